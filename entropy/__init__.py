@@ -1,0 +1,23 @@
+"""How much a model wavers: pure functions of `[..., vocab]` logits, and small windows over a stream of entropies.
+
+Everything is in nats. Nothing here knows models, engines or HTTP.
+"""
+
+from entropy.bounds import entropy_bounds, entropy_estimate
+from entropy.families import renyi_entropy, tsallis_entropy
+from entropy.rolling import BatchedRollingEntropy, RollingEntropy
+from entropy.shannon import shannon_entropy, varentropy
+from entropy.units import bits_to_nats, nats_to_bits
+
+__all__ = [
+    "BatchedRollingEntropy",
+    "RollingEntropy",
+    "bits_to_nats",
+    "entropy_bounds",
+    "entropy_estimate",
+    "nats_to_bits",
+    "renyi_entropy",
+    "shannon_entropy",
+    "tsallis_entropy",
+    "varentropy",
+]

@@ -1,0 +1,18 @@
+"""Nats (natural logarithm) are the house's unit; papers often speak in bits (base 2). 1 bit = 0.693147 nats."""
+
+import math
+from typing import TypeVar
+
+import torch
+
+Quantity = TypeVar("Quantity", float, torch.Tensor)
+
+
+def bits_to_nats(bits: Quantity) -> Quantity:
+    """Convert an entropy or a threshold from bits to nats."""
+    return bits * math.log(2.0)
+
+
+def nats_to_bits(nats: Quantity) -> Quantity:
+    """Convert an entropy or a threshold from nats to bits."""
+    return nats / math.log(2.0)

@@ -1,0 +1,237 @@
+"""`waver chat`: a terminal chat that shows where the model wavers and which engine wrote what."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import openai
+from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+from rich.console import Console
+from rich.text import Text
+
+from clients.client import BASE_URL, TracedToken, Waver, WaverReport, has_report, report, trace
+from clients.palette import legend, printable, spans, style
+
+HELP = """\
+/policy            what decides how answers are decoded
+/policy NAME       a preset of the server, such as /policy frugal
+/policy [...]      a list of policies, such as /policy [{"name": "ead", "threshold": 0.3}]
+/policy none       plain decoding;  /policy default: what the model asked for brings along
+/reset             forget the conversation
+/help, /quit       this list; leave (so does ctrl-D)
+ctrl-C             stop the current answer"""
+
+
+class Refused(Exception):
+    """Something the user should read, in one sentence."""
+
+
+def parse_policy(text: str | None) -> Any:
+    """`None` for the default, a preset's name, or a list of policies.
+
+    Raises:
+        Refused: the text starts like a list, but is no JSON.
+    """
+    if text is None or text == "default":
+        return None
+    if text == "none":
+        return []
+    if not text.startswith(("[", "{")):
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise Refused(f"The policy is neither a preset's name nor a JSON list: {error}.") from None
+    return value if isinstance(value, list) else [value]
+
+
+def explain(error: openai.OpenAIError, base_url: str) -> str:
+    """What went wrong and what to do, for a person."""
+    if isinstance(error, openai.APITimeoutError):
+        return "The server did not answer in time."
+    if isinstance(error, openai.APIConnectionError):
+        return f"No server answers at {base_url}. Start one with `waver serve`, or name another with --base-url."
+    if isinstance(error, openai.AuthenticationError):
+        return f"The server wants a key: set WAVER_API_KEY. It said: {error_message(error)}"
+    if isinstance(error, openai.APIStatusError) and error.status_code == 503:
+        return f"The server is not ready to answer, try again in a moment. It said: {error_message(error)}"
+    return error_message(error)
+
+
+def error_message(error: openai.OpenAIError) -> str:
+    body = getattr(error, "body", None)
+    return str((isinstance(body, dict) and body.get("message")) or error)
+
+
+def summary(report: WaverReport) -> str:
+    """One line: tokens by engine, switches, relative cost, mean entropy."""
+    tokens = ", ".join(f"{name} {n}" for name, n in report.tokens.items())
+    about = "" if report.entropy.kind == "exact" else "about "
+    return (
+        f"tokens: {tokens} · switches: {report.switches} · relative cost: {report.relative_cost:.2f} · "
+        f"entropy: mean {about}{report.entropy.mean:.3f}, max {about}{report.entropy.max:.3f} nats"
+    )
+
+
+@dataclass
+class Chat:
+    """One conversation. Answers go to `out`, reports and remarks to `notes`."""
+
+    client: Waver
+    model: str
+    engines: list[str]
+    policy: Any
+    options: dict[str, Any]
+    out: Console
+    notes: Console
+    system: str | None = None
+    messages: list[ChatCompletionMessageParam] = field(default_factory=list)
+
+    def reset(self) -> None:
+        self.messages = [{"role": "system", "content": self.system}] if self.system else []
+
+    def ask(self, text: str) -> None:
+        """Send a message and print the answer as it comes. A cancelled or failed turn leaves no trace in the history.
+
+        Raises:
+            KeyboardInterrupt: ctrl-C; the request has been closed.
+            openai.OpenAIError: the server refused, or broke off.
+        """
+        messages: list[ChatCompletionMessageParam] = [*self.messages, {"role": "user", "content": text}]
+        extra: dict[str, Any] = {"trace": True} | ({} if self.policy is None else {"policy": self.policy})
+        answer, pending, last = "", list[TracedToken](), None
+        with self.client.chat.completions.create(
+            model=self.model, messages=messages, stream=True, extra_body=extra, **self.options
+        ) as stream:
+            try:
+                for chunk in stream:
+                    content = self.show(chunk, pending)
+                    answer += content
+                    last = report(chunk) if has_report(chunk) else last
+            finally:
+                self.out.print()
+        self.messages = [*messages, {"role": "assistant", "content": answer}]
+        if last:
+            self.notes.print(summary(last), style="dim", highlight=False, soft_wrap=True)
+
+    def show(self, chunk: ChatCompletionChunk, pending: list[TracedToken]) -> str:
+        """Print a chunk's text; `pending` keeps the tokens whose text is still to come."""
+        if not chunk.choices:
+            return ""
+        content = chunk.choices[0].delta.content or ""
+        pending += trace(chunk.choices[0])
+        if not content:
+            return ""
+        if not self.out.is_terminal:
+            self.out.file.write(content)
+            self.out.file.flush()
+        elif not pending:
+            self.out.print(Text(printable(content)), end="", soft_wrap=True)
+        else:
+            for text, token in spans(content, pending):
+                if token.engine not in self.engines:
+                    self.engines.append(token.engine)
+                look = style(token.entropy, self.engines.index(token.engine))
+                self.out.print(Text(printable(text), style=look), end="", soft_wrap=True)
+        pending.clear()
+        return content
+
+    def command(self, line: str) -> bool:
+        """Carry out a line that starts with a slash; False to leave."""
+        name, _, argument = line.partition(" ")
+        if name in ("/quit", "/exit"):
+            return False
+        if name == "/reset":
+            self.reset()
+            self.note("The conversation starts afresh.")
+        elif name == "/policy":
+            if argument.strip():
+                self.policy = parse_policy(argument.strip())
+            self.note(f"policy: {'default' if self.policy is None else json.dumps(self.policy)}")
+        elif name == "/help":
+            self.note(HELP)
+        else:
+            self.note(f"There is no command {name}; /help lists them.")
+        return True
+
+    def note(self, text: str) -> None:
+        self.notes.print(Text(text, style="dim"), soft_wrap=True)
+
+    def loop(self) -> None:
+        """Converse until /quit or the end of input."""
+        self.note(f"{self.model} at {self.client.base_url}   /help for help, /quit to leave")
+        self.notes.print(legend(self.engines), soft_wrap=True)
+        while True:
+            try:
+                line = self.out.input(Text("\n› ", style="bold")).strip()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                self.note("\n/quit or ctrl-D to leave")
+                continue
+            try:
+                if line.startswith("/"):
+                    if not self.command(line):
+                        return
+                elif line:
+                    self.ask(line)
+            except KeyboardInterrupt:
+                self.note("stopped")
+            except Refused as error:
+                self.note(str(error))
+            except openai.OpenAIError as error:
+                self.note(explain(error, str(self.client.base_url)))
+
+
+def choose_model(models: list[str]) -> str:
+    """The first preset of the server, else its first engine.
+
+    Raises:
+        Refused: there is no model at all.
+    """
+    if not models:
+        raise Refused("The server lists no models; name one with --model.")
+    return next((m for m in models if m.startswith("waver/")), models[0])
+
+
+def chat(
+    message: str | None = None,
+    base_url: str = BASE_URL,
+    model: str | None = None,
+    policy: str | None = None,
+    system: str | None = None,
+    **options: Any,
+) -> int:
+    """Run `waver chat` and return its exit status: 0, 1 (the server refused), 2 (bad arguments) or 130 (ctrl-C).
+
+    Without a message and a terminal, the message is read from standard input. The answer goes to standard output, the
+    report to standard error. `options` are sampling options of the request; those that are None are not sent.
+    """
+    out, notes = Console(highlight=False), Console(highlight=False, stderr=True)
+    client = Waver(base_url=base_url)
+    try:
+        chosen = parse_policy(policy)
+        models = [m.id for m in client.models.list()]
+        engines = [m for m in models if not m.startswith("waver/")]
+        given = {key: value for key, value in options.items() if value is not None}
+        session = Chat(client, model or choose_model(models), engines, chosen, given, out, notes, system)
+        session.reset()
+        if message is None and sys.stdin.isatty():
+            session.loop()
+            return 0
+        text = message if message is not None else sys.stdin.read()
+        if not text.strip():
+            raise Refused("There is nothing to ask: the message is empty.")
+        session.ask(text.strip("\n"))
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Refused as error:
+        notes.print(Text(str(error)), soft_wrap=True)
+        return 2
+    except openai.OpenAIError as error:
+        notes.print(Text(explain(error, base_url)), soft_wrap=True)
+        return 1

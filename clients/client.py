@@ -1,0 +1,122 @@
+"""The `openai` client with Waver's address, and typed access to what Waver adds to a response.
+
+Everything that the `openai` package does is left to it: a request goes out through `chat.completions.create(...)` with
+`extra_body={"policy": [...], "trace": True}`, and `report(response)` reads the answer's `waver` object.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+import openai
+from openai.pagination import AsyncPage, SyncPage
+from pydantic import BaseModel, ConfigDict, Field
+
+BASE_URL = "http://127.0.0.1:8000/v1"
+NO_KEY = "none"
+"""The `openai` package insists on a key; a server without keys accepts any."""
+
+
+class TracedToken(BaseModel):
+    """One token of an answer that was asked for with `"trace": true`. Entropy and logprob are in nats."""
+
+    token: str
+    id: int
+    engine: str
+    entropy: float
+    logprob: float
+
+
+class EntropySummary(BaseModel):
+    """Entropy over an answer's tokens, in nats. `lower` and `upper` bound the mean where `kind` is `bounded`."""
+
+    mean: float
+    max: float
+    kind: Literal["exact", "bounded"]
+    lower: float | None = None
+    upper: float | None = None
+
+
+class WaverReport(BaseModel):
+    """The `waver` object of a response: what decoding did. Keys of policies that did not run are None."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    policy: list[dict[str, Any]]
+    tokens: dict[str, int]
+    """Generated tokens by engine."""
+    switches: int
+    relative_cost: float
+    """Parameter-weighted cost, as a share of what the largest engine alone would have cost."""
+    entropy: EntropySummary
+    discarded_tokens: int = 0
+    retrieval: dict[str, Any] | None = None
+    strategy: str | None = None
+    trace: list[TracedToken] = []
+
+
+class PolicyInfo(openai.BaseModel):
+    """One entry of `GET /v1/policies`. `parameters` is the JSON Schema of the policy's parameters."""
+
+    name: str
+    stage: str
+    summary: str
+    paper: str | None = None
+    parameters: dict[str, Any] = Field(alias="schema")
+    defaults: dict[str, Any]
+
+
+def _waver(thing: openai.BaseModel) -> dict[str, Any]:
+    return (thing.model_extra or {}).get("waver") or {}
+
+
+def has_report(thing: openai.BaseModel) -> bool:
+    """Whether `report(thing)` will find one: true of responses, and of a stream's finishing and usage chunks."""
+    return "tokens" in _waver(thing)
+
+
+def report(thing: openai.BaseModel) -> WaverReport:
+    """The report on a response or on a chunk of a stream; with `n > 1`, also that of one of its choices.
+
+    Raises:
+        LookupError: there is none: a chunk before the last, or a server that is not Waver.
+    """
+    if not has_report(thing):
+        raise LookupError("no report here: only responses and finishing chunks of a Waver server carry one")
+    return WaverReport.model_validate(_waver(thing))
+
+
+def trace(choice: openai.BaseModel) -> list[TracedToken]:
+    """The traced tokens of one choice, in a response or in a chunk; empty where no trace was asked for."""
+    return [TracedToken.model_validate(token) for token in _waver(choice).get("trace", ())]
+
+
+class Waver(openai.OpenAI):
+    """`openai.OpenAI` with the address of a local Waver server. The key is taken from `WAVER_API_KEY`."""
+
+    def __init__(self, base_url: Any = None, api_key: Any = None, **options: Any) -> None:
+        super().__init__(base_url=base_url or _base_url(), api_key=api_key or _api_key(), **options)
+
+    def policies(self) -> list[PolicyInfo]:
+        """Every policy that the server knows, with the JSON Schema of its parameters."""
+        return list(self.get_api_list("/policies", page=SyncPage[PolicyInfo], model=PolicyInfo))
+
+
+class AsyncWaver(openai.AsyncOpenAI):
+    """`openai.AsyncOpenAI` with the address of a local Waver server. The key is taken from `WAVER_API_KEY`."""
+
+    def __init__(self, base_url: Any = None, api_key: Any = None, **options: Any) -> None:
+        super().__init__(base_url=base_url or _base_url(), api_key=api_key or _api_key(), **options)
+
+    async def policies(self) -> list[PolicyInfo]:
+        """Every policy that the server knows, with the JSON Schema of its parameters."""
+        return [p async for p in self.get_api_list("/policies", page=AsyncPage[PolicyInfo], model=PolicyInfo)]
+
+
+def _base_url() -> str:
+    return os.environ.get("WAVER_BASE_URL") or BASE_URL
+
+
+def _api_key() -> str:
+    return os.environ.get("WAVER_API_KEY") or NO_KEY

@@ -1,0 +1,59 @@
+"""How the terminal shows a token: a colour for its entropy, an underline for the engine that wrote it.
+
+The scale runs from a cool grey over violet to a hot red. All colours have one relative luminance, 0.18, which stands
+out equally from black and from white (contrast 4.6 to 1), so neither needs to be asked for.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+
+from rich.style import Style
+from rich.text import Text
+
+from clients.client import TracedToken
+
+BOUNDS = (0.03, 0.1, 0.3, 0.7, 1.2, 2.0)
+"""Entropies, in nats, where the next colour begins."""
+COLOURS = ("#657889", "#6574a4", "#7d6bb1", "#9d5dac", "#bb4d92", "#d23d63", "#dc3801")
+MARKS = (Style(), Style(underline=True), Style(underline2=True), Style(italic=True), Style(italic=True, underline=True))
+"""How the first, second, ... engine of the server's list is marked."""
+
+
+def style(entropy: float, engine: int) -> Style:
+    """The style of a token of the given entropy (nats) from the engine at this place in the server's list."""
+    return Style(color=COLOURS[bisect_right(BOUNDS, entropy)]) + MARKS[engine % len(MARKS)]
+
+
+def legend(engines: Sequence[str]) -> Text:
+    """One line that explains the colours and the marks."""
+    line = Text("entropy in nats ", style="dim")
+    for low, colour in zip((0.0, *BOUNDS), COLOURS, strict=True):
+        line.append(f"█ {low:g} ", style=colour)
+    line.append("  written by ", style="dim")
+    for place, engine in enumerate(engines):
+        line.append(engine, style=MARKS[place % len(MARKS)]).append(" ")
+    return line
+
+
+def spans(content: str, tokens: Sequence[TracedToken]) -> Iterator[tuple[str, TracedToken]]:
+    """Share a piece of text out among the tokens that made it.
+
+    Where a token's own text is not what stands in `content` (half a code point, the start of a stop string), what is
+    left belongs to the most uncertain of the tokens left.
+    """
+    left = list(tokens)
+    while content and left:
+        if left[0].token and content.startswith(left[0].token) and len(left) > 1:
+            token = left.pop(0)
+            yield content[: len(token.token)], token
+            content = content[len(token.token) :]
+        else:
+            yield content, max(left, key=lambda token: token.entropy)
+            return
+
+
+def printable(text: str) -> str:
+    """Control characters as symbols: a model's output must not command the terminal."""
+    return "".join(chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else "␡" if "\x7f" <= c <= "\x9f" else c for c in text)

@@ -1,0 +1,62 @@
+"""The command line. A sub-command imports what it needs when it runs, so that `waver --help` answers at once."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="An OpenAI-compatible server that spends compute where a language model wavers.",
+    epilog="Start with `waver serve`, then `waver chat` in a second terminal, or open the address in a browser.",
+)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"waver {version('waver')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")] = False,
+) -> None: ...
+
+
+@app.command()
+def chat(
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Ask this, print the answer, leave.")] = None,
+    base_url: Annotated[
+        str, typer.Option(envvar="WAVER_BASE_URL", help="The server's address, with /v1.")
+    ] = "http://127.0.0.1:8000/v1",
+    model: Annotated[
+        str | None, typer.Option(help="An engine, or waver/PRESET.", show_default="the first preset")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="A preset's name, a JSON list of policies, or `none`.", show_default="the model's")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="The most tokens an answer may have.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.")] = None,
+) -> None:
+    """Chat in the terminal: colours show entropy, underlines show which engine wrote.
+
+    In a pipe, the message is read from standard input, the answer goes to standard output, the report to standard
+    error. A server that wants a key gets the one in WAVER_API_KEY.
+    """
+    from clients.chat import chat as run
+
+    status = run(message, base_url, model, policy, system, temperature=temperature, max_tokens=max_tokens, seed=seed)
+    raise typer.Exit(status)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,53 @@
+// What stands under an answer: who wrote how much, how often the pen changed hands, what it cost, where it wavered.
+
+import { draw, make } from "./dom.js";
+import { place } from "./tokens.js";
+
+const WIDTH = 600, HEIGHT = 44;
+
+export function reportView(report, tokens) {
+  const total = Object.values(report.tokens).reduce((a, b) => a + b, 0) || 1;
+  const written = Object.entries(report.tokens).filter(([, n]) => n > 0);
+  const said = written.map(([name, n]) => `${name} ${n}`).join(", ");
+  const bar = make("div", { class: "bar", role: "img", "aria-label": `Tokens by engine: ${said}` });
+  for (const [name, n] of written) {
+    const part = make("span", { "data-engine": place(name), title: `${name}: ${n} of ${total} tokens` });
+    part.style.flexGrow = n;
+    bar.append(part);
+  }
+  const { mean, max, kind } = report.entropy;
+  const about = kind === "bounded" ? "about " : "";
+  const figures = [
+    ...written.map(([name, n]) => [name, `${n} (${Math.round((100 * n) / total)} %)`]),
+    ["switches", report.switches],
+    ["relative cost", report.relative_cost.toFixed(2)],
+    ["mean entropy", `${about}${mean.toFixed(3)}`],
+    ["max", `${about}${max.toFixed(2)}`],
+  ];
+  const list = make("dl", {}, ...figures.map(([k, v]) => make("div", {}, make("dt", {}, k), make("dd", {}, String(v)))));
+  const threshold = report.policy.find((policy) => typeof policy.threshold === "number")?.threshold;
+  return make("div", { class: "report" }, bar, list, ...(tokens.length > 1 ? [sparkline(tokens, threshold)] : []));
+}
+
+/** Entropy over the tokens, the engine of each as a strip below, a policy's threshold as a dashed line. */
+function sparkline(tokens, threshold) {
+  const top = Math.max(0.5, threshold ?? 0, ...tokens.map((token) => token.entropy)) * 1.08;
+  const x = (i) => ((i * WIDTH) / tokens.length).toFixed(2);
+  const y = (entropy) => ((1 - entropy / top) * (HEIGHT - 6)).toFixed(2);
+  const steps = tokens.map((token, i) => `L${x(i)} ${y(token.entropy)}H${x(i + 1)}`).join("");
+  const floor = y(0);
+  const svg = draw("svg", {
+    viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", class: "sparkline",
+    "aria-label": `Entropy over ${tokens.length} tokens, at most ${Math.max(...tokens.map((t) => t.entropy)).toFixed(2)} nats`,
+  });
+  svg.append(draw("path", { class: "area", d: `M0 ${floor}${steps}V${floor}Z` }));
+  svg.append(draw("path", { class: "line", d: `M0 ${floor}${steps}V${floor}` }));
+  if (threshold !== undefined) {
+    svg.append(draw("line", { class: "threshold", x1: 0, x2: WIDTH, y1: y(threshold), y2: y(threshold) },
+      draw("title", {}, `threshold ${threshold} nats`)));
+  }
+  tokens.forEach((token, i) => svg.append(draw("rect", {
+    "data-engine": place(token.engine), x: x(i), y: HEIGHT - 4, width: (WIDTH / tokens.length).toFixed(2), height: 4,
+  })));
+  return svg;
+}

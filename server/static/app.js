@@ -67,10 +67,10 @@ async function ask(text) {
     if (report) turn.append(reportView(report, all));
     $("status").textContent = `Answer: ${answer}`;
   } catch (error) {
-    messages = before;
-    if (error.name !== "AbortError" && !(error instanceof ApiError)) throw error;
-    const said = error.name === "AbortError" ? "Stopped. This turn will not be remembered." : error.message;
-    turn.append(make("p", { class: error.name === "AbortError" ? "note" : "error", role: "alert" }, said));
+    const stopped = error.name === "AbortError";
+    const said = stopped ? "Stopped. This turn will not be remembered." : error.message;
+    turn.append(make("p", { class: stopped ? "note" : "error", role: "alert" }, said));
+    if (turn.isConnected) messages = before;
     if (error.status === 401) askForKey();
   } finally {
     turn.setAttribute("aria-busy", "false");
@@ -147,7 +147,8 @@ $("new").addEventListener("click", () => {
 });
 $("mode").addEventListener("change", () => { $("policies").hidden = $("mode").value !== "own"; });
 $("temperature").addEventListener("input", showTemperature);
-$("api-key").addEventListener("change", () => {
+$("key").addEventListener("submit", (event) => {
+  event.preventDefault();
   saveKey($("api-key").value.trim());
   load();
 });

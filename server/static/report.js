@@ -21,8 +21,7 @@ export function reportView(report, tokens) {
     ...written.map(([name, n]) => [name, `${n} (${Math.round((100 * n) / total)} %)`]),
     ["switches", report.switches],
     ["relative cost", report.relative_cost.toFixed(2)],
-    ["mean entropy", `${about}${mean.toFixed(3)}`],
-    ["max", `${about}${max.toFixed(2)}`],
+    ["entropy", `${about}${mean.toFixed(3)} mean, ${max.toFixed(2)} max`],
   ];
   const list = make("dl", {}, ...figures.map(([k, v]) => make("div", {}, make("dt", {}, k), make("dd", {}, String(v)))));
   const threshold = report.policy.find((policy) => typeof policy.threshold === "number")?.threshold;
@@ -46,8 +45,11 @@ function sparkline(tokens, threshold) {
     svg.append(draw("line", { class: "threshold", x1: 0, x2: WIDTH, y1: y(threshold), y2: y(threshold) },
       draw("title", {}, `threshold ${threshold} nats`)));
   }
-  tokens.forEach((token, i) => svg.append(draw("rect", {
-    "data-engine": place(token.engine), x: x(i), y: HEIGHT - 4, width: (WIDTH / tokens.length).toFixed(2), height: 4,
-  })));
+  for (let from = 0, to = 1; to <= tokens.length; to++) {
+    if (to < tokens.length && tokens[to].engine === tokens[from].engine) continue;
+    const stretch = { x: x(from), y: HEIGHT - 4, width: (x(to) - x(from)).toFixed(2), height: 4 };
+    svg.append(draw("rect", { "data-engine": place(tokens[from].engine), ...stretch }));
+    from = to;
+  }
   return svg;
 }

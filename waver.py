@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,7 +25,9 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    _: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None: ...
 
 
@@ -40,7 +41,7 @@ def chat(
         str | None, typer.Option(help="An engine, or waver/PRESET.", show_default="the first preset")
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(help="A preset's name, a JSON list of policies, or `none`.", show_default="the model's")
+        str | None, typer.Option(help="A preset's name, a JSON list, or `none`.", show_default="the model's")
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy.")] = None,

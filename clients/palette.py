@@ -54,6 +54,9 @@ def spans(content: str, tokens: Sequence[TracedToken]) -> Iterator[tuple[str, Tr
             return
 
 
+CONTROL = {c: 0x2400 + c for c in range(0x20) if chr(c) not in "\n\t"} | {c: 0x2421 for c in range(0x7F, 0xA0)}
+
+
 def printable(text: str) -> str:
     """Control characters as symbols: a model's output must not command the terminal."""
-    return "".join(chr(0x2400 + ord(c)) if c < " " and c not in "\n\t" else "␡" if "\x7f" <= c <= "\x9f" else c for c in text)
+    return text.translate(CONTROL)

@@ -54,7 +54,7 @@ def spans(content: str, tokens: Sequence[TracedToken]) -> Iterator[tuple[str, Tr
             return
 
 
-CONTROL = {c: 0x2400 + c for c in range(0x20) if chr(c) not in "\n\t"} | {c: 0x2421 for c in range(0x7F, 0xA0)}
+CONTROL = {c: 0x2400 + c for c in range(0x20) if chr(c) not in "\n\t"} | dict.fromkeys(range(0x7F, 0xA0), 0x2421)
 
 
 def printable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,6 +30,40 @@ def main(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None: ...
+
+
+@app.command()
+def serve(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", envvar="WAVER_CONFIG", help="A YAML file.", show_default="the bundled pair"),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port, 0 for a free one.", show_default="8000")] = None,
+    max_concurrency: Annotated[int | None, typer.Option(help="Requests decoded at a time.", show_default="64")] = None,
+    max_queue: Annotated[int | None, typer.Option(help="Requests that may wait.", show_default="256")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds a request may take.", show_default="600")] = None,
+    allow_no_keys: Annotated[
+        bool | None, typer.Option("--allow-no-keys", help="Serve other machines without asking for keys.")
+    ] = None,
+) -> None:
+    """Serve the OpenAI API and the playground page.
+
+    What is not given comes from the configuration's file, and `WAVER_*` variables such as WAVER_SERVER__PORT go over
+    that. API keys, separated by commas, are taken from WAVER_API_KEYS.
+    """
+    from server.run import serve as run
+
+    status = run(
+        config,
+        host=host,
+        port=port,
+        max_concurrency=max_concurrency,
+        max_queue=max_queue,
+        timeout=timeout,
+        allow_no_keys=allow_no_keys,
+    )
+    raise typer.Exit(status)
 
 
 @app.command()

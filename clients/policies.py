@@ -36,6 +36,7 @@ class RouteParameters(TypedDict, total=False):
     small: str
     large: str
     threshold: float
+    draft_tokens: int
 
 
 def ead(**parameters: Unpack[EadParameters]) -> dict[str, Any]:

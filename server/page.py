@@ -1,16 +1,16 @@
-"""The playground page: `GET /` and its few local files. It loads nothing from anywhere else, and its policy says so."""
+"""The playground page: `GET /` and its local files. It loads nothing from anywhere else, and its policy says so."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter
 from fastapi.responses import FileResponse
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
 
 STATIC = Path(__file__).parent / "static"
-FILES = {path.name: path for path in STATIC.iterdir() if path.is_file()}
-"""All that is served, by name: a path in a request is only ever looked up here."""
-
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -19,16 +19,21 @@ HEADERS = {
     "cache-control": "no-cache",
 }
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter()
 
 
-@router.api_route("/", methods=["GET", "HEAD"])
+@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def page() -> FileResponse:
-    return FileResponse(FILES["index.html"], headers=HEADERS)
+    return FileResponse(STATIC / "index.html", headers=HEADERS)
 
 
-@router.api_route("/static/{name}", methods=["GET", "HEAD"])
-async def static(name: str) -> FileResponse:
-    if name not in FILES:
-        raise HTTPException(404, f"There is no file {name!r} here.")
-    return FileResponse(FILES[name], headers=HEADERS)
+class Files(StaticFiles):
+    """The files of the page, under its headers."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(HEADERS)
+        return response
+
+
+files = Files(directory=STATIC)

@@ -1,0 +1,198 @@
+"""`waver chat`, run as people run it: in a terminal (a real pseudo-terminal), in a pipe, with nothing listening."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import socket
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clients.client import TracedToken
+from clients.palette import COLOURS, printable, spans
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, str(ROOT / "waver.py"), "chat"]
+ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Terminal:
+    """A chat in a pseudo-terminal; `text` is all that it printed."""
+
+    def __init__(self, arguments: list[str], **environment: str) -> None:
+        self.master, slave = pty.openpty()
+        env = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
+        env |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "200", **environment}
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments], stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True,
+            preexec_fn=_take_terminal,
+        )  # fmt: skip
+        os.close(slave)
+        self.text = ""
+
+    def type(self, line: str) -> None:
+        os.write(self.master, line.encode())
+
+    def wait_for(self, pattern: str, since: int = 0, seconds: float = 60) -> str:
+        """What was printed from `since` on, once the pattern (colours aside) is in it."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if re.search(pattern, ESCAPE.sub("", self.text[since:])):
+                return self.text[since:]
+            if select.select([self.master], [], [], 0.1)[0]:
+                try:
+                    self.text += os.read(self.master, 65536).decode(errors="replace")
+                except OSError:
+                    break
+        raise AssertionError(f"{pattern!r} did not come: {self.text[since:]!r}")
+
+    def close(self) -> int:
+        try:
+            return self.process.wait(20)
+        finally:
+            self.process.kill()
+            os.close(self.master)
+
+
+def _take_terminal() -> None:
+    """Make standard input the controlling terminal, so that ctrl-C arrives as a signal."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.fixture
+def terminal(base_url: str) -> Iterator[Terminal]:
+    chat = Terminal(["--base-url", base_url, "--temperature", "0", "--max-tokens", "40"])
+    chat.wait_for("› ")
+    yield chat
+    chat.process.kill()
+
+
+def say(terminal: Terminal, line: str, pattern: str) -> str:
+    since = len(terminal.text)
+    terminal.type(line + "\r")
+    return terminal.wait_for(pattern + r"(.|\n)*› ", since)
+
+
+def test_a_conversation(terminal: Terminal) -> None:
+    assert re.search(r"entropy in nats █ 0 .*written by small.*large", ESCAPE.sub("", terminal.text))
+    answer = say(terminal, "What is 34 + 25?", r"entropy: mean [\d.]+, max [\d.]+ nats")
+    shown = {tuple(map(int, rgb)) for rgb in re.findall(r"38;2;(\d+);(\d+);(\d+)", answer)}
+    assert shown <= {tuple(bytes.fromhex(colour[1:])) for colour in COLOURS}
+    assert shown
+    assert re.search(r"tokens: small \d+, large \d+ · switches: \d+ · relative cost: [\d.]+", answer)
+    large = say(terminal, '/policy [{"name": "random_switch", "rate": 1}]', "policy:") and say(terminal, "hi", "nats")
+    assert re.search(r"tokens: small 0, large \d+", large)
+    assert re.search(r"\x1b\[4;38;2;", large), "the second engine's tokens are underlined"
+    assert "policy: []" in say(terminal, "/policy none", "policy:")
+    assert "neither a preset's name nor a JSON list" in say(terminal, '/policy [{"name"}', "policy")
+    assert "There is no preset" in say(terminal, "/policy nonsense", "policy:") + say(terminal, "hi", "no preset")
+    assert "policy: default" in say(terminal, "/policy default", "policy:")
+    assert "starts afresh" in say(terminal, "/reset", "afresh")
+    assert "/policy NAME" in say(terminal, "/help", "ctrl-C")
+    assert "no command /nonsense" in say(terminal, "/nonsense", "no command")
+    terminal.type("/quit\r")
+    assert terminal.close() == 0
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(base_url: str) -> None:
+    chat = Terminal(["--base-url", base_url, "--temperature", "1", "--max-tokens", "900", "--policy", "none"])
+    chat.wait_for("› ")
+    since = len(chat.text)
+    chat.type("hi\r")
+    chat.wait_for(r"hi\r\n.", since)
+    chat.type("\x03")
+    chat.wait_for(r"(stopped|/quit or ctrl-D to leave)(.|\n)*› ", since)
+    assert chat.process.poll() is None
+    chat.type("\x04")
+    assert chat.close() == 0
+
+
+def test_no_color_keeps_the_marks(base_url: str) -> None:
+    chat = Terminal(
+        ["--base-url", base_url, "--max-tokens", "8", "--policy", '[{"name": "random_switch", "rate": 1}]'],
+        NO_COLOR="1",
+    )
+    chat.wait_for("› ")
+    answer = say(chat, "hi", "nats")
+    assert "38;" not in chat.text
+    assert "\x1b[4m" in answer
+    chat.type("/quit\r")
+    assert chat.close() == 0
+
+
+def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], input=stdin, capture_output=True, text=True, timeout=60, env=os.environ | environment
+    )
+
+
+def test_in_a_pipe(base_url: str) -> None:
+    options = [
+        "--base-url",
+        base_url,
+        "--temperature",
+        "0",
+        "--max-tokens",
+        "20",
+        "--policy",
+        "none",
+        "--model",
+        "small",
+    ]
+    piped = run(*options, stdin="What is 34 + 25?\n")
+    given = run(*options, "--message", "What is 34 + 25?")
+    assert piped.returncode == given.returncode == 0
+    assert piped.stdout == given.stdout
+    assert piped.stdout.strip()
+    assert "\x1b[38" not in piped.stdout
+    assert re.match(r"tokens: small \d+ ", piped.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["-m", " "], 2, "nothing to ask"),
+        (["-m", "hi", "--policy", "[{"], 2, "JSON list"),
+        (["-m", "hi", "--policy", '[{"name": "ead", "threshold": -1}]'], 1, "threshold"),
+        (["-m", "hi", "--model", "nobody"], 1, "no model 'nobody'"),
+    ],
+)
+def test_refusals_are_sentences(base_url: str, arguments: list[str], status: int, said: str) -> None:
+    done = run("--base-url", base_url, *arguments)
+    assert done.returncode == status
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nobody_listens() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        done = run("--base-url", f"http://127.0.0.1:{held.getsockname()[1]}/v1", "-m", "hi")
+    assert done.returncode == 1
+    assert "No server answers at" in done.stderr
+    assert "waver serve" in done.stderr
+
+
+def token(text: str, entropy: float = 0.0) -> TracedToken:
+    return TracedToken(token=text, id=1, engine="small", entropy=entropy, logprob=0.0)
+
+
+def test_text_is_shared_out_among_its_tokens() -> None:
+    half, rest, plain = token("\ufffd", 1.0), token("\ufffd", 0.5), token(" 4")
+    assert list(spans("é", [half, rest])) == [("é", half)]
+    assert list(spans(" 4é", [plain, half, rest])) == [(" 4", plain), ("é", half)]
+    assert list(spans(" 4 4", [plain, plain])) == [(" 4", plain), (" 4", plain)]
+    assert list(spans("", [plain])) == []
+
+
+def test_output_cannot_command_the_terminal() -> None:
+    assert printable("\x1b[31m\x07\x9b ok\n\té") == "␛[31m␇␡ ok\n\té"

@@ -1,0 +1,43 @@
+"""The typed builders name exactly what the server's policies take."""
+
+from __future__ import annotations
+
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+
+from clients import policies as builders
+from policies.registry import REGISTRY
+
+PARAMETERS = {
+    "ead": builders.EadParameters,
+    "random_switch": builders.RandomSwitchParameters,
+    "route": builders.RouteParameters,
+}
+
+
+def kinds(hint: Any) -> set[Any]:
+    """A type hint's parts: `float | None` -> {float, None}; a Literal's values."""
+    if get_origin(hint) in (UnionType, Union):
+        return {None if part is type(None) else part for part in get_args(hint)}
+    return set(get_args(hint)) if get_origin(hint) is Literal else {hint}
+
+
+def test_every_policy_of_the_server_has_a_builder() -> None:
+    assert set(PARAMETERS) == set(REGISTRY)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_builder_takes_the_servers_parameters(name: str) -> None:
+    fields = {key: field.annotation for key, field in REGISTRY[name].model_fields.items() if key != "name"}
+    hints = get_type_hints(PARAMETERS[name])
+    assert set(hints) == set(fields) == set(REGISTRY[name].model_json_schema()["properties"]) - {"name"}
+    assert {key: kinds(hint) for key, hint in hints.items()} == {key: kinds(hint) for key, hint in fields.items()}
+
+
+def test_only_what_is_given_is_sent() -> None:
+    assert builders.ead() == {"name": "ead"}
+    assert builders.ead(threshold=0.3, threshold_down=None) == {"name": "ead", "threshold": 0.3, "threshold_down": None}
+    assert builders.random_switch(rate=0.25) == {"name": "random_switch", "rate": 0.25}
+    assert builders.route(small="a", large="b") == {"name": "route", "small": "a", "large": "b"}

@@ -1,0 +1,41 @@
+"""Who runs now, who waits, and who is sent away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from server.errors import APIError
+
+
+class Admission:
+    """At most `running` requests are decoded at a time and at most `waiting` wait, first come first served."""
+
+    def __init__(self, running: int, waiting: int) -> None:
+        self._room = asyncio.Semaphore(running)
+        self._most_waiting = waiting
+        self.running = 0
+        self.waiting = 0
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Hold a place while a request is decoded.
+
+        Raises:
+            APIError: 429, the queue is full.
+        """
+        if self._room.locked() and self.waiting >= self._most_waiting:
+            message = f"{self.running} requests are running and {self.waiting} waiting, which is all there is room for."
+            raise APIError(429, message, code="queue_full", headers={"retry-after": "1"})
+        self.waiting += 1
+        try:
+            await self._room.acquire()
+        finally:
+            self.waiting -= 1
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+            self._room.release()

@@ -1,0 +1,182 @@
+"""What chat and text completions share: run a plan, and answer with a stream or with one object.
+
+A `Shape` says what the pieces look like; the order of things in a stream is decided here.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import structlog
+from fastapi import Request, Response
+
+from engines.base import Finish, Step
+from server.assembly import Piece, Token
+from server.decoding import Decoding, Plan, total
+from server.disconnect import ClientGone, while_connected
+from server.errors import from_exception
+from server.logprobs import trace
+from server.runtime import Runtime
+from server.schemas import Generation
+from server.sse import EventStream, dump
+
+log = structlog.get_logger("waver")
+
+SETTLE = 0.1
+"""Seconds that a stream's headers wait for what an engine refuses at once, so that it can still be an HTTP status."""
+CLIENT_GONE = 499
+
+
+@dataclass
+class Whole:
+    """A finished choice, put together from its pieces."""
+
+    index: int
+    text: str = ""
+    tokens: list[Token] = field(default_factory=list)
+    traced: list[Step] = field(default_factory=list)
+    finish: Finish | None = None
+    ended_by: Token | None = None
+
+    def add(self, piece: Piece) -> None:
+        self.text += piece.text
+        self.tokens += piece.tokens
+        self.traced += piece.traced
+        self.finish = piece.finish or self.finish
+        self.ended_by = piece.ended_by or self.ended_by
+
+
+class Shape(Protocol):
+    """The objects of one endpoint."""
+
+    prefix: str
+    whole: str
+    chunk: str
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        """What a choice's stream begins with, if anything."""
+
+    def part(self, piece: Piece) -> dict[str, Any]:
+        """A choice of a chunk."""
+
+    def complete(self, choice: Whole) -> dict[str, Any]:
+        """A choice of a whole answer."""
+
+
+class Answer:
+    """The answer to one request."""
+
+    def __init__(self, body: Generation, plan: Plan, shape: Shape, runtime: Runtime) -> None:
+        self.body = body
+        self.plan = plan
+        self.shape = shape
+        self.runtime = runtime
+        self.tokens = runtime.engines[plan.route.engine].tokens
+        self.decoding = Decoding(plan, runtime)
+        self.head = {"id": f"{shape.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": plan.route.model}
+
+    async def respond(self, request: Request) -> Response:
+        """Run the plan.
+
+        Raises:
+            Exception: what went wrong before an answer was begun.
+        """
+        request.scope["log"].update(model=self.plan.route.model, policy=self.plan.route.label)
+        if self.body.unknown:
+            log.warning("unknown fields are ignored", fields=self.body.unknown[:32])
+        headers = {"x-waver-policy": self.plan.route.label}
+        self.decoding.start()
+        try:
+            if not self.body.stream:
+                content = await while_connected(request, self._whole())
+                await self._close(request)
+                return Response(dump(content), headers=headers, media_type="application/json")
+            await while_connected(request, self.decoding.settle(SETTLE))
+            return EventStream(self._events(request), headers, self.runtime.config.server.keepalive)
+        except ClientGone:
+            await self._close(request)
+            return Response(status_code=CLIENT_GONE)
+        except BaseException as error:
+            await self._close(request)
+            if not isinstance(error, Exception):
+                raise
+            raise from_exception(error, work_spent=self.decoding.completion_tokens > 0) from error
+
+    async def _close(self, request: Request) -> None:
+        request.scope["log"].update(tokens=total(self.decoding.reports).tokens)
+        await self.decoding.aclose()
+
+    async def _whole(self) -> dict[str, Any]:
+        choices = [Whole(index) for index in range(self.plan.choices)]
+        async for piece in self.decoding.pieces():
+            choices[piece.index].add(piece)
+        reports = self.decoding.reports
+        shown = [self.shape.complete(choice) for choice in choices]
+        report = total(reports).as_dict()
+        if len(choices) > 1:
+            for choice, one, own in zip(shown, choices, reports, strict=True):
+                choice["waver"] = own.as_dict() | self._trace(one.traced)
+        else:
+            report |= self._trace(choices[0].traced)
+        return {
+            **self.head,
+            "object": self.shape.whole,
+            "choices": shown,
+            "usage": self._usage(),
+            "waver": report,
+        }
+
+    async def _events(self, request: Request) -> AsyncGenerator[dict[str, Any], None]:
+        try:
+            for opening in self._openings():
+                yield opening
+            async for piece in self.decoding.pieces():
+                if piece.finish or piece.text or piece.tokens or (self.body.trace and piece.traced):
+                    yield self._chunk(piece)
+            if self.body.stream_options.include_usage:
+                report = total(self.decoding.reports).as_dict()
+                yield self._head() | {"choices": [], "usage": self._usage(), "waver": report}
+        except Exception as error:
+            answer = from_exception(error)
+            request.scope["log"].update(error=answer.code, status=answer.status)
+            yield answer.body
+        finally:
+            await self._close(request)
+
+    def _head(self) -> dict[str, Any]:
+        return {**self.head, "object": self.shape.chunk}
+
+    def _openings(self) -> Iterator[dict[str, Any]]:
+        # All of them before anything else: the SDK wants new indices in ascending order.
+        for index in range(self.plan.choices):
+            if opening := self.shape.opening(index):
+                yield self._head() | {"choices": [opening]} | self._running_usage()
+
+    def _chunk(self, piece: Piece) -> dict[str, Any]:
+        choice = self.shape.part(piece)
+        chunk = self._head() | {"choices": [choice]} | self._running_usage()
+        own = self._trace(piece.traced) if piece.traced else {}
+        if piece.finish:
+            chunk["waver"] = self.decoding.reports[piece.index].as_dict()
+            if self.plan.choices > 1:
+                own = chunk["waver"] | own
+        if own:
+            choice["waver"] = own
+        return chunk
+
+    def _trace(self, steps: list[Step] | tuple[Step, ...]) -> dict[str, Any]:
+        return {"trace": trace(steps, self.tokens)} if self.body.trace else {}
+
+    def _usage(self) -> dict[str, int]:
+        prompt, completion = self.plan.prompt_tokens, self.decoding.completion_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+    def _running_usage(self) -> dict[str, Any]:
+        options = self.body.stream_options
+        if not options.include_usage:
+            return {}
+        return {"usage": self._usage() if options.continuous_usage_stats else None}

@@ -1,0 +1,96 @@
+"""The application: routes, and the layers that every request passes through, from the outside in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from engines.base import Engine
+from server import chat, completions, health, metrics, models, page, tokenization
+from server.auth import AuthMiddleware, keys_from_environment
+from server.config import Config
+from server.errors import ErrorsMiddleware, install_handlers
+from server.limits import LimitsMiddleware
+from server.logs import LogMiddleware
+from server.runtime import Runtime
+
+THIS_MACHINE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+
+
+def create_app(
+    config: Config, engines: Mapping[str, Engine] | None = None, on_failure: Callable[[], None] = lambda: None
+) -> FastAPI:
+    """The application of a configuration.
+
+    Args:
+        engines: engines that are loaded already; the others are loaded in the background once the application runs.
+        on_failure: called when they cannot be.
+    """
+    runtime = Runtime(config, engines)
+    bounds = config.server
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(runtime.start(on_failure))
+        try:
+            yield
+        finally:
+            starting.cancel()
+            await asyncio.wait({starting})
+            await runtime.stop()
+
+    app = FastAPI(
+        title="Waver",
+        version=version("waver"),
+        summary="An OpenAI-compatible server that spends compute where a language model wavers.",
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[
+            Middleware(LogMiddleware, runtime=runtime),
+            Middleware(
+                CORSMiddleware,
+                allow_origins=bounds.cors_origins,
+                allow_origin_regex=THIS_MACHINE,
+                allow_methods=["GET", "HEAD", "POST", "DELETE", "OPTIONS"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "x-waver-policy", "retry-after"],
+            ),
+            Middleware(OptionsMiddleware),
+            Middleware(AuthMiddleware, keys=keys_from_environment(bounds.api_keys_env)),
+            Middleware(ErrorsMiddleware),
+            Middleware(
+                LimitsMiddleware,
+                max_body=bounds.max_body_bytes,
+                max_headers=bounds.max_header_bytes,
+                body_timeout=bounds.body_timeout,
+            ),
+        ],
+    )
+    app.state.runtime = runtime
+    install_handlers(app)
+    for part in (chat, completions, models, tokenization, health, metrics, page):
+        app.include_router(part.router)
+    app.mount("/static", page.files)
+    return app
+
+
+class OptionsMiddleware:
+    """Answers OPTIONS before anybody asks for a key; browsers send none with it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "OPTIONS":
+            allowed = Response(status_code=204, headers={"allow": "GET, HEAD, POST, DELETE, OPTIONS"})
+            return await allowed(scope, receive, send)
+        return await self.app(scope, receive, send)

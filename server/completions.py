@@ -1,0 +1,108 @@
+"""POST /v1/completions: text in, text on; prompts may be strings or token ids, one or many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from engines.tokens import TokenText
+from server.answer import Answer, Whole
+from server.assembly import Piece, Token
+from server.errors import invalid
+from server.logprobs import text_logprobs
+from server.plan import make_plan
+from server.runtime import ready_runtime
+from server.sampling import check_ids
+from server.schemas import CompletionRequest
+
+router = APIRouter()
+
+
+@router.post("/v1/completions", summary="Continue a text")
+async def completions(request: Request, body: CompletionRequest) -> Response:
+    runtime = ready_runtime(request)
+    extra = body.model_extra or {}
+    if extra.get("suffix") is not None:
+        raise invalid("suffix is not supported.", "suffix")
+    if extra.get("best_of") not in (None, body.n):
+        raise invalid("best_of is not supported; use n.", "best_of")
+    route = runtime.route(body.model, body.policy)
+    tokens = runtime.engines[route.engine].tokens
+    given = as_list(body.prompt)
+    if len(given) > runtime.config.server.max_choices:
+        raise invalid(f"At most {runtime.config.server.max_choices} prompts can be sent at once.", "prompt")
+    ids = await asyncio.to_thread(lambda: [prompt_ids(prompt, tokens) for prompt in given])
+    echoes = [
+        None if not body.echo else prompt if isinstance(prompt, str) else tokens.decode(prompt) for prompt in given
+    ]
+    limit = 16 if body.max_tokens is None else body.max_tokens
+    wanted = body.logprobs is not None
+    prompts = list(zip(ids, echoes, strict=True))
+    plan = await make_plan(runtime, route, body, prompts, limit, wanted, body.logprobs or 0)
+    shape = TextShape(tokens, wanted, body.logprobs or 0, several=plan.choices > 1)
+    return await Answer(body, plan, shape, runtime).respond(request)
+
+
+class TextShape:
+    """Text completions: `text`, and log-probabilities in their older form."""
+
+    prefix = "cmpl"
+    whole = chunk = "text_completion"
+
+    def __init__(self, tokens: TokenText, logprobs: bool, top: int, several: bool) -> None:
+        self._tokens = tokens
+        self._wanted = logprobs
+        self._top = top
+        self._several = several
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        return self._choice(index, "", None) if self._several else None
+
+    def part(self, piece: Piece) -> dict[str, Any]:
+        tokens = (piece.ended_by,) if piece.ended_by else piece.tokens
+        return self._choice(piece.index, piece.text, self._logprobs(tokens) if tokens else None, piece.finish)
+
+    def complete(self, choice: Whole) -> dict[str, Any]:
+        # The token that ended the answer is listed too: harnesses count on one entry for each token.
+        tokens = [*choice.tokens, *([choice.ended_by] if choice.ended_by else [])]
+        return self._choice(choice.index, choice.text, self._logprobs(tokens), choice.finish)
+
+    def _choice(self, index: int, text: str, logprobs: Any, finish_reason: str | None = None) -> dict[str, Any]:
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
+        return text_logprobs(tokens, self._tokens, self._top) if self._wanted else None
+
+
+def as_list(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
+    """The prompts of a request.
+
+    Raises:
+        APIError: 400, there is none.
+    """
+    if isinstance(prompt, str):
+        return [prompt]
+    if not prompt:
+        raise invalid("prompt should not be an empty list.", "prompt")
+    if isinstance(prompt[0], int):
+        return [prompt]  # type: ignore[list-item]
+    return list(prompt)  # type: ignore[arg-type]
+
+
+def prompt_ids(prompt: str | list[int], tokens: TokenText) -> tuple[int, ...]:
+    """Ids of one prompt.
+
+    Raises:
+        APIError: 400, an unknown id, or nothing to go on from.
+    """
+    if isinstance(prompt, str):
+        ids = tokens.encode(prompt)
+    else:
+        check_ids(prompt, tokens.vocab_size, "prompt")
+        ids = prompt
+    if not ids:
+        raise invalid("prompt should hold at least one token.", "prompt")
+    return tuple(ids)

@@ -1,0 +1,129 @@
+"""Configuration: a YAML file, environment variables `WAVER_*` over it, command-line flags over both.
+
+Nested keys are joined by two underscores in the environment: `WAVER_SERVER__PORT=9000`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from engines import EngineConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+"""Where the packages, `models/` and `configs/` lie: the checkout, or site-packages."""
+BUNDLED = ROOT / "configs" / "bundled.yaml"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""Names go into URLs and headers."""
+
+
+class ServerConfig(BaseModel):
+    """How the server listens and what it bounds. Sizes in bytes, times in seconds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    api_keys_env: str = "WAVER_API_KEYS"
+    allow_no_keys: bool = False
+    """Serve without keys on an address that others can reach."""
+    cors_origins: list[str] = []
+    """Web origins that may call from a browser, `*` for all; pages from this machine always may."""
+    max_concurrency: int = Field(64, ge=1)
+    max_queue: int = Field(256, ge=0)
+    max_n: int = Field(32, ge=1)
+    max_choices: int = Field(512, ge=1)
+    """Most choices of one request: prompts times `n`."""
+    default_max_tokens: int = Field(4096, ge=1)
+    """Most tokens of an answer whose request names no limit."""
+    max_body_bytes: int = Field(4 * 2**20, ge=1024)
+    max_header_bytes: int = Field(32 * 2**10, ge=1024)
+    body_timeout: float = Field(30.0, gt=0)
+    timeout: float = Field(600.0, gt=0)
+    """Longest time one request may take, waiting included."""
+    keepalive: float = Field(15.0, gt=0)
+    """A silent stream sends a comment line this often."""
+    shutdown_grace: int = Field(30, ge=0)
+    """Time that running requests are given when the server is told to stop."""
+
+
+class Config(BaseSettings):
+    """Everything a server is started with. Unknown keys are errors."""
+
+    model_config = SettingsConfigDict(env_prefix="WAVER_", env_nested_delimiter="__", extra="forbid")
+
+    engines: dict[Name, EngineConfig] = Field(min_length=1)
+    presets: dict[Name, list[dict[str, Any]]] = {}
+    default_preset: str | None = None
+    policies: dict[str, dict[str, Any]] = {}
+    """Defaults for policies' parameters, by policy name."""
+    server: ServerConfig = ServerConfig()
+
+    @field_validator("engines")
+    @classmethod
+    def _find_models(cls, engines: dict[str, EngineConfig]) -> dict[str, EngineConfig]:
+        return {name: engine.model_copy(update={"model": find_model(engine.model)}) for name, engine in engines.items()}
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Config:
+        if self.default_preset is not None and self.default_preset not in self.presets:
+            names = ", ".join(sorted(self.presets)) or "none"
+            raise ValueError(f"default_preset '{self.default_preset}' is not among the presets: {names}.")
+        for name in ("default", "waver"):
+            if name in self.engines:
+                raise ValueError(f"An engine cannot be named '{name}': as a model it means the default preset.")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+
+
+def find_model(model: str) -> str:
+    """A model's path: as given if it exists from here, else beside the installed packages, else as given (a hub id)."""
+    beside = ROOT / model
+    return str(beside) if not Path(model).exists() and beside.exists() else model
+
+
+def load_config(path: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:
+    """Read the configuration: `flags` over the environment over the file at `path` (default: the bundled pair's).
+
+    Raises:
+        ValueError: the file cannot be read, or says something that is not understood; the message is for the user.
+    """
+    file = Path(path) if path is not None else BUNDLED
+    try:
+        if not isinstance(yaml.safe_load(file.read_text(encoding="utf-8")), dict):
+            raise ValueError(f"{file}: a configuration is a YAML mapping with the key 'engines'.")
+        reader: type[Config] = type(
+            "Config", (Config,), {"model_config": {"yaml_file": file}, "__doc__": Config.__doc__}
+        )
+        return reader(**(flags or {}))
+    except OSError as error:
+        raise ValueError(f"The configuration {file} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"The configuration {file} is not valid YAML: {error}") from error
+    except ValidationError as error:
+        raise ValueError("\n".join(f"{file}: {_sentence(item)}" for item in error.errors())) from error
+
+
+def _sentence(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "configuration"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key '{where}'."
+    if error["type"] == "missing":
+        return f"'{where}' is required."
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}"

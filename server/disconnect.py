@@ -1,0 +1,41 @@
+"""Notice a client that leaves, also while nothing has been sent to it yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+from starlette.types import Receive
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """The client closed its connection before there was an answer."""
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has left. The request's body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` as long as the client is there.
+
+    Raises:
+        ClientGone: it left; the work was cancelled and has ended.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(disconnected(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.wait({working, leaving})
+    if working.cancelled():
+        raise ClientGone
+    return working.result()

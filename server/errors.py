@@ -1,0 +1,134 @@
+"""OpenAI error objects: one exception, one JSON shape, and the way from every failure to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from engines.base import EngineError, Unsupported
+from policies.registry import PolicyError
+from server.validation import explain
+
+log = structlog.get_logger("waver")
+
+TYPES = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}
+NO_RETRY = {"x-should-retry": "false"}
+
+
+class APIError(HTTPException):
+    """A failure with its HTTP status; `message` is one sentence or two for the person who sent the request."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers: dict[str, str] = dict(headers or {})
+
+    @property
+    def status(self) -> int:
+        return self.status_code
+
+    @property
+    def body(self) -> dict[str, Any]:
+        kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> Response:
+        # Plain ASCII: what a client sent may be quoted, and not all of it can be encoded.
+        content = json.dumps(self.body, ensure_ascii=True)
+        return Response(content, self.status, self.headers, media_type="application/json")
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> APIError:
+    """400: the request asks for something that cannot be."""
+    return APIError(400, message, param=param, code=code)
+
+
+def not_ready(message: str, seconds: int = 5) -> APIError:
+    """503: try again in a while."""
+    return APIError(503, message, code="not_ready", headers={"retry-after": str(seconds)})
+
+
+def from_exception(error: BaseException, work_spent: bool = False) -> APIError:
+    """Any failure as an `APIError`. Internals stay in the log. `work_spent`: tell the client not to retry by itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    match error:
+        case APIError():
+            answer = error
+        case Unsupported() | PolicyError():
+            answer = invalid(str(error), error.param)
+        case EngineError():
+            answer = APIError(503, str(error), code="engine_unavailable", headers={"retry-after": "5"})
+        case TimeoutError() | asyncio.TimeoutError():
+            answer = APIError(504, "The request's deadline passed.", code="timeout", headers=NO_RETRY)
+        case RequestValidationError():
+            message, param = explain(error.errors(), error.body)
+            answer = invalid(message, param)
+        case HTTPException():
+            answer = APIError(error.status_code, str(error.detail), headers=error.headers)
+        case _:
+            log.error("unexpected failure", exc_info=error)
+            answer = APIError(500, "The server failed at something unexpected.", code="internal_error")
+    if work_spent:
+        answer.headers |= NO_RETRY
+    return answer
+
+
+class ErrorsMiddleware:
+    """The innermost layer: an unexpected exception becomes a 500, inside of CORS and logging."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception as error:
+            answer = from_exception(error)
+            if started:
+                raise
+            await answer.response()(scope, receive, send)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Every error of the router, of validation and of our own leaves as an OpenAI error object."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        answer = from_exception(error)
+        if answer.status == 404 and answer.code is None:
+            answer.message = f"There is nothing at {request.method} {request.url.path}."
+            answer.code = "not_found"
+        elif answer.status == 405:
+            answer.message = f"{request.url.path} does not take {request.method}."
+            answer.code = "method_not_allowed"
+        return answer.response()
+
+    for kind in (RequestValidationError, HTTPException, Unsupported, PolicyError, EngineError):
+        app.add_exception_handler(kind, handle)

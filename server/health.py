@@ -1,0 +1,33 @@
+"""Whether the process is up, whether the engines are warm, and what runs here."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import APIRouter, Request
+
+from policies.registry import describe
+from server.runtime import ready_runtime
+
+router = APIRouter()
+
+
+@router.api_route("/health", methods=["GET", "HEAD"], summary="The process is up", operation_id="health")
+async def health() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@router.api_route("/ready", methods=["GET", "HEAD"], summary="The engines are warm", operation_id="ready")
+async def ready(request: Request) -> dict[str, str]:
+    ready_runtime(request)
+    return {"status": "ready"}
+
+
+@router.get("/version", summary="The server's version")
+async def server_version() -> dict[str, str]:
+    return {"version": version("waver")}
+
+
+@router.get("/v1/policies", summary="Every policy with the JSON Schema of its parameters")
+async def policies() -> dict[str, object]:
+    return {"object": "list", "data": describe()}

@@ -1,0 +1,74 @@
+"""One JSON line for each request, and the request id that joins it to the answer."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from server.runtime import Runtime
+
+log = structlog.get_logger("waver")
+
+SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+QUIET = frozenset({"/health", "/ready", "/metrics"})
+
+
+def configure_logs() -> None:
+    """JSON lines on standard error."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+class LogMiddleware:
+    """The outermost layer: gives each request an id, measures it and writes its line. Bodies and keys are not logged.
+
+    Handlers add to the line through the dictionary `scope["log"]`.
+    """
+
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+        self.app = app
+        self._metrics = runtime.metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        line: dict[str, object] = {"method": scope["method"], "path": scope["path"][:200], "status": 499}
+        scope["log"] = line
+        began = time.perf_counter()
+
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                line["status"] = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, stamped)
+            finally:
+                seconds = time.perf_counter() - began
+                route = getattr(scope.get("route"), "path", "none")
+                self._metrics.requests.labels(route, str(line["status"])).inc()
+                self._metrics.seconds.labels(route).observe(seconds)
+                if scope["path"] not in QUIET:
+                    log.info("request", **line, seconds=round(seconds, 4))

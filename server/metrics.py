@@ -1,0 +1,60 @@
+"""Prometheus metrics, in a registry of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from server.runtime import Runtime
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """Counters that requests move, and gauges that are read when somebody asks."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.registry = CollectorRegistry()
+        make = {"registry": self.registry}
+        self.requests = Counter("waver_requests", "Requests answered.", ["route", "status"], **make)
+        self.seconds = Histogram(
+            "waver_request_seconds", "Time to the end of an answer.", ["route"], buckets=SECONDS, **make
+        )
+        self.first_token = Histogram("waver_first_token_seconds", "Time to the first token.", buckets=SECONDS, **make)
+        self.tokens = Counter("waver_generated_tokens", "Tokens written, by engine.", ["engine"], **make)
+        self.prompt_tokens = Counter("waver_prompt_tokens", "Prompt tokens of answered requests.", **make)
+        self.discarded = Counter("waver_discarded_tokens", "Tokens generated and thrown away by a policy.", **make)
+        self.switches = Counter("waver_switches", "Hand-overs between engines.", **make)
+        self.registry.register(_Now(runtime))
+
+
+class _Now(Collector):
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        active = GaugeMetricFamily(
+            "waver_active_sequences", "Sequences decoding or waiting in an engine.", labels=["engine"]
+        )
+        for name, engine in self._runtime.engines.items():
+            active.add_metric([name], engine.active)
+        yield active
+        admission = self._runtime.admission
+        yield GaugeMetricFamily("waver_requests_running", "Requests being decoded.", admission.running)
+        yield GaugeMetricFamily("waver_requests_waiting", "Requests in the queue.", admission.waiting)
+        yield GaugeMetricFamily("waver_ready", "1 when the engines are warm.", int(self._runtime.ready))
+
+
+router = APIRouter()
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    registry = request.app.state.runtime.metrics.registry
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

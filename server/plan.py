@@ -1,0 +1,46 @@
+"""From a validated request to a `Plan`: every check that can be made before the first token is made here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from server.decoding import Plan, Prompt
+from server.errors import invalid
+from server.runtime import Route, Runtime
+from server.sampling import first_seed, grammar, sampling, token_limit
+from server.schemas import Generation
+
+
+async def make_plan(
+    runtime: Runtime,
+    route: Route,
+    body: Generation,
+    prompts: Sequence[tuple[tuple[int, ...], str | None]],
+    max_tokens: int | None,
+    logprobs: bool,
+    top_logprobs: int,
+) -> Plan:
+    """`prompts` are ids, and the text that is to be echoed.
+
+    Raises:
+        APIError: 400, something about the request cannot be.
+    """
+    bounds = runtime.config.server
+    if body.n > bounds.max_n:
+        raise invalid(f"n should be at most {bounds.max_n}.", "n")
+    if body.n * len(prompts) > bounds.max_choices:
+        raise invalid(f"{len(prompts)} prompts times n = {body.n} are more than {bounds.max_choices} choices.", "n")
+    context = min(runtime.engines[name].context_length for name in {route.engine, *route.engines})
+    return Plan(
+        route=route,
+        prompts=[
+            Prompt(ids, token_limit(len(ids), max_tokens, body, context, bounds.default_max_tokens), echo)
+            for ids, echo in prompts
+        ],
+        n=body.n,
+        sampling=sampling(body, runtime.engines[route.engine], top_logprobs, await grammar(body.response_format)),
+        seed=first_seed(body.seed),
+        stops=body.stops,
+        logprobs=logprobs,
+        timeout=min(body.timeout or bounds.timeout, bounds.timeout),
+    )

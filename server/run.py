@@ -1,0 +1,113 @@
+"""Start a server: the configuration, uvicorn in front, and a line that says where it is."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from server.app import create_app
+from server.auth import keys_from_environment
+from server.config import Config, ServerConfig, load_config
+from server.errors import APIError
+from server.logs import configure_logs
+
+
+class Protocol(H11Protocol):
+    """uvicorn's HTTP/1.1, with error objects for what never becomes a request."""
+
+    def send_400_response(self, msg: str) -> None:
+        error = sys.exc_info()[1]
+        large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
+        answer = APIError(431, "The headers are too large.") if large else APIError(400, msg)
+        content = json.dumps(answer.body).encode()
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(content))),
+            ("connection", "close"),
+        ]
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            for event in (
+                h11.Response(status_code=answer.status, headers=headers),
+                h11.Data(content),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event))
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Says where it listens once it does."""
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:
+            for socket in server.sockets:
+                host, port = socket.getsockname()[:2]
+                print(
+                    f"Waver listens on http://{f'[{host}]' if ':' in host else host}:{port}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+
+def make_server(config: Config) -> Server:
+    """The server of a configuration, not yet running; it stops when its engines cannot be loaded.
+
+    Raises:
+        ValueError: it would be open to others without a key.
+    """
+    check_exposure(config.server)
+    app = create_app(config, on_failure=lambda: setattr(server, "should_exit", True))
+    settings = uvicorn.Config(
+        app,
+        host=config.server.host,
+        port=config.server.port,
+        http=Protocol,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=config.server.shutdown_grace,
+    )
+    server = Server(settings)
+    return server
+
+
+def check_exposure(server: ServerConfig) -> None:
+    """Raises:
+    ValueError: others can reach the address, and there are no keys."""
+    try:
+        local = ipaddress.ip_address(server.host).is_loopback
+    except ValueError:
+        local = server.host == "localhost"
+    if not local and not keys_from_environment(server.api_keys_env) and not server.allow_no_keys:
+        raise ValueError(
+            f"{server.host} can be reached from other machines: put API keys into {server.api_keys_env} (separated by "
+            "commas), or say that none are wanted with --allow-no-keys."
+        )
+
+
+def serve(config_path: str | Path | None = None, **flags: Any) -> int:
+    """Run a server until it is stopped. `flags` go over the configuration's `server` section; None counts as absent.
+
+    Returns:
+        The exit status: 0, or 1 with a sentence on standard error if it could not start.
+    """
+    configure_logs()
+    given = {key: value for key, value in flags.items() if value is not None}
+    try:
+        server = make_server(load_config(config_path, {"server": given} if given else None))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    server.run()
+    failure = server.config.app.state.runtime.failure  # type: ignore[union-attr]
+    if failure:
+        print(failure, file=sys.stderr)
+    return 1 if failure or not server.started else 0

@@ -1,0 +1,151 @@
+"""What every endpoint shares: the configuration, the engines, and which of them a request means."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from fastapi import Request
+
+from engines import load_engine
+from engines.base import Engine
+from policies.base import Policy
+from policies.registry import PolicyError, engines_used, parse
+from server.admission import Admission
+from server.config import Config
+from server.errors import APIError, invalid, not_ready
+from server.metrics import Metrics
+
+log = structlog.get_logger("waver")
+
+PREFIX = "waver/"
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a request is decoded: `model` as it was asked for, and what that came to."""
+
+    model: str
+    engine: str
+    policies: tuple[Policy, ...]
+    label: str
+    """For the header `x-waver-policy`: a preset's name, the policies' names, or `none`."""
+    engines: tuple[str, ...]
+    """Names of the engines that may write."""
+
+
+class Runtime:
+    """The running server. Engines are loaded in the background; until then requests are refused."""
+
+    def __init__(self, config: Config, engines: Mapping[str, Engine] | None = None) -> None:
+        self.config = config
+        self.engines: dict[str, Engine] = dict(engines or {})
+        self.admission = Admission(config.server.max_concurrency, config.server.max_queue)
+        self.metrics = Metrics(self)
+        self.created = int(time.time())
+        self.ready = False
+        self.failure: str | None = None
+
+    async def start(self, on_failure: Callable[[], None] = lambda: None) -> None:
+        """Load what is not loaded, check that the configuration can be served, and report ready."""
+        missing = {name: engine for name, engine in self.config.engines.items() if name not in self.engines}
+        began = time.perf_counter()
+        try:
+            # One after the other: transformers sets the default device of the whole process while it loads a model.
+            loaded = {name: await asyncio.to_thread(load_engine, name, engine) for name, engine in missing.items()}
+            everything = self.engines | loaded
+            self.engines = {name: everything[name] for name in self.config.engines}
+            self._check()
+        except Exception as error:
+            self.failure = str(error)
+            log.error(
+                "the server cannot start",
+                reason=self.failure,
+                exc_info=None if isinstance(error, ValueError) else error,
+            )
+            on_failure()
+            return
+        self.ready = True
+        log.info("ready", engines=list(self.engines), seconds=round(time.perf_counter() - began, 2))
+
+    async def stop(self) -> None:
+        self.ready = False
+        await asyncio.gather(*(engine.aclose() for engine in self.engines.values()), return_exceptions=True)
+
+    def _check(self) -> None:
+        for name in self.config.presets:
+            try:
+                self.route(PREFIX + name)
+            except PolicyError as error:
+                raise ValueError(f"preset '{name}': {error.param}: {error}") from error
+
+    @property
+    def main_engine(self) -> str:
+        """The engine behind a preset whose policies pick none themselves: the largest."""
+        return max(self.engines, key=lambda name: self.engines[name].parameters)
+
+    def models(self) -> list[str]:
+        return [*self.config.engines, *(PREFIX + name for name in self.config.presets)]
+
+    def route(self, model: str | None, policy: Any = None) -> Route:
+        """What a request's `model` and `policy` mean.
+
+        Raises:
+            APIError: 404, no such model or preset; 503, the engines are not loaded.
+            PolicyError: the policies cannot be run.
+        """
+        if not self.engines:
+            raise not_ready("The engines are still starting.")
+        preset = None
+        if model is None or model in ("default", "waver"):
+            preset = self.config.default_preset
+        elif model.startswith(PREFIX):
+            preset = model.removeprefix(PREFIX)
+        if preset is None:
+            engine = next(iter(self.engines)) if model is None or model in ("default", "waver") else model
+        else:
+            engine = self.main_engine
+        asked = model or (PREFIX + preset if preset is not None else engine)
+        if engine not in self.engines or (preset is not None and preset not in self.config.presets):
+            shown = ", ".join(self.models())
+            raise APIError(
+                404, f"There is no model '{asked[:80]}'; there are: {shown}.", param="model", code="model_not_found"
+            )
+        if isinstance(policy, str):
+            if policy not in self.config.presets:
+                shown = ", ".join(self.config.presets) or "none"
+                message = f"There is no preset '{policy[:80]}'; there are: {shown}."
+                raise APIError(404, message, param="policy", code="preset_not_found")
+            preset = policy
+        elif isinstance(policy, list):
+            preset = None
+        elif policy is not None:
+            raise invalid("policy should be the name of a preset or a list of policies.", "policy")
+        items = self.config.presets[preset] if preset is not None else policy or []
+        policies = parse(items, self.engines, self.config.policies)
+        label = preset or ",".join(p.name for p in policies) or "none"
+        return Route(asked, engine, policies, label, engines_used(policies, engine))
+
+
+def runtime(request: Request) -> Runtime:
+    """FastAPI dependency."""
+    found: Runtime = request.app.state.runtime
+    return found
+
+
+def ready_runtime(request: Request) -> Runtime:
+    """FastAPI dependency for what needs engines.
+
+    Raises:
+        APIError: 503 until they are warm.
+    """
+    found = runtime(request)
+    if not found.ready:
+        raise not_ready(
+            f"The engines did not start: {found.failure}" if found.failure else "The engines are still starting."
+        )
+    return found

@@ -1,0 +1,121 @@
+"""From a request's fields to `Sampling`, checked against the engine that will run it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+
+import llguidance
+
+from engines.base import Engine, Sampling
+from server.errors import invalid
+from server.schemas import Generation, ResponseFormat
+
+MOST_STOP_CHARACTERS = 4096
+SCHEMA_SECONDS = 2.0
+
+
+def sampling(body: Generation, engine: Engine, top_logprobs: int, grammar: str | None) -> Sampling:
+    """Everything but the limits and the seed, which differ from choice to choice.
+
+    Raises:
+        APIError: 400, a token id that the engine does not have, or an impossible stop string.
+    """
+    vocabulary = engine.tokens.vocab_size
+    bias = {}
+    for key, value in body.logit_bias.items():
+        if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < vocabulary):
+            raise invalid(f"logit_bias: '{key[:20]}' is not a token id between 0 and {vocabulary - 1}.", "logit_bias")
+        bias[int(key)] = value
+    check_ids(body.stop_token_ids, vocabulary, "stop_token_ids")
+    for i, stop in enumerate(body.stops):
+        if not 0 < len(stop) <= MOST_STOP_CHARACTERS:
+            param = "stop" if isinstance(body.stop, str) else f"stop[{i}]"
+            raise invalid(f"{param} should have between 1 and {MOST_STOP_CHARACTERS} characters.", param)
+    return Sampling(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=max(body.top_k, 0),
+        min_p=body.min_p,
+        stop_token_ids=tuple(body.stop_token_ids),
+        ignore_eos=body.ignore_eos,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        repetition_penalty=body.repetition_penalty,
+        logit_bias=bias,
+        top_logprobs=top_logprobs,
+        grammar=grammar,
+    )
+
+
+def check_ids(ids: Sequence[int], vocabulary: int, param: str) -> None:
+    """Raises:
+    APIError: 400, an id is outside of the vocabulary."""
+    if ids and max(ids) >= vocabulary:
+        raise invalid(f"{param}: {max(ids)} is not a token id; the largest is {vocabulary - 1}.", param)
+
+
+def token_limit(prompt: int, asked: int | None, body: Generation, context: int, default: int) -> int:
+    """How many tokens an answer may have: what was asked for, at most what the context leaves.
+
+    Raises:
+        APIError: 400, the prompt leaves no room, or fewer tokens are allowed than demanded.
+    """
+    room = context - prompt
+    if room < 0 or (room == 0 and asked != 0):
+        message = f"The prompt has {prompt} tokens, and the context of {context} tokens must hold it and an answer."
+        raise invalid(message, "messages" if hasattr(body, "messages") else "prompt", "context_length_exceeded")
+    limit = min(room, default if asked is None else asked)
+    if body.min_tokens > limit:
+        raise invalid(f"min_tokens is {body.min_tokens}, but the answer can have {limit} tokens at most.", "min_tokens")
+    return limit
+
+
+def first_seed(seed: int | None) -> int:
+    """The request's seed, or a fresh one."""
+    return secrets.randbits(63) if seed is None else seed % 2**63
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """The seed of the n-th choice: for the first one the request's own."""
+    if choice == 0:
+        return seed
+    digest = hashlib.blake2b(f"{seed}/{choice}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+async def grammar(wanted: ResponseFormat | None) -> str | None:
+    """The JSON schema an answer must follow, as a string; None for free text.
+
+    Raises:
+        APIError: 400, the schema is missing, malformed, or takes too long to compile.
+    """
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return '{"type": "object"}'
+    if wanted.json_schema is None:
+        raise invalid(
+            "response_format.json_schema is required when the type is 'json_schema'.", "response_format.json_schema"
+        )
+    param = "response_format.json_schema.schema"
+    schema = json.dumps(wanted.json_schema.schema_)
+    try:
+        async with asyncio.timeout(SCHEMA_SECONDS):
+            reason = await asyncio.to_thread(_complaint, schema)
+    except TimeoutError:
+        raise invalid(f"{param} takes longer than {SCHEMA_SECONDS:g} s to compile; simplify it.", param) from None
+    if reason:
+        raise invalid(f"{param} cannot be enforced: {reason}", param)
+    return schema
+
+
+def _complaint(schema: str) -> str:
+    try:
+        compiled = llguidance.LLMatcher.grammar_from_json_schema(schema)
+        return str(llguidance.LLMatcher.validate_grammar(compiled)).strip().split("\n")[-1]
+    except ValueError as error:
+        return str(error).strip().split("\n")[-1]

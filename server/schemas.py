@@ -1,0 +1,167 @@
+"""Request bodies. What OpenAI's API and vLLM's extra sampling fields allow, plus `policy`, `trace` and `timeout`.
+
+Null counts as absent everywhere. Unknown fields are kept in `model_extra`, so that they can be named in a warning.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+HARMLESS = frozenset({
+    "user", "metadata", "store", "service_tier", "parallel_tool_calls", "reasoning_effort", "modalities", "prediction",
+    "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "verbosity", "suffix", "best_of",
+})  # fmt: skip
+"""OpenAI's fields that change nothing here; `suffix` and `best_of` are checked where they matter."""
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("the string holds half of a surrogate pair, which is not valid Unicode.") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+TokenId = Annotated[int, Field(ge=0)]
+
+
+class Body(BaseModel):
+    """A JSON object from a client."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class JsonSchema(Body):
+    name: Text
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool = False
+    description: Text | None = None
+
+
+class ResponseFormat(Body):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class Generation(Body):
+    """What chat and text completions have in common."""
+
+    model: Text | None = None
+    n: int = Field(1, ge=1)
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1)
+    min_p: float = Field(0.0, ge=0, le=1)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=1024)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**64)
+    stop: Text | Annotated[list[Text], Field(max_length=16)] = []
+    stop_token_ids: list[TokenId] = Field([], max_length=128)
+    ignore_eos: bool = False
+    min_tokens: int = Field(0, ge=0)
+    response_format: ResponseFormat | None = None
+    policy: Any = None
+    trace: bool = False
+    timeout: float | None = Field(None, gt=0)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def unknown(self) -> list[str]:
+        """Fields that mean nothing here."""
+        return sorted(set(self.model_extra or ()) - HARMLESS)
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: Text
+
+
+class Function(Body):
+    name: Text
+    arguments: Text
+
+
+class ToolCall(Body):
+    id: Text
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class Message(Body):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Text | list[TextPart] | None = None
+    name: Text | None = None
+    tool_calls: list[ToolCall] = []
+    tool_call_id: Text | None = None
+
+    @property
+    def text(self) -> str | None:
+        """The content as one string."""
+        return "".join(part.text for part in self.content) if isinstance(self.content, list) else self.content
+
+
+class ChatPrompt(Body):
+    """The part of a chat request that becomes the prompt."""
+
+    messages: list[Message] = Field(min_length=1)
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] = {}
+
+
+class ChatRequest(ChatPrompt, Generation):
+    """POST /v1/chat/completions."""
+
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+
+
+class CompletionRequest(Generation):
+    """POST /v1/completions."""
+
+    prompt: Text | list[Text] | list[TokenId] | list[list[TokenId]]
+    logprobs: int | None = Field(None, ge=0, le=20)
+    max_tokens: int | None = Field(None, ge=0)
+    echo: bool = False
+
+
+class TokenizeRequest(Body):
+    """POST /tokenize: a text, or the messages of a chat."""
+
+    model: Text | None = None
+    prompt: Text | None = None
+    messages: list[Message] | None = None
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] = {}
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(Body):
+    """POST /detokenize."""
+
+    model: Text | None = None
+    tokens: list[TokenId]

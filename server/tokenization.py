@@ -1,0 +1,58 @@
+"""Tokenize and detokenize in vLLM's shapes, under `/v1` and at the root, where evaluation harnesses look."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from server.chat import chat_ids
+from server.errors import invalid
+from server.runtime import ready_runtime
+from server.sampling import check_ids
+from server.schemas import DetokenizeRequest, TokenizeRequest
+
+router = APIRouter()
+
+
+@router.post("/v1/tokenize", summary="Text or messages to token ids")
+@router.post("/tokenize", include_in_schema=False)
+async def tokenize(request: Request, body: TokenizeRequest) -> dict[str, Any]:
+    runtime = ready_runtime(request)
+    engine = runtime.engines[runtime.route(body.model).engine]
+    if (body.prompt is None) == (body.messages is None):
+        raise invalid("Either prompt or messages is required.", "prompt")
+    if body.messages is not None:
+        ids = await chat_ids(body, body.messages, engine.tokens)
+    else:
+        ids = await asyncio.to_thread(engine.tokens.encode, body.prompt or "", body.add_special_tokens)
+    names = engine.tokens.tokenizer.convert_ids_to_tokens(ids) if body.return_token_strs else None
+    return {"count": len(ids), "max_model_len": engine.context_length, "tokens": ids, "token_strs": names}
+
+
+@router.post("/v1/detokenize", summary="Token ids to text")
+@router.post("/detokenize", include_in_schema=False)
+async def detokenize(request: Request, body: DetokenizeRequest) -> dict[str, str]:
+    runtime = ready_runtime(request)
+    tokens = runtime.engines[runtime.route(body.model).engine].tokens
+    check_ids(body.tokens, tokens.vocab_size, "tokens")
+    return {"prompt": await asyncio.to_thread(tokens.tokenizer.decode, body.tokens)}
+
+
+@router.get("/v1/tokenizer_info", include_in_schema=False)
+@router.get("/tokenizer_info", summary="What a harness must know about the tokenizer")
+async def tokenizer_info(request: Request, model: str | None = None) -> dict[str, Any]:
+    runtime = ready_runtime(request)
+    engine = runtime.engines[runtime.route(model).engine]
+    tokenizer = engine.tokens.tokenizer
+    return {
+        "tokenizer_class": type(tokenizer).__name__,
+        "vocab_size": engine.tokens.vocab_size,
+        "model_max_length": engine.context_length,
+        "bos_token": tokenizer.bos_token,
+        "eos_token": tokenizer.eos_token,
+        "pad_token": tokenizer.pad_token,
+        "unk_token": tokenizer.unk_token,
+        "chat_template": tokenizer.chat_template,
+    }

@@ -1,0 +1,52 @@
+"""From pydantic's findings about a request body to one readable sentence and the name of the field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+SENTENCES = {
+    "missing": "is required",
+    "model_type": "should be a JSON object",
+    "model_attributes_type": "should be a JSON object",
+    "dict_type": "should be a JSON object",
+    "list_type": "should be an array",
+    "int_type": "should be an integer",
+    "int_from_float": "should be an integer",
+    "string_type": "should be a string",
+    "bool_type": "should be true or false",
+    "float_type": "should be a number",
+}
+
+
+def explain(errors: Sequence[Any], body: Any) -> tuple[str, str | None]:
+    """One finding as `(message, param)`, `param` in the form `messages[0].content`."""
+    if errors[0]["type"] == "json_invalid":
+        reason = str(errors[0].get("ctx", {}).get("error", "")).lower()
+        return f"The body is not valid JSON: {reason} at character {errors[0]['loc'][-1]}.", None
+    # Every branch of a union complains; the one that got furthest into the body is the one that was meant.
+    where = [path(error["loc"][1:], body, missing=error["type"] == "missing") for error in errors]
+    deepest = max(range(len(errors)), key=lambda i: len(where[i]))
+    error, param = errors[deepest], ".".join(where[deepest]).replace(".[", "[")[:200]
+    if not param:
+        if isinstance(body, bytes):
+            return "The body should be JSON, sent with the header 'Content-Type: application/json'.", None
+        return "The body should be a JSON object.", None
+    if error["type"] == "value_error":
+        return f"{param}: {error['msg'].removeprefix('Value error, ')}", param
+    sentence = SENTENCES.get(error["type"]) or re.sub(r"^Input should", "should", error["msg"])
+    return f"{param} {sentence}.", param
+
+
+def path(loc: Sequence[str | int], body: Any, missing: bool = False) -> list[str]:
+    """A location in the body's own terms: the labels that pydantic adds for the branches of a union are left out."""
+    out = []
+    for depth, part in enumerate(loc):
+        if isinstance(part, int) and isinstance(body, list) and part < len(body):
+            out.append(f"[{part}]")
+            body = body[part]
+        elif isinstance(body, dict) and (part in body or (missing and depth == len(loc) - 1)):
+            out.append(str(part))
+            body = body.get(part)
+    return out

@@ -88,8 +88,8 @@ def as_list(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str |
     if not prompt:
         raise invalid("prompt should not be an empty list.", "prompt")
     if isinstance(prompt[0], int):
-        return [prompt]  # type: ignore[list-item]
-    return list(prompt)  # type: ignore[arg-type]
+        return [prompt]
+    return list(prompt)
 
 
 def prompt_ids(prompt: str | list[int], tokens: TokenText) -> tuple[int, ...]:

@@ -21,16 +21,18 @@ class Metrics:
 
     def __init__(self, runtime: Runtime) -> None:
         self.registry = CollectorRegistry()
-        make = {"registry": self.registry}
-        self.requests = Counter("waver_requests", "Requests answered.", ["route", "status"], **make)
+        here = self.registry
+        self.requests = Counter("waver_requests", "Requests answered.", ["route", "status"], registry=here)
         self.seconds = Histogram(
-            "waver_request_seconds", "Time to the end of an answer.", ["route"], buckets=SECONDS, **make
+            "waver_request_seconds", "Time to an answer's end.", ["route"], buckets=SECONDS, registry=here
         )
-        self.first_token = Histogram("waver_first_token_seconds", "Time to the first token.", buckets=SECONDS, **make)
-        self.tokens = Counter("waver_generated_tokens", "Tokens written, by engine.", ["engine"], **make)
-        self.prompt_tokens = Counter("waver_prompt_tokens", "Prompt tokens of answered requests.", **make)
-        self.discarded = Counter("waver_discarded_tokens", "Tokens generated and thrown away by a policy.", **make)
-        self.switches = Counter("waver_switches", "Hand-overs between engines.", **make)
+        self.first_token = Histogram(
+            "waver_first_token_seconds", "Time to the first token.", buckets=SECONDS, registry=here
+        )
+        self.tokens = Counter("waver_generated_tokens", "Tokens written, by engine.", ["engine"], registry=here)
+        self.prompt_tokens = Counter("waver_prompt_tokens", "Prompt tokens of answered requests.", registry=here)
+        self.discarded = Counter("waver_discarded_tokens", "Tokens thrown away by policies.", registry=here)
+        self.switches = Counter("waver_switches", "Hand-overs between engines.", registry=here)
         self.registry.register(_Now(runtime))
 
 

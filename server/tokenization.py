@@ -37,7 +37,7 @@ async def detokenize(request: Request, body: DetokenizeRequest) -> dict[str, str
     runtime = ready_runtime(request)
     tokens = runtime.engines[runtime.route(body.model).engine].tokens
     check_ids(body.tokens, tokens.vocab_size, "tokens")
-    return {"prompt": await asyncio.to_thread(tokens.tokenizer.decode, body.tokens)}
+    return {"prompt": await asyncio.to_thread(lambda: str(tokens.tokenizer.decode(body.tokens)))}
 
 
 @router.get("/v1/tokenizer_info", include_in_schema=False)

@@ -12,6 +12,11 @@ export class ApiError extends Error {
   }
 }
 
+/** The server's sentence, with the field it is about. */
+function sentence({ message, param }) {
+  return param && !message.includes(param) ? `${param}: ${message}` : message;
+}
+
 async function request(path, options = {}) {
   const key = savedKey();
   const headers = { "content-type": "application/json", ...(key && { authorization: `Bearer ${key}` }) };
@@ -24,7 +29,7 @@ async function request(path, options = {}) {
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  throw new ApiError(response.status, body?.error?.message ?? `The server answered ${response.status}.`);
+  throw new ApiError(response.status, body?.error ? sentence(body.error) : `The server answered ${response.status}.`);
 }
 
 export async function list(path) {
@@ -49,7 +54,7 @@ export async function* complete(body, signal) {
         const data = line.slice(5).trim();
         if (data === "[DONE]") return;
         const chunk = JSON.parse(data);
-        if (chunk.error) throw new ApiError(0, chunk.error.message);
+        if (chunk.error) throw new ApiError(0, sentence(chunk.error));
         yield chunk;
       }
     }

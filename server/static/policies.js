@@ -61,7 +61,7 @@ function control(id, name, type, initial, engines) {
     const min = type.minimum ?? type.exclusiveMinimum;
     const max = type.maximum ?? type.exclusiveMaximum ?? (name.startsWith("threshold") ? REACH : undefined);
     const step = type.type === "integer" ? 1 : 0.01;
-    const slider = min !== undefined && max !== undefined;
+    const slider = type.type === "number" && min !== undefined && max !== undefined;
     const value = initial ?? (slider ? min : "");
     const input = make("input", { id, type: slider ? "range" : "number", min, max, step, value });
     return { input, read: () => (input.value === "" ? undefined : Number(input.value)) };

@@ -1,0 +1,169 @@
+"""A pair of tiny random models that speak the bundled tokenizer, and real servers on real sockets.
+
+Random weights are on purpose: they draw every byte there is, so broken code points and odd tokens come by themselves.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import torch
+import yaml
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from server.config import Config, load_config
+from server.run import Server, make_server
+from server.runtime import Runtime
+
+ROOT = Path(__file__).resolve().parent.parent
+CONTEXT = 1024
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers at `url`."""
+
+    url: str
+    server: Server
+    runtime: Runtime
+
+    @property
+    def v1(self) -> str:
+        return f"{self.url}/v1"
+
+    def until_ready(self) -> None:
+        until(lambda: self.runtime.ready, "the engines")
+
+    def openai(self, **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(base_url=self.v1, **{"api_key": "none", "max_retries": 0, **options})
+
+    def http(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, **options)
+
+    @property
+    def active(self) -> int:
+        """Sequences in all engines."""
+        return sum(engine.active for engine in self.runtime.engines.values())
+
+    def idle(self, within: float) -> bool:
+        """Whether everything is free again within so many seconds."""
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            if self.active == self.runtime.admission.running == self.runtime.admission.waiting == 0:
+                return True
+            time.sleep(0.005)
+        return False
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories of two random Llama models, `small` and `large`, as transformers would save them."""
+    out = {}
+    for seed, (name, width, layers) in enumerate((("small", 32, 2), ("large", 64, 3))):
+        directory = tmp_path_factory.mktemp(name)
+        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(ROOT / "models" / "small" / file, directory / file)
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=CONTEXT,
+            initializer_range=0.3,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        LlamaForCausalLM(config).save_pretrained(directory)
+        out[name] = directory
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_pair: dict[str, Path]) -> dict[str, Any]:
+    """A configuration of the tiny pair, as YAML would give it."""
+    return {
+        "engines": {name: {"backend": "transformers", "model": str(path)} for name, path in tiny_pair.items()},
+        "presets": {
+            "frugal": [{"name": "ead", "small": "small", "large": "large", "threshold": 3.0}],
+            "coin": [{"name": "random_switch", "small": "small", "large": "large", "rate": 0.5}],
+        },
+        "default_preset": "frugal",
+        "server": {"port": 0},
+    }
+
+
+@pytest.fixture(scope="session")
+def start(tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Running]]:
+    """Start a server of the tiny pair; options go into the `server` section. `wait=False`: do not wait until ready."""
+    running: list[tuple[Server, threading.Thread]] = []
+
+    def begin(wait: bool = True, config: Mapping[str, Any] | None = None, **options: Any) -> Running:
+        content = {**tiny_config, **(config or {})}
+        content["server"] = {**content["server"], **options}
+        file = tmp_path_factory.mktemp("config") / "waver.yaml"
+        file.write_text(yaml.safe_dump(content))
+        return launch(load_config(file), wait)
+
+    def launch(config: Config, wait: bool) -> Running:
+        server = make_server(config)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        running.append((server, thread))
+        until(lambda: server.started, "the server to listen")
+        port = server.servers[0].sockets[0].getsockname()[1]
+        runtime = server.config.app.state.runtime  # type: ignore[union-attr]
+        out = Running(f"http://127.0.0.1:{port}", server, runtime)
+        if wait:
+            out.until_ready()
+        return out
+
+    yield begin
+    for server, _ in running:
+        server.should_exit = server.force_exit = True
+    for _, thread in running:
+        thread.join(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def running(start: Callable[..., Running]) -> Running:
+    """The server that most tests share."""
+    return start()
+
+
+@pytest.fixture
+def client(running: Running) -> Iterator[openai.OpenAI]:
+    with running.openai() as client:
+        yield client
+
+
+@pytest.fixture
+def http(running: Running) -> Iterator[httpx.Client]:
+    with running.http() as client:
+        yield client
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Wait for a condition.
+
+    Raises:
+        TimeoutError: it did not come in time.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds} s for {what}")
+        time.sleep(0.02)

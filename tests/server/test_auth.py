@@ -1,0 +1,142 @@
+"""Keys: one way in, for every route but the probes and the page."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from server.auth import OPEN_PATHS, AuthMiddleware
+from server.config import ServerConfig
+from server.run import check_exposure
+
+KEY = "sk-first-key"
+SECOND = "sk-schlüssel"
+
+
+@pytest.fixture(scope="module")
+def guarded(start: Callable[..., Any]) -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WAVER_TEST_KEYS", f"{KEY}, {SECOND},")
+        yield start(api_keys_env="WAVER_TEST_KEYS", cors_origins=["https://app.example"])
+
+
+def test_every_route_but_four_needs_a_key(guarded: Any) -> None:
+    routes = {route.path for route in guarded.server.config.app.routes} | {"/nothing/here", "/docs", "/openapi.json"}
+    with guarded.http() as http:
+        for path in routes - OPEN_PATHS - {"/static"}:
+            for method in ("GET", "POST", "DELETE"):
+                response = http.request(method, path.replace("{model:path}", "small"))
+                assert response.status_code == 401, (method, path)
+                assert response.json()["error"]["code"] == "invalid_api_key"
+                assert response.headers["www-authenticate"] == "Bearer"
+        for path in OPEN_PATHS:
+            assert http.get(path).status_code in (200, 503), path
+
+
+def test_sdk_with_a_key(guarded: Any) -> None:
+    assert guarded.openai(api_key=KEY).models.list().data
+    with pytest.raises(openai.AuthenticationError):
+        guarded.openai(api_key="wrong").models.list()
+
+
+def test_second_key_in_utf8(guarded: Any) -> None:
+    with guarded.http() as http:
+        assert http.get("/v1/models", headers={"authorization": f"Bearer {SECOND}".encode()}).status_code == 200
+
+
+def test_other_headers_do_not_let_in(guarded: Any) -> None:
+    with guarded.http() as http:
+        for headers in (
+            {"x-api-key": KEY},
+            {"api-key": KEY},
+            {"authorization": KEY},
+            {"authorization": f"Basic {KEY}"},
+            {"proxy-authorization": f"Bearer {KEY}"},
+            {"cookie": f"authorization=Bearer {KEY}"},
+            [("authorization", "Bearer x"), ("authorization", f"Bearer {KEY}")],
+        ):
+            assert http.get("/v1/models", headers=headers).status_code == 401, headers
+        assert http.get(f"/v1/models?api_key={KEY}").status_code == 401
+
+
+def test_fuzzed_authorization_is_only_ever_401(guarded: Any) -> None:
+    draw = random.Random(1)
+    pieces = [
+        "Bearer",
+        "bearer ",
+        " ",
+        "'",
+        '"',
+        "--",
+        ";",
+        "%00",
+        "\\",
+        KEY[:-1],
+        KEY + "x",
+        KEY.upper(),
+        "é",
+        "$(id)",
+    ]
+    with guarded.http() as http:
+        for _ in range(400):
+            value = "".join(draw.choice(pieces) for _ in range(draw.randrange(6))).strip()
+            response = http.get("/v1/models", headers={"authorization": value.encode()})
+            assert response.status_code == 401, value
+            assert KEY not in response.text
+
+
+async def test_ten_thousand_random_values_are_refused() -> None:
+    middleware = AuthMiddleware(None, [KEY, SECOND])  # type: ignore[arg-type]
+    draw = random.Random(2)
+    for _ in range(10_000):
+        value = draw.randbytes(draw.randrange(64))
+        assert not middleware._admits([(b"authorization", value)])
+        assert not middleware._admits([(b"authorization", b"Bearer " + value)])
+    assert middleware._admits([(b"authorization", b"Bearer " + KEY.encode())])
+
+
+def test_trap_27_options_before_keys_and_cors_on_errors(guarded: Any) -> None:
+    origin = {"origin": "https://app.example"}
+    with guarded.http() as http:
+        preflight = {
+            **origin,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization",
+        }
+        answer = http.options("/v1/chat/completions", headers=preflight)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert http.options("/v1/chat/completions").status_code == 204
+        refused = http.get("/v1/models", headers=origin)
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == "https://app.example"
+        missing = http.get("/nothing", headers={**origin, "authorization": f"Bearer {KEY}"})
+        assert missing.status_code == 404
+        assert missing.headers["access-control-allow-origin"] == "https://app.example"
+        bad = http.post("/v1/chat/completions", json={}, headers={**origin, "authorization": f"Bearer {KEY}"})
+        assert (bad.status_code, bad.headers["access-control-allow-origin"]) == (400, "https://app.example")
+        assert (
+            "access-control-allow-origin" not in http.get("/health", headers={"origin": "https://evil.example"}).headers
+        )
+
+
+def test_keys_are_off_without_keys(running: Any) -> None:
+    for headers in ({}, {"authorization": "Bearer "}, {"authorization": "Bearer"}, {"authorization": "x"}):
+        assert httpx.get(f"{running.v1}/models", headers=headers).status_code == 200
+
+
+def test_start_is_refused_where_others_can_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WAVER_API_KEYS", raising=False)
+    for host in ("0.0.0.0", "::", "192.168.1.4", "example.org"):
+        with pytest.raises(ValueError, match="WAVER_API_KEYS"):
+            check_exposure(ServerConfig(host=host))
+        check_exposure(ServerConfig(host=host, allow_no_keys=True))
+    for host in ("127.0.0.1", "::1", "localhost"):
+        check_exposure(ServerConfig(host=host))
+    monkeypatch.setenv("WAVER_API_KEYS", "k")
+    check_exposure(ServerConfig(host="0.0.0.0"))

@@ -1,0 +1,88 @@
+"""Configuration: file < environment < flags, and sentences for what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from server.config import BUNDLED, load_config
+from server.run import serve
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def write(**content: Any) -> Path:
+        file = tmp_path / "waver.yaml"
+        file.write_text(yaml.safe_dump({"engines": {"small": {"backend": "transformers", "model": "x/y"}}, **content}))
+        return file
+
+    return write
+
+
+def test_bundled_configuration_finds_its_models_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config()
+    assert list(config.engines) == ["small", "large"]
+    assert all(Path(engine.model).is_dir() for engine in config.engines.values())
+    assert config.default_preset == "frugal"
+    assert BUNDLED.exists()
+
+
+def test_flags_over_environment_over_file(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(server={"port": 1, "max_queue": 11, "host": "localhost"})
+    monkeypatch.setenv("WAVER_SERVER__PORT", "2")
+    monkeypatch.setenv("WAVER_SERVER__MAX_QUEUE", "22")
+    monkeypatch.setenv("WAVER_ENGINES__SMALL__DEVICE", "cpu")
+    config = load_config(file, {"server": {"port": 3}})
+    assert (config.server.port, config.server.max_queue, config.server.host) == (3, 22, "localhost")
+    assert (config.engines["small"].device, config.engines["small"].model) == ("cpu", "x/y")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"sever": {}}, "unknown key 'sever'"),
+        ({"server": {"prot": 1}}, "unknown key 'server.prot'"),
+        ({"server": {"port": "http"}}, "server.port: "),
+        ({"engines": {"a": {"backend": "transformers"}}}, "'engines.a.model' is required"),
+        ({"engines": {"a": {"backend": "magic", "model": "x"}}}, "engines.a.backend: "),
+        ({"engines": {}}, "engines: "),
+        ({"default_preset": "none"}, "default_preset 'none' is not among the presets"),
+        ({"engines": {"default": {"model": "x"}}}, "cannot be named 'default'"),
+        ({"presets": {"a b": []}}, "presets.a b"),
+    ],
+)
+def test_mistakes_get_a_sentence(write: Any, content: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        load_config(write(**content))
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "", "\x00"])
+def test_files_that_are_no_mapping(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "waver.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"waver\.yaml"):
+        load_config(file)
+
+
+def test_missing_file_is_said_and_not_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve("no/such.yaml") == 1
+    assert capsys.readouterr().err == "The configuration no/such.yaml cannot be read: No such file or directory.\n"
+
+
+def test_a_preset_that_cannot_run_stops_the_start(tiny_pair: dict[str, Path], write: Any) -> None:
+    import asyncio
+
+    from server.runtime import Runtime
+
+    engines = {"small": {"model": str(tiny_pair["small"])}}
+    runtime = Runtime(load_config(write(engines=engines, presets={"p": [{"name": "ead", "large": "huge"}]})))
+    failed: list[bool] = []
+    asyncio.run(runtime.start(lambda: failed.append(True)))
+    assert failed
+    assert runtime.failure is not None
+    assert "preset 'p'" in runtime.failure

@@ -1,0 +1,80 @@
+"""A client that leaves frees its work in every engine within one step, whenever it leaves."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import Any
+
+import pytest
+
+HELLO = [{"role": "user", "content": "hello"}]
+LONG = {"messages": HELLO, "max_tokens": 1000, "ignore_eos": True}
+CASES = {
+    "before the first token": ({"stream": True}, 0),
+    "mid-stream": ({"stream": True}, 4),
+    "whole answer": ({"stream": False}, 0),
+    "three choices": ({"stream": True, "n": 3}, 6),
+    "inside a hand-over": ({"stream": True, "policy": [{"name": "random_switch", "rate": 0.5}]}, 3),
+    "inside a hand-over, eager": ({"stream": True, "policy": [{"name": "ead", "threshold": 2.5, "window": 1}]}, 3),
+}
+
+
+def leave(running: Any, body: dict[str, Any], events: int) -> None:
+    """Send a request, read so many events, and close the connection."""
+    host, port = running.url.removeprefix("http://").split(":")
+    content = json.dumps({**LONG, **body}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head.encode() + b"\r\n\r\n" + content)
+        read = b""
+        while read.count(b"data: ") < events:
+            read += connection.recv(65536)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_leaving_frees_the_work(running: Any, case: str) -> None:
+    body, events = CASES[case]
+    for turn in range(17):
+        leave(running, body, events)
+        if not events:
+            time.sleep(0.01 * turn)  # at another moment each time
+        assert running.idle(within=0.5), case
+    with running.openai() as client:
+        assert client.chat.completions.create(model="waver/frugal", messages=HELLO, max_tokens=2).choices
+
+
+def test_leaving_while_waiting_frees_the_place(start: Any) -> None:
+    running = start(max_concurrency=1, max_queue=8)
+    with running.http() as http, http.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as busy:
+        lines = busy.iter_lines()
+        next(lines)
+        for stream in (True, False):
+            leave(running, {"stream": stream}, 0)
+        deadline = time.monotonic() + 2
+        while running.runtime.admission.waiting and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert running.runtime.admission.waiting == 0
+    assert running.idle(within=1)
+
+
+def test_trap_28_headers_leave_before_the_first_token(running: Any) -> None:
+    with running.http() as http:
+        began = time.perf_counter()
+        with http.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as response:
+            waited = time.perf_counter() - began
+            assert response.headers["content-type"].startswith("text/event-stream")
+    assert waited < 1
+    assert running.idle(within=1)
+
+
+def test_trap_14_keep_alive_is_a_comment(start: Any) -> None:
+    running = start(keepalive=0.01, max_concurrency=1)
+    with running.http() as http:
+        text = http.post("/v1/chat/completions", json={**LONG, "max_tokens": 200, "n": 8, "stream": True}).text
+    lines = set(line.split(" ")[0] for line in text.split("\n"))
+    assert lines <= {"", "data:", ":"}
+    with running.openai() as client:
+        stream = client.chat.completions.create(model="large", messages=HELLO, max_tokens=50, n=4, stream=True)
+        assert all(chunk.choices for chunk in stream)

@@ -1,0 +1,142 @@
+"""Models, tokenization, probes, metrics, the page, and what happens while engines start."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from policies.registry import REGISTRY
+
+
+def test_trap_26_models(client: openai.OpenAI, http: httpx.Client) -> None:
+    listed = client.models.list().data
+    assert [model.id for model in listed] == ["small", "large", "waver/frugal", "waver/coin"]
+    for model in listed:
+        assert (model.object, type(model.created), model.owned_by) == ("model", int, "waver")
+        assert client.models.retrieve(model.id) == model
+    raw, quoted = http.get("/v1/models/waver/frugal"), http.get("/v1/models/waver%2Ffrugal")
+    assert raw.json() == quoted.json()
+    assert raw.json()["id"] == "waver/frugal"
+
+
+def test_trap_27_head(http: httpx.Client) -> None:
+    for path in ("/", "/health", "/ready", "/v1/models"):
+        answer = http.head(path)
+        assert (answer.status_code, answer.content) == (200, b""), path
+
+
+def test_trap_30_probes_and_version(http: httpx.Client) -> None:
+    assert http.get("/health").status_code == http.get("/ready").status_code == 200
+    assert http.get("/version").json()["version"]
+
+
+def test_policies_are_described(http: httpx.Client) -> None:
+    listed = http.get("/v1/policies").json()["data"]
+    assert {policy["name"] for policy in listed} == set(REGISTRY)
+    for policy in listed:
+        assert policy["summary"]
+        assert policy["stage"]
+        assert policy["schema"]["properties"].keys() >= policy["defaults"].keys()
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+def test_trap_30_tokenize_and_back(http: httpx.Client, prefix: str) -> None:
+    text = "12 + 7 = 19, naïve 日本"
+    answer = http.post(f"{prefix}/tokenize", json={"prompt": text, "return_token_strs": True}).json()
+    assert answer["count"] == len(answer["tokens"]) == len(answer["token_strs"])
+    assert answer["max_model_len"] == 1024
+    assert http.post(f"{prefix}/detokenize", json={"tokens": answer["tokens"]}).json() == {"prompt": text}
+    info = http.get(f"{prefix}/tokenizer_info").json()
+    assert info["eos_token"]
+    assert info["chat_template"]
+
+
+def test_tokenized_chat_is_the_prompt(http: httpx.Client, client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "hello"}]
+    count = http.post("/v1/tokenize", json={"model": "small", "messages": messages}).json()["count"]
+    answer = client.chat.completions.create(model="small", messages=messages, max_tokens=1)
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == count
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": 5}, "prompt"),
+        ("/tokenize", {"prompt": "a", "messages": []}, "prompt"),
+        ("/detokenize", {}, "tokens"),
+        ("/detokenize", {"tokens": [10**7]}, "tokens"),
+        ("/detokenize", {"tokens": ["a"]}, "tokens[0]"),
+    ],
+)
+def test_bad_tokenization(http: httpx.Client, path: str, body: dict[str, Any], param: str) -> None:
+    response = http.post(path, json=body)
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"] == param
+
+
+def test_loop_stays_free_while_a_long_prompt_is_tokenized(running: Any) -> None:
+    def work() -> None:
+        httpx.post(f"{running.url}/tokenize", json={"prompt": "some words and 123 numbers " * 40_000}, timeout=60)
+
+    busy = threading.Thread(target=work)
+    slowest = 0.0
+    with running.http() as http:
+        http.get("/health")
+        busy.start()
+        while busy.is_alive():
+            slowest = max(slowest, http.get("/health").elapsed.total_seconds())
+        busy.join()
+    assert slowest < 0.5
+
+
+def test_metrics_count_what_was_answered(http: httpx.Client, client: openai.OpenAI) -> None:
+    def tokens() -> float:
+        lines = http.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("waver_generated_tokens_total{"))
+
+    before = tokens()
+    answer = client.completions.create(model="waver/frugal", prompt="1 + 1", max_tokens=7)
+    assert answer.usage is not None
+    assert tokens() - before == answer.usage.completion_tokens
+    text = http.get("/metrics").text
+    for name in ("waver_requests_total", "waver_request_seconds", "waver_active_sequences", "waver_requests_waiting"):
+        assert name in text
+
+
+def test_page_and_its_files(http: httpx.Client) -> None:
+    page = http.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert http.get("/static/app.js").status_code == 200
+    assert http.get("/static/../config.py").status_code == 404
+    assert http.get("/static/%2e%2e/config.py").status_code == 404
+    assert http.get("/openapi.json").json()["paths"]["/v1/chat/completions"]
+
+
+def test_requests_wait_outside_until_the_engines_are_warm(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import server.runtime
+
+    load, hold = server.runtime.load_engine, threading.Event()
+
+    def slow(*arguments: Any) -> Any:
+        hold.wait(30)
+        return load(*arguments)
+
+    monkeypatch.setattr(server.runtime, "load_engine", slow)
+    running = start(wait=False)
+    body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
+    with running.http() as http:
+        assert http.get("/health").status_code == 200
+        assert len(http.get("/v1/models").json()["data"]) == 4
+        for response in (http.get("/ready"), http.post("/v1/chat/completions", json=body)):
+            assert response.status_code == 503
+            assert 0 < int(response.headers["retry-after"]) <= 120
+            assert response.json()["error"]["code"] == "not_ready"
+        hold.set()
+        running.until_ready()
+        assert http.post("/v1/chat/completions", json=body).status_code == 200

@@ -62,8 +62,12 @@ def explain(error: openai.OpenAIError, base_url: str) -> str:
 
 
 def error_message(error: openai.OpenAIError) -> str:
+    """The server's sentence, with the field it is about."""
     body = getattr(error, "body", None)
-    return str((isinstance(body, dict) and body.get("message")) or error)
+    message, param = (body.get("message"), body.get("param")) if isinstance(body, dict) else (None, None)
+    if not message:
+        return str(error)
+    return f"{param}: {message}" if param and param not in message else str(message)
 
 
 def summary(report: WaverReport) -> str:

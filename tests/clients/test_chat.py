@@ -14,11 +14,15 @@ import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from clients.client import TracedToken
 from clients.palette import COLOURS, printable, spans
+
+if TYPE_CHECKING:
+    from tests.conftest import Running
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "waver.py"), "chat"]
@@ -55,12 +59,17 @@ class Terminal:
                     break
         raise AssertionError(f"{pattern!r} did not come: {self.text[since:]!r}")
 
-    def close(self) -> int:
-        try:
-            return self.process.wait(20)
-        finally:
-            self.process.kill()
-            os.close(self.master)
+    def status(self) -> int:
+        return self.process.wait(20)
+
+    def __enter__(self) -> Terminal:
+        self.wait_for("› ")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.master)
 
 
 def _take_terminal() -> None:
@@ -70,10 +79,19 @@ def _take_terminal() -> None:
 
 @pytest.fixture
 def terminal(base_url: str) -> Iterator[Terminal]:
-    chat = Terminal(["--base-url", base_url, "--temperature", "0", "--max-tokens", "40"])
-    chat.wait_for("› ")
-    yield chat
-    chat.process.kill()
+    with Terminal(["--base-url", base_url, "--temperature", "0", "--max-tokens", "40"]) as chat:
+        yield chat
+
+
+@pytest.fixture
+def engines(running: Running) -> list[str]:
+    """The server's engines, as it lists them."""
+    return list(running.runtime.engines)
+
+
+def only(engine: str) -> str:
+    """A policy that lets one engine write all of the answer."""
+    return f'[{{"name": "random_switch", "rate": {int(engine == "large")}}}]'
 
 
 def say(terminal: Terminal, line: str, pattern: str) -> str:
@@ -82,16 +100,17 @@ def say(terminal: Terminal, line: str, pattern: str) -> str:
     return terminal.wait_for(pattern + r"(.|\n)*› ", since)
 
 
-def test_a_conversation(terminal: Terminal) -> None:
-    assert re.search(r"entropy in nats █ 0 .*written by small.*large", ESCAPE.sub("", terminal.text))
+def test_a_conversation(terminal: Terminal, engines: list[str]) -> None:
+    assert f"█ 2   written by {' '.join(engines)}" in ESCAPE.sub("", terminal.text)
     answer = say(terminal, "What is 34 + 25?", r"entropy: mean [\d.]+, max [\d.]+ nats")
     shown = {tuple(map(int, rgb)) for rgb in re.findall(r"38;2;(\d+);(\d+);(\d+)", answer)}
     assert shown <= {tuple(bytes.fromhex(colour[1:])) for colour in COLOURS}
     assert shown
-    assert re.search(r"tokens: small \d+, large \d+ · switches: \d+ · relative cost: [\d.]+", answer)
-    large = say(terminal, '/policy [{"name": "random_switch", "rate": 1}]', "policy:") and say(terminal, "hi", "nats")
-    assert re.search(r"tokens: small 0, large \d+", large)
-    assert re.search(r"\x1b\[4;38;2;", large), "the second engine's tokens are underlined"
+    assert re.search(r"tokens: \w+ \d+, \w+ \d+ · switches: \d+ · relative cost: [\d.]+", answer)
+    say(terminal, f"/policy {only(engines[1])}", "policy:")
+    second = say(terminal, "hi", "nats")
+    assert re.search(rf"{engines[0]} 0\b", second)
+    assert re.search(r"\x1b\[4;38;2;", second), "the second engine's tokens are underlined"
     assert "policy: []" in say(terminal, "/policy none", "policy:")
     assert "neither a preset's name nor a JSON list" in say(terminal, '/policy [{"name"}', "policy")
     assert "There is no preset" in say(terminal, "/policy nonsense", "policy:") + say(terminal, "hi", "no preset")
@@ -100,33 +119,28 @@ def test_a_conversation(terminal: Terminal) -> None:
     assert "/policy NAME" in say(terminal, "/help", "ctrl-C")
     assert "no command /nonsense" in say(terminal, "/nonsense", "no command")
     terminal.type("/quit\r")
-    assert terminal.close() == 0
+    assert terminal.status() == 0
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(base_url: str) -> None:
-    chat = Terminal(["--base-url", base_url, "--temperature", "1", "--max-tokens", "900", "--policy", "none"])
-    chat.wait_for("› ")
-    since = len(chat.text)
-    chat.type("hi\r")
-    chat.wait_for(r"hi\r\n.", since)
-    chat.type("\x03")
-    chat.wait_for(r"(stopped|/quit or ctrl-D to leave)(.|\n)*› ", since)
-    assert chat.process.poll() is None
-    chat.type("\x04")
-    assert chat.close() == 0
+    arguments = ["--base-url", base_url, "--temperature", "1", "--max-tokens", "900", "--policy", "none"]
+    with Terminal(arguments) as chat:
+        since = len(chat.text)
+        chat.type("hi\r")
+        chat.wait_for(r"hi\r\n.", since)
+        chat.type("\x03")
+        chat.wait_for(r"(stopped|/quit or ctrl-D to leave)(.|\n)*› ", since)
+        assert chat.process.poll() is None
+        chat.type("\x04")
+        assert chat.status() == 0
 
 
-def test_no_color_keeps_the_marks(base_url: str) -> None:
-    chat = Terminal(
-        ["--base-url", base_url, "--max-tokens", "8", "--policy", '[{"name": "random_switch", "rate": 1}]'],
-        NO_COLOR="1",
-    )
-    chat.wait_for("› ")
-    answer = say(chat, "hi", "nats")
-    assert "38;" not in chat.text
-    assert "\x1b[4m" in answer
-    chat.type("/quit\r")
-    assert chat.close() == 0
+def test_no_color_keeps_the_marks(base_url: str, engines: list[str]) -> None:
+    arguments = ["--base-url", base_url, "--max-tokens", "8", "--policy", only(engines[1])]
+    with Terminal(arguments, NO_COLOR="1") as chat:
+        answer = say(chat, "hi", "nats")
+        assert "38;" not in chat.text
+        assert "\x1b[4m" in answer
 
 
 def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -162,7 +176,7 @@ def test_in_a_pipe(base_url: str) -> None:
     [
         (["-m", " "], 2, "nothing to ask"),
         (["-m", "hi", "--policy", "[{"], 2, "JSON list"),
-        (["-m", "hi", "--policy", '[{"name": "ead", "threshold": -1}]'], 1, "threshold"),
+        (["-m", "hi", "--policy", '[{"name": "ead", "threshold": -1}]'], 1, "policy[0].threshold: "),
         (["-m", "hi", "--model", "nobody"], 1, "no model 'nobody'"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Decoding policies: middleware around an engine, one file a method."""

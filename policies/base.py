@@ -1,0 +1,136 @@
+"""The other two nouns, `Job` and `Report`, and what a policy is: middleware around decoding.
+
+A request's policies are sorted by `stage` and wrapped around the engine, outermost first:
+`admit > prompt > search > decode > sample > engine`. Each one's `decode(job, proceed)` yields steps, and
+`proceed(job)` runs what is inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from engines.base import Engine, Gate, Sampling, Step
+
+Stage = Literal["admit", "prompt", "search", "decode", "sample"]
+STAGES: tuple[Stage, ...] = ("admit", "prompt", "search", "decode", "sample")
+
+
+@dataclass
+class Report:
+    """What happened while one choice was decoded; becomes the `waver` object of the response."""
+
+    policy: list[dict[str, Any]] = field(default_factory=list)
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    """Parameter count of every engine the request's policies may use, by name."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    discarded: int = 0
+    switches: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What policies add under a key of their own, such as `retrieval` or `strategy`."""
+    entropy_sum: float = 0.0
+    entropy_max: float = 0.0
+    bounds_sum: tuple[float, float] | None = None
+    _writer: str | None = None
+
+    def observe(self, step: Step) -> None:
+        """Count one token of the answer."""
+        self.tokens[step.engine] = self.tokens.get(step.engine, 0) + 1
+        self.switches += self._writer not in (None, step.engine)
+        self._writer = step.engine
+        self.entropy_sum += step.entropy
+        self.entropy_max = max(self.entropy_max, step.entropy)
+        if step.entropy_bounds or self.bounds_sum:
+            low, high = step.entropy_bounds or (step.entropy, step.entropy)
+            total = self.bounds_sum or (self.entropy_sum - step.entropy,) * 2
+            self.bounds_sum = (total[0] + low, total[1] + high)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(self.tokens.values())
+
+    @property
+    def relative_cost(self) -> float:
+        """Parameter-weighted cost against the largest engine alone (EAD, arXiv 2502.06833); 0 for an empty answer."""
+        largest = max(self.parameters.values(), default=0)
+        if not largest or not self.completion_tokens:
+            return 0.0
+        spent = sum(n * self.parameters[engine] for engine, n in self.tokens.items())
+        return spent / (largest * self.completion_tokens)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The `waver` object of API.md, without a trace."""
+        n = max(self.completion_tokens, 1)
+        entropy: dict[str, Any] = {"mean": self.entropy_sum / n, "max": self.entropy_max, "kind": "exact"}
+        if self.bounds_sum:
+            entropy |= {"kind": "bounded", "lower": self.bounds_sum[0] / n, "upper": self.bounds_sum[1] / n}
+        out: dict[str, Any] = {
+            "policy": self.policy,
+            "tokens": {name: self.tokens.get(name, 0) for name in self.parameters},
+            "switches": self.switches,
+            "relative_cost": self.relative_cost,
+            "entropy": entropy,
+        }
+        if self.discarded:
+            out["discarded_tokens"] = self.discarded
+        return out | self.extra
+
+
+@dataclass
+class Job:
+    """One choice being decoded: the prompt, how to sample, which engine writes, and the report that is being filled.
+
+    `engine` is the engine that runs unless a policy picks another; `engines` are all there are, by name.
+    """
+
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    engine: str
+    engines: Mapping[str, Engine]
+    report: Report
+
+
+Proceed = Callable[[Job], AsyncGenerator[Step, None]]
+
+
+def continuation(
+    job: Job, written: Sequence[int], engine: str, gate: Gate | None = None, max_new: int | None = None
+) -> Job:
+    """The job that goes on after `written` on an engine, up to a gate or `max_new` more tokens; limits, seeds and
+    penalties hold over the whole answer."""
+    start, limit = job.sampling.answer_start, job.sampling.max_tokens
+    start = len(job.prompt_ids) if start is None else start
+    prompt_ids = (*job.prompt_ids, *written)
+    if max_new is not None:
+        limit = min(limit, len(prompt_ids) - start + max_new)
+    sampling = replace(job.sampling, gate=gate, answer_start=start, max_tokens=limit)
+    return replace(job, prompt_ids=prompt_ids, engine=engine, sampling=sampling)
+
+
+def ends_answer(step: Step, job: Job, written: Sequence[int]) -> bool:
+    """Whether the answer ends with this step (the last of `written`), not just a segment with a limit of its own."""
+    begun = 0 if job.sampling.answer_start is None else len(job.prompt_ids) - job.sampling.answer_start
+    return step.finish == "stop" or (step.finish == "length" and begun + len(written) >= job.sampling.max_tokens)
+
+
+class Policy(BaseModel):
+    """A decoding method. Its fields are its per-request parameters; its docstring's first line is its summary.
+
+    Subclasses set `stage` and `paper`, give `name` a `Literal` default, and write `decode`. A field that names an
+    engine (`engine_fields`) must name a configured one: `policies.registry` checks it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    stage: ClassVar[Stage]
+    paper: ClassVar[str | None] = None
+    engine_fields: ClassVar[tuple[str, ...]] = ()
+
+    name: str
+
+    def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
+        """Yield the steps of the answer; `proceed(job)` runs what is inside. Close what you stop reading."""
+        raise NotImplementedError

@@ -1,0 +1,125 @@
+"""Entropy Adaptive Decoding (EAD), arXiv 2502.06833: a small and a large model share one output stream.
+
+The rule (section 3): with H̄_t the mean next-token entropy of the active model over the last `window` tokens and c the
+tokens written since the last switch,
+
+    M_t = large  if H̄_t >= threshold and c >= min_tokens
+          small  if H̄_t <  threshold and c >= min_tokens
+          M_{t-1} otherwise.
+
+Details:
+- The paper's entropies are in bits; `threshold` here is in nats (1 bit = 0.693147 nats, so 1 bit is 0.69).
+- At exact equality the large model's clause wins. The window is kept over a switch, and averages what
+  it has until it is full.
+- c starts at 0, so the first `min_tokens` tokens are the start model's.
+- `lagged`, the reading of the paper's traces: H_t counts once token t is written, and decides about t + 1. `eager`
+  (default): H_t decides who writes t; what enters the window then is the writing model's entropy at t.
+- `monitor: small` watches the small model all along (one small pass for each token of the large one): the large model's
+  own lower entropy cannot end a hard stretch early. `threshold_down` is the other remedy: the large model keeps writing
+  until the mean falls below it.
+- Nothing is verified or rolled back; the engines keep their KV caches and read only what they missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from engines.base import NO_TOKEN, Gate, Step
+from entropy import RollingEntropy
+from policies.base import Job, Policy, Proceed, Stage, continuation, ends_answer
+
+
+class EntropyAdaptiveDecoding(Policy):
+    """Switch between a small and a large model, token by token, on the rolling entropy of the next token."""
+
+    stage: ClassVar[Stage] = "decode"
+    paper: ClassVar[str] = "arXiv 2502.06833"
+    engine_fields: ClassVar[tuple[str, ...]] = ("small", "large")
+
+    name: Literal["ead"] = "ead"
+    small: str = Field(default="small", description="engine that writes while the entropy is low")
+    large: str = Field(default="large", description="engine that writes while the entropy is high")
+    threshold: float = Field(
+        default=0.2, ge=0.0, description="rolling mean entropy at which the large engine takes over (nats)"
+    )
+    window: int = Field(default=3, ge=1, le=1024, description="tokens in the rolling mean")
+    min_tokens: int = Field(default=3, ge=1, le=4096, description="tokens after a switch before the next one")
+    monitor: Literal["active", "small"] = Field(default="active", description="whose entropy is watched")
+    timing: Literal["eager", "lagged"] = Field(
+        default="eager", description="whether the entropy at a position decides who writes it, or who writes the next"
+    )
+    threshold_down: float | None = Field(
+        default=None,
+        ge=0.0,
+        description="mean below which the small engine takes over again (nats); default: threshold",
+    )
+    start: Literal["small", "large"] = Field(default="small", description="who writes first")
+
+    @model_validator(mode="after")
+    def _check(self) -> EntropyAdaptiveDecoding:
+        if self.threshold_down is not None and self.threshold_down > self.threshold:
+            raise ValueError("threshold_down must not be above threshold")
+        return self
+
+    async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
+        written: list[int] = []
+        window = RollingEntropy(self.window)
+        on_large = self.start == "large"
+        while True:
+            watching = on_large and self.monitor == "small"
+            run = self._watched if watching else self._gated
+            async with aclosing(run(job, proceed, written, window, on_large)) as segment:
+                async for step in segment:
+                    if step.token == NO_TOKEN:
+                        break
+                    if not watching:
+                        window.push(step.entropy)
+                    written.append(step.token)
+                    last = ends_answer(step, job, written)
+                    yield step if last else replace(step, finish=None)
+                    if last:
+                        return
+            on_large = not on_large
+
+    def _gated(
+        self, job: Job, proceed: Proceed, written: list[int], window: RollingEntropy, on_large: bool
+    ) -> AsyncGenerator[Step, None]:
+        """A segment that its own engine ends, where the other one should write."""
+        gate = Gate(
+            window=self.window,
+            threshold=self._threshold(on_large),
+            above=not on_large,
+            min_tokens=self.min_tokens,
+            timing=self.timing,
+            history=window.values,
+        )
+        return proceed(continuation(job, written, self.large if on_large else self.small, gate=gate))
+
+    def _threshold(self, on_large: bool) -> float:
+        return self.threshold if self.threshold_down is None or not on_large else self.threshold_down
+
+    async def _watched(
+        self, job: Job, proceed: Proceed, written: list[int], window: RollingEntropy, on_large: bool
+    ) -> AsyncGenerator[Step, None]:
+        """A segment of the large engine, a token at a time, while the small one reads along and fills the window."""
+        made = 0
+        while True:
+            watched = await _next(proceed(continuation(job, written, self.small, max_new=1)))
+            low = window.peek(watched.entropy) < self._threshold(on_large)
+            if low and self.timing == "eager" and made >= self.min_tokens:
+                return
+            window.push(watched.entropy)
+            yield await _next(proceed(continuation(job, written, self.large, max_new=1)))
+            made += 1
+            if low and self.timing == "lagged" and made >= self.min_tokens:
+                return
+
+
+async def _next(steps: AsyncGenerator[Step, None]) -> Step:
+    async with aclosing(steps):
+        return await anext(steps)

@@ -1,0 +1,42 @@
+"""The control for EAD: switch between two engines blindly, at a given share of tokens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from itertools import groupby
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from engines.base import Step
+from policies.base import Job, Policy, Proceed, Stage, continuation, ends_answer
+
+
+class RandomSwitch(Policy):
+    """Let chance decide who writes each token; the control that a switching policy has to beat at the same share."""
+
+    stage: ClassVar[Stage] = "decode"
+    engine_fields: ClassVar[tuple[str, ...]] = ("small", "large")
+
+    name: Literal["random_switch"] = "random_switch"
+    small: str = Field(default="small", description="engine that writes the rest")
+    large: str = Field(default="large", description="engine that writes a share of the tokens")
+    rate: float = Field(default=0.5, ge=0.0, le=1.0, description="share of tokens on the large engine")
+
+    async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
+        rng = random.Random(f"random_switch:{job.sampling.seed}")
+        written: list[int] = []
+        writers = (rng.random() < self.rate for _ in range(job.sampling.max_tokens))
+        for on_large, run in groupby(writers):
+            count = sum(1 for _ in run) if 0.0 < self.rate < 1.0 else job.sampling.max_tokens
+            segment = proceed(continuation(job, written, self.large if on_large else self.small, max_new=count))
+            async with aclosing(segment):
+                async for step in segment:
+                    written.append(step.token)
+                    last = ends_answer(step, job, written)
+                    yield step if last else replace(step, finish=None)
+                    if last:
+                        return

@@ -1,0 +1,137 @@
+"""Every policy by name; how a request's list is checked, sorted and wrapped around the engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from engines.base import Engine, Step
+from engines.tokens import differences
+from policies.base import STAGES, Job, Policy, Proceed
+from policies.ead import EntropyAdaptiveDecoding
+from policies.random_switch import RandomSwitch
+from policies.route import Route
+
+REGISTRY: dict[str, type[Policy]] = {
+    policy.model_fields["name"].default: policy for policy in (EntropyAdaptiveDecoding, RandomSwitch, Route)
+}
+MOST = 16
+"""Policies in one request."""
+
+
+class PolicyError(ValueError):
+    """A policy list cannot be used. The message is for the user; `param` names the place, as `policy[0].threshold`."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+def parse(
+    items: Sequence[Any], engines: Mapping[str, Engine], defaults: Mapping[str, Mapping[str, Any]] | None = None
+) -> tuple[Policy, ...]:
+    """Check a request's list of policies and sort it by stage.
+
+    Args:
+        items: objects such as `{"name": "ead", "threshold": 0.7}`. engines: all configured engines by name.
+        defaults: parameters for policies that leave them out, by policy name.
+
+    Raises:
+        PolicyError: unknown name or field, wrong type or range, unknown engine, or policies that cannot stand together.
+    """
+    if len(items) > MOST:
+        raise PolicyError(f"at most {MOST} policies in one request, not {len(items)}", "policy")
+    policies = [_one(item, f"policy[{i}]", engines, defaults or {}) for i, item in enumerate(items)]
+    for i, policy in enumerate(policies):
+        for other in policies[:i]:
+            if other.name == policy.name:
+                raise PolicyError(f"{policy.name} is listed twice", f"policy[{i}]")
+            if other.stage == policy.stage == "decode":
+                raise PolicyError(
+                    f"{policy.name} and {other.name} both choose the engine that writes; use one of them",
+                    f"policy[{i}]",
+                )
+    return tuple(sorted(policies, key=lambda policy: STAGES.index(policy.stage)))
+
+
+def _one(item: Any, param: str, engines: Mapping[str, Engine], defaults: Mapping[str, Mapping[str, Any]]) -> Policy:
+    if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
+        raise PolicyError('a policy is an object with a name, such as {"name": "ead"}', param)
+    name = item["name"]
+    if name not in REGISTRY:
+        raise PolicyError(f"unknown policy {name[:64]!r}; there are {', '.join(REGISTRY)}", f"{param}.name")
+    try:
+        policy = REGISTRY[name].model_validate({**defaults.get(name, {}), **item})
+    except ValidationError as error:
+        raise _readable(error, REGISTRY[name], param) from None
+    for field in policy.engine_fields:
+        if (engine := getattr(policy, field)) not in engines:
+            raise PolicyError(f"unknown engine {engine[:64]!r}; there are {', '.join(engines)}", f"{param}.{field}")
+    names = [getattr(policy, field) for field in policy.engine_fields]
+    for other in names[1:]:
+        if reason := differences(engines[names[0]].tokens, engines[other].tokens):
+            raise PolicyError(
+                f"{names[0]} and {other} cannot share an answer: {reason}", f"{param}.{policy.engine_fields[1]}"
+            )
+    return policy
+
+
+def _readable(error: ValidationError, policy: type[Policy], param: str) -> PolicyError:
+    """Pydantic's first complaint as a sentence with the field's description and what is allowed."""
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    if not path:
+        return PolicyError(str(first["msg"]).removeprefix("Value error, "), param)
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(n for n in policy.model_fields if n != "name")
+        return PolicyError(f"{path[0][:64]!r} is not a parameter; there are {known}", f"{param}.{path[0][:64]}")
+    schema = policy.model_json_schema()["properties"].get(path[0], {})
+    return PolicyError(f"{first['msg']}{_allowed(schema)}", f"{param}.{'.'.join(path)}")
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    words = {"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "above", "exclusiveMaximum": "below"}
+    schema = next((part for part in schema.get("anyOf", []) if part.get("type") != "null"), schema)
+    limits = [f"{words[key]} {schema[key]}" for key in words if key in schema]
+    if "enum" in schema:
+        limits.append("one of " + ", ".join(map(str, schema["enum"])))
+    return f" (a {schema.get('type', 'value')}{' ' if limits else ''}{', '.join(limits)})"
+
+
+def compose(policies: Sequence[Policy]) -> Proceed:
+    """Wrap policies (sorted by stage) around the engine: the first is the outermost."""
+    proceed: Proceed = _engine
+    for policy in reversed(policies):
+        proceed = _wrap(policy, proceed)
+    return proceed
+
+
+def _engine(job: Job) -> AsyncGenerator[Step, None]:
+    return job.engines[job.engine].generate(job.prompt_ids, job.sampling)
+
+
+def _wrap(policy: Policy, inner: Proceed) -> Proceed:
+    return lambda job: policy.decode(job, inner)
+
+
+def engines_used(policies: Sequence[Policy], default_engine: str) -> tuple[str, ...]:
+    """Names of the engines that may write, in the policies' order; the default one where no policy chooses."""
+    chosen = [getattr(policy, field) for policy in policies for field in policy.engine_fields]
+    return tuple(dict.fromkeys(chosen)) or (default_engine,)
+
+
+def describe() -> list[dict[str, Any]]:
+    """Every policy for `GET /v1/policies`: name, stage, summary, paper, JSON Schema of its parameters, defaults."""
+    return [
+        {
+            "name": name,
+            "stage": policy.stage,
+            "summary": (policy.__doc__ or "").strip().splitlines()[0],
+            "paper": policy.paper,
+            "schema": policy.model_json_schema(),
+            "defaults": {k: f.default for k, f in policy.model_fields.items() if k != "name"},
+        }
+        for name, policy in REGISTRY.items()
+    ]

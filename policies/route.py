@@ -1,0 +1,47 @@
+"""Whole-request routing by the entropy of a short draft: the coarse alternative to switching token by token."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from engines.base import Step
+from policies.base import Job, Policy, Proceed, Stage, continuation, ends_answer
+
+
+class Route(Policy):
+    """Draft a few tokens on the small engine; if their mean entropy is high, the large engine answers instead."""
+
+    stage: ClassVar[Stage] = "decode"
+    engine_fields: ClassVar[tuple[str, ...]] = ("small", "large")
+
+    name: Literal["route"] = "route"
+    small: str = Field(default="small", description="engine that drafts, and answers if it is sure")
+    large: str = Field(default="large", description="engine that answers from the start if the small one is not sure")
+    threshold: float = Field(
+        default=0.1, ge=0.0, description="mean entropy of the draft from which the large engine answers (nats)"
+    )
+    draft_tokens: int = Field(default=16, ge=1, le=1024, description="tokens in the draft")
+
+    async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
+        async with aclosing(proceed(continuation(job, (), self.small, max_new=self.draft_tokens))) as draft:
+            steps = [step async for step in draft]
+        if sum(step.entropy for step in steps) / len(steps) >= self.threshold:
+            job.report.discarded += len(steps)
+            async with aclosing(proceed(replace(job, engine=self.large))) as answer:
+                async for step in answer:
+                    yield step
+            return
+        written = [step.token for step in steps]
+        last = ends_answer(steps[-1], job, written)
+        for step in steps:
+            yield step if last else replace(step, finish=None)
+        if last:
+            return
+        async with aclosing(proceed(continuation(job, written, self.small))) as answer:
+            async for step in answer:
+                yield step

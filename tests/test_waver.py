@@ -1,0 +1,47 @@
+"""The command line, run as a person runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def waver(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "waver.py"), *arguments],
+        capture_output=True, text=True, timeout=120, cwd=ROOT,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["chat", "-h"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    done = waver(*arguments)
+    assert done.returncode == 0
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "typer" in loaded
+    assert not loaded & {"torch", "transformers", "openai", "fastapi", "uvicorn"}
+
+
+def test_help_lists_the_commands() -> None:
+    shown = waver("--help").stdout
+    assert all(command in shown for command in ("serve", "chat", "--version"))
+    assert waver("--version").stdout == f"waver {version('waver')}\n"
+
+
+def test_without_arguments_the_help_is_shown() -> None:
+    assert "Usage:" in waver().stdout
+
+
+def test_a_bad_configuration_is_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "waver.yaml"
+    file.write_text("engines: {small: {backend: transformers, model: models/small}}\nmodel: x\n")
+    done = waver("serve", "--config", str(file), "--port", "0")
+    assert done.returncode == 1
+    assert "unknown key 'model'" in done.stderr
+    assert "Traceback" not in done.stderr

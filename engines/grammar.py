@@ -1,0 +1,53 @@
+"""Guided decoding: which tokens a JSON schema allows next. The parser is llguidance's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import cast
+
+import llguidance
+import llguidance.hf
+import llguidance.torch
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from engines.base import Unsupported
+from engines.tokens import TokenText
+
+
+class Grammar:
+    """Compiles JSON schemas for one tokenizer."""
+
+    def __init__(self, tokens: TokenText, vocabulary: int) -> None:
+        self._vocabulary = vocabulary
+        self._tokenizer = llguidance.hf.from_tokenizer(
+            cast(PreTrainedTokenizerFast, tokens.tokenizer),
+            n_vocab=max(vocabulary, tokens.vocab_size),
+            eos_token=list(tokens.eos_ids),
+        )
+        self._compile = lru_cache(maxsize=64)(self._start)
+
+    def _start(self, schema: str) -> llguidance.LLMatcher:
+        matcher = llguidance.LLMatcher(self._tokenizer, llguidance.LLMatcher.grammar_from_json_schema(schema))
+        if matcher.is_error():
+            raise Unsupported(f"the JSON schema cannot be enforced: {matcher.get_error()}", "response_format")
+        return matcher
+
+    def matcher(self, schema: str, answer: Sequence[int]) -> llguidance.LLMatcher:
+        """A matcher that has read `answer`, so that an answer goes on where another engine left it.
+
+        Raises:
+            Unsupported: the schema cannot be compiled, or the answer so far is not a prefix of what it allows.
+        """
+        matcher = self._compile(schema).deep_copy()
+        if answer and not matcher.consume_tokens(list(answer)):
+            raise Unsupported("the answer so far does not fit the JSON schema", "response_format")
+        return matcher
+
+    def mask(self, logits: torch.Tensor, matcher: llguidance.LLMatcher) -> None:
+        """Bar, in place, the tokens of one `[vocab]` row that the grammar does not allow next."""
+        bits = llguidance.torch.allocate_token_bitmask(1, self._vocabulary)
+        llguidance.torch.fill_next_token_bitmask(matcher, bits)
+        allowed = (bits[0, :, None] >> torch.arange(32, dtype=torch.int32)) & 1
+        logits[(allowed.flatten()[: self._vocabulary] == 0).to(logits.device)] = -torch.inf

@@ -1,0 +1,68 @@
+"""One segment of an answer inside an embedded engine: its tokens, when it ends, and what its gate sees."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence as Ids
+from typing import TYPE_CHECKING
+
+from engines.base import NO_TOKEN, Finish, Gate, Sampling, Step
+from engines.sampling import Row
+from entropy import RollingEntropy
+
+if TYPE_CHECKING:
+    import llguidance
+
+
+class Sequence:
+    """A sequence being decoded. `ids` are the prompt and the answer so far; `inbox` receives steps, or an error."""
+
+    def __init__(self, prompt_ids: Ids[int], sampling: Sampling, eos_ids: tuple[int, ...]) -> None:
+        self.ids = list(prompt_ids)
+        self.sampling = sampling
+        self.start = len(self.ids) if sampling.answer_start is None else sampling.answer_start
+        self.born = len(self.ids)
+        self.ends = (*(() if sampling.ignore_eos else eos_ids), *sampling.stop_token_ids)
+        self.matcher: llguidance.LLMatcher | None = None
+        self.slot: int | None = None
+        self.inbox: asyncio.Queue[Step | Exception] = asyncio.Queue()
+        gate = sampling.gate
+        self._window = RollingEntropy(gate.window, gate.history) if gate else None
+
+    @property
+    def answer(self) -> list[int]:
+        return self.ids[self.start :]
+
+    @property
+    def row(self) -> Row:
+        return Row(self.sampling, self.ids, self.start, self.ends)
+
+    def fires_before(self, entropy: float) -> bool:
+        """Whether an eager gate fires on the entropy of the position that is about to be written."""
+        gate = self.sampling.gate
+        if gate is None or gate.timing != "eager" or self._window is None:
+            return False
+        return len(self.ids) - self.born >= gate.min_tokens and _crosses(gate, self._window.peek(entropy))
+
+    def accept(self, token: int, entropy: float, context_length: int) -> Finish | None:
+        """Take in the token that was drawn; the reason if the segment ends with it."""
+        self.ids.append(token)
+        mean = self._window.push(entropy) if self._window else 0.0
+        if self.matcher is not None:
+            self.matcher.consume_token(token)
+        if token in self.ends:
+            return "stop"
+        if len(self.ids) - self.start >= self.sampling.max_tokens or len(self.ids) >= context_length:
+            return "length"
+        gate = self.sampling.gate
+        if gate and gate.timing == "lagged" and len(self.ids) - self.born >= gate.min_tokens and _crosses(gate, mean):
+            return "gate"
+        return None
+
+    def gated(self, entropy: float, engine: str) -> Step:
+        """The step that says an eager gate fired: no token."""
+        return Step(NO_TOKEN, 0.0, entropy, engine, finish="gate")
+
+
+def _crosses(gate: Gate, mean: float) -> bool:
+    return mean >= gate.threshold if gate.above else mean < gate.threshold

@@ -1,0 +1,161 @@
+"""Text to token ids and back: chat prompts, the bytes of a token, incremental detokenisation."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, cast
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class TokenText:
+    """A transformers tokenizer with what a server needs of it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int] = ()) -> None:
+        self.tokenizer = tokenizer
+        own = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+        self.eos_ids = tuple(dict.fromkeys((*eos_ids, *own)))
+        self.vocab_size = len(tokenizer)
+        self._special = frozenset(int(i) for i in tokenizer.all_special_ids) | frozenset(self.eos_ids)
+        self._bytes: dict[int, bytes] = {}
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Ids of a text; control tokens written in it count as such."""
+        return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens))
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Ids of a text in which nothing is a control token, whatever it looks like."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the ids, special tokens left out."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return cast(str, text)
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token has no text of its own: a control token, or padding of the output layer."""
+        return token in self._special or not 0 <= token < self.vocab_size
+
+    @cached_property
+    def _alphabet(self) -> dict[str, int] | None:
+        """Character to byte, for tokenizers that spell tokens in GPT-2's byte alphabet; None for others."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None or "ByteLevel" not in repr(backend.decoder):
+            return None
+        printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+        others = [byte for byte in range(256) if byte not in printable]
+        return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token adds to the text, also where they are part of a code point; empty for special tokens."""
+        if self.is_special(token):
+            return b""
+        if token not in self._bytes:
+            self._bytes[token] = self._spell(token)
+        return self._bytes[token]
+
+    def _spell(self, token: int) -> bytes:
+        piece = cast(str, self.tokenizer.convert_ids_to_tokens(token))
+        if self._alphabet is not None:
+            # Tokens added after training ("<think>") are spelt in plain characters.
+            if all(character in self._alphabet for character in piece):
+                return bytes(self._alphabet[character] for character in piece)
+            return piece.encode()
+        if match := _BYTE.fullmatch(piece):
+            return bytes([int(match[1], 16)])
+        if "▁" in piece:
+            return piece.replace("▁", " ").encode()
+        return piece.encode()
+
+    def token_str(self, token: int) -> str:
+        """A token for display; what is not whole UTF-8 shows as a replacement character."""
+        return self.token_bytes(token).decode("utf-8", errors="replace")
+
+    def stream(self) -> TextStream:
+        """A fresh incremental detokeniser."""
+        return TextStream(self)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        **template_kwargs: Any,
+    ) -> list[int]:
+        """Ids of a conversation in the model's chat template. Control tokens that a message spells stay plain text.
+
+        Raises:
+            ValueError: the tokenizer has no chat template, or the template refuses the conversation.
+        """
+        if not self.tokenizer.chat_template:
+            raise ValueError("this model has no chat template; use /v1/completions")
+        options = template_kwargs | {
+            "add_generation_prompt": add_generation_prompt and not continue_final_message,
+            "continue_final_message": continue_final_message,
+            "tokenize": False,
+        }
+        try:
+            text = cast(str, self.tokenizer.apply_chat_template([dict(m) for m in messages], **options))
+            if not self._spells_control(messages):
+                return self.encode(text, add_special_tokens=False)
+            return self._encode_guarded(messages, options)
+        except (TemplateError, ValueError) as error:
+            raise ValueError(f"the chat template refuses this conversation: {error}") from error
+
+    def _spells_control(self, messages: Sequence[Mapping[str, Any]]) -> bool:
+        words = [w for i, t in self.tokenizer.added_tokens_decoder.items() if (w := t.content) and i in self._special]
+        return any(word in str(message.get("content") or "") for message in messages for word in words)
+
+    def _encode_guarded(self, messages: Sequence[Mapping[str, Any]], options: dict[str, Any]) -> list[int]:
+        """Render with marks in place of the contents, then encode the template's text and each content apart."""
+        marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
+        marked = [
+            {**m, "content": mark} if m.get("content") else dict(m) for m, mark in zip(messages, marks, strict=True)
+        ]
+        text = cast(str, self.tokenizer.apply_chat_template(marked, **options))
+        ids: list[int] = []
+        for i, piece in enumerate(re.split("\ue000(\\d+)\ue001", text)):
+            if i % 2:
+                ids += self.encode_plain(str(messages[int(piece)]["content"]))
+            elif piece:
+                ids += self.encode(piece, add_special_tokens=False)
+        return ids
+
+
+class TextStream:
+    """Turns tokens into text as they come, holding back the bytes of an unfinished code point."""
+
+    def __init__(self, tokens: TokenText) -> None:
+        self._tokens = tokens
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        """The text that is complete with this token; may be empty."""
+        return self._decoder.decode(self._tokens.token_bytes(token))
+
+    def flush(self) -> str:
+        """What may still be said at the end: nothing, for half a code point is never sent."""
+        self._decoder.reset()
+        return ""
+
+
+def differences(a: TokenText, b: TokenText) -> str | None:
+    """None if two tokenizers give every text the same ids, else a sentence that names the ids that differ."""
+    left, right = (t.tokenizer.get_vocab() for t in (a, b))
+    if left != right:
+        by_id_left, by_id_right = ({i: w for w, i in vocab.items()} for vocab in (left, right))
+        ids = sorted(i for i in by_id_left.keys() | by_id_right.keys() if by_id_left.get(i) != by_id_right.get(i))
+        shown = ", ".join(f"{i} ({by_id_left.get(i)!r} against {by_id_right.get(i)!r})" for i in ids[:5])
+        return f"their tokenizers differ in {len(ids)} ids: {shown}{', …' if len(ids) > 5 else ''}"
+    if a.eos_ids != b.eos_ids:
+        return f"their end-of-sequence ids differ: {a.eos_ids} against {b.eos_ids}"
+    probe = "Waver: 1 234 + 5 = 1 239, naïve café 日本 🙂\n\tx"
+    if (one := a.encode(probe)) != (two := b.encode(probe)):
+        return f"their tokenizers have the same ids but split text differently: {one[:8]}… against {two[:8]}…"
+    return None

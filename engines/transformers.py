@@ -1,0 +1,314 @@
+"""The embedded engine: any causal language model that transformers loads, decoded in one continuous batch.
+
+The scheduler runs on the event loop and hands one forward pass at a time to the engine's own thread. Between two passes
+sequences join, leave and are aborted, so a client that goes away costs at most the pass that is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from collections.abc import Sequence as Ids
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+from llguidance import LLMatcher
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from engines import EngineConfig
+from engines.base import EngineError, Sampling, Step, Unsupported
+from engines.grammar import Grammar
+from engines.sampling import draw
+from engines.sequence import Sequence
+from engines.slots import SlotRunner
+from engines.tokens import TokenText
+from entropy import shannon_entropy
+
+PASS_TOKENS = 2048
+"""Most prompt tokens in one forward pass, so that a long prompt does not hold up the others for long."""
+CATCH_UP = 16
+"""Rows with at most this many missing tokens ride along with the decoding rows."""
+WORTH_COPYING = 32
+"""A shared prefix shorter than this is computed again rather than copied from another slot."""
+
+SMALL = 100_000_000
+"""Below this many parameters a CPU pass is fastest on one thread: waiting for others costs more than they bring."""
+
+Result = TypeVar("Result")
+
+
+class TransformersEngine:
+    """One model in this process. Implements `engines.base.Engine`."""
+
+    def __init__(self, name: str, config: EngineConfig) -> None:
+        self.name = name
+        device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+        options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(config.model, **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                config.model, dtype=config.dtype, use_safetensors=True, attn_implementation="sdpa", **options
+            )
+            self.model: PreTrainedModel = model.eval().to(torch.device(device))
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"engine {name!r}: cannot load {config.model!r} on {device}: {reason}") from error
+        ends = self.model.generation_config.eos_token_id
+        self.tokens = TokenText(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
+        text_config = self.model.config.get_text_config()
+        self.vocabulary: int = text_config.vocab_size
+        longest: int = getattr(text_config, "max_position_embeddings", None) or config.max_model_len or 4096
+        self.context_length = min(longest, config.max_model_len or longest)
+        self.parameters = int(self.model.num_parameters())
+        self._runner = SlotRunner(self.model)
+        self._grammar: Grammar | None = None
+        self._held: list[list[int]] = [[] for _ in range(config.max_sequences)]
+        self._owner: list[Sequence | None] = [None] * config.max_sequences
+        self._used = [0] * config.max_sequences
+        self._clock = 0
+        self._live: list[Sequence] = []
+        threads = config.threads or (1 if self.parameters < SMALL else torch.get_num_threads())
+        self._thread = ThreadPoolExecutor(1, f"engine-{name}", torch.set_num_threads, (threads,))
+        self._scheduler: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._closed = False
+        self.passes = 0
+        """Forward passes so far."""
+
+    @property
+    def active(self) -> int:
+        return len(self._live)
+
+    async def generate(self, prompt_ids: Ids[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
+        if self._closed:
+            raise EngineError(f"engine {self.name!r} is closed")
+        if not prompt_ids:
+            raise Unsupported("the prompt is empty", "prompt")
+        if len(prompt_ids) >= self.context_length:
+            raise Unsupported(
+                f"the prompt has {len(prompt_ids)} tokens, and {self.name!r} has a context of {self.context_length}"
+            )
+        sequence = Sequence(prompt_ids, sampling, self.tokens.eos_ids)
+        if sampling.grammar is not None:
+            sequence.matcher = await asyncio.to_thread(self._matcher, sampling.grammar, sequence.answer)
+        self._live.append(sequence)
+        self._start()
+        try:
+            while True:
+                item = await sequence.inbox.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item.finish:
+                    return
+        finally:
+            if sequence in self._live:
+                self._live.remove(sequence)
+
+    def _matcher(self, schema: str, answer: list[int]) -> LLMatcher:
+        if self._grammar is None:
+            self._grammar = Grammar(self.tokens, self.vocabulary)
+        return self._grammar.matcher(schema, answer)
+
+    def _start(self) -> None:
+        if (
+            self._scheduler is None
+            or self._scheduler.done()
+            or self._scheduler.get_loop() != asyncio.get_running_loop()
+        ):
+            self._wake = asyncio.Event()
+            self._scheduler = asyncio.create_task(self._schedule(), name=f"scheduler-{self.name}")
+        self._wake.set()
+
+    async def _schedule(self) -> None:
+        """Run passes while there are sequences; sleep while there are none."""
+        while True:
+            if not self._live:
+                self._wake.clear()
+                await self._wake.wait()
+            live = list(self._live)
+            try:
+                produced = await self._in_thread(partial(self._advance, live))
+            except Exception as error:  # whatever went wrong, the requests it held must hear of it
+                self._fail(live, error)
+                continue
+            for sequence, step in produced:
+                sequence.inbox.put_nowait(step)
+                if step.finish and sequence in self._live:
+                    self._live.remove(sequence)
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _fail(self, sequences: list[Sequence], error: Exception) -> None:
+        """Tell sequences that their pass failed, and forget what their slots hold."""
+        failure = EngineError(f"engine {self.name!r} failed: {type(error).__name__}")
+        failure.__cause__ = error
+        for sequence in list(sequences):
+            if sequence.slot is not None:
+                self._held[sequence.slot] = []
+            if sequence in self._live:
+                self._live.remove(sequence)
+            sequence.inbox.put_nowait(failure)
+
+    @torch.inference_mode()
+    def _advance(self, live: list[Sequence]) -> list[tuple[Sequence, Step]]:
+        """Seat who waits, then one forward pass over the rows that are near their end and one over a share of the long
+        prompts. Runs in the engine's thread, which alone touches slots."""
+        self._seat_waiting(live)
+        near, far, room = [], [], PASS_TOKENS
+        for sequence in live:
+            if sequence.slot is None:
+                continue
+            missing = len(sequence.ids) - len(self._held[sequence.slot])
+            if missing <= CATCH_UP:
+                near.append((sequence, missing))
+            elif room > 0:
+                far.append((sequence, min(missing, room)))
+                room -= missing
+        return [*self._pass(near), *self._pass(far)]
+
+    def _seat_waiting(self, live: list[Sequence]) -> None:
+        """Take slots back from sequences that ended or were aborted (what they hold stays, for who comes back), and
+        give slots to those who wait, answers that have begun first."""
+        self._owner = [owner if owner in live else None for owner in self._owner]
+        for sequence in sorted((s for s in live if s.slot is None), key=lambda s: s.born == s.start):
+            if not self._seat(sequence):
+                break
+
+    def _seat(self, sequence: Sequence) -> bool:
+        """Find the slot that saves most: one whose tokens the sequence goes on from, else the one unused longest, with
+        the longest prefix that any slot shares copied into it. False: all slots are taken."""
+        idle = [slot for slot, owner in enumerate(self._owner) if owner is None]
+        if not idle:
+            return False
+        usable = sequence.ids[:-1]  # at least one token has to be read for logits to come out
+        whole = [s for s in idle if self._held[s] and usable[: len(self._held[s])] == self._held[s]]
+        slot = max(whole, key=lambda s: len(self._held[s]), default=-1)
+        if slot < 0:
+            slot = min(idle, key=lambda s: (bool(self._held[s]), self._used[s], s))
+            source = max(range(len(self._held)), key=lambda s: _shared(self._held[s], usable))
+            shared = _shared(self._held[source], usable)
+            if shared < WORTH_COPYING:
+                self._held[slot] = []
+            else:
+                if source != slot:
+                    self._runner.cache.copy(source, slot, shared)
+                self._held[slot] = usable[:shared]
+        self._clock += 1
+        self._used[slot] = self._clock
+        self._owner[slot] = sequence
+        sequence.slot = slot
+        return True
+
+    def _pass(self, work: list[tuple[Sequence, int]]) -> list[tuple[Sequence, Step]]:
+        if not work:
+            return []
+        slots = [sequence.slot or 0 for sequence, _ in work]
+        starts = [len(self._held[slot]) for slot in slots]
+        tokens = [s.ids[start : start + count] for (s, count), start in zip(work, starts, strict=True)]
+        logits = self._runner.extend(slots, starts, tokens)
+        self.passes += 1
+        for slot, row in zip(slots, tokens, strict=True):
+            self._held[slot] = self._held[slot] + row
+        ready = [i for i, (s, _) in enumerate(work) if len(self._held[slots[i]]) == len(s.ids)]
+        if not ready:
+            return []
+        return self._draw([work[i][0] for i in ready], logits if len(ready) == len(work) else logits[ready])
+
+    def _draw(self, sequences: list[Sequence], logits: torch.Tensor) -> list[tuple[Sequence, Step]]:
+        """Draw a token for each sequence from its row of logits, and measure the raw distribution."""
+        logits = self._raw(logits)
+        for row, sequence in zip(logits, sequences, strict=True):
+            if sequence.matcher is not None and self._grammar is not None:
+                self._grammar.mask(row, sequence.matcher)
+        drawn = draw(logits, [sequence.row for sequence in sequences])
+        steps = self._measure(logits, drawn, [s.sampling.top_logprobs for s in sequences])
+        out = []
+        for sequence, step in zip(sequences, steps, strict=True):
+            if sequence.fires_before(step.entropy):
+                out.append((sequence, sequence.gated(step.entropy, self.name)))
+            else:
+                finish = sequence.accept(step.token, step.entropy, self.context_length)
+                out.append((sequence, replace(step, finish=finish) if finish else step))
+        return out
+
+    def _raw(self, logits: torch.Tensor) -> torch.Tensor:
+        """Float32 logits with the output layer's padding masked, as the tokenizer knows no such ids."""
+        logits = logits.float()
+        if self.tokens.vocab_size < logits.shape[-1]:
+            logits[..., self.tokens.vocab_size :] = -torch.inf
+        return logits
+
+    def _measure(self, logits: torch.Tensor, drawn: torch.Tensor, top: Ids[int]) -> list[Step]:
+        """Steps for drawn tokens: entropy and log-probabilities of `[rows, vocab]` raw logits."""
+        entropies = shannon_entropy(logits)
+        norm = logits.logsumexp(-1, keepdim=True)
+        chosen = (logits.gather(-1, drawn[:, None]) - norm)[:, 0]
+        columns = torch.stack([drawn.double(), chosen.double(), entropies.double()]).tolist()  # one copy to the host
+        best: list[tuple[tuple[int, float], ...]] = [()] * len(top)
+        if widest := max(top, default=0):
+            values, indices = (logits - norm).topk(widest, dim=-1)
+            pairs = zip(indices.tolist(), values.tolist(), top, strict=True)
+            best = [tuple(zip(ids[:k], logprobs[:k], strict=True)) for ids, logprobs, k in pairs]
+        return [
+            Step(int(token), logprob, max(entropy, 0.0), self.name, alternatives)
+            for token, logprob, entropy, alternatives in zip(*columns, best, strict=True)
+        ]
+
+    async def score(self, ids: Ids[int], top_logprobs: int = 0) -> list[Step]:
+        self._check_open(ids)
+
+        @torch.inference_mode()
+        def work() -> list[Step]:
+            slot = self._scratch()
+            logits = self._raw(self._runner.all_logits(slot, list(ids)))[:-1]
+            return self._measure(logits, torch.tensor(ids[1:], device=logits.device), [top_logprobs] * (len(ids) - 1))
+
+        return await self._in_thread(work)
+
+    async def hidden_state(self, ids: Ids[int]) -> torch.Tensor:
+        self._check_open(ids)
+
+        @torch.inference_mode()
+        def work() -> torch.Tensor:
+            return self._runner.last_hidden(self._scratch(), list(ids)).float().cpu().clone()
+
+        return await self._in_thread(work)
+
+    def _check_open(self, ids: Ids[int]) -> None:
+        if self._closed:
+            raise EngineError(f"engine {self.name!r} is closed")
+        if not 1 <= len(ids) <= self.context_length:
+            raise Unsupported(f"{len(ids)} tokens do not fit {self.name!r}: its context is {self.context_length}")
+
+    def _scratch(self) -> int:
+        """A slot beyond those that sequences use, for single passes."""
+        return len(self._held)
+
+    def embedding_matrix(self) -> torch.Tensor:
+        weight: torch.Tensor = self.model.get_output_embeddings().weight
+        return weight.detach()
+
+    async def aclose(self) -> None:
+        self._closed = True
+        if self._scheduler is not None:
+            self._scheduler.cancel()
+        for sequence in self._live:
+            sequence.inbox.put_nowait(EngineError(f"engine {self.name!r} was closed"))
+        self._live.clear()
+        await asyncio.to_thread(self._thread.shutdown)
+
+
+def _shared(a: list[int], b: list[int]) -> int:
+    """Length of the longest common prefix."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while low < high:  # slices compare in C, so a binary search beats a loop
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
+    return low

@@ -32,6 +32,9 @@ async function request(path, options = {}) {
   throw new ApiError(response.status, body?.error ? sentence(body.error) : `The server answered ${response.status}.`);
 }
 
+/** Throws, with the reason, until the engines are warm. */
+export const ready = () => request("/ready");
+
 export async function list(path) {
   const body = await (await request(path)).json();
   return body.data;

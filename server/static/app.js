@@ -1,6 +1,6 @@
 // The playground: a conversation whose tokens show where the model wavered. Everything it knows comes from the API.
 
-import { ApiError, complete, list, saveKey, savedKey } from "./api.js";
+import { ApiError, complete, list, ready, saveKey, savedKey } from "./api.js";
 import { $, make } from "./dom.js";
 import { policyForm } from "./policies.js";
 import { reportView } from "./report.js";
@@ -71,6 +71,7 @@ async function ask(text) {
     const said = stopped ? "Stopped. This turn will not be remembered." : error.message;
     turn.append(make("p", { class: stopped ? "note" : "error", role: "alert" }, said));
     if (turn.isConnected) messages = before;
+    if (!stopped && !answer && !$("message").value) $("message").value = text;
     if (error.status === 401) askForKey();
   } finally {
     turn.setAttribute("aria-busy", "false");
@@ -93,6 +94,7 @@ function askForKey() {
 /** Fill the pickers. While the server starts or wants a key, say so and try again. */
 async function load() {
   try {
+    await ready();
     const [models, policies] = await Promise.all([list("/v1/models"), list("/v1/policies")]);
     const names = models.map((model) => model.id);
     const presets = names.filter((name) => name.startsWith("waver/"));

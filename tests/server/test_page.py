@@ -174,6 +174,7 @@ def test_policy_panel_comes_from_the_schemas(page: Page, base_url: str) -> None:
     assert label.startswith("Tokens by engine: large ")
     page.one("#policy-ead").click()
     error = page.ask("hello").find_element(By.CSS_SELECTOR, ".error").text
+    assert page.one("#message").get_property("value") == "hello"
     assert "ead" in error
     assert "random_switch" in error
 
@@ -183,7 +184,7 @@ def test_errors_are_shown_and_survived(page: Page) -> None:
     page.set("#max-tokens", -5)
     assert "max_tokens" in page.ask("hello").find_element(By.CSS_SELECTOR, ".error").text
     page.set("#max-tokens", 8)
-    assert page.ask("hello").find_elements(By.CSS_SELECTOR, ".report")
+    assert page.ask("").find_elements(By.CSS_SELECTOR, ".report")
 
 
 @needs_chromium
@@ -231,3 +232,15 @@ def test_a_key_is_asked_for(chromium: Chrome, start: Callable[..., Running], mon
     page.driver.refresh()
     page.wait(lambda: page.all("#model option"))
     assert page.driver.execute_script("return localStorage.length") == 0
+
+
+@needs_chromium
+def test_a_starting_server_is_waited_for(chromium: Chrome, start: Callable[..., Running]) -> None:
+    running = start()
+    running.runtime.ready = False
+    chromium.get(running.url)
+    status = chromium.find_element(By.ID, "status")
+    WebDriverWait(chromium, 10).until(lambda _: "starting" in status.text)
+    running.runtime.ready = True
+    WebDriverWait(chromium, 10).until(lambda _: chromium.find_elements(By.CSS_SELECTOR, "#model option"))
+    assert not status.get_property("textContent")

@@ -17,6 +17,9 @@ app = typer.Typer(
     epilog="Start with `waver serve`, then `waver chat` in a second terminal, or open the address in a browser.",
 )
 
+training = typer.Typer(no_args_is_help=True, help="Train models.")
+app.add_typer(training, name="train")
+
 
 def show_version(wanted: bool) -> None:
     if wanted:
@@ -92,6 +95,23 @@ def chat(
 
     status = run(message, base_url, model, policy, system, temperature=temperature, max_tokens=max_tokens, seed=seed)
     raise typer.Exit(status)
+
+
+@training.command()
+def bundled(
+    out: Annotated[Path, typer.Option(help="Folder for the models; a stopped run there goes on.")],
+    only: Annotated[str | None, typer.Option(help="`small` or `large`.", show_default="both")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    steps: Annotated[int | None, typer.Option(min=1, help="Fewer steps than the recipe's, for a trial.")] = None,
+) -> None:
+    """Train the bundled small and large model from scratch."""
+    from training.bundled import SPECS, train
+
+    if only not in (None, *SPECS):
+        raise typer.BadParameter(f"there are {' and '.join(SPECS)}", param_hint="--only")
+    for name in SPECS if only is None else (only,):
+        typer.echo(f"{name}: {train(name, out, seed=seed, threads=threads, steps=steps)}")
 
 
 if __name__ == "__main__":

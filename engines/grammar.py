@@ -29,7 +29,9 @@ class Grammar:
         self._compile = lru_cache(maxsize=64)(self._start)
 
     def _start(self, schema: str) -> llguidance.LLMatcher:
-        matcher = llguidance.LLMatcher(self._tokenizer, llguidance.LLMatcher.grammar_from_json_schema(schema))
+        # Free whitespace would let a small model pad for ever.
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, {"whitespace_flexible": False})
+        matcher = llguidance.LLMatcher(self._tokenizer, grammar)
         if matcher.is_error():
             raise Unsupported(f"the JSON schema cannot be enforced: {matcher.get_error()}", "response_format")
         return matcher

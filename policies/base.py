@@ -34,10 +34,17 @@ class Report:
     entropy_sum: float = 0.0
     entropy_max: float = 0.0
     bounds_sum: tuple[float, float] | None = None
+    catch_up: dict[str, int] = field(default_factory=dict)
+    """Tokens that each engine had to read after a switch because another engine had written them."""
     _writer: str | None = None
+    _read: dict[str, int] = field(default_factory=dict)
 
     def observe(self, step: Step) -> None:
         """Count one token of the answer."""
+        missed = self.completion_tokens - self._read.get(step.engine, 0) - 1
+        if missed > 0:
+            self.catch_up[step.engine] = self.catch_up.get(step.engine, 0) + missed
+        self._read[step.engine] = self.completion_tokens
         self.tokens[step.engine] = self.tokens.get(step.engine, 0) + 1
         self.switches += self._writer not in (None, step.engine)
         self._writer = step.engine
@@ -74,6 +81,8 @@ class Report:
             "relative_cost": self.relative_cost,
             "entropy": entropy,
         }
+        if self.catch_up:
+            out["catch_up_tokens"] = self.catch_up
         if self.discarded:
             out["discarded_tokens"] = self.discarded
         return out | self.extra

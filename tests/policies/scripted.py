@@ -1,0 +1,50 @@
+"""An engine that plays back entropies, for checks of a policy's rule against a method card's traces.
+
+Gates are evaluated by the code of the embedded engine (`engines.sequence`); only the model is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from engines.base import Sampling, Step
+from engines.sequence import Sequence as Decoding
+from policies.base import Job, Policy, Report
+from policies.registry import compose
+
+
+class Scripted:
+    """At answer position t the entropy is `entropies[t]` nats and the token is t."""
+
+    def __init__(self, name: str, entropies: Sequence[float], parameters: int = 1) -> None:
+        self.name, self.entropies, self.parameters = name, entropies, parameters
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
+        decoding = Decoding(prompt_ids, sampling, eos_ids=())
+        finish = None
+        while finish is None:
+            position = len(decoding.ids) - decoding.start
+            entropy = self.entropies[position]
+            if decoding.fires_before(entropy):
+                yield decoding.gated(entropy, self.name)
+                return
+            finish = decoding.accept(position, entropy, context_length=1_000_000)
+            yield Step(position, 0.0, entropy, self.name, finish=finish)
+
+
+async def play(policy: Policy, small: Sequence[float], large: Sequence[float]) -> tuple[list[Step], Report]:
+    """Decode `len(small)` tokens with a policy over two scripted engines."""
+    engines: dict[str, Any] = {"small": Scripted("small", small, 3), "large": Scripted("large", large, 11)}
+    report = Report(parameters={name: engine.parameters for name, engine in engines.items()})
+    job = Job((0, 0, 0), Sampling(temperature=0, max_tokens=len(small)), "small", engines, report)
+    steps = []
+    async for step in compose([policy])(job):
+        report.observe(step)
+        steps.append(step)
+    return steps, report
+
+
+def writers(steps: Sequence[Step]) -> str:
+    """`SSSL…`: who wrote each token."""
+    return "".join("L" if step.engine == "large" else "S" for step in steps)

@@ -6,8 +6,9 @@ tokenised or streamed.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engines.base import Finish, Step
 from engines.tokens import TokenText
@@ -40,40 +41,41 @@ class Piece:
 
 @dataclass(slots=True)
 class Group:
-    """The fewest tokens that make whole characters."""
+    """The fewest tokens that spell whole characters."""
 
-    text: str
-    steps: tuple[Step, ...]
+    text: str = ""
+    steps: list[Step] = field(default_factory=list)
 
 
 class TextAssembly:
-    """The text of one choice in the making."""
+    """The text of one choice in the making: what the bytes of its tokens spell."""
 
     def __init__(self, index: int, tokens: TokenText, stops: Sequence[str] = (), offset: int = 0) -> None:
         self.index = index
         self.stopped = False
         self.offset = offset
         self._tokens = tokens
-        self._stream = tokens.stream()
         self._stops = stops
-        self._open: list[Step] = []
+        self._decoder = _decoder()
+        self._open = Group()
         self._held: list[Group] = []
 
     def push(self, step: Step) -> Iterator[Piece]:
         """Take a token, give what can be shown now; sets `stopped` when a stop string is complete."""
-        text = self._stream.push(step.token)
-        self._open.append(step)
-        if not text and self._tokens.token_bytes(step.token):
+        data = self._tokens.token_bytes(step.token)
+        self._open.text += self._decoder.decode(data)
+        self._open.steps.append(step)
+        if data and self._decoder.getstate()[0]:
             return  # the rest of a code point is still to come
-        yield from self._close_group(text)
+        self._decoder.reset()
+        yield from self._close_group()
 
     def flush(self) -> Iterator[Piece]:
-        """Give what is still held: no more tokens will come."""
+        """Give what is still held: no more tokens will come. Half a code point is never shown."""
         if self.stopped:
             return
-        text = self._stream.flush()
-        if text or self._open:
-            yield from self._close_group(text)
+        if self._open.steps:
+            yield from self._close_group()
         while self._held:
             yield self._release(self._held.pop(0))
 
@@ -82,39 +84,46 @@ class TextAssembly:
         token = Token(by, self._tokens.token_bytes(by.token), self.offset) if by else None
         return Piece(self.index, finish=finish, ended_by=token, traced=(by,) if by else ())
 
-    def _close_group(self, text: str) -> Iterator[Piece]:
-        self._held.append(Group(text, tuple(self._open)))
-        self._open.clear()
+    def _close_group(self) -> Iterator[Piece]:
+        self._held.append(self._open)
+        self._open = Group()
         pending = "".join(group.text for group in self._held)
         cut = first_stop(pending, self._stops)
-        self.stopped = cut is not None
         safe = len(pending) - overlap(pending, self._stops) if cut is None else cut
         while self._held and len(self._held[0].text) <= safe:
             group = self._held.pop(0)
-            if cut is not None and safe == 0:
-                yield Piece(self.index, traced=group.steps)
-                continue
             safe -= len(group.text)
             yield self._release(group)
         if cut is not None:
+            self.stopped = True
             for group in self._held:
-                yield self._release(Group(group.text[:safe], group.steps))
+                yield self._release_cut(group, safe)
                 safe = 0
             self._held.clear()
 
     def _release(self, group: Group) -> Piece:
-        room = len(group.text.encode())
-        whole = sum(len(self._tokens.token_bytes(step.token)) for step in group.steps)
-        tokens = []
-        for step in group.steps:
-            data = self._tokens.token_bytes(step.token)
-            if self.stopped and room < whole:
-                data, room = data[:room], max(0, room - len(data))
-                if not data:
-                    continue
-            tokens.append(Token(step, data, self.offset))
+        tokens = tuple(Token(step, self._tokens.token_bytes(step.token), self.offset) for step in group.steps)
         self.offset += len(group.text)
-        return Piece(self.index, group.text, tuple(tokens), group.steps)
+        return Piece(self.index, group.text, tokens, tuple(group.steps))
+
+    def _release_cut(self, group: Group, length: int) -> Piece:
+        """The first `length` characters of a group, and of its tokens what belongs to them."""
+        decoder, tokens, shown = _decoder(), [], 0
+        for step in group.steps:
+            data = bytearray()
+            for byte in self._tokens.token_bytes(step.token):
+                if shown == length:
+                    break
+                shown += len(decoder.decode(bytes([byte])))
+                data.append(byte)
+            if data:
+                tokens.append(Token(step, bytes(data), self.offset))
+        self.offset += length
+        return Piece(self.index, group.text[:length], tuple(tokens), tuple(group.steps))
+
+
+def _decoder() -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")(errors="replace")
 
 
 def first_stop(text: str, stops: Sequence[str]) -> int | None:

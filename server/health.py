@@ -12,12 +12,14 @@ from server.runtime import ready_runtime
 router = APIRouter()
 
 
-@router.api_route("/health", methods=["GET", "HEAD"], summary="The process is up", operation_id="health")
+@router.head("/health", include_in_schema=False)
+@router.get("/health", summary="The process is up")
 async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.api_route("/ready", methods=["GET", "HEAD"], summary="The engines are warm", operation_id="ready")
+@router.head("/ready", include_in_schema=False)
+@router.get("/ready", summary="The engines are warm")
 async def ready(request: Request) -> dict[str, str]:
     ready_runtime(request)
     return {"status": "ready"}

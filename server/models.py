@@ -12,13 +12,15 @@ from server.runtime import Runtime, runtime
 router = APIRouter()
 
 
-@router.api_route("/v1/models", methods=["GET", "HEAD"], summary="List the models", operation_id="models")
+@router.head("/v1/models", include_in_schema=False)
+@router.get("/v1/models", summary="List the models")
 async def models(request: Request) -> dict[str, Any]:
     here = runtime(request)
     return {"object": "list", "data": [describe(name, here) for name in here.models()]}
 
 
-@router.api_route("/v1/models/{model:path}", methods=["GET", "HEAD"], summary="One model", operation_id="model")
+@router.head("/v1/models/{model:path}", include_in_schema=False)
+@router.get("/v1/models/{model:path}", summary="One model")
 async def model(model: str, request: Request) -> dict[str, Any]:
     here = runtime(request)
     if model not in here.models():

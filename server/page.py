@@ -22,7 +22,8 @@ HEADERS = {
 router = APIRouter()
 
 
-@router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+@router.head("/", include_in_schema=False)
+@router.get("/", include_in_schema=False)
 async def page() -> FileResponse:
     return FileResponse(STATIC / "index.html", headers=HEADERS)
 

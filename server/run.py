@@ -33,12 +33,8 @@ class Protocol(H11Protocol):
             ("connection", "close"),
         ]
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            for event in (
-                h11.Response(status_code=answer.status, headers=headers),
-                h11.Data(content),
-                h11.EndOfMessage(),
-            ):
-                self.transport.write(self.conn.send(event))
+            events = (h11.Response(status_code=answer.status, headers=headers), h11.Data(content), h11.EndOfMessage())
+            self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         self.transport.close()
 
 

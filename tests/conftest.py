@@ -115,7 +115,7 @@ def start(tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
         content = {**tiny_config, **(config or {})}
         content["server"] = {**content["server"], **options}
         file = tmp_path_factory.mktemp("config") / "waver.yaml"
-        file.write_text(yaml.safe_dump(content))
+        file.write_text(yaml.safe_dump(content, sort_keys=False))
         return launch(load_config(file), wait)
 
     def launch(config: Config, wait: bool) -> Running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from hypothesis import given, settings
@@ -43,7 +44,7 @@ def cut_up(draw: st.DrawFn) -> tuple[str, list[bytes], list[str]]:
     data = text.encode()
     cuts = sorted(draw(st.sets(st.integers(1, max(1, len(data) - 1)), max_size=12)))
     edges = [0, *(cut for cut in cuts if cut < len(data)), len(data)]
-    parts = [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [data[a:b] for a, b in itertools.pairwise(edges)]
     return text, parts, draw(st.lists(st.text(alphabet="abé日🙂", min_size=1, max_size=4), max_size=3))
 
 

@@ -25,9 +25,9 @@ def leave(running: Any, body: dict[str, Any], events: int) -> None:
     """Send a request, read so many events, and close the connection."""
     host, port = running.url.removeprefix("http://").split(":")
     content = json.dumps({**LONG, **body}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n"
     with socket.create_connection((host, int(port)), timeout=10) as connection:
-        connection.sendall(head.encode() + b"\r\n\r\n" + content)
+        connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + content)
         read = b""
         while read.count(b"data: ") < events:
             read += connection.recv(65536)
@@ -73,7 +73,7 @@ def test_trap_14_keep_alive_is_a_comment(start: Any) -> None:
     running = start(keepalive=0.01, max_concurrency=1)
     with running.http() as http:
         text = http.post("/v1/chat/completions", json={**LONG, "max_tokens": 200, "n": 8, "stream": True}).text
-    lines = set(line.split(" ")[0] for line in text.split("\n"))
+    lines = {line.split(" ")[0] for line in text.split("\n")}
     assert lines <= {"", "data:", ":"}
     with running.openai() as client:
         stream = client.chat.completions.create(model="large", messages=HELLO, max_tokens=50, n=4, stream=True)

@@ -254,7 +254,8 @@ def test_trap_13_full_queue_is_429(start: Callable[..., Any]) -> None:
     body = {"messages": HELLO, "max_tokens": 900, "ignore_eos": True, "stream": True}
     with running.http() as http:
         with http.stream("POST", CHAT, json=body) as busy:
-            next(busy.iter_lines())
+            lines = busy.iter_lines()  # kept: a generator that is collected closes the connection
+            next(lines)
             for stream in (False, True):
                 response = http.post(CHAT, json={"messages": HELLO, "max_tokens": 1, "stream": stream})
                 check(response, 429)

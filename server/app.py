@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -15,9 +16,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engines.base import Engine
 from server import chat, completions, health, metrics, models, page, tokenization
-from server.auth import AuthMiddleware, keys_from_environment
+from server.auth import OPEN_FILES, AuthMiddleware, keys_from_environment
 from server.config import Config
-from server.errors import ErrorsMiddleware, install_handlers
+from server.errors import ErrorBody, ErrorsMiddleware, install_handlers
 from server.limits import LimitsMiddleware
 from server.logs import LogMiddleware
 from server.runtime import Runtime
@@ -47,12 +48,14 @@ def create_app(
             await asyncio.wait({starting})
             await runtime.stop()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Waver",
         version=version("waver"),
         summary="An OpenAI-compatible server that spends compute where a language model wavers.",
         lifespan=lifespan,
         redoc_url=None,
+        static_url=f"{OPEN_FILES}docs",
+        responses={"4XX": {"model": ErrorBody, "description": "The request cannot be answered."}},
         redirect_slashes=False,
         middleware=[
             Middleware(LogMiddleware, runtime=runtime),

@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,6 +22,19 @@ log = structlog.get_logger("waver")
 
 TYPES = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}
 NO_RETRY = {"x-should-retry": "false"}
+
+
+class ErrorObject(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorObject
 
 
 class APIError(HTTPException):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any
 
@@ -115,7 +116,15 @@ def test_page_and_its_files(http: httpx.Client) -> None:
     assert http.get("/static/app.js").status_code == 200
     assert http.get("/static/../config.py").status_code == 404
     assert http.get("/static/%2e%2e/config.py").status_code == 404
-    assert http.get("/openapi.json").json()["paths"]["/v1/chat/completions"]
+
+
+def test_api_pages_need_no_network(http: httpx.Client) -> None:
+    page = http.get("/docs").text
+    assert "https://" not in page
+    for file in re.findall(r'(?:src|href)="(/[^"]+)"', page):
+        assert http.get(file).status_code == 200, file
+    answers = http.get("/openapi.json").json()["paths"]["/v1/chat/completions"]["post"]["responses"]
+    assert answers.keys() == {"200", "4XX"}
 
 
 def test_requests_wait_outside_until_the_engines_are_warm(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,8 @@ class WaverReport(BaseModel):
     relative_cost: float
     """Parameter-weighted cost, as a share of what the largest engine alone would have cost."""
     entropy: EntropySummary
+    catch_up_tokens: dict[str, int] = {}
+    """Tokens that each engine had to read because another engine had written them."""
     discarded_tokens: int = 0
     retrieval: dict[str, Any] | None = None
     strategy: str | None = None

@@ -106,12 +106,12 @@ def bundled(
     steps: Annotated[int | None, typer.Option(min=1, help="Fewer steps than the recipe's, for a trial.")] = None,
 ) -> None:
     """Train the bundled small and large model from scratch."""
-    from training.bundled import SPECS, train
+    from training.bundled import train
 
-    if only not in (None, *SPECS):
-        raise typer.BadParameter(f"there are {' and '.join(SPECS)}", param_hint="--only")
-    for name in SPECS if only is None else (only,):
-        typer.echo(f"{name}: {train(name, out, seed=seed, threads=threads, steps=steps)}")
+    try:
+        train(out, ("small", "large") if only is None else (only,), seed=seed, threads=threads, steps=steps)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 if __name__ == "__main__":

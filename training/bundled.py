@@ -7,16 +7,17 @@ with AdamW; the learning rate falls linearly to zero after a short warm-up.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import platform
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
@@ -27,6 +28,8 @@ from training.tokenizer import build_tokenizer
 CONTEXT_LENGTH = 1024
 GROUP_CONVERSATIONS, BATCH_TOKENS = 2048, 5632
 CHECKPOINT_SECONDS = 120.0
+
+console = Console()
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,8 @@ class Trainer:
         self.place += 1
         return self._batches[self.place - 1]
 
-    def step(self) -> float:
-        """One optimiser step on the next batch; returns the loss in nats a learned token."""
-        begun = time.perf_counter()
-        drawn = self._batch()
+    def _loss(self, drawn: list[tuple[list[int], list[bool]]]) -> torch.Tensor:
+        """Mean cross-entropy of the learned tokens of a batch, in nats."""
         width = max(len(ids) for ids, _ in drawn)
         ids = torch.zeros(len(drawn), width, dtype=torch.long)
         learned = torch.zeros(len(drawn), width, dtype=torch.bool)
@@ -129,12 +130,28 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
             hidden = self.model.model(ids[:, :-1]).last_hidden_state[learned[:, 1:]]
             logits = self.model.lm_head(hidden)
-        loss = cross_entropy(logits.float(), ids[:, 1:][learned[:, 1:]])
+        return cross_entropy(logits.float(), ids[:, 1:][learned[:, 1:]])
+
+    def estimate(self) -> float:
+        """Seconds that the steps left will take, measured on forward and backward passes of this machine."""
+        batch = batches(0, 0, self.tokenizer, self.spec.mixture, GROUP_CONVERSATIONS // 8, BATCH_TOKENS)[:3]
+        self._loss(batch[0]).backward()
+        begun = time.perf_counter()
+        for drawn in batch[1:]:
+            self._loss(drawn).backward()
+        return (time.perf_counter() - begun) / len(batch[1:]) * (self.spec.steps - self.taken)
+
+    def step(self) -> float:
+        """One optimiser step on the next batch; returns the loss in nats a learned token."""
+        begun = time.perf_counter()
+        drawn = self._batch()
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
+        loss = self._loss(drawn)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        rate = self.spec.learning_rate * min(1.0, (self.taken + 1) / 100) * (1 - self.taken / self.spec.steps)
+        warm_up = min(100, max(self.spec.steps // 10, 1))
+        rate = self.spec.learning_rate * min(1.0, (self.taken + 1) / warm_up) * (1 - self.taken / self.spec.steps)
         for optimiser in self.optimisers:
             optimiser.param_groups[0]["lr"] = rate
             optimiser.step()
@@ -169,53 +186,81 @@ class Trainer:
         self._draw(self.group)
 
 
-def train(name: str, out: Path, seed: int = 1, threads: int = 1, steps: int | None = None) -> Path:
-    """Train one model of the pair into `out/name`; goes on from `out/name/checkpoint.pt` if there is one.
+def train(
+    out: Path, models: Sequence[str] = ("small", "large"), seed: int = 1, threads: int = 1, steps: int | None = None
+) -> None:
+    """Train models of the pair into `out/small` and `out/large`, one after the other.
+
+    A run that was stopped goes on from its checkpoint; Ctrl-C saves one first.
 
     Args:
-        name: `small` or `large`. threads: CPU threads. steps: fewer steps than the recipe's, for a trial.
+        threads: CPU threads. steps: fewer steps than the recipe's, for a trial.
+
+    Raises:
+        ValueError: unknown model, or the checkpoint in `out` is of another recipe or seed.
     """
+    if unknown := set(models) - set(SPECS):
+        raise ValueError(f"unknown model {unknown.pop()!r}; there are {', '.join(SPECS)}")
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    spec = SPECS[name]
-    if steps is not None:
-        spec = Spec(**{**spec.__dict__, "steps": steps})
     tokenizer = build_tokenizer(vocabulary_texts(), CONTEXT_LENGTH)
-    trainer = Trainer(spec, tokenizer, seed, device)
-    folder = out / name
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        trainer.restore(torch.load(checkpoint, map_location=device, weights_only=True))
+    for name in models:
+        spec = SPECS[name] if steps is None else replace(SPECS[name], steps=steps)
+        trainer = Trainer(spec, tokenizer, seed, device)
+        checkpoint = out / name / "checkpoint.pt"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        if checkpoint.exists():
+            trainer.restore(torch.load(checkpoint, map_location=device, weights_only=True))
+        console.print(
+            f"{name}: {trainer.model.num_parameters():,} parameters, step {trainer.taken} of {spec.steps}; about "
+            f"{max(1, round(trainer.estimate() / 60))} minutes on {device.type} with {threads} thread(s)"
+        )
+        _run(trainer, name, checkpoint)
+        _export(trainer, checkpoint.parent, threads)
+        checkpoint.unlink(missing_ok=True)
+
+
+def _run(trainer: Trainer, name: str, checkpoint: Path) -> None:
+    """Take the steps that are left, with a progress bar (or a line every hundred steps where nobody watches)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}")) as bar:
-        task = bar.add_task(name, total=spec.steps, completed=trainer.taken, loss=float("nan"))
+    steps = trainer.spec.steps
+    with Progress(*columns, TextColumn("loss {task.fields[loss]:.3f}"), console=console) as bar:
+        task = bar.add_task(name, total=steps, completed=trainer.taken, loss=float("nan"))
         saved = time.monotonic()
-        while trainer.taken < spec.steps:
-            loss = trainer.step()
-            bar.update(task, completed=trainer.taken, loss=loss)
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                _save(trainer.state(), checkpoint)
-                saved = time.monotonic()
+        try:
+            while trainer.taken < steps:
+                loss = trainer.step()
+                bar.update(task, completed=trainer.taken, loss=loss)
+                if not console.is_terminal and trainer.taken % 100 == 0:
+                    console.print(f"{name}: step {trainer.taken} of {steps}, loss {loss:.3f}")
+                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    _save(trainer.state(), checkpoint)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            _save(trainer.state(), checkpoint)
+            console.print(f"Stopped after step {trainer.taken}; the same command goes on from here.")
+            raise
+
+
+def _export(trainer: Trainer, folder: Path, threads: int) -> None:
+    """Write the model and tokenizer as transformers loads them, and how they came about."""
     trainer.model.eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    trainer.tokenizer.save_pretrained(folder)
     record = {
         "parameters": trainer.model.num_parameters(),
-        "seed": seed,
+        "seed": trainer.seed,
         "tokens": trainer.tokens,
         "seconds": round(trainer.seconds),
-        "machine": f"{platform.processor() or platform.machine()}, {threads} thread(s), {device.type}",
+        "machine": f"{trainer.device.type}, {platform.machine()}, {threads} thread(s)",
         "torch": torch.__version__,
-        "spec": asdict(spec),
+        "spec": asdict(trainer.spec),
         "log": trainer.log,
     }
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    with contextlib.suppress(FileNotFoundError):
-        checkpoint.unlink()
-    return folder
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
+    """Replace the checkpoint at once, so that a crash leaves the old one or the new one."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     os.replace(partial, path)

@@ -1,0 +1,111 @@
+"""The factory of the bundled pair, on a few steps of a small recipe."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import training.bundled
+from training.bundled import CONTEXT_LENGTH, SPECS, Trainer, train
+from training.data import STRATEGIES, Turn, batches, conversation, encode, vocabulary_texts
+from training.tokenizer import build_tokenizer
+from training.world import RELATIONS, towns
+
+TOKENIZER = build_tokenizer(vocabulary_texts(), CONTEXT_LENGTH)
+TINY = replace(SPECS["small"], hidden=32, layers=1, feed_forward=64, steps=6)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SPECS, "small", TINY)
+    monkeypatch.setattr(training.bundled, "GROUP_CONVERSATIONS", 64)
+    monkeypatch.setattr(training.bundled, "BATCH_TOKENS", 512)
+
+
+def test_values_are_one_token_and_towns_two() -> None:
+    for relation in RELATIONS.values():
+        assert all(len(TOKENIZER.tokenize(f" {value}")) == 1 for value in relation.values)
+    names = [town.name for kind in towns().values() for town in kind]
+    halves = [len(TOKENIZER.tokenize(f" {name}")) for name in names]
+    assert min(halves) == 2  # no known town has a token to itself
+    assert halves.count(2) > 0.9 * len(names)
+    assert TOKENIZER.tokenize("34 + 25") == ["3", "4", "Ġ+", "Ġ2", "5"]
+
+
+@pytest.mark.parametrize("text", ["Grüße, 日本 🙂", "a\n\n\tb  c", "<|im_end|> x", "\x00\x7f", "ﷺ 12³"])
+def test_any_text_survives_the_tokenizer(text: str) -> None:
+    assert TOKENIZER.decode(TOKENIZER.encode(text), skip_special_tokens=False) == text
+
+
+def test_only_the_assistant_is_learned() -> None:
+    turns = [
+        Turn("What is 1 + 1?", " The answer is 2.", prefix=STRATEGIES["direct"], system="Be kind."),
+        Turn("hello", "Hello!"),
+    ]
+    ids, learned = encode(turns, TOKENIZER)
+    text = "".join(TOKENIZER.decode([i]) if flag else "" for i, flag in zip(ids, learned, strict=True))
+    assert text == " The answer is 2.<|im_end|>Hello!<|im_end|>"
+    asked = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "What is 1 + 1?"}]
+    prompt = TOKENIZER.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    assert TOKENIZER.decode(ids).startswith(prompt + STRATEGIES["direct"] + " The answer is 2.<|im_end|>")
+
+
+def test_training_batches_are_a_function_of_seed_and_index_and_bounded() -> None:
+    mixture = SPECS["large"].mixture
+    made = batches(3, 1, TOKENIZER, mixture, 256, 2048)
+    assert made == batches(3, 1, TOKENIZER, mixture, 256, 2048)
+    assert made != batches(4, 1, TOKENIZER, mixture, 256, 2048)
+    assert sum(map(len, made)) == 256
+    assert all(len(b) * max(len(ids) for ids, _ in b) <= 2048 for b in made)
+    lengths = [len(encode(conversation(random.Random(i), mixture), TOKENIZER)[0]) for i in range(500)]
+    assert max(lengths) < CONTEXT_LENGTH
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path / "whole", ["small"])
+
+    step, taken = Trainer.step, 0
+
+    def interrupted(self: Trainer) -> float:
+        nonlocal taken
+        taken += 1
+        if taken == 4:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "halves", ["small"])
+    assert (tmp_path / "halves/small/checkpoint.pt").exists()
+    with pytest.raises(ValueError, match="another recipe or seed"):
+        train(tmp_path / "halves", ["small"], seed=2)
+    train(tmp_path / "halves", ["small"])
+    assert not (tmp_path / "halves/small/checkpoint.pt").exists()
+    whole, halves = (load_file(tmp_path / run / "small/model.safetensors") for run in ("whole", "halves"))
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+
+
+def test_the_result_is_a_checkpoint_as_transformers_knows_it(tiny: None, tmp_path: Path) -> None:
+    train(tmp_path, ["small"], steps=1)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "small")
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.config.eos_token_id == tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tokenizer.model_max_length == model.config.max_position_embeddings == CONTEXT_LENGTH
+
+
+def test_the_loss_falls(tiny: None) -> None:
+    trainer = Trainer(replace(TINY, steps=60), TOKENIZER, 1, torch.device("cpu"))
+    losses = [trainer.step() for _ in range(40)]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown model 'medium'; there are small, large"):
+        train(tmp_path, ["medium"])

@@ -5,7 +5,7 @@ Null counts as absent everywhere. Unknown fields are kept in `model_extra`, so t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -26,6 +26,9 @@ def _encodable(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_encodable)]
 TokenId = Annotated[int, Field(ge=0)]
+Item = TypeVar("Item")
+Many = Annotated[list[Item], Field(fail_fast=True)]
+"""A list that may be long: one wrong item is enough to refuse it, and a million would take a while to describe."""
 
 
 class Body(BaseModel):
@@ -72,7 +75,7 @@ class Generation(Body):
     repetition_penalty: float = Field(1.0, gt=0, le=10)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=1024)
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
-    stop: Text | Annotated[list[Text], Field(max_length=16)] = []
+    stop: Text | Annotated[Many[Text], Field(max_length=16)] = []
     stop_token_ids: list[TokenId] = Field([], max_length=128)
     ignore_eos: bool = False
     min_tokens: int = Field(0, ge=0)
@@ -109,7 +112,7 @@ class ToolCall(Body):
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Text | list[TextPart] | None = None
+    content: Text | Many[TextPart] | None = None
     name: Text | None = None
     tool_calls: list[ToolCall] = []
     tool_call_id: Text | None = None
@@ -123,7 +126,7 @@ class Message(Body):
 class ChatPrompt(Body):
     """The part of a chat request that becomes the prompt."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Many[Message] = Field(min_length=1)
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = {}
@@ -141,7 +144,7 @@ class ChatRequest(ChatPrompt, Generation):
 class CompletionRequest(Generation):
     """POST /v1/completions."""
 
-    prompt: Text | list[Text] | list[TokenId] | list[list[TokenId]]
+    prompt: Text | Many[Text] | Many[TokenId] | Many[Many[TokenId]]
     logprobs: int | None = Field(None, ge=0, le=20)
     max_tokens: int | None = Field(None, ge=0)
     echo: bool = False
@@ -152,7 +155,7 @@ class TokenizeRequest(Body):
 
     model: Text | None = None
     prompt: Text | None = None
-    messages: list[Message] | None = None
+    messages: Many[Message] | None = None
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -164,4 +167,4 @@ class DetokenizeRequest(Body):
     """POST /detokenize."""
 
     model: Text | None = None
-    tokens: list[TokenId]
+    tokens: Many[TokenId]

@@ -27,7 +27,7 @@ def explain(errors: Sequence[Any], body: Any) -> tuple[str, str | None]:
         return f"The body is not valid JSON: {reason} at character {errors[0]['loc'][-1]}.", None
     # Every branch of a union complains; the one that got furthest into the body is the one that was meant.
     where = [path(error["loc"][1:], body, missing=error["type"] == "missing") for error in errors]
-    deepest = max(range(len(errors)), key=lambda i: len(where[i]))
+    deepest = max(range(len(errors)), key=lambda i: (len(where[i]), not errors[i]["type"].endswith("_type")))
     error, param = errors[deepest], ".".join(where[deepest]).replace(".[", "[")[:200]
     if not param:
         if isinstance(body, bytes):
@@ -35,6 +35,10 @@ def explain(errors: Sequence[Any], body: Any) -> tuple[str, str | None]:
         return "The body should be a JSON object.", None
     if error["type"] == "value_error":
         return f"{param}: {error['msg'].removeprefix('Value error, ')}", param
+    if error["type"] == "too_long":
+        return f"{param} should have at most {error['ctx']['max_length']} items.", param
+    if error["type"] == "too_short":
+        return f"{param} should not be empty.", param
     sentence = SENTENCES.get(error["type"]) or re.sub(r"^Input should", "should", error["msg"])
     return f"{param} {sentence}.", param
 

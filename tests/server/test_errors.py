@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -125,6 +126,8 @@ def test_bad_fields(http: httpx.Client, body: dict[str, Any], param: str) -> Non
 def test_message_names_the_allowed_range(http: httpx.Client) -> None:
     message = check(http.post(CHAT, json={"messages": HELLO, "temperature": 9}), 400, "temperature")
     assert message == "temperature should be less than or equal to 2."
+    message = check(http.post(CHAT, json={"messages": HELLO, "stop": ["a"] * 17}), 400, "stop")
+    assert message == "stop should have at most 16 items."
     assert "ead" in check(http.post(CHAT, json={"messages": HELLO, "policy": [{"name": "x"}]}), 400, "policy[0].name")
 
 
@@ -280,3 +283,24 @@ def test_a_body_that_trickles_in_is_cut(start: Callable[..., Any]) -> None:
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
         connection.sendall(b"Content-Length: 100\r\n\r\n{")
         assert connection.recv(65536).startswith(b"HTTP/1.1 408")
+
+
+def test_a_dead_engine_is_503(start: Callable[..., Any]) -> None:
+    running = start()
+    asyncio.run(running.runtime.engines["large"].aclose())
+    with running.http() as http:
+        for stream in (False, True):
+            response = http.post(CHAT, json={"messages": HELLO, "model": "large", "stream": stream})
+            check(response, 503)
+            assert 0 < int(response.headers["retry-after"]) <= 120
+        assert http.post(CHAT, json={"messages": HELLO, "model": "small", "max_tokens": 1}).status_code == 200
+
+
+@pytest.mark.parametrize("field", ["messages", "prompt"])
+def test_a_million_mistakes_are_answered_quickly(http: httpx.Client, field: str) -> None:
+    path = CHAT if field == "messages" else "/v1/completions"
+    content = json.dumps({field: [True] * 500_000})
+    began = time.perf_counter()
+    response = http.post(path, content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert time.perf_counter() - began < 1

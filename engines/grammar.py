@@ -21,11 +21,14 @@ class Grammar:
 
     def __init__(self, tokens: TokenText, vocabulary: int) -> None:
         self._vocabulary = vocabulary
-        self._tokenizer = llguidance.hf.from_tokenizer(
-            cast(PreTrainedTokenizerFast, tokens.tokenizer),
-            n_vocab=max(vocabulary, tokens.vocab_size),
-            eos_token=list(tokens.eos_ids),
-        )
+        try:
+            self._tokenizer = llguidance.hf.from_tokenizer(
+                cast(PreTrainedTokenizerFast, tokens.tokenizer),
+                n_vocab=max(vocabulary, tokens.vocab_size),
+                eos_token=list(tokens.eos_ids),
+            )
+        except Exception as error:  # not every kind of tokenizer spells its tokens in bytes
+            raise Unsupported(f"this model's tokenizer cannot be guided: {error}", "response_format") from error
         self._compile = lru_cache(maxsize=64)(self._start)
 
     def _start(self, schema: str) -> llguidance.LLMatcher:

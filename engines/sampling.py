@@ -71,7 +71,9 @@ def _touch(logits: torch.Tensor, row: Row) -> None:
     for token, bias in s.logit_bias.items():
         logits[token] += bias
     if row.position < s.min_tokens:
-        logits[list(row.ends)] = -torch.inf
+        barred = logits.index_fill(0, torch.tensor(row.ends, dtype=torch.long, device=logits.device), -torch.inf)
+        if barred.max() > -torch.inf:  # a grammar may allow nothing but the end
+            logits.copy_(barred)
     if s.repetition_penalty != 1.0:
         seen = torch.tensor(sorted(set(row.ids)), device=logits.device)
         old = logits[seen]

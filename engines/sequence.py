@@ -50,7 +50,7 @@ class Sequence:
         mean = self._window.push(entropy) if self._window else 0.0
         if self.matcher is not None:
             self.matcher.consume_token(token)
-        if token in self.ends:
+        if token in self.ends or (self.matcher is not None and self.matcher.is_stopped()):
             return "stop"
         if len(self.ids) - self.start >= self.sampling.max_tokens or len(self.ids) >= context_length:
             return "length"

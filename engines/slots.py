@@ -7,6 +7,7 @@ one pass over the missing tokens brings it up to date.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -74,51 +75,53 @@ class SlotCache(Cache):
 
 
 class SlotRunner:
-    """Forward passes of one model over slots. Every call is synchronous; use it from one thread."""
+    """Implements `engines.runner.Runner`: any mixture of slots in one pass."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.cache = SlotCache()
         config = model.config.get_text_config()
-        self._kinds = set(getattr(config, "layer_types", None) or [])
+        self._kinds = set(getattr(config, "layer_types", None) or ())
         self._window: int | None = getattr(config, "sliding_window", None)
+        self._picks_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def extend(self, slots: list[int], starts: list[int], tokens: list[list[int]]) -> torch.Tensor:
-        """Append tokens to slots: slot `slots[i]` holds `starts[i]` tokens and takes `tokens[i]`.
-
-        Returns:
-            `[rows, vocab]`: the logits after each row's last token.
-        """
-        ends = [len(row) - 1 for row in tokens]
-        kept = sorted(set(ends))
         inputs = self._inputs(slots, starts, tokens)
         device = self.model.device
+        ends = [len(row) - 1 for row in tokens]
+        rows = torch.arange(len(tokens), device=device)
+        if not self._picks_logits:
+            return self.model(**inputs).logits[rows, torch.tensor(ends, device=device)]  # type: ignore[no-any-return]
+        kept = sorted(set(ends))
         logits = self.model(**inputs, logits_to_keep=torch.tensor(kept, device=device)).logits
-        where = torch.tensor([kept.index(end) for end in ends], device=device)
-        return logits[torch.arange(len(tokens), device=device), where]  # type: ignore[no-any-return]
+        return logits[rows, torch.tensor([kept.index(end) for end in ends], device=device)]  # type: ignore[no-any-return]
 
-    def all_logits(self, slot: int, tokens: list[int]) -> torch.Tensor:
-        """`[len(tokens), vocab]`: the logits after each of the tokens, written to the slot from its start."""
-        return self.model(**self._inputs([slot], [0], [tokens])).logits[0]  # type: ignore[no-any-return]
+    def read(self, slot: int, start: int, tokens: list[int]) -> torch.Tensor:
+        return self.model(**self._inputs([slot], [start], [tokens])).logits[0]  # type: ignore[no-any-return]
 
-    def last_hidden(self, slot: int, tokens: list[int]) -> torch.Tensor:
-        """`[hidden]`: the last layer's state after the final norm, at the last token."""
-        return self.model.base_model(**self._inputs([slot], [0], [tokens])).last_hidden_state[0, -1]  # type: ignore[no-any-return]
+    def copy(self, source: int, target: int, length: int) -> int:
+        if source != target:
+            self.cache.copy(source, target, length)
+        return length
 
     def _inputs(self, slots: list[int], starts: list[int], tokens: list[list[int]]) -> dict[str, Any]:
         device = self.model.device
         width = max(len(row) for row in tokens)
         ids = torch.tensor([row + [0] * (width - len(row)) for row in tokens], device=device)
         positions = torch.tensor(starts, device=device)[:, None] + torch.arange(width, device=device)
-        reach = max(start + len(row) for start, row in zip(starts, tokens, strict=True))
+        lengths = [start + len(row) for start, row in zip(starts, tokens, strict=True)]
+        reach = max(lengths)
+        cells = positions
         if any(len(row) < width for row in tokens):
             # Padding writes behind its row's tokens, where nothing is seen before it is written anew; one more cell
-            # gives it a place behind the longest row too.
+            # gives it a place behind the longest row too. It bears its row's last position, which every model knows.
             reach += 1
-        self.cache.aim(slots, positions.clamp(max=reach - 1), reach)
+            cells = positions.clamp(max=reach - 1)
+            positions = positions.minimum(torch.tensor(lengths, device=device)[:, None] - 1)
+        self.cache.aim(slots, cells, reach)
         return {
             "input_ids": ids,
-            "position_ids": positions.clamp(max=reach - 1),
+            "position_ids": positions,
             "attention_mask": self._mask(positions, reach),
             "past_key_values": self.cache,
             "use_cache": True,

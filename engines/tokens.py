@@ -20,9 +20,10 @@ class TokenText:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
         own = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
-        self.eos_ids = tuple(dict.fromkeys((*eos_ids, *own)))
         self.vocab_size = len(tokenizer)
-        self._special = frozenset(int(i) for i in tokenizer.all_special_ids) | frozenset(self.eos_ids)
+        self.eos_ids = tuple(i for i in dict.fromkeys((*eos_ids, *own)) if 0 <= i < self.vocab_size)
+        control = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+        self._special = frozenset((*control, *map(int, tokenizer.all_special_ids), *self.eos_ids))
         self._bytes: dict[int, bytes] = {}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:

@@ -7,11 +7,13 @@ sequences join, leave and are aborted, so a client that goes away costs at most 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+import math
+from collections.abc import AsyncGenerator, Callable, Iterable
 from collections.abc import Sequence as Ids
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -21,9 +23,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from engines import EngineConfig
 from engines.base import EngineError, Sampling, Step, Unsupported
 from engines.grammar import Grammar
+from engines.runner import make_runner
 from engines.sampling import draw
 from engines.sequence import Sequence
-from engines.slots import SlotRunner
 from engines.tokens import TokenText
 from entropy import shannon_entropy
 
@@ -33,6 +35,9 @@ CATCH_UP = 16
 """Rows with at most this many missing tokens ride along with the decoding rows."""
 WORTH_COPYING = 32
 """A shared prefix shorter than this is computed again rather than copied from another slot."""
+
+LOGITS = 1 << 26
+"""Most logits held at once while a text is scored."""
 
 SMALL = 100_000_000
 """Below this many parameters a CPU pass is fastest on one thread: waiting for others costs more than they bring."""
@@ -46,24 +51,28 @@ class TransformersEngine:
     def __init__(self, name: str, config: EngineConfig) -> None:
         self.name = name
         device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        options = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        options = {
+            "revision": config.revision,
+            "trust_remote_code": config.trust_remote_code,
+            "local_files_only": Path(config.model).is_dir(),
+        }
         try:
             tokenizer = AutoTokenizer.from_pretrained(config.model, **options)
             model = AutoModelForCausalLM.from_pretrained(
-                config.model, dtype=config.dtype, use_safetensors=True, attn_implementation="sdpa", **options
+                config.model, dtype=config.dtype, use_safetensors=True, **options
             )
             self.model: PreTrainedModel = model.eval().to(torch.device(device))
-        except (OSError, ValueError, ImportError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:  # transformers, safetensors and the tokenizers each raise their own kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"engine {name!r}: cannot load {config.model!r} on {device}: {reason}") from error
         ends = self.model.generation_config.eos_token_id
         self.tokens = TokenText(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
         text_config = self.model.config.get_text_config()
-        self.vocabulary: int = text_config.vocab_size
+        self.vocabulary: int = self.embedding_matrix().shape[0]
         longest: int = getattr(text_config, "max_position_embeddings", None) or config.max_model_len or 4096
         self.context_length = min(longest, config.max_model_len or longest)
         self.parameters = int(self.model.num_parameters())
-        self._runner = SlotRunner(self.model)
+        self._runner = make_runner(self.model, self.context_length)
         self._grammar: Grammar | None = None
         self._held: list[list[int]] = [[] for _ in range(config.max_sequences)]
         self._owner: list[Sequence | None] = [None] * config.max_sequences
@@ -77,20 +86,17 @@ class TransformersEngine:
         self._closed = False
         self.passes = 0
         """Forward passes so far."""
+        self.read_tokens = 0
+        """Tokens that these passes read."""
 
     @property
     def active(self) -> int:
         return len(self._live)
 
     async def generate(self, prompt_ids: Ids[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
-        if self._closed:
-            raise EngineError(f"engine {self.name!r} is closed")
-        if not prompt_ids:
-            raise Unsupported("the prompt is empty", "prompt")
-        if len(prompt_ids) >= self.context_length:
-            raise Unsupported(
-                f"the prompt has {len(prompt_ids)} tokens, and {self.name!r} has a context of {self.context_length}"
-            )
+        self._check(prompt_ids, room=1)
+        self._check_known(sampling.logit_bias, "logit_bias")
+        self._check_known(sampling.stop_token_ids, "stop_token_ids")
         sequence = Sequence(prompt_ids, sampling, self.tokens.eos_ids)
         if sampling.grammar is not None:
             sequence.matcher = await asyncio.to_thread(self._matcher, sampling.grammar, sequence.answer)
@@ -112,6 +118,24 @@ class TransformersEngine:
         if self._grammar is None:
             self._grammar = Grammar(self.tokens, self.vocabulary)
         return self._grammar.matcher(schema, answer)
+
+    def _check(self, ids: Ids[int], room: int = 0) -> None:
+        """Refuse what no pass may meet: it would take the other sequences down with it."""
+        if self._closed:
+            raise EngineError(f"engine {self.name!r} is closed")
+        if not ids:
+            raise Unsupported("the prompt is empty", "prompt")
+        if len(ids) + room > self.context_length:
+            raise Unsupported(
+                f"the prompt has {len(ids)} tokens, and {self.name!r} has a context of {self.context_length}", "prompt"
+            )
+        self._check_known(ids, "prompt")
+
+    def _check_known(self, ids: Iterable[int], param: str) -> None:
+        known = min(self.vocabulary, self.tokens.vocab_size)
+        unknown = next((i for i in ids if not 0 <= i < known), None)
+        if unknown is not None:
+            raise Unsupported(f"there is no token {unknown}: {self.name!r} knows 0 to {known - 1}", param)
 
     def _start(self) -> None:
         if (
@@ -180,24 +204,20 @@ class TransformersEngine:
                 break
 
     def _seat(self, sequence: Sequence) -> bool:
-        """Find the slot that saves most: one whose tokens the sequence goes on from, else the one unused longest, with
-        the longest prefix that any slot shares copied into it. False: all slots are taken."""
+        """Find the slot that saves most reading: an idle one whose tokens the sequence goes on from, or else the one
+        unused longest, with the longest prefix that any slot shares copied into it. False: all slots are taken."""
         idle = [slot for slot, owner in enumerate(self._owner) if owner is None]
         if not idle:
             return False
         usable = sequence.ids[:-1]  # at least one token has to be read for logits to come out
-        whole = [s for s in idle if self._held[s] and usable[: len(self._held[s])] == self._held[s]]
-        slot = max(whole, key=lambda s: len(self._held[s]), default=-1)
-        if slot < 0:
+        shared = [_shared(held, usable) for held in self._held]
+        whole = [s for s in idle if 0 < shared[s] == len(self._held[s])]
+        slot = max(whole, key=lambda s: shared[s], default=-1)
+        source = max(range(len(shared)), key=lambda s: shared[s])
+        if slot < 0 or shared[source] - shared[slot] >= WORTH_COPYING:
             slot = min(idle, key=lambda s: (bool(self._held[s]), self._used[s], s))
-            source = max(range(len(self._held)), key=lambda s: _shared(self._held[s], usable))
-            shared = _shared(self._held[source], usable)
-            if shared < WORTH_COPYING:
-                self._held[slot] = []
-            else:
-                if source != slot:
-                    self._runner.cache.copy(source, slot, shared)
-                self._held[slot] = usable[:shared]
+            kept = self._runner.copy(source, slot, shared[source]) if shared[source] >= WORTH_COPYING else 0
+            self._held[slot] = usable[:kept]
         self._clock += 1
         self._used[slot] = self._clock
         self._owner[slot] = sequence
@@ -213,7 +233,8 @@ class TransformersEngine:
         logits = self._runner.extend(slots, starts, tokens)
         self.passes += 1
         for slot, row in zip(slots, tokens, strict=True):
-            self._held[slot] = self._held[slot] + row
+            self._held[slot] += row
+            self.read_tokens += len(row)
         ready = [i for i, (s, _) in enumerate(work) if len(self._held[slots[i]]) == len(s.ids)]
         if not ready:
             return []
@@ -250,44 +271,40 @@ class TransformersEngine:
         chosen = (logits.gather(-1, drawn[:, None]) - norm)[:, 0]
         columns = torch.stack([drawn.double(), chosen.double(), entropies.double()]).tolist()  # one copy to the host
         best: list[tuple[tuple[int, float], ...]] = [()] * len(top)
-        if widest := max(top, default=0):
+        if widest := min(max(top, default=0), logits.shape[-1]):
             values, indices = (logits - norm).topk(widest, dim=-1)
-            pairs = zip(indices.tolist(), values.tolist(), top, strict=True)
-            best = [tuple(zip(ids[:k], logprobs[:k], strict=True)) for ids, logprobs, k in pairs]
+            rows = zip(indices.tolist(), values.tolist(), top, strict=True)
+            best = [tuple(p for p in zip(i[:k], v[:k], strict=True) if p[1] > -math.inf) for i, v, k in rows]
         return [
             Step(int(token), logprob, max(entropy, 0.0), self.name, alternatives)
             for token, logprob, entropy, alternatives in zip(*columns, best, strict=True)
         ]
 
     async def score(self, ids: Ids[int], top_logprobs: int = 0) -> list[Step]:
-        self._check_open(ids)
+        self._check(ids)
 
         @torch.inference_mode()
         def work() -> list[Step]:
-            slot = self._scratch()
-            logits = self._raw(self._runner.all_logits(slot, list(ids)))[:-1]
-            return self._measure(logits, torch.tensor(ids[1:], device=logits.device), [top_logprobs] * (len(ids) - 1))
+            steps: list[Step] = []
+            scratch, stride = len(self._held), max(1, LOGITS // self.vocabulary)  # a slot that no sequence uses
+            for start in range(0, len(ids) - 1, stride):
+                read, said = ids[start : start + stride], ids[start + 1 : start + 1 + stride]
+                logits = self._raw(self._runner.read(scratch, start, list(read))[: len(said)])
+                steps += self._measure(logits, torch.tensor(said, device=logits.device), [top_logprobs] * len(said))
+            return steps
 
         return await self._in_thread(work)
 
     async def hidden_state(self, ids: Ids[int]) -> torch.Tensor:
-        self._check_open(ids)
+        self._check(ids)
 
         @torch.inference_mode()
         def work() -> torch.Tensor:
-            return self._runner.last_hidden(self._scratch(), list(ids)).float().cpu().clone()
+            inputs = torch.tensor([list(ids)], device=self.model.device)
+            states: torch.Tensor = self.model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+            return states[0, -1].float().cpu().clone()
 
         return await self._in_thread(work)
-
-    def _check_open(self, ids: Ids[int]) -> None:
-        if self._closed:
-            raise EngineError(f"engine {self.name!r} is closed")
-        if not 1 <= len(ids) <= self.context_length:
-            raise Unsupported(f"{len(ids)} tokens do not fit {self.name!r}: its context is {self.context_length}")
-
-    def _scratch(self) -> int:
-        """A slot beyond those that sequences use, for single passes."""
-        return len(self._held)
 
     def embedding_matrix(self) -> torch.Tensor:
         weight: torch.Tensor = self.model.get_output_embeddings().weight

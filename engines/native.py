@@ -1,0 +1,60 @@
+"""Sequences in a model's own kind of memory: recurrent states, hybrid caches, or none at all.
+
+One row a pass, for models whose memory does not fit slots (`engines.runner` decides). Slower, but right for whatever
+transformers loads.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.generation.utils import ALL_CACHE_NAMES
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a model has read, and what it keeps of it, by the name of the argument that hands it back."""
+
+    tokens: list[int] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+class NativeRunner:
+    """Implements `engines.runner.Runner`."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self._memory: dict[int, Memory] = {}
+        # A recurrent state goes on one token at a time: not every such model can take several.
+        self._stride = 1 if model._is_stateful else None
+
+    def extend(self, slots: list[int], starts: list[int], tokens: list[list[int]]) -> torch.Tensor:
+        rows = zip(slots, starts, tokens, strict=True)
+        return torch.stack([self.read(slot, start, row)[-1] for slot, start, row in rows])
+
+    def read(self, slot: int, start: int, tokens: list[int]) -> torch.Tensor:
+        if start == 0:
+            self._memory[slot] = Memory()
+        memory = self._memory[slot]
+        stride = self._stride if memory.state and self._stride else len(tokens)
+        return torch.cat([self._pass(memory, tokens[i : i + stride]) for i in range(0, len(tokens), stride)])
+
+    def copy(self, source: int, target: int, length: int) -> int:
+        memory = self._memory[source]
+        if len(memory.tokens) != length:
+            return 0
+        if source != target:
+            self._memory[target] = copy.deepcopy(memory)
+        return length
+
+    def _pass(self, memory: Memory, tokens: list[int]) -> torch.Tensor:
+        memory.tokens = memory.tokens + tokens
+        unread = tokens if memory.state else memory.tokens  # some models keep nothing: they read everything again
+        output = self.model(input_ids=torch.tensor([unread], device=self.model.device), use_cache=True, **memory.state)
+        memory.state = {name: kept for name in ALL_CACHE_NAMES if (kept := output.get(name)) is not None}
+        logits: torch.Tensor = output.logits[0, -len(tokens) :]
+        return logits

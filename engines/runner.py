@@ -1,0 +1,110 @@
+"""What reads tokens into a model's memory, and which of the two ways suits a model.
+
+Slots decode any mixture of sequences in one pass, but ask of a model that it attends as it is told. Whether it does is
+not looked up by name: it is tried, once, when the model is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from transformers import PreTrainedModel
+
+from engines.native import NativeRunner
+from engines.slots import SlotRunner
+
+log = logging.getLogger(__name__)
+
+TRIED = ((19, 1), (11, 3))
+"""Tokens of the two ragged rows that the trial reads, in two passes."""
+WINDOW = 8
+"""The sliding window during the trial: short enough to show in it."""
+
+
+class Runner(Protocol):
+    """Forward passes over slots, each of which holds the tokens of one sequence. Use it from one thread."""
+
+    def extend(self, slots: list[int], starts: list[int], tokens: list[list[int]]) -> torch.Tensor:
+        """Append tokens to slots: slot `slots[i]` holds `starts[i]` tokens and takes `tokens[i]`; `[rows, vocab]`
+        logits after each row's last token."""
+        ...
+
+    def read(self, slot: int, start: int, tokens: list[int]) -> torch.Tensor:
+        """Append tokens to one slot; `[len(tokens), vocab]` logits after each of them."""
+        ...
+
+    def copy(self, source: int, target: int, length: int) -> int:
+        """Make `target` hold the first `length` tokens of `source`; how many it holds now: `length`, or 0 where the
+        model's memory cannot be cut there."""
+        ...
+
+
+@torch.inference_mode()
+def make_runner(model: PreTrainedModel, context_length: int) -> Runner:
+    """Slots where the model's logits come out the same with them, else the model's own cache, one row a pass."""
+    obstacle = _obstacle(model, context_length)
+    if obstacle is None:
+        return SlotRunner(model)
+    log.warning("%s decodes its sequences one after another: %s", type(model).__name__, obstacle)
+    return NativeRunner(model)
+
+
+def _obstacle(model: PreTrainedModel, context_length: int) -> str | None:
+    """Why slots will not do, if so."""
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds - {"full_attention", "sliding_attention"} or getattr(config, "attention_chunk_size", None):
+        return f"it has layers of the kinds {', '.join(sorted(kinds)) or 'chunked_attention'}"
+    trained = _rescaled_beyond(model)
+    if trained is not None and trained < context_length:
+        return f"its rotary positions change for the whole batch when one sequence grows beyond {trained} tokens"
+    try:
+        with _short_window(model):
+            error = _trial_error(model)
+    except Exception as failure:  # whatever it is, it says that the model cannot be driven this way
+        return f"it cannot be driven by slots ({type(failure).__name__})"
+    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+    return None if error <= tolerance else f"its logits are off by {error:.2g} of their spread with slots"
+
+
+def _rescaled_beyond(model: PreTrainedModel) -> int | None:
+    """The length beyond which rotary frequencies depend on the longest row of a batch."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    for scaling in (rope, *rope.values()):
+        if isinstance(scaling, dict) and scaling.get("rope_type") in ("dynamic", "longrope"):
+            own = getattr(config, "original_max_position_embeddings", None)
+            return int(scaling.get("original_max_position_embeddings") or own or config.max_position_embeddings)
+    return None
+
+
+@contextmanager
+def _short_window(model: PreTrainedModel) -> Iterator[None]:
+    """A sliding window that the trial is long enough to feel."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    if window is None:
+        yield
+        return
+    config.sliding_window = min(window, WINDOW)
+    try:
+        yield
+    finally:
+        config.sliding_window = window
+
+
+def _trial_error(model: PreTrainedModel) -> float:
+    """Root mean square difference between the logits of slots and of plain passes, in standard deviations."""
+    runner = SlotRunner(model)
+    vocabulary = min(64, int(model.config.get_text_config().vocab_size))
+    rows = [[(7 * i + 3 * j) % vocabulary for j in range(sum(cut))] for i, cut in enumerate(TRIED)]
+    firsts = [first for first, _ in TRIED]
+    runner.extend([0, 2], [0, 0], [row[:n] for row, n in zip(rows, firsts, strict=True)])
+    slots = runner.extend([0, 2], firsts, [row[n:] for row, n in zip(rows, firsts, strict=True)])
+    inputs = [torch.tensor([row], device=model.device) for row in rows]
+    plain = torch.stack([model(input_ids=ids, use_cache=False).logits[0, -1] for ids in inputs])
+    return float((slots.float() - plain.float()).square().mean().sqrt() / plain.float().std())

@@ -2,7 +2,7 @@
 
 `waver train bundled --out models` runs it: fixed seed, one CPU thread a model (or a GPU where there is one), a progress
 bar, a checkpoint every two minutes from which a stopped run goes on. Hidden matrices are trained with Muon, the rest
-with AdamW; the learning rate falls linearly to zero after a short warm-up.
+with AdamW.
 """
 
 from __future__ import annotations
@@ -34,14 +34,29 @@ console = Console()
 
 @dataclass(frozen=True)
 class Spec:
-    """Size and schooling of one model. The head size is 32, which vLLM's CPU attention supports too."""
+    """Size and schooling of one model. The head size is 32, which vLLM's CPU attention supports too.
+
+    After a warm-up the learning rate falls along a line towards zero at step `horizon`; in the last `cooldown` of the
+    `steps`, along a steeper one that gets there.
+    """
 
     hidden: int
     layers: int
     feed_forward: int
     steps: int
+    horizon: int
+    cooldown: int
     learning_rate: float
     mixture: Mixture
+
+    def rate(self, taken: int) -> float:
+        """The learning rate after `taken` steps."""
+        warm_up = min(100, max(self.steps // 10, 1))
+        turn = self.steps - self.cooldown
+        fall = 1 - min(taken, turn) / self.horizon
+        if taken > turn:
+            fall *= (self.steps - taken) / self.cooldown
+        return self.learning_rate * min(1.0, (taken + 1) / warm_up) * fall
 
     def config(self, vocabulary: int, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
         return LlamaConfig(
@@ -64,7 +79,9 @@ SPECS = {
         hidden=96,
         layers=2,
         feed_forward=256,
-        steps=4_000,
+        steps=1_600,
+        horizon=1_600,
+        cooldown=0,
         learning_rate=8e-3,
         mixture=Mixture(
             sums=5.0, frequent=1.5, rare=0.03, unknown=1.0, reading=2.5, talk=0.2, steps=(4, 2, 2, 1, 1, 1, 1, 1)
@@ -74,7 +91,9 @@ SPECS = {
         hidden=192,
         layers=4,
         feed_forward=512,
-        steps=3_200,
+        steps=2_200,
+        horizon=3_200,
+        cooldown=900,
         learning_rate=6e-3,
         mixture=Mixture(
             sums=5.0, frequent=0.7, rare=2.0, unknown=0.6, reading=2.0, talk=0.2, steps=(2, 1, 1, 1, 1, 1, 1, 1)
@@ -150,8 +169,7 @@ class Trainer:
         loss = self._loss(drawn)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        warm_up = min(100, max(self.spec.steps // 10, 1))
-        rate = self.spec.learning_rate * min(1.0, (self.taken + 1) / warm_up) * (1 - self.taken / self.spec.steps)
+        rate = self.spec.rate(self.taken)
         for optimiser in self.optimisers:
             optimiser.param_groups[0]["lr"] = rate
             optimiser.step()
@@ -205,7 +223,7 @@ def train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = build_tokenizer(vocabulary_texts(), CONTEXT_LENGTH)
     for name in models:
-        spec = SPECS[name] if steps is None else replace(SPECS[name], steps=steps)
+        spec = SPECS[name] if steps is None else replace(SPECS[name], steps=steps, horizon=steps, cooldown=0)
         trainer = Trainer(spec, tokenizer, seed, device)
         checkpoint = out / name / "checkpoint.pt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)

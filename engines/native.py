@@ -7,6 +7,7 @@ transformers loads.
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,7 @@ class NativeRunner:
         self._memory: dict[int, Memory] = {}
         # A recurrent state goes on one token at a time: not every such model can take several.
         self._stride = 1 if model._is_stateful else None
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
     def extend(self, slots: list[int], starts: list[int], tokens: list[list[int]]) -> torch.Tensor:
         rows = zip(slots, starts, tokens, strict=True)
@@ -53,8 +55,17 @@ class NativeRunner:
 
     def _pass(self, memory: Memory, tokens: list[int]) -> torch.Tensor:
         memory.tokens = memory.tokens + tokens
-        unread = tokens if memory.state else memory.tokens  # some models keep nothing: they read everything again
-        output = self.model(input_ids=torch.tensor([unread], device=self.model.device), use_cache=True, **memory.state)
+        ids = torch.tensor([memory.tokens], device=self.model.device)
+        inputs = {"use_cache": True, "attention_mask": torch.ones_like(ids), **memory.state}
+        if self._takes_positions:
+            inputs["position_ids"] = torch.arange(ids.shape[1], device=ids.device)[None]
+        # Some models keep nothing, and some drop what they keep when a sequence outgrows it: `generate` knows which.
+        unread = len(tokens) if memory.state else None
+        first = not memory.state
+        inputs = self.model.prepare_inputs_for_generation(
+            ids, next_sequence_length=unread, is_first_iteration=first, **inputs
+        )
+        output = self.model(**inputs)
         memory.state = {name: kept for name in ALL_CACHE_NAMES if (kept := output.get(name)) is not None}
         logits: torch.Tensor = output.logits[0, -len(tokens) :]
         return logits

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -61,10 +62,8 @@ class NativeRunner:
             inputs["position_ids"] = torch.arange(ids.shape[1], device=ids.device)[None]
         # Some models keep nothing, and some drop what they keep when a sequence outgrows it: `generate` knows which.
         unread = len(tokens) if memory.state else None
-        first = not memory.state
-        inputs = self.model.prepare_inputs_for_generation(
-            ids, next_sequence_length=unread, is_first_iteration=first, **inputs
-        )
+        prepare = cast(Callable[..., dict[str, Any]], self.model.prepare_inputs_for_generation)
+        inputs = prepare(ids, next_sequence_length=unread, is_first_iteration=not memory.state, **inputs)
         output = self.model(**inputs)
         memory.state = {name: kept for name in ALL_CACHE_NAMES if (kept := output.get(name)) is not None}
         logits: torch.Tensor = output.logits[0, -len(tokens) :]

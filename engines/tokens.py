@@ -68,11 +68,21 @@ class TokenText:
             if all(character in self._alphabet for character in piece):
                 return bytes(self._alphabet[character] for character in piece)
             return piece.encode()
-        if match := _BYTE.fullmatch(piece):
+        if self.spelt and (match := _BYTE.fullmatch(piece)):
             return bytes([int(match[1], 16)])
-        if "▁" in piece:
-            return piece.replace("▁", " ").encode()
-        return piece.encode()
+        # Decoders treat the first token apart (they strip a space), so the second of two shows what one adds.
+        return self.decode([token, token])[len(self.decode([token])) :].encode()
+
+    @cached_property
+    def spelt(self) -> bool:
+        """Whether a token adds the same bytes wherever it stands, except at the start."""
+        decoder = repr(getattr(getattr(self.tokenizer, "backend_tokenizer", None), "decoder", None))
+        return any(kind in decoder for kind in ("ByteLevel", "ByteFallback", "Metaspace"))
+
+    def opening_bytes(self, token: int) -> bytes:
+        """The bytes a token adds where a text begins: SentencePiece's mark of a word's start is no space there."""
+        data = self.token_bytes(token)
+        return self.decode([token]).encode() if data.startswith(b" ") and self._alphabet is None else data
 
     def token_str(self, token: int) -> str:
         """A token for display; what is not whole UTF-8 shows as a replacement character."""
@@ -130,15 +140,32 @@ class TokenText:
 
 
 class TextStream:
-    """Turns tokens into text as they come, holding back the bytes of an unfinished code point."""
+    """Turns tokens into text as they come, holding back the bytes of an unfinished code point. What it gives, joined,
+    is what `decode` makes of the tokens."""
 
     def __init__(self, tokens: TokenText) -> None:
         self._tokens = tokens
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._begun = False
+        self._ids: list[int] = []
+        self._sent = ""
 
     def push(self, token: int) -> str:
         """The text that is complete with this token; may be empty."""
-        return self._decoder.decode(self._tokens.token_bytes(token))
+        if not self._tokens.spelt:
+            return self._decode_anew(token)
+        data = (self._tokens.token_bytes if self._begun else self._tokens.opening_bytes)(token)
+        self._begun = self._begun or not self._tokens.is_special(token)
+        return self._decoder.decode(data)
+
+    def _decode_anew(self, token: int) -> str:
+        """For tokenizers whose tokens read differently in different company (WordPiece, word-end marks)."""
+        self._ids.append(token)
+        text = self._tokens.decode(self._ids).rstrip("\ufffd")
+        if not text.startswith(self._sent):
+            return ""
+        new, self._sent = text[len(self._sent) :], text
+        return new
 
     def flush(self) -> str:
         """What may still be said at the end: nothing, for half a code point is never sent."""

@@ -151,7 +151,8 @@ class Decoding:
 
     async def _run_choice(self, index: int, prompt: Prompt, sampling: Sampling) -> None:
         route, engines, report = self.plan.route, self._runtime.engines, self.reports[index]
-        assembly = TextAssembly(index, engines[route.engine].tokens, self.plan.stops, len(prompt.echo or ""))
+        tokens = engines[route.engine].tokens
+        assembly = TextAssembly(index, tokens, self.plan.stops, len(prompt.echo or ""))
         if sampling.max_tokens == 0:
             self._put(assembly.end("length"))
             return
@@ -161,7 +162,9 @@ class Decoding:
                 if not self.completion_tokens:
                     self._runtime.metrics.first_token.observe(time.perf_counter() - self._began)
                 report.observe(step)
-                if step.finish != "stop":
+                # A grammar may also end an answer, with a token that belongs to it.
+                silent = step.finish == "stop" and step.token in (*tokens.eos_ids, *sampling.stop_token_ids)
+                if not silent:
                     for piece in assembly.push(step):
                         self._put(piece)
                 if assembly.stopped:
@@ -170,8 +173,7 @@ class Decoding:
                 if step.finish:
                     for piece in assembly.flush():
                         self._put(piece)
-                    by = step if step.finish == "stop" else None
-                    self._put(assembly.end("stop" if assembly.stopped else step.finish, by))
+                    self._put(assembly.end("stop" if assembly.stopped else step.finish, step if silent else None))
                     return
         raise RuntimeError(f"the answer of choice {index} ended without a reason")
 

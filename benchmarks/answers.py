@@ -1,0 +1,179 @@
+"""Questions put to the pair, in this process or over HTTP, and what came back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from clients.client import AsyncWaver, report, trace
+from engines import EngineConfig, load_engine
+from engines.base import Engine, Sampling
+from policies.base import Job, Report
+from policies.registry import compose, parse
+from training.world import Item
+
+SMALL, LARGE = "small", "large"
+BUNDLED = Path(__file__).parents[1] / "models"
+AT_ONCE = 64
+"""Questions in the air at a time, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation to answer. `opening` are words that the answer is made to begin with."""
+
+    prompt: str
+    opening: str = ""
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        asked = [{"role": "user", "content": self.prompt}]
+        return [*asked, {"role": "assistant", "content": self.opening}] if self.opening else asked
+
+
+@dataclass(frozen=True)
+class How:
+    """How to answer: which engine, or which policies over the pair."""
+
+    engine: str = SMALL
+    policy: tuple[Mapping[str, Any], ...] = ()
+    temperature: float = 0.0
+    max_tokens: int = 200
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer: its text, tokens by engine, switches, tokens thrown away, and each token's entropy in nats."""
+
+    text: str
+    tokens: Mapping[str, int]
+    switches: int
+    discarded: int
+    entropies: tuple[float, ...]
+
+    @property
+    def length(self) -> int:
+        return sum(self.tokens.values())
+
+    @property
+    def mean_entropy(self) -> float:
+        return sum(self.entropies) / len(self.entropies)
+
+
+class Asked(Protocol):
+    """Who answers questions."""
+
+    small_cost: float
+    """What a token of the small engine costs, if one of the large engine costs 1."""
+
+    async def ask(self, question: Question, how: How, seed: int) -> Answer: ...
+
+
+class InProcess:
+    """The engines in this process, through the classes that the server uses."""
+
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
+        self.engines = engines
+        self.small_cost = engines[SMALL].parameters / engines[LARGE].parameters
+
+    async def ask(self, question: Question, how: How, seed: int) -> Answer:
+        policies = parse(how.policy, self.engines)
+        prompt = self.engines[how.engine].tokens.chat(question.messages, continue_final_message=bool(question.opening))
+        sampling = Sampling(temperature=how.temperature, max_tokens=how.max_tokens, seed=seed)
+        job = Job(tuple(prompt), sampling, how.engine, self.engines, Report())
+        stream = self.engines[how.engine].tokens.stream()
+        text, entropies = "", []
+        async with aclosing(compose(policies)(job)) as steps:
+            async for step in steps:
+                job.report.observe(step)
+                text += stream.push(step.token)
+                entropies.append(step.entropy)
+        return Answer(text, job.report.tokens, job.report.switches, job.report.discarded, tuple(entropies))
+
+
+class OverHTTP:
+    """A server somewhere, through the official SDK."""
+
+    def __init__(self, client: AsyncWaver, small_cost: float) -> None:
+        self.client = client
+        self.small_cost = small_cost
+
+    async def ask(self, question: Question, how: How, seed: int) -> Answer:
+        extra: dict[str, Any] = {"trace": True, "policy": [dict(policy) for policy in how.policy]}
+        if question.opening:
+            extra |= {"continue_final_message": True, "add_generation_prompt": False}
+        response = await self.client.chat.completions.create(
+            model=how.engine,
+            messages=question.messages,  # type: ignore[arg-type]
+            temperature=how.temperature,
+            max_tokens=how.max_tokens,
+            seed=seed,
+            extra_body=extra,
+        )
+        done = report(response)
+        entropies = tuple(token.entropy for token in done.trace or trace(response.choices[0]))
+        text = response.choices[0].message.content or ""
+        return Answer(text, done.tokens, done.switches, done.discarded_tokens, entropies)
+
+
+@asynccontextmanager
+async def load_pair(models: Path | None, at_once: int = AT_ONCE) -> AsyncGenerator[dict[str, Engine], None]:
+    """The small and the large engine; closed at the end.
+
+    Raises:
+        ValueError: a model cannot be loaded.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    folder = models or BUNDLED
+    engines = {
+        name: load_engine(name, EngineConfig(model=str(folder / name), max_sequences=at_once))
+        for name in (SMALL, LARGE)
+    }
+    try:
+        yield engines
+    finally:
+        for engine in engines.values():
+            await engine.aclose()
+
+
+@asynccontextmanager
+async def reach(models: Path | None, base_url: str | None, at_once: int) -> AsyncGenerator[Asked, None]:
+    """The pair in this process, or the server at `base_url`."""
+    if base_url is None:
+        async with load_pair(models, at_once) as engines:
+            yield InProcess(engines)
+        return
+    async with AsyncWaver(base_url=base_url) as client:
+        # What the small engine costs can be read off an answer that it wrote alone, as part of the pair.
+        probe = await client.chat.completions.create(
+            model=SMALL,
+            messages=[{"role": "user", "content": "hello"}],
+            max_tokens=1,
+            extra_body={"policy": [{"name": "random_switch", "rate": 0.0}]},
+        )
+        yield OverHTTP(client, report(probe).relative_cost)
+
+
+async def ask_all(
+    asked: Asked, questions: Sequence[Question], how: How, at_once: int, advance: Callable[[], Any]
+) -> list[Answer]:
+    """Answers to all questions, `at_once` in the air at a time; question i has seed i. Calls `advance` after each."""
+    free = asyncio.Semaphore(at_once)
+
+    async def one(seed: int, question: Question) -> Answer:
+        async with free:
+            answer = await asked.ask(question, how, seed)
+        advance()
+        return answer
+
+    return await asyncio.gather(*(one(seed, question) for seed, question in enumerate(questions)))
+
+
+def closed_book(items: Sequence[Item]) -> list[Question]:
+    return [Question(item.prompt) for item in items]

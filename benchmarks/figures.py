@@ -1,0 +1,165 @@
+"""The figures of the benchmarks: each draws the numbers that its benchmark wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, GREY, PALE = "#1b1b1f", "#7a7a85", "#d9d9e0"
+SHADES = ("#9a3b00", "#e0701a", "#f3ab6a")
+BLUE = "#2b6cb0"
+
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "text.color": INK,
+    "axes.grid": True,
+    "grid.color": PALE,
+    "grid.linewidth": 0.5,
+    "svg.hashsalt": "waver",
+}
+
+
+def save(figure: Figure, out: Path, name: str) -> None:
+    """Write a figure as PNG and SVG."""
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / f"{name}.png", dpi=150)
+    figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def frontier(numbers: Mapping[str, Any], out: Path) -> None:
+    """Accuracy against share of tokens by the large model, with 95 % intervals."""
+    rows = numbers["points"]
+    ends = [row for row in rows if row["method"].endswith("alone")]
+    kinds = sorted({(r["settings"]["window"], r["settings"]["min_tokens"]) for r in rows if r["method"] == "ead"})
+    series = [
+        (
+            f"ead, window {window}, min_tokens {least}",
+            [r for r in rows if r["method"] == "ead" and _kind(r) == (window, least)],
+            SHADES[i % len(SHADES)],
+            "o",
+        )
+        for i, (window, least) in enumerate(kinds)
+    ]
+    series.append(("route", [r for r in rows if r["method"] == "route"], BLUE, "s"))
+    series.append(("random_switch", [*ends, *(r for r in rows if r["method"] == "random_switch")], GREY, "D"))
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
+        for label, points, colour, marker in series:
+            _line(axes, sorted(points, key=lambda r: r["share"]), colour, marker)
+            _label(axes, label, points, colour)
+        for row in ends:
+            axes.annotate(
+                row["method"],
+                (100 * row["share"], 100 * row["accuracy"]),
+                xytext=(8 if row["share"] < 0.5 else -8, -14),
+                textcoords="offset points",
+                ha="left" if row["share"] < 0.5 else "right",
+            )
+        for name in ("b", "c"):
+            if row := numbers["bars"][name]["at"]:
+                axes.plot(100 * row["share"], 100 * row["accuracy"], "o", ms=13, mfc="none", mec=INK, mew=1.2)
+        axes.set_xlabel("tokens written by the large model, %")
+        axes.set_ylabel("right answers, %")
+        axes.set_xlim(-3, 103)
+        axes.set_title(
+            f"{numbers['questions']} sums of 1 to 8 steps; bars: 95 % intervals; rings: chosen on another draw",
+            fontsize=9,
+            color=GREY,
+            loc="left",
+        )
+        save(figure, out, "frontier")
+
+
+def _kind(row: Mapping[str, Any]) -> tuple[int, int]:
+    return row["settings"]["window"], row["settings"]["min_tokens"]
+
+
+def _line(axes: Axes, points: Sequence[Mapping[str, Any]], colour: str, marker: str) -> None:
+    x, y = ([100 * row[key] for row in points] for key in ("share", "accuracy"))
+    low, high = ([100 * row["accuracy_interval"][i] for row in points] for i in (0, 1))
+    axes.errorbar(
+        x,
+        y,
+        yerr=[[a - b for a, b in zip(y, low, strict=True)], [b - a for a, b in zip(y, high, strict=True)]],
+        color=colour,
+        marker=marker,
+        ms=4.5,
+        lw=1.4,
+        elinewidth=0.7,
+        capsize=0,
+    )
+
+
+def _label(axes: Axes, label: str, points: Sequence[Mapping[str, Any]], colour: str) -> None:
+    """Write a series' name beside its point of the least share above the small model's, or beside its middle."""
+    ordered = sorted(points, key=lambda r: r["share"])
+    at = ordered[len(ordered) // 2]
+    axes.annotate(
+        label,
+        (100 * at["share"], 100 * at["accuracy"]),
+        xytext=(9, -13),
+        textcoords="offset points",
+        color=colour,
+        fontsize=9,
+        fontweight="bold",
+    )
+
+
+def throughput(numbers: Mapping[str, Any], out: Path) -> None:
+    """How many times faster 16 requests are together, and what a hand-over costs."""
+    names = list(numbers["concurrency"])
+    lengths = {"equal": "answers of one length", "natural": "answers as they come"}
+    gains = [
+        (f"{name}, {words}", case[key])
+        for key, words in lengths.items()
+        for name, case in numbers["concurrency"].items()
+    ]
+    costs = [
+        (f"to {name}, {context} prompt, cache {cache}", case[name])
+        for cache in ("kept", "cold")
+        for context in numbers["hand_over"]
+        for name, case in ((name, numbers["hand_over"][context][cache]) for name in names)
+    ]
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", width_ratios=(4, 5))
+        _ranges(left, gains, "times the throughput of one after another")
+        left.set_xlim(left=0)
+        left.axvline(5, color=INK, lw=0.8, ls=":")
+        _ranges(right, costs, "decoding steps that one hand-over costs")
+        right.axvline(0, color=INK, lw=0.8)
+        save(figure, out, "throughput")
+
+
+def _ranges(axes: Axes, cases: Sequence[tuple[str, Mapping[str, Any]]], title: str) -> None:
+    """Medians as dots, lowest to highest as lines, one row a case."""
+    for row, (_, value) in enumerate(cases):
+        axes.plot([value["lowest"], value["highest"]], [row, row], color=SHADES[2], lw=4, solid_capstyle="butt")
+        axes.plot(value["median"], row, "o", color=SHADES[0], ms=5)
+        axes.annotate(
+            f"{value['median']:.1f}",
+            (value["median"], row),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    axes.set_yticks(range(len(cases)), [label for label, _ in cases])
+    axes.set_ylim(len(cases) - 0.4, -0.8)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(title)

@@ -1,0 +1,149 @@
+"""What every benchmark writes: numbers as JSON, tables as Markdown, and under which conditions they came about."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import math
+import os
+import platform
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console()
+
+Out = Annotated[Path, typer.Option(help="Folder for the results.")]
+Models = Annotated[Path | None, typer.Option(help="Folder with `small` and `large`.", show_default="the bundled pair")]
+Seed = Annotated[int, typer.Option(help="Seed of the questions. Training never draws from these seeds.")]
+RESULTS = Path("benchmarks/results")
+
+
+def command() -> typer.Typer:
+    """The command line of one benchmark."""
+    return typer.Typer(
+        add_completion=False, rich_markup_mode="markdown", context_settings={"help_option_names": ["-h", "--help"]}
+    )
+
+
+def need_extra() -> None:
+    """Leave with a sentence if the packages of the extra `bench` are not installed."""
+    missing = [name for name in ("matplotlib", "scipy") if importlib.util.find_spec(name) is None]
+    if missing:
+        console.print(f"This benchmark needs {' and '.join(missing)}: pip install 'waver\\[bench]'", style="red")
+        raise typer.Exit(1)
+
+
+def progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description:<30}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def conditions(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How to run it again, with what, and on what kind of machine."""
+    packages = ("waver", "torch", "transformers", "numpy")
+    return {
+        "command": command_line(name, settings),
+        "settings": {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
+        "machine": machine(),
+    }
+
+
+def command_line(name: str, settings: Mapping[str, Any]) -> str:
+    """The command with every option spelt out."""
+    words = ["waver", "bench", name]
+    for key, value in settings.items():
+        if value is not None:
+            words += [f"--{key.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
+def machine() -> dict[str, Any]:
+    """The kind of machine, without its name. `load`: how many processes wanted a core in the last minute."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(memory),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def weights(folder: Path) -> dict[str, str]:
+    """SHA-256 of every weight file of a model, to say which weights were measured."""
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.safetensors"))}
+
+
+def write(out: Path, name: str, numbers: Mapping[str, Any], page: Iterable[str]) -> None:
+    """Write `name.json` and `name.md` (its paragraphs), and print the page."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps(_plain(numbers), indent=1, allow_nan=False) + "\n")
+    text = "\n\n".join([*page, _footer(numbers)]) + "\n"
+    (out / f"{name}.md").write_text(text)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Written to {out}/{name}.*")
+
+
+def _footer(numbers: Mapping[str, Any]) -> str:
+    here, versions = numbers["machine"], numbers["versions"]
+    return (
+        f"`{numbers['command']}` on {numbers['date']}: {here['cores']} cores ({here['processor']}), "
+        f"{here['memory_gib']} GiB, load {here['load']}; "
+        + ", ".join(f"{package} {release}" for package, release in versions.items())
+        + "."
+    )
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types; NaN, which JSON lacks, becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    return value
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; the first column is words, the others are numbers."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def percent(share: float, interval: Sequence[float] | None = None) -> str:
+    """`0.9731` -> `97.3 %`, with the interval as `97.3 % (95.4–98.4)`."""
+    if math.isnan(share):
+        return "–"
+    if interval is None or any(map(math.isnan, interval)):
+        return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f} % ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
+
+
+def verdict(met: bool | None) -> str:
+    return {True: "met", False: "**not met**", None: "cannot be said"}[met]

@@ -1,0 +1,51 @@
+"""Intervals for what was measured on a sample of questions. Everything is at 95 %."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVEL = 0.95
+RESAMPLES = 2000
+
+Array = NDArray[np.float64]
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """Wilson's score interval of a share `right / n`."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, n).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def resamples(n: int, seed: int = 0, count: int = RESAMPLES) -> Array:
+    """Weights `[count, n]` of bootstrap samples of `n` questions: a weighted mean is the mean of a resample.
+
+    The same weights for every method make the bootstrap a paired one.
+    """
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=count)
+    return counts / n
+
+
+def percentiles(values: Array) -> tuple[float, float]:
+    """The bootstrap's percentile interval; NaN where a resample has no value."""
+    if np.isnan(values).any():
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def interpolate(x: Array, xs: Array, ys: Array) -> Array:
+    """Row by row, the value at `x` `[rows]` of the line through (`xs`, `ys`), both `[rows, points]` in any order."""
+    order = np.argsort(xs, axis=1)
+    xs, ys = np.take_along_axis(xs, order, 1), np.take_along_axis(ys, order, 1)
+    return np.array([np.interp(*row) for row in zip(x, xs, ys, strict=True)])
+
+
+def middle(values: Sequence[float]) -> dict[str, float | int]:
+    """Median and spread of repeated runs."""
+    median = float(np.median(values))
+    return {"median": median, "lowest": float(min(values)), "highest": float(max(values)), "runs": len(values)}

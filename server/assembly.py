@@ -45,10 +45,11 @@ class Group:
 
     text: str = ""
     steps: list[Step] = field(default_factory=list)
+    data: list[bytes] = field(default_factory=list)
 
 
 class TextAssembly:
-    """The text of one choice in the making: what the bytes of its tokens spell."""
+    """The text of one choice in the making."""
 
     def __init__(self, index: int, tokens: TokenText, stops: Sequence[str] = (), offset: int = 0) -> None:
         self.index = index
@@ -56,6 +57,7 @@ class TextAssembly:
         self.offset = offset
         self._tokens = tokens
         self._stops = stops
+        self._stream = tokens.stream()
         self._decoder = _decoder()
         self._open = Group()
         self._held: list[Group] = []
@@ -63,11 +65,16 @@ class TextAssembly:
     def push(self, step: Step) -> Iterator[Piece]:
         """Take a token, give what can be shown now; sets `stopped` when a stop string is complete."""
         data = self._tokens.token_bytes(step.token)
-        self._open.text += self._decoder.decode(data)
+        self._open.text += self._stream.push(step.token)
         self._open.steps.append(step)
+        self._open.data.append(data)
+        self._decoder.decode(data)
         if data and self._decoder.getstate()[0]:
             return  # the rest of a code point is still to come
         self._decoder.reset()
+        if len(self._open.steps) == 1 and "\ufffd" not in self._open.text:
+            # Some tokenizers spell a token otherwise where a text begins, so the text knows better.
+            self._open.data = [self._open.text.encode()]
         yield from self._close_group()
 
     def flush(self) -> Iterator[Piece]:
@@ -102,22 +109,22 @@ class TextAssembly:
             self._held.clear()
 
     def _release(self, group: Group) -> Piece:
-        tokens = tuple(Token(step, self._tokens.token_bytes(step.token), self.offset) for step in group.steps)
+        tokens = tuple(Token(step, data, self.offset) for step, data in zip(group.steps, group.data, strict=True))
         self.offset += len(group.text)
         return Piece(self.index, group.text, tokens, tuple(group.steps))
 
     def _release_cut(self, group: Group, length: int) -> Piece:
         """The first `length` characters of a group, and of its tokens what belongs to them."""
         decoder, tokens, shown = _decoder(), [], 0
-        for step in group.steps:
-            data = bytearray()
-            for byte in self._tokens.token_bytes(step.token):
+        for step, data in zip(group.steps, group.data, strict=True):
+            kept = bytearray()
+            for byte in data:
                 if shown == length:
                     break
                 shown += len(decoder.decode(bytes([byte])))
-                data.append(byte)
-            if data:
-                tokens.append(Token(step, bytes(data), self.offset))
+                kept.append(byte)
+            if kept:
+                tokens.append(Token(step, bytes(kept), self.offset))
         self.offset += length
         return Piece(self.index, group.text[:length], tuple(tokens), tuple(group.steps))
 

@@ -19,6 +19,14 @@ class Pieces(TokenText):
     def __init__(self, vocabulary: list[bytes]) -> None:
         self.vocabulary = vocabulary
 
+    spelt = True
+
+    def is_special(self, token: int) -> bool:
+        return False
+
+    def opening_bytes(self, token: int) -> bytes:
+        return self.vocabulary[token]
+
     def token_bytes(self, token: int) -> bytes:
         return self.vocabulary[token]
 

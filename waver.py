@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +21,9 @@ app = typer.Typer(
 
 training = typer.Typer(no_args_is_help=True, help="Train models.")
 app.add_typer(training, name="train")
+
+bench = typer.Typer(no_args_is_help=True, help="Measure quality and speed; each writes numbers, tables and figures.")
+app.add_typer(bench, name="bench")
 
 
 def show_version(wanted: bool) -> None:
@@ -112,6 +117,33 @@ def bundled(
         train(out, ("small", "large") if only is None else (only,), seed=seed, threads=threads, steps=steps)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+
+
+BENCHMARKS = {
+    "frontier": "Accuracy against the share of tokens by the large model: `ead` and its controls.",
+    "throughput": "16 requests at once against one after another; what a hand-over costs.",
+    "bundled": "What the bundled pair knows: accuracy by task, entropy of wrong answers, ways to answer.",
+    "entropy-check": "Whether reported entropies are those of a float64 softmax.",
+}
+
+
+def _benchmark(name: str) -> Callable[[typer.Context], None]:
+    """A command that leaves its options, `--help` too, to the benchmark's own."""
+
+    def run(context: typer.Context) -> None:
+        module = import_module(f"benchmarks.{name.replace('-', '_')}")
+        module.app(args=context.args, prog_name=f"waver bench {name}")
+
+    return run
+
+
+for _name, _help in BENCHMARKS.items():
+    bench.command(
+        _name,
+        help=_help,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )(_benchmark(_name))
 
 
 if __name__ == "__main__":

@@ -61,8 +61,7 @@ def frontier(numbers: Mapping[str, Any], out: Path) -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
         for label, points, colour, marker in series:
-            _line(axes, sorted(points, key=lambda r: r["share"]), colour, marker)
-            _label(axes, label, points, colour)
+            _line(axes, sorted(points, key=lambda r: r["share"]), label, colour, marker)
         for row in ends:
             axes.annotate(
                 row["method"],
@@ -77,6 +76,7 @@ def frontier(numbers: Mapping[str, Any], out: Path) -> None:
         axes.set_xlabel("tokens written by the large model, %")
         axes.set_ylabel("right answers, %")
         axes.set_xlim(-3, 103)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 0.04), frameon=False, labelcolor="linecolor")
         axes.set_title(
             f"{numbers['questions']} sums of 1 to 8 steps; bars: 95 % intervals; rings: chosen on another draw",
             fontsize=9,
@@ -90,34 +90,20 @@ def _kind(row: Mapping[str, Any]) -> tuple[int, int]:
     return row["settings"]["window"], row["settings"]["min_tokens"]
 
 
-def _line(axes: Axes, points: Sequence[Mapping[str, Any]], colour: str, marker: str) -> None:
+def _line(axes: Axes, points: Sequence[Mapping[str, Any]], label: str, colour: str, marker: str) -> None:
     x, y = ([100 * row[key] for row in points] for key in ("share", "accuracy"))
     low, high = ([100 * row["accuracy_interval"][i] for row in points] for i in (0, 1))
     axes.errorbar(
         x,
         y,
         yerr=[[a - b for a, b in zip(y, low, strict=True)], [b - a for a, b in zip(y, high, strict=True)]],
+        label=label,
         color=colour,
         marker=marker,
         ms=4.5,
         lw=1.4,
         elinewidth=0.7,
         capsize=0,
-    )
-
-
-def _label(axes: Axes, label: str, points: Sequence[Mapping[str, Any]], colour: str) -> None:
-    """Write a series' name beside its point of the least share above the small model's, or beside its middle."""
-    ordered = sorted(points, key=lambda r: r["share"])
-    at = ordered[len(ordered) // 2]
-    axes.annotate(
-        label,
-        (100 * at["share"], 100 * at["accuracy"]),
-        xytext=(9, -13),
-        textcoords="offset points",
-        color=colour,
-        fontsize=9,
-        fontweight="bold",
     )
 
 

@@ -266,7 +266,7 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         ),
         "*Share large*: tokens written by the large model. *Cost*: parameters times tokens, against the large model "
         f"alone (a token of the small one costs {numbers['small_cost']:.2f}). *Switches*: a mean over answers. *Over "
-        "random*: points of accuracy above `random_switch`, interpolated at the same share; its ends are the two models "
+        "random*: points of accuracy above `random_switch`, interpolated at the same share; its ends are the models "
         f"alone. `route` throws its draft away where the large model answers; these tokens, "
         f"{_discarded(rows)}, are in no other column. The large model alone: {report.percent(large['accuracy'])}.",
     ]

@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -165,8 +164,7 @@ async def hand_overs(
     engines: Mapping[str, Engine], runs: int, tokens: int, segment: int, advance: Callable[[], None]
 ) -> dict[str, Any]:
     """Costs by context length, cache and direction."""
-    words = " ".join(document.text for document in documents())
-    ids = engines[SMALL].tokens.encode(words)
+    ids = [token for document in documents() for token in engines[SMALL].tokens.encode(document.text)]
     found: dict[str, Any] = {}
     for context, length in CONTEXTS.items():
         costs: dict[str, list[dict[str, float]]] = {"kept": [], "cold": []}
@@ -236,8 +234,8 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
                 for cache, case in cases.items()
             ],
         ),
-        "*Kept*: as the engine does it, each engine keeps its KV cache and reads what it missed. *Cold*: the caches are "
-        "emptied before each hand-over, as if they were not kept.",
+        "*Kept*: as the engine does it, each engine keeps its KV cache and reads what it missed. *Cold*: the caches "
+        "are emptied before each hand-over, as if they were not kept.",
         f"Throughput of {TOGETHER} requests with entropies and logprobs, as a part of that without: "
         + ", ".join(f"{name} {_spread(value, 3)}" for name, value in numbers["measuring"].items())
         + ".",
@@ -248,7 +246,7 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
 def main(
     context: typer.Context,
     runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 7,
-    tokens: Annotated[int, typer.Option(min=8, help="Tokens of an answer.")] = 64,
+    tokens: Annotated[int, typer.Option(min=8, max=200, help="Tokens of an answer.")] = 64,
     segment: Annotated[int, typer.Option(min=1, help="Tokens between two hand-overs.")] = 4,
     seed: report.Seed = 30260,
     models: report.Models = None,

@@ -79,12 +79,19 @@ SPECS = {
         hidden=96,
         layers=2,
         feed_forward=256,
-        steps=1_600,
-        horizon=1_600,
-        cooldown=0,
+        steps=2_500,
+        horizon=3_500,
+        cooldown=500,
         learning_rate=8e-3,
         mixture=Mixture(
-            sums=5.0, frequent=1.5, rare=0.03, unknown=1.0, reading=2.5, talk=0.2, steps=(4, 2, 2, 1, 1, 1, 1, 1)
+            sums=5.0,
+            frequent=1.5,
+            rare=0.03,
+            unknown=1.0,
+            reading=2.5,
+            talk=0.2,
+            steps=(4, 2, 2, 1, 1, 1, 1, 1),
+            hundreds=0.1,
         ),
     ),
     "large": Spec(

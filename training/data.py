@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from training.world import (
     FIRST_HALVES,
+    LARGEST_TOTAL,
     REGIONS,
     RELATIONS,
     SECOND_HALVES,
@@ -102,7 +103,8 @@ class Turn:
 
 @dataclass(frozen=True)
 class Mixture:
-    """How often each kind of turn is drawn (weights), and which chain lengths (weights for 1 to 8 steps)."""
+    """How often each kind of turn is drawn (weights), which chain lengths (weights for 1 to 8 steps), and the share of
+    those of two steps or more that may pass 99 on the way."""
 
     sums: float
     frequent: float
@@ -111,11 +113,13 @@ class Mixture:
     reading: float
     talk: float
     steps: tuple[float, ...]
+    hundreds: float = 1.0
 
 
 def _sum_turn(rng: random.Random, mixture: Mixture) -> Turn:
     (steps,) = rng.choices(range(1, 9), mixture.steps)
-    terms = chain(steps, rng)
+    free = steps == 1 or mixture.hundreds == 1.0 or rng.random() < mixture.hundreds
+    terms = chain(steps, rng, LARGEST_TOTAL if free else 99)
     prompt = rng.choice((*SUM_PROMPTS, "{sum}")).format(sum=write_sum(terms))
     strategy = rng.choices(("", *STRATEGIES), (0.7, 0.1, 0.08, 0.12))[0]
     if not strategy:

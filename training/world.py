@@ -148,13 +148,13 @@ SUM_PROMPTS = ("What is {sum}?", "Compute {sum}.", "{sum} = ?", "How much is {su
 LARGEST_TOTAL = 199
 
 
-def chain(steps: int, rng: random.Random) -> list[int]:
-    """Signed two-digit terms of a sum with `steps` operations; every running total lies in 0..199."""
+def chain(steps: int, rng: random.Random, largest: int = LARGEST_TOTAL) -> list[int]:
+    """Signed two-digit terms of a sum with `steps` operations; every running total lies in 0..`largest`."""
     terms = [rng.randint(10, 99)]
-    for _ in range(steps):
+    while len(terms) <= steps:
         term, total = rng.randint(10, 99), sum(terms)
-        allowed = [s * term for s in (1, -1) if 0 <= total + s * term <= LARGEST_TOTAL]
-        terms.append(rng.choice(allowed))
+        if allowed := [s * term for s in (1, -1) if 0 <= total + s * term <= largest]:
+            terms.append(rng.choice(allowed))
     return terms
 
 

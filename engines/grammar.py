@@ -33,7 +33,10 @@ class Grammar:
 
     def _start(self, schema: str) -> llguidance.LLMatcher:
         # Free whitespace would let a small model pad for ever.
-        grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, {"whitespace_flexible": False})
+        try:
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, {"whitespace_flexible": False})
+        except ValueError as error:
+            raise Unsupported(f"the JSON schema cannot be enforced: {error}", "response_format") from error
         matcher = llguidance.LLMatcher(self._tokenizer, grammar)
         if matcher.is_error():
             raise Unsupported(f"the JSON schema cannot be enforced: {matcher.get_error()}", "response_format")

@@ -211,13 +211,15 @@ class TransformersEngine:
             return False
         usable = sequence.ids[:-1]  # at least one token has to be read for logits to come out
         shared = [_shared(held, usable) for held in self._held]
-        whole = [s for s in idle if 0 < shared[s] == len(self._held[s])]
-        slot = max(whole, key=lambda s: shared[s], default=-1)
+        own = [s for s in idle if 0 < shared[s] >= len(self._held[s]) - 1]  # the last token may have to be read again
+        slot = max(own, key=lambda s: shared[s], default=-1)
         source = max(range(len(shared)), key=lambda s: shared[s])
-        if slot < 0 or shared[source] - shared[slot] >= WORTH_COPYING:
+        if slot >= 0 and shared[source] - shared[slot] < WORTH_COPYING:
+            source = slot
+        else:
             slot = min(idle, key=lambda s: (bool(self._held[s]), self._used[s], s))
-            kept = self._runner.copy(source, slot, shared[source]) if shared[source] >= WORTH_COPYING else 0
-            self._held[slot] = usable[:kept]
+        kept = shared[source] if source == slot or shared[source] >= WORTH_COPYING else 0
+        self._held[slot] = usable[: self._runner.copy(source, slot, kept)] if kept else []
         self._clock += 1
         self._used[slot] = self._clock
         self._owner[slot] = sequence

@@ -1,0 +1,113 @@
+"""Entropies and log-probabilities are those of the model's raw distribution, whatever is sampled from it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import engines.transformers
+from engines.base import Step, Unsupported
+from engines.transformers import TransformersEngine
+from tests.engines.driving import plain_logits, prompts, steps
+
+CLOSE = 1e-4
+"""nats"""
+
+
+def check(out: list[Step], logits: torch.Tensor) -> None:
+    """Compare steps with float64 logits `[steps, vocab]` of the same positions."""
+    logprobs = logits.log_softmax(-1)
+    entropies = -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(-1)
+    assert len(out) == len(logits)
+    for step, row, entropy in zip(out, logprobs, entropies.tolist(), strict=True):
+        assert step.entropy == pytest.approx(entropy, abs=CLOSE)
+        assert step.entropy_bounds is None
+        assert step.logprob == pytest.approx(row[step.token].item(), abs=CLOSE)
+        best = row.topk(len(step.top_logprobs)).values.tolist() if step.top_logprobs else []
+        assert [logprob for _, logprob in step.top_logprobs] == pytest.approx(best, abs=CLOSE)
+        for token, logprob in step.top_logprobs:
+            assert logprob == pytest.approx(row[token].item(), abs=CLOSE)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"temperature": 1.0, "seed": 4},
+        {"temperature": 0.3, "top_p": 0.5, "top_k": 5, "min_p": 0.1},
+        {"temperature": 2.0, "presence_penalty": 1.5, "frequency_penalty": 1.0, "repetition_penalty": 1.8},
+        {"temperature": 1.0, "logit_bias": dict.fromkeys(range(20, 25), 50.0), "min_tokens": 12},
+    ],
+)
+async def test_raw(wild: TransformersEngine, how: dict[str, Any]) -> None:
+    prompt = prompts(1, seed=15)[0]
+    out = await steps(wild, prompt, ignore_eos=True, max_tokens=20, top_logprobs=20, **how)
+    assert all(len(step.top_logprobs) == 20 for step in out)
+    ids = [*prompt, *(step.token for step in out)]
+    check(out, plain_logits(wild, ids)[len(prompt) - 1 : -1])
+
+
+async def test_a_confident_model(small: TransformersEngine) -> None:
+    prompt = small.tokens.chat([{"role": "user", "content": "What is 34 + 25 - 17?"}])
+    out = await steps(small, prompt, max_tokens=60, top_logprobs=3)
+    ids = [*prompt, *(step.token for step in out)]
+    check(out, plain_logits(small, ids)[len(prompt) - 1 : -1])
+    assert all(step.entropy >= 0 for step in out)
+
+
+async def test_score(wild: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = prompts(1, seed=16)[0] + list(range(300, 340))
+    whole = await wild.score(ids, top_logprobs=4)
+    assert [step.token for step in whole] == ids[1:]
+    assert all(len(step.top_logprobs) == 4 for step in whole)
+    check(whole, plain_logits(wild, ids)[:-1])
+    monkeypatch.setattr(engines.transformers, "LOGITS", 7 * wild.vocabulary)
+    for part, step in zip(await wild.score(ids), whole, strict=True):
+        assert part.logprob == pytest.approx(step.logprob, abs=CLOSE)
+    assert await wild.score(ids[:1]) == []
+
+
+async def test_more_alternatives_than_there_are(wild: TransformersEngine) -> None:
+    [step] = await steps(wild, prompts(1)[0], max_tokens=1, top_logprobs=5000)
+    assert len(step.top_logprobs) == wild.tokens.vocab_size
+    assert all(math.isfinite(logprob) for _, logprob in step.top_logprobs)
+
+
+async def test_hidden_state(wild: TransformersEngine) -> None:
+    ids = prompts(1, seed=17)[0]
+    state = await wild.hidden_state(ids)
+    with torch.inference_mode():
+        expected = wild.model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0, -1]
+    assert state.dtype == torch.float32
+    torch.testing.assert_close(state, expected, atol=1e-5, rtol=1e-5)
+    matrix = wild.embedding_matrix()
+    assert matrix.shape == (wild.vocabulary, *state.shape)
+    torch.testing.assert_close(matrix.double() @ state.double(), _raw_last(wild, ids), atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def _raw_last(engine: TransformersEngine, ids: list[int]) -> torch.Tensor:
+    return engine.model(input_ids=torch.tensor([ids])).logits[0, -1].double()
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "param", "says"),
+    [
+        ([], {}, "prompt", "empty"),
+        ([5] * 256, {}, "prompt", "256 tokens"),
+        ([5, 1280], {}, "prompt", "no token 1280"),
+        ([5, -1], {}, "prompt", "no token -1"),
+        ([5], {"logit_bias": {1285: 1.0}}, "logit_bias", "no token 1285"),
+        ([5], {"stop_token_ids": (99999,)}, "stop_token_ids", "no token 99999"),
+    ],
+)
+async def test_what_cannot_be_served(
+    wild: TransformersEngine, ids: list[int], options: dict[str, Any], param: str, says: str
+) -> None:
+    with pytest.raises(Unsupported, match=says) as caught:
+        await steps(wild, ids, **options)
+    assert caught.value.param == param
+    assert wild.active == 0

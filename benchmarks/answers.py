@@ -18,6 +18,8 @@ from training.world import Item
 
 SMALL, LARGE = "small", "large"
 BUNDLED = Path(__file__).parents[1] / "models"
+MAX_TOKENS = 200
+"""Enough for the longest answer of the bundled pair."""
 AT_ONCE = 64
 """Questions in the air at a time, unless told otherwise."""
 
@@ -42,7 +44,7 @@ class How:
     engine: str = SMALL
     policy: tuple[Mapping[str, Any], ...] = ()
     temperature: float = 0.0
-    max_tokens: int = 200
+    max_tokens: int = MAX_TOKENS
 
 
 @dataclass(frozen=True)

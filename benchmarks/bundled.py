@@ -17,6 +17,7 @@ from benchmarks.answers import (
     AT_ONCE,
     BUNDLED,
     LARGE,
+    MAX_TOKENS,
     SMALL,
     Answer,
     Asked,
@@ -81,17 +82,17 @@ def contrast(right: Sequence[bool], answers: Sequence[Answer]) -> dict[str, floa
     return found | {"ratio": found["wrong"] / found["right"] if found["right"] else math.nan}
 
 
-async def cells(asked: Asked, model: str, seed: int, n: int, bar: Progress) -> dict[str, Any]:
+async def cells(asked: Asked, how: How, seed: int, n: int, bar: Progress) -> dict[str, Any]:
     """Accuracy and entropies of one model in every cell, and its entropies over all cells."""
     found: dict[str, Any] = {}
     all_right: list[bool] = []
     all_answers: list[Answer] = []
-    task = bar.add_task(f"{model}: tasks", total=n * len(CELLS))
+    task = bar.add_task(f"{how.engine}: tasks", total=n * len(CELLS))
     for cell in CELLS:
         items = cell.draw(seed, n)
-        answers = await ask_all(asked, cell.questions(items), How(model), AT_ONCE, lambda: bar.advance(task))
+        answers = await ask_all(asked, cell.questions(items), how, AT_ONCE, lambda: bar.advance(task))
         right = score(items, answers)
-        low, high = getattr(cell, model)
+        low, high = getattr(cell, how.engine)
         accuracy = sum(right) / n
         found[cell.name] = {
             "accuracy": accuracy,
@@ -106,16 +107,16 @@ async def cells(asked: Asked, model: str, seed: int, n: int, bar: Progress) -> d
     return {"cells": found, "entropy": contrast(all_right, all_answers)}
 
 
-async def strategies(asked: Asked, model: str, seed: int, n: int, bar: Progress) -> dict[str, Any]:
+async def strategies(asked: Asked, how: How, seed: int, n: int, bar: Progress) -> dict[str, Any]:
     """Accuracy and mean tokens of one model by the words its answer opens with, and by the length of the chain."""
     found: dict[str, Any] = {}
-    task = bar.add_task(f"{model}: ways to answer", total=n * len(LENGTHS) * len(STRATEGIES))
+    task = bar.add_task(f"{how.engine}: ways to answer", total=n * len(LENGTHS) * len(STRATEGIES))
     for name, opening in STRATEGIES.items():
         found[name] = {}
         for steps in LENGTHS:
             items = draw("arithmetic", seed, n, steps=steps)
             questions = [Question(item.prompt, opening) for item in items]
-            answers = await ask_all(asked, questions, How(model), AT_ONCE, lambda: bar.advance(task))
+            answers = await ask_all(asked, questions, how, AT_ONCE, lambda: bar.advance(task))
             right = sum(score(items, answers))
             tokens = float(np.mean([a.length for a in answers]))
             found[name][steps] = {"accuracy": right / n, "interval": wilson(right, n), "tokens": tokens}
@@ -123,16 +124,16 @@ async def strategies(asked: Asked, model: str, seed: int, n: int, bar: Progress)
 
 
 async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
-    seed = settings["seed"]
+    seed, limit = settings["seed"], settings["max_tokens"]
     async with load_pair(settings["models"]) as engines:
         asked = InProcess(engines)
         folder = settings["models"] or BUNDLED
         models = {
             name: {"parameters": engine.parameters, "weights": report.weights(folder / name)}
-            | await cells(asked, name, seed, settings["n"], bar)
+            | await cells(asked, How(name, max_tokens=limit), seed, settings["n"], bar)
             for name, engine in engines.items()
         }
-        ways = await strategies(asked, LARGE, seed, settings["strategy_n"], bar)
+        ways = await strategies(asked, How(LARGE, max_tokens=limit), seed, settings["strategy_n"], bar)
         return {"models": models, "strategies": ways}
 
 
@@ -209,6 +210,7 @@ def main(
     seed: report.Seed = 10260,
     n: Annotated[int, typer.Option(min=1, help="Questions of each task.")] = 500,
     strategy_n: Annotated[int, typer.Option(min=1, help="Sums of each length for each way to answer.")] = 100,
+    max_tokens: report.MaxTokens = MAX_TOKENS,
     models: report.Models = None,
     out: report.Out = report.RESULTS,
 ) -> None:

@@ -37,10 +37,10 @@ app = report.command()
 
 
 async def _answer(
-    engines: Mapping[str, Engine], way: str, prompt: Sequence[int], seed: int
+    engines: Mapping[str, Engine], way: str, prompt: Sequence[int], max_tokens: int, seed: int
 ) -> tuple[Report, list[Step]]:
     engine, policy = WAYS[way]
-    job = Job(tuple(prompt), Sampling(temperature=1.0, max_tokens=128, seed=seed), engine, engines, Report())
+    job = Job(tuple(prompt), Sampling(temperature=1.0, max_tokens=max_tokens, seed=seed), engine, engines, Report())
     steps = []
     async with aclosing(compose(parse(policy, engines))(job)) as produced:
         async for step in produced:
@@ -68,7 +68,9 @@ async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
         answers = {}
         for way in WAYS:
             task = bar.add_task(f"{way}: answers", total=None)
-            answers[way] = await asyncio.gather(*(_answer(engines, way, prompt, i) for i, prompt in enumerate(prompts)))
+            answers[way] = await asyncio.gather(
+                *(_answer(engines, way, prompt, settings["max_tokens"], i) for i, prompt in enumerate(prompts))
+            )
             bar.update(task, total=len(prompts), completed=len(prompts))
         own = {name: engine.embedding_matrix().dtype for name, engine in engines.items()}
         for precision in ("own", "float64"):
@@ -119,6 +121,7 @@ def main(
     context: typer.Context,
     seed: report.Seed = 40260,
     n: Annotated[int, typer.Option(min=4, help="Answers, for each way.")] = 200,
+    max_tokens: report.MaxTokens = 128,
     models: report.Models = None,
     out: report.Out = report.RESULTS,
 ) -> None:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, GREY, PALE = "#1b1b1f", "#7a7a85", "#d9d9e0"
-SHADES = ("#9a3b00", "#e0701a", "#f3ab6a")
+SHADES = ("#7a1f00", "#c8510d", "#ef8f3f", "#f2bd8c")
 BLUE = "#2b6cb0"
 
 STYLE: dict[Any, Any] = {
@@ -46,15 +46,10 @@ def frontier(numbers: Mapping[str, Any], out: Path) -> None:
     """Accuracy against share of tokens by the large model, with 95 % intervals."""
     rows = numbers["points"]
     ends = [row for row in rows if row["method"].endswith("alone")]
-    kinds = sorted({(r["settings"]["window"], r["settings"]["min_tokens"]) for r in rows if r["method"] == "ead"})
+    kinds = list(dict.fromkeys(_kind(row) for row in rows if row["method"] == "ead"))
     series = [
-        (
-            f"ead, window {window}, min_tokens {least}",
-            [r for r in rows if r["method"] == "ead" and _kind(r) == (window, least)],
-            SHADES[i % len(SHADES)],
-            "o",
-        )
-        for i, (window, least) in enumerate(kinds)
+        (f"ead, {kind}", [r for r in rows if r["method"] == "ead" and _kind(r) == kind], SHADES[i % len(SHADES)], "o")
+        for i, kind in enumerate(kinds)
     ]
     series.append(("route", [r for r in rows if r["method"] == "route"], BLUE, "s"))
     series.append(("random_switch", [*ends, *(r for r in rows if r["method"] == "random_switch")], GREY, "D"))
@@ -86,8 +81,9 @@ def frontier(numbers: Mapping[str, Any], out: Path) -> None:
         save(figure, out, "frontier")
 
 
-def _kind(row: Mapping[str, Any]) -> tuple[int, int]:
-    return row["settings"]["window"], row["settings"]["min_tokens"]
+def _kind(row: Mapping[str, Any]) -> str:
+    settings = row["settings"]
+    return ", ".join(f"{key} {value}" for key, value in settings.items() if key != "threshold")
 
 
 def _line(axes: Axes, points: Sequence[Mapping[str, Any]], label: str, colour: str, marker: str) -> None:
@@ -135,7 +131,7 @@ def throughput(numbers: Mapping[str, Any], out: Path) -> None:
 def _ranges(axes: Axes, cases: Sequence[tuple[str, Mapping[str, Any]]], title: str) -> None:
     """Medians as dots, lowest to highest as lines, one row a case."""
     for row, (_, value) in enumerate(cases):
-        axes.plot([value["lowest"], value["highest"]], [row, row], color=SHADES[2], lw=4, solid_capstyle="butt")
+        axes.plot([value["lowest"], value["highest"]], [row, row], color=SHADES[3], lw=4, solid_capstyle="butt")
         axes.plot(value["median"], row, "o", color=SHADES[0], ms=5)
         axes.annotate(
             f"{value['median']:.1f}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import typer
 from rich.progress import Progress
 
 from benchmarks import report
-from benchmarks.answers import AT_ONCE, LARGE, SMALL, Answer, Asked, How, Question, closed_book, reach
+from benchmarks.answers import AT_ONCE, LARGE, MAX_TOKENS, SMALL, Answer, Asked, How, Question, closed_book, reach
 from benchmarks.answers import ask_all as ask_everyone
 from benchmarks.stats import Array, interpolate, percentiles, resamples, wilson
 from policies.ead import EntropyAdaptiveDecoding
@@ -25,9 +25,10 @@ from policies.route import Route
 from training.world import Item, draw, score_text
 
 TASK = "arithmetic"
-DEFAULT = {f: EntropyAdaptiveDecoding.model_fields[f].default for f in ("window", "min_tokens", "threshold")}
-SETTINGS = ((1, 1), (3, 3), (5, 10))
-"""`window` and `min_tokens` of `ead`; the last is the paper's."""
+FIELDS = ("window", "min_tokens", "monitor", "threshold")
+DEFAULT = {field: EntropyAdaptiveDecoding.model_fields[field].default for field in FIELDS}
+SETTINGS = ((1, 1, "small"), (1, 1, "active"), (3, 3, "active"), (5, 10, "active"))
+"""`window`, `min_tokens` and `monitor` of `ead`; the last is the paper's."""
 THRESHOLDS = {
     1: (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8),
     3: (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45),
@@ -75,7 +76,12 @@ class Point:
 
     @property
     def label(self) -> str:
-        return " ".join([self.method, *(f"{key} {value:.4g}" for key, value in self.settings.items())])
+        return f"{self.method} {named(self.settings)}".strip()
+
+
+def named(settings: Mapping[str, Any]) -> str:
+    """Parameters for people: `window 3, threshold 0.2`."""
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def point(method: str, settings: Mapping[str, Any], items: Sequence[Item], answers: Sequence[Answer]) -> Point:
@@ -104,12 +110,12 @@ class Draw:
     items: Sequence[Item]
     asked: Asked
     at_once: int
-    temperature: float
+    how: How
     bar: Progress
 
     async def answers(self, label: str, engine: str, policy: tuple[Mapping[str, Any], ...] = ()) -> list[Answer]:
         task = self.bar.add_task(f"{self.name}: {label}", total=len(self.items))
-        how = How(engine, policy, self.temperature)
+        how = replace(self.how, engine=engine, policy=policy)
         questions: list[Question] = closed_book(self.items)
         done = await ask_everyone(self.asked, questions, how, self.at_once, lambda: self.bar.advance(task))
         self.bar.remove_task(task)
@@ -136,7 +142,7 @@ class Draw:
 
 def ead_grid() -> list[dict[str, Any]]:
     """Every setting of `ead` that is tried; the default is one of them."""
-    grid = [{"window": w, "min_tokens": m, "threshold": t} for w, m in SETTINGS for t in THRESHOLDS[w]]
+    grid = [dict(zip(FIELDS, (*setting, t), strict=True)) for setting in SETTINGS for t in THRESHOLDS[setting[0]]]
     return grid if DEFAULT in grid else [*grid, DEFAULT]
 
 
@@ -149,7 +155,7 @@ def route_thresholds(small: Sequence[Answer], large: Sequence[Answer]) -> list[f
     small_lengths = np.array([a.length for a in small])[order]
     sent = np.cumsum(large_lengths)
     shares = sent / (sent + small_lengths.sum() - np.cumsum(small_lengths))
-    found = [float(drafts[order][np.argmin(abs(shares - share))]) for share in SHARES]
+    found = [float(f"{drafts[order][np.argmin(abs(shares - share))]:.4g}") for share in SHARES]
     return list(dict.fromkeys(found))
 
 
@@ -162,11 +168,11 @@ def choose(points: Sequence[Point], limit: float) -> Mapping[str, Any] | None:
 
 async def measure(settings: Mapping[str, Any], bar: Progress) -> tuple[list[Point], dict[str, Any], float]:
     """All points on the test draw, the settings chosen on the calibration draw, and the small model's cost."""
-    at_once, temperature = settings["at_once"], settings["temperature"]
+    at_once, how = settings["at_once"], How(temperature=settings["temperature"], max_tokens=settings["max_tokens"])
     async with reach(settings["models"], settings["base_url"], at_once) as asked:
 
         def drawn(name: str, seed: int, n: int) -> Draw:
-            return Draw(name, draw(TASK, seed, n), asked, at_once, temperature, bar)
+            return Draw(name, draw(TASK, seed, n), asked, at_once, how, bar)
 
         calibration = drawn("calibration", settings["calibration_seed"], settings["calibration_n"])
         _, small_answers = await calibration.alone(SMALL)
@@ -265,7 +271,8 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
             [_line(row) for row in rows],
         ),
         "*Share large*: tokens written by the large model. *Cost*: parameters times tokens, against the large model "
-        f"alone (a token of the small one costs {numbers['small_cost']:.2f}). *Switches*: a mean over answers. *Over "
+        f"alone (a token of the small one costs {numbers['small_cost']:.2f}). with `monitor: small` the small model also "
+        "reads what the large one writes, which is not counted. *Switches*: a mean over answers. *Over "
         "random*: points of accuracy above `random_switch`, interpolated at the same share; its ends are the models "
         f"alone. `route` throws its draft away where the large model answers; these tokens, "
         f"{_discarded(rows)}, are in no other column. The large model alone: {report.percent(large['accuracy'])}.",
@@ -307,8 +314,7 @@ def _statements(bars: Mapping[str, Any], settings: int) -> list[str]:
 
 
 def _where(row: Mapping[str, Any]) -> str:
-    named = ", ".join(f"{key} {value:.4g}" for key, value in row["settings"].items())
-    return f"{named} ({report.percent(row['share'])} share)"
+    return f"{named(row['settings'])} ({report.percent(row['share'])} share)"
 
 
 def _points(row: Mapping[str, Any]) -> str:
@@ -319,11 +325,11 @@ def _points(row: Mapping[str, Any]) -> str:
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:
-    named = ", ".join(f"{key} {value:.4g}" for key, value in row["settings"].items())
+    settings = named(row["settings"])
     if row["method"] == "ead" and row["settings"] == DEFAULT:
-        named += " (default)"
+        settings += " (default)"
     return [
-        f"`{row['method']}` {named}" if named else row["method"],
+        f"`{row['method']}` {settings}" if settings else row["method"],
         report.percent(row["accuracy"], row["accuracy_interval"]),
         report.percent(row["quality"], row["quality_interval"]),
         report.percent(row["share"]),
@@ -339,8 +345,9 @@ def main(
     seed: report.Seed = 20260,
     n: Annotated[int, typer.Option(min=2, help="Questions of the test draw.")] = 500,
     calibration_seed: Annotated[int, typer.Option(help="Seed of the calibration draw.")] = 20261,
-    calibration_n: Annotated[int, typer.Option(min=2, help="Questions of the calibration draw.")] = 300,
+    calibration_n: Annotated[int, typer.Option(min=2, help="Questions of the calibration draw.")] = 200,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    max_tokens: report.MaxTokens = MAX_TOKENS,
     at_once: Annotated[int, typer.Option(min=1, help="Questions in the air at a time.")] = AT_ONCE,
     models: report.Models = None,
     base_url: Annotated[
@@ -350,8 +357,8 @@ def main(
 ) -> None:
     """Accuracy against the share of tokens by the large model: `ead`, `random_switch`, `route`, each model alone.
 
-    On fresh sums of 1 to 8 steps. Writes frontier.json, .md, .png and .svg. With the bundled pair about 20 minutes on
-    two cores; `--n 100 --calibration-n 60` gives a first picture in a fifth of that.
+    On fresh sums of 1 to 8 steps. Writes frontier.json, .md, .png and .svg. With the bundled pair about 25 minutes on
+    two cores; `--n 60 --calibration-n 40` gives a first picture in a sixth of that.
     """
     report.need_extra()
     if seed == calibration_seed:

@@ -24,6 +24,7 @@ console = Console()
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Models = Annotated[Path | None, typer.Option(help="Folder with `small` and `large`.", show_default="the bundled pair")]
 Seed = Annotated[int, typer.Option(help="Seed of the questions. Training never draws from these seeds.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")]
 RESULTS = Path("benchmarks/results")
 
 

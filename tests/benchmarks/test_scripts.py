@@ -1,0 +1,142 @@
+"""Every benchmark once from end to end, on a random pair and on very few questions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import bundled, entropy_check, frontier, report, throughput
+from benchmarks.frontier import BARS, POINTS, SHARES, Point
+
+
+@pytest.fixture(scope="session")
+def pair(tiny_pair: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `small` and `large`, the random pair."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, model in tiny_pair.items():
+        (folder / name).symlink_to(model)
+    return folder
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One threshold a window, two shares: the frontier in seconds."""
+    monkeypatch.setattr(frontier, "THRESHOLDS", {1: (3.0,), 3: (0.2,), 5: (3.0,)})
+    monkeypatch.setattr(frontier, "SHARES", (0.3, 0.6))
+
+
+def run(script: Any, out: Path, *options: object) -> dict[str, Any]:
+    """Run a benchmark by its command line; its JSON."""
+    script.app(args=[*map(str, options), "--out", str(out)], standalone_mode=False)
+    (file,) = out.glob("*.json")
+    assert file.with_suffix(".md").read_text().startswith("# ")
+    found: dict[str, Any] = json.loads(file.read_text())
+    assert found["versions"]["torch"]
+    assert found["command"].startswith("waver bench ")
+    return found
+
+
+FEW = ("--n", 4, "--calibration-n", 2, "--max-tokens", 24)
+
+
+@pytest.mark.usefixtures("few")
+def test_frontier(pair: Path, tmp_path: Path) -> None:
+    found = run(frontier, tmp_path, *FEW, "--models", pair)
+    methods = [row["method"] for row in found["points"]]
+    assert methods[:2] == ["small alone", "large alone"]
+    assert methods.count("ead") == 4
+    assert methods.count("random_switch") == 2
+    assert "route" in methods
+    shares = {row["method"]: row["share"] for row in found["points"][:2]}
+    assert shares == {"small alone": 0.0, "large alone": 1.0}
+    assert found["points"][0]["relative_cost"] == pytest.approx(found["small_cost"])
+    assert {file.suffix for file in tmp_path.iterdir()} == {".json", ".md", ".png", ".svg"}
+
+
+@pytest.mark.usefixtures("few")
+def test_frontier_over_http_is_the_same(pair: Path, running: Any, tmp_path: Path) -> None:
+    here = run(frontier, tmp_path / "here", *FEW, "--models", pair)
+    there = run(frontier, tmp_path / "there", *FEW, "--base-url", running.v1)
+    for one, other in zip(here["points"], there["points"], strict=True):
+        assert one.pop("relative_cost") == pytest.approx(other.pop("relative_cost"))
+        assert one == other
+
+
+def test_the_draws_must_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        frontier.app(args=["--seed", "5", "--calibration-seed", "5"])
+    assert "different seeds" in capsys.readouterr().err
+
+
+def test_throughput(pair: Path, tmp_path: Path) -> None:
+    found = run(throughput, tmp_path, "--runs", 1, "--tokens", 12, "--segment", 4, "--models", pair)
+    assert found["concurrency"]["small"]["equal"]["median"] > 1
+    assert {cache for case in found["hand_over"].values() for cache in case} == {"kept", "cold"}
+    assert (tmp_path / "throughput.png").exists()
+
+
+def test_bundled(pair: Path, tmp_path: Path) -> None:
+    found = run(bundled, tmp_path, "--n", 2, "--strategy-n", 1, "--max-tokens", 8, "--models", pair)
+    assert set(found["models"]["large"]["cells"]) == {cell.name for cell in bundled.CELLS}
+    assert set(found["strategies"]["checked"]) == {str(steps) for steps in range(1, 9)}
+
+
+def test_entropy_check(pair: Path, tmp_path: Path) -> None:
+    found = run(entropy_check, tmp_path, "--n", 4, "--max-tokens", 12, "--models", pair)
+    assert found["met"]
+    assert found["ways"]["ead"]["float64"]["tokens"]["max"] < 1e-3
+
+
+def points() -> list[Point]:
+    """Two models alone and between them a policy better than chance, as a run might have found them."""
+    n = 200
+
+    def made(method: str, right: float, share: float, **settings: float) -> Point:
+        total = np.full(n, 10.0)
+        return Point(method, settings, np.arange(n) < right * n, total * share, total, np.zeros(n), np.zeros(n))
+
+    return [
+        made("small alone", 0.5, 0.0),
+        made("large alone", 1.0, 1.0),
+        made("ead", 0.99, 0.2, threshold=0.1),
+        made("ead", 0.7, 0.05, threshold=0.5),
+        *(made("random_switch", 0.5 + share / 2, share, rate=share) for share in SHARES),
+    ]
+
+
+def test_bars_are_read_off_the_points() -> None:
+    found = frontier.numbers(points(), {"b": {"threshold": 0.1}, "c": {"threshold": 0.5}}, 0.2)
+    best = found["points"][2]
+    assert best["over_random"] == pytest.approx(0.99 - 0.6)
+    assert best["over_random_interval"][0] > POINTS
+    assert best["relative_cost"] == pytest.approx(0.2 + 0.8 * 0.2)
+    assert [found["bars"][bar]["met"] for bar in ("a", "b", "c")] == [True, True, False]
+    assert found["bars"]["c"]["settings_that_do"] == 1
+
+
+def test_the_operating_point_keeps_to_its_share() -> None:
+    ead = [p for p in points() if p.method == "ead"]
+    assert frontier.choose(ead, BARS["b"][1]) == {"threshold": 0.1}
+    assert frontier.choose(ead, 0.2) == {"threshold": 0.5}
+    assert frontier.choose(ead, 0.01) is None
+
+
+def test_numbers_are_written_as_plain_json(tmp_path: Path) -> None:
+    numbers = report.conditions("frontier", {"n": 3, "models": None, "out": tmp_path}) | {"quality": float("nan")}
+    report.write(tmp_path, "one", numbers, ["# One"])
+    assert json.loads((tmp_path / "one.json").read_text())["quality"] is None
+    assert numbers["command"] == f"waver bench frontier --n 3 --out {tmp_path}"
+
+
+def test_without_the_extra_there_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as left:
+        frontier.app(args=[])
+    assert left.value.code == 1
+    assert "pip install 'waver[bench]'" in capsys.readouterr().out

@@ -269,6 +269,7 @@ class TransformersEngine:
     def _measure(self, logits: torch.Tensor, drawn: torch.Tensor, top: Ids[int]) -> list[Step]:
         """Steps for drawn tokens: entropy and log-probabilities of `[rows, vocab]` raw logits."""
         entropies = shannon_entropy(logits)
+        logits = logits - logits.amax(-1, keepdim=True)  # what is likely is near 0 now, where float32 is finest
         norm = logits.logsumexp(-1, keepdim=True)
         chosen = (logits.gather(-1, drawn[:, None]) - norm)[:, 0]
         columns = torch.stack([drawn.double(), chosen.double(), entropies.double()]).tolist()  # one copy to the host

@@ -17,19 +17,19 @@ CLOSE = 1e-4
 """nats"""
 
 
-def check(out: list[Step], logits: torch.Tensor) -> None:
+def check(out: list[Step], logits: torch.Tensor, close: float = CLOSE) -> None:
     """Compare steps with float64 logits `[steps, vocab]` of the same positions."""
     logprobs = logits.log_softmax(-1)
     entropies = -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(-1)
     assert len(out) == len(logits)
     for step, row, entropy in zip(out, logprobs, entropies.tolist(), strict=True):
-        assert step.entropy == pytest.approx(entropy, abs=CLOSE)
+        assert step.entropy == pytest.approx(entropy, abs=close)
         assert step.entropy_bounds is None
-        assert step.logprob == pytest.approx(row[step.token].item(), abs=CLOSE)
+        assert step.logprob == pytest.approx(row[step.token].item(), abs=close)
         best = row.topk(len(step.top_logprobs)).values.tolist() if step.top_logprobs else []
-        assert [logprob for _, logprob in step.top_logprobs] == pytest.approx(best, abs=CLOSE)
+        assert [logprob for _, logprob in step.top_logprobs] == pytest.approx(best, abs=close)
         for token, logprob in step.top_logprobs:
-            assert logprob == pytest.approx(row[token].item(), abs=CLOSE)
+            assert logprob == pytest.approx(row[token].item(), abs=close)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,17 @@ async def test_a_confident_model(small: TransformersEngine) -> None:
     prompt = small.tokens.chat([{"role": "user", "content": "What is 34 + 25 - 17?"}])
     out = await steps(small, prompt, max_tokens=60, top_logprobs=3)
     ids = [*prompt, *(step.token for step in out)]
-    check(out, plain_logits(small, ids)[len(prompt) - 1 : -1])
+    # Two float32 passes of a trained model differ by up to 1e-4 where it is torn, whoever measures them.
+    check(out, plain_logits(small, ids)[len(prompt) - 1 : -1], close=1e-3)
     assert all(step.entropy >= 0 for step in out)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 20.0, 300.0])
+def test_the_same_logits_in_float64(wild: TransformersEngine, scale: float) -> None:
+    logits = torch.randn(50, wild.vocabulary, generator=torch.Generator().manual_seed(1)) * scale + 5 * scale
+    logits[:, wild.tokens.vocab_size :] = -torch.inf
+    drawn = logits.double().softmax(-1).multinomial(1, generator=torch.Generator().manual_seed(2))[:, 0]
+    check(wild._measure(logits, drawn, [3] * 50), logits.double(), close=1e-5)
 
 
 async def test_score(wild: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,8 +53,9 @@ async def _answer(
 def reference(engine: Engine, prompt: Sequence[int], answer: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     """Entropies `[answer]` in nats of a plain pass in `dtype`, softmax in float64; the model is left in `dtype`."""
     assert isinstance(engine, TransformersEngine)
-    ids = torch.tensor([[*prompt, *answer]], device=engine.model.device)
-    logits = engine.model.to(dtype=dtype)(ids, use_cache=False).logits[0, len(prompt) - 1 : -1].double()
+    model: Any = engine.model
+    ids = torch.tensor([[*prompt, *answer]], device=model.device)
+    logits = model.to(dtype)(ids, use_cache=False).logits[0, len(prompt) - 1 : -1].double()
     logs = logits[:, : engine.tokens.vocab_size].log_softmax(-1)
     return -(logs.exp() * logs).sum(-1).cpu()
 

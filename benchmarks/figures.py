@@ -61,7 +61,7 @@ def frontier(numbers: Mapping[str, Any], out: Path) -> None:
             axes.annotate(
                 row["method"],
                 (100 * row["share"], 100 * row["accuracy"]),
-                xytext=(8 if row["share"] < 0.5 else -8, -14),
+                xytext=(8, -14) if row["share"] < 0.5 else (-9, 3),
                 textcoords="offset points",
                 ha="left" if row["share"] < 0.5 else "right",
             )

@@ -118,11 +118,17 @@ def test_bars_are_read_off_the_points() -> None:
     assert found["bars"]["c"]["settings_that_do"] == 1
 
 
-def test_the_operating_point_keeps_to_its_share() -> None:
-    ead = [p for p in points() if p.method == "ead"]
-    assert frontier.choose(ead, BARS["b"][1]) == {"threshold": 0.1}
-    assert frontier.choose(ead, 0.2) == {"threshold": 0.5}
-    assert frontier.choose(ead, 0.01) is None
+def test_the_operating_point_keeps_to_its_share_and_off_the_edge() -> None:
+    lucky, plateau = ((0.5, 0.9, 1.0), (0.01, 0.02, 0.03)), ((0.95, 0.95, 0.95), (0.1, 0.2, 0.3))
+    total, none = np.full(200, 10.0), np.zeros(200)
+    tried = [
+        Point("ead", {"window": w, "threshold": t}, np.arange(200) < right * 200, share * total, total, none, none)
+        for w, (rights, shares) in ((3, lucky), (1, plateau))
+        for t, right, share in zip((0.3, 0.2, 0.1), rights, shares, strict=True)
+    ]
+    assert frontier.choose(tried, BARS["b"][1]) == {"window": 1, "threshold": 0.3}
+    assert frontier.choose(tried, 0.1) == {"window": 3, "threshold": 0.1}
+    assert frontier.choose(tried, 0.01) is None
 
 
 def test_numbers_are_written_as_plain_json(tmp_path: Path) -> None:

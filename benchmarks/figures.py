@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, GREY, PALE = "#1b1b1f", "#7a7a85", "#d9d9e0"
-SHADES = ("#7a1f00", "#c8510d", "#ef8f3f", "#f2bd8c")
+SHADES = ("#5e1600", "#a83a00", "#de6a1b", "#f09a50", "#f2bd8c")
 BLUE = "#2b6cb0"
 
 STYLE: dict[Any, Any] = {
@@ -83,7 +83,7 @@ def frontier(numbers: Mapping[str, Any], out: Path) -> None:
 
 def _kind(row: Mapping[str, Any]) -> str:
     settings = row["settings"]
-    return ", ".join(f"{key} {value}" for key, value in settings.items() if key != "threshold")
+    return ", ".join(f"{key} {value}" for key, value in settings.items() if key != "threshold" and value is not None)
 
 
 def _line(axes: Axes, points: Sequence[Mapping[str, Any]], label: str, colour: str, marker: str) -> None:
@@ -131,7 +131,7 @@ def throughput(numbers: Mapping[str, Any], out: Path) -> None:
 def _ranges(axes: Axes, cases: Sequence[tuple[str, Mapping[str, Any]]], title: str) -> None:
     """Medians as dots, lowest to highest as lines, one row a case."""
     for row, (_, value) in enumerate(cases):
-        axes.plot([value["lowest"], value["highest"]], [row, row], color=SHADES[3], lw=4, solid_capstyle="butt")
+        axes.plot([value["lowest"], value["highest"]], [row, row], color=SHADES[4], lw=4, solid_capstyle="butt")
         axes.plot(value["median"], row, "o", color=SHADES[0], ms=5)
         axes.annotate(
             f"{value['median']:.1f}",

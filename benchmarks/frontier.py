@@ -25,16 +25,23 @@ from policies.route import Route
 from training.world import Item, draw, score_text
 
 TASK = "arithmetic"
-FIELDS = ("window", "min_tokens", "monitor", "threshold")
-DEFAULT = {field: EntropyAdaptiveDecoding.model_fields[field].default for field in FIELDS}
-SETTINGS = ((1, 1, "small"), (1, 1, "active"), (3, 3, "active"), (5, 10, "active"))
-"""`window`, `min_tokens` and `monitor` of `ead`; the last is the paper's."""
-THRESHOLDS = {
-    1: (0.0005, 0.002, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6),
-    3: (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45),
-    5: (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.22, 0.3),
+FAMILIES: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
+    "watched": (
+        {"window": 1, "min_tokens": 1, "monitor": "small"},
+        (0.0005, 0.002, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6),
+    ),
+    "two thresholds": (
+        {"window": 2, "min_tokens": 1, "threshold_down": 0.001},
+        (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.45),
+    ),
+    "one threshold": ({"window": 1, "min_tokens": 1}, (0.0005, 0.002, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6)),
+    "window 3": ({"window": 3, "min_tokens": 3}, (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45)),
+    "the paper's window": ({"window": 5, "min_tokens": 10}, (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.22, 0.3)),
 }
-"""By window: the longer the window, the lower the means that it sees."""
+"""Settings of `ead` and the thresholds (nats) they are tried at: the longer the window, the lower the means it sees."""
+DEFAULT = {
+    field: EntropyAdaptiveDecoding.model_fields[field].default for field in ("window", "min_tokens", "threshold")
+}
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 """Shares of tokens on the large model that the controls are set to."""
 POINTS, BETWEEN = 0.10, (0.20, 0.50)
@@ -81,7 +88,7 @@ class Point:
 
 def named(settings: Mapping[str, Any]) -> str:
     """Parameters for people: `window 3, threshold 0.2`."""
-    return ", ".join(f"{key} {value}" for key, value in settings.items())
+    return ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
 
 
 def point(method: str, settings: Mapping[str, Any], items: Sequence[Item], answers: Sequence[Answer]) -> Point:
@@ -142,7 +149,7 @@ class Draw:
 
 def ead_grid() -> list[dict[str, Any]]:
     """Every setting of `ead` that is tried; the default is one of them."""
-    grid = [dict(zip(FIELDS, (*setting, t), strict=True)) for setting in SETTINGS for t in THRESHOLDS[setting[0]]]
+    grid = [{**settings, "threshold": t} for settings, thresholds in FAMILIES.values() for t in thresholds]
     return grid if DEFAULT in grid else [*grid, DEFAULT]
 
 
@@ -366,7 +373,7 @@ def main(
 ) -> None:
     """Accuracy against the share of tokens by the large model: `ead`, `random_switch`, `route`, each model alone.
 
-    On fresh sums of 1 to 8 steps. Writes frontier.json, .md, .png and .svg. With the bundled pair about 20 minutes on
+    On fresh sums of 1 to 8 steps. Writes frontier.json, .md, .png and .svg. With the bundled pair about 25 minutes on
     two cores; `--n 60 --calibration-n 40` gives a first picture in a tenth of that.
     """
     report.need_extra()

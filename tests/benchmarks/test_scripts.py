@@ -26,9 +26,6 @@ def pair(tiny_pair: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two families, one threshold each, two shares: the frontier in seconds."""
     settings = ({"window": 5, "min_tokens": 10}, {"window": 1, "min_tokens": 1, "monitor": "small"})
-        ({"window": 5, "min_tokens": 10}, (3.0,)),
-        ({"window": 1, "min_tokens": 1, "monitor": "small"}, (3.0,)),
-    )
     monkeypatch.setattr(frontier, "FAMILIES", {str(s): (s, (3.0,)) for s in settings})
     monkeypatch.setattr(frontier, "SHARES", (0.3, 0.6))
 

@@ -129,9 +129,6 @@ async def load_pair(models: Path | None, at_once: int = AT_ONCE) -> AsyncGenerat
     Raises:
         ValueError: a model cannot be loaded.
     """
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     folder = models or BUNDLED
     engines = {
         name: load_engine(name, EngineConfig(model=str(folder / name), max_sequences=at_once))

@@ -15,16 +15,18 @@ from engines.base import Sampling, Step
 from policies.base import Job, Report
 from policies.registry import compose, parse
 
+POLICY = {"name": "ead", "threshold": 0.05, "monitor": "small"}
+
 app = report.command()
 
 
 async def answer(question: str, models: Path | None) -> tuple[list[tuple[str, Step]], list[float]]:
-    """The tokens of an answer under the default `ead`, and the small model's entropies had it read along."""
+    """The tokens of an answer, and the small model's entropies at each of them."""
     async with load_pair(models) as engines:
         tokens = engines[SMALL].tokens
         prompt = tuple(tokens.chat([{"role": "user", "content": question}]))
         job = Job(prompt, Sampling(temperature=0.0, max_tokens=200), SMALL, engines, Report())
-        steps = [step async for step in compose(parse([{"name": "ead"}], engines))(job)]
+        steps = [step async for step in compose(parse([POLICY], engines))(job)]
         read = await engines[SMALL].score([*prompt, *(step.token for step in steps)])
         alone = [step.entropy for step in read[len(prompt) - 1 :]]
         return [(tokens.token_str(step.token) or "end", step) for step in steps], alone
@@ -32,26 +34,26 @@ async def answer(question: str, models: Path | None) -> tuple[list[tuple[str, St
 
 def draw(question: str, written: Sequence[tuple[str, Step]], alone: Sequence[float], file: Path) -> None:
     """Bars: what the small model wavers at each token. Colours: who wrote it."""
-    from benchmarks.figures import GREY, INK, PALE, SHADES, STYLE, plt
+    from matplotlib import pyplot as plt
+
+    from benchmarks.figures import GREY, INK, PALE, SHADES, STYLE  # chooses a backend that needs no screen
 
     style: dict[Any, Any] = STYLE | {"axes.grid": False, "svg.fonttype": "path"}
     with plt.rc_context(style):
         figure, axes = plt.subplots(figsize=(12, 2.7), layout="constrained")
-        colours = [SHADES[1] if step.engine == LARGE else PALE for _, step in written]
+        colours = [SHADES[2] if step.engine == LARGE else PALE for _, step in written]
         axes.bar(range(len(written)), alone, color=colours, width=0.9)
         for place, (text, step) in enumerate(written):
             by_large = step.engine == LARGE
             axes.annotate(
                 text.strip(),
                 (place, 0),
-                xytext=(0, -11),
+                xytext=(0, -11 if len(text.strip()) < 4 else -22),
                 textcoords="offset points",
                 ha="center",
                 fontsize=8.5,
                 color=SHADES[0] if by_large else INK,
                 fontweight="bold" if by_large else "normal",
-                rotation=0 if len(text.strip()) < 4 else 45,
-                va="top" if len(text.strip()) >= 4 else "baseline",
             )
         share = sum(step.engine == LARGE for _, step in written) / len(written)
         axes.set_title(
@@ -68,11 +70,11 @@ def draw(question: str, written: Sequence[tuple[str, Step]], alone: Sequence[flo
 
 @app.command()
 def main(
-    question: Annotated[str, typer.Option(help="What is asked.")] = "What is 47 + 85 - 38 + 76 - 59?",
+    question: Annotated[str, typer.Option(help="What is asked.")] = "What is 40 + 41 + 87 - 34 + 21 - 83?",
     models: report.Models = None,
     out: Annotated[Path, typer.Option(help="The file: .svg or .png.")] = Path("docs/idea.svg"),
 ) -> None:
-    """Draw one answer of the default `ead`: entropies as bars, writers as colours. Takes seconds."""
+    """Draw one answer of `ead`: the small model's entropies as bars, writers as colours. Takes seconds."""
     report.need_extra()
     written, alone = asyncio.run(answer(question, models))
     draw(question, written, alone, out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, cast
 
 from jinja2 import TemplateError
@@ -173,6 +173,7 @@ class TextStream:
         return ""
 
 
+@lru_cache(maxsize=16)
 def differences(a: TokenText, b: TokenText) -> str | None:
     """None if two tokenizers give every text the same ids, else a sentence that names the ids that differ."""
     left, right = (t.tokenizer.get_vocab() for t in (a, b))

@@ -19,6 +19,7 @@ from typing import TypeVar
 import torch
 from llguidance import LLMatcher
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from engines import EngineConfig
 from engines.base import EngineError, Sampling, Step, Unsupported
@@ -56,6 +57,7 @@ class TransformersEngine:
             "trust_remote_code": config.trust_remote_code,
             "local_files_only": Path(config.model).is_dir(),
         }
+        disable_progress_bar()
         try:
             tokenizer = AutoTokenizer.from_pretrained(config.model, **options)
             model = AutoModelForCausalLM.from_pretrained(

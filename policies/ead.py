@@ -17,6 +17,10 @@ Details:
 - `monitor: small` watches the small model all along (one small pass for each token of the large one): the large model's
   own lower entropy cannot end a hard stretch early. `threshold_down` is the other remedy: the large model keeps writing
   until the mean falls below it.
+- With one threshold the large model, sure of itself, hands back at once, and the small one then writes `min_tokens`
+  tokens whatever its entropy: a lower threshold can lower accuracy. Either remedy above mends it; on the bundled pair
+  (benchmarks/results/frontier.md) they reach the large model's accuracy.
+- The defaults suit short answers; the paper uses a window of 5 and 10 tokens after a switch.
 - Nothing is verified or rolled back; the engines keep their KV caches and read only what they missed.
 """
 
@@ -45,10 +49,10 @@ class EntropyAdaptiveDecoding(Policy):
     small: str = Field(default="small", description="engine that writes while the entropy is low")
     large: str = Field(default="large", description="engine that writes while the entropy is high")
     threshold: float = Field(
-        default=0.2, ge=0.0, description="rolling mean entropy at which the large engine takes over (nats)"
+        default=0.1, ge=0.0, description="rolling mean entropy at which the large engine takes over (nats)"
     )
-    window: int = Field(default=3, ge=1, le=1024, description="tokens in the rolling mean")
-    min_tokens: int = Field(default=3, ge=1, le=4096, description="tokens after a switch before the next one")
+    window: int = Field(default=1, ge=1, le=1024, description="tokens in the rolling mean")
+    min_tokens: int = Field(default=1, ge=1, le=4096, description="tokens after a switch before the next one")
     monitor: Literal["active", "small"] = Field(default="active", description="whose entropy is watched")
     timing: Literal["eager", "lagged"] = Field(
         default="eager", description="whether the entropy at a position decides who writes it, or who writes the next"

@@ -217,14 +217,17 @@ def total(reports: Sequence[Report]) -> Report:
     """One report over all choices; what policies added is kept where it is the same for all."""
     first = reports[0]
     tokens: Counter[str] = Counter()
+    catch_up: Counter[str] = Counter()
     for report in reports:
         tokens.update(report.tokens)
+        catch_up.update(report.catch_up)
     bounds = [r.bounds_sum or (r.entropy_sum, r.entropy_sum) for r in reports]
     bounded = any(r.bounds_sum for r in reports)
     return Report(
         policy=first.policy,
         parameters=first.parameters,
         tokens=dict(tokens),
+        catch_up=dict(catch_up),
         discarded=sum(r.discarded for r in reports),
         switches=sum(r.switches for r in reports),
         extra=first.extra if all(r.extra == first.extra for r in reports) else {},

@@ -78,7 +78,7 @@ async def test_switching_between_twins_changes_nothing(twins: dict[str, Engine],
         for answer, expected, work in zip(answers, plain, jobs, strict=True):
             assert [s.token for s in answer] == [s.token for s in expected]
             assert [s.finish for s in answer] == [s.finish for s in expected]
-            assert [s.logprob for s in answer] == pytest.approx([s.logprob for s in expected], abs=1e-4)
+            assert [s.logprob for s in answer] == pytest.approx([s.logprob for s in expected], abs=1e-3)
             assert [s.entropy for s in answer] == pytest.approx([s.entropy for s in expected], abs=1e-4)
             assert [[t for t, _ in s.top_logprobs] for s in answer] == [
                 [t for t, _ in s.top_logprobs] for s in expected

@@ -1,0 +1,82 @@
+"""What the README shows is run: its commands against a real server, its outputs compared."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from policies.registry import REGISTRY
+from server.config import load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+
+
+def blocks(language: str) -> list[str]:
+    return [text for name, text in BLOCKS if name == language]
+
+
+def comparable(answer: Any) -> Any:
+    """An answer without what differs from call to call, floats to four digits."""
+    if isinstance(answer, dict):
+        return {k: comparable(v) for k, v in answer.items() if k not in ("id", "created")}
+    if isinstance(answer, list):
+        return [comparable(part) for part in answer]
+    return pytest.approx(answer, abs=1e-4) if isinstance(answer, float) else answer
+
+
+@pytest.fixture(scope="module")
+def bundled(start: Callable[..., Any]) -> Any:
+    """The server that `make serve` starts."""
+    return start(config=yaml.safe_load((ROOT / "configs" / "bundled.yaml").read_text()), port=0)
+
+
+def test_the_curl_command_answers_as_shown(bundled: Any) -> None:
+    command = next(text for text in blocks("sh") if "curl" in text)
+    done = subprocess.run(
+        ["bash", "-c", command.replace("http://127.0.0.1:8000", bundled.url)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == comparable(json.loads(blocks("json")[0]))
+
+
+def test_the_python_snippet_prints_what_is_shown(bundled: Any, tmp_path: Path) -> None:
+    script = tmp_path / "snippet.py"
+    script.write_text(blocks("python")[0].replace("http://127.0.0.1:8000", bundled.url))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == blocks("text")[0].strip()
+
+
+def test_every_policy_is_in_the_table() -> None:
+    assert set(re.findall(r"^\| `(\w+)` \|", README, re.M)) == set(REGISTRY)
+
+
+def test_the_configuration_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(blocks("yaml")[0])
+    assert set(load_config(file).engines) == set(yaml.safe_load(blocks("yaml")[0])["engines"])
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "models" / "README.md"):
+        for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_every_module_is_on_the_map() -> None:
+    page = (ROOT / "docs" / "structures.md").read_text()
+    packages = ("entropy", "engines", "policies", "server", "clients", "training", "benchmarks")
+    files = [f for package in packages for f in (ROOT / package).glob("*.py") if f.name != "__init__.py"]
+    missing = [name for f in files if f"`{(name := f.relative_to(ROOT))}`" not in page]
+    assert not missing

@@ -103,7 +103,7 @@ def _truncate(logits: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tens
     ordered, order = logits.sort(dim=-1, descending=True)
     min_p = torch.tensor([s.min_p for s in samplings], device=device)[:, None]
     ordered = ordered.masked_fill(ordered < ordered[:, :1] + min_p.log(), -torch.inf)
-    top_k = torch.tensor([s.top_k if s.top_k > 0 else vocab for s in samplings], device=device)[:, None]
+    top_k = torch.tensor([min(s.top_k, vocab) if s.top_k > 0 else vocab for s in samplings], device=device)[:, None]
     ordered = ordered.masked_fill(torch.arange(vocab, device=device) >= top_k, -torch.inf)
     top_p = torch.tensor([s.top_p for s in samplings], device=device)[:, None]
     probabilities = ordered.softmax(dim=-1)

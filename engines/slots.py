@@ -52,7 +52,7 @@ class SlotCache(Cache):
         return keys, values
 
     def _grow(self, store: torch.Tensor) -> torch.Tensor:
-        slots = max(store.shape[0], 1 << (self._slots - 1).bit_length())
+        slots = max(store.shape[0], self._slots + self._slots // 4)
         length = max(store.shape[1], -(-self._reach // _GROWTH) * _GROWTH)
         grown = store.new_zeros(slots, length, *store.shape[2:])
         grown[: store.shape[0], : store.shape[1]] = store

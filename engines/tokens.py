@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import codecs
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, cast
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError, meta
 from transformers import PreTrainedTokenizerBase
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -106,7 +107,7 @@ class TokenText:
         """
         if not self.tokenizer.chat_template:
             raise ValueError("this model has no chat template; use /v1/completions")
-        options = template_kwargs | {
+        options = {k: v for k, v in template_kwargs.items() if k in self._template_variables} | {
             "add_generation_prompt": add_generation_prompt and not continue_final_message,
             "continue_final_message": continue_final_message,
             "tokenize": False,
@@ -116,8 +117,19 @@ class TokenText:
             if not self._spells_control(messages):
                 return self.encode(text, add_special_tokens=False)
             return self._encode_guarded(messages, options)
-        except (TemplateError, ValueError) as error:
+        except (TemplateError, ValueError, TypeError, LookupError) as error:
             raise ValueError(f"the chat template refuses this conversation: {error}") from error
+
+    @cached_property
+    def _template_variables(self) -> frozenset[str]:
+        """Names that the chat template asks for and a request may give: none that the tokenizer itself provides."""
+        source = self.tokenizer.chat_template
+        try:
+            environment = Environment(extensions=["jinja2.ext.loopcontrols"])
+            asked = meta.find_undeclared_variables(environment.parse(source if isinstance(source, str) else ""))
+        except TemplateError:  # tags of transformers' own
+            asked = {"enable_thinking"}
+        return frozenset(asked - {"messages", "tools", "documents", *self.tokenizer.special_tokens_map})
 
     def _spells_control(self, messages: Sequence[Mapping[str, Any]]) -> bool:
         words = [w for i, t in self.tokenizer.added_tokens_decoder.items() if (w := t.content) and i in self._special]
@@ -125,13 +137,14 @@ class TokenText:
 
     def _encode_guarded(self, messages: Sequence[Mapping[str, Any]], options: dict[str, Any]) -> list[int]:
         """Render with marks in place of the contents, then encode the template's text and each content apart."""
-        marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
+        lot = secrets.token_hex(8)  # so that no message can spell a mark
+        marks = [f"\ue000{lot}:{i}\ue001" for i in range(len(messages))]
         marked = [
             {**m, "content": mark} if m.get("content") else dict(m) for m, mark in zip(messages, marks, strict=True)
         ]
         text = cast(str, self.tokenizer.apply_chat_template(marked, **options))
         ids: list[int] = []
-        for i, piece in enumerate(re.split("\ue000(\\d+)\ue001", text)):
+        for i, piece in enumerate(re.split(f"\ue000{lot}:(\\d+)\ue001", text)):
             if i % 2:
                 ids += self.encode_plain(str(messages[int(piece)]["content"]))
             elif piece:

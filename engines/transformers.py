@@ -34,6 +34,8 @@ PASS_TOKENS = 2048
 """Most prompt tokens in one forward pass, so that a long prompt does not hold up the others for long."""
 CATCH_UP = 16
 """Rows with at most this many missing tokens ride along with the decoding rows."""
+SCRATCH = 0
+"""The slot for single readings, which no sequence is given."""
 WORTH_COPYING = 32
 """A shared prefix shorter than this is computed again rather than copied from another slot."""
 
@@ -76,9 +78,9 @@ class TransformersEngine:
         self.parameters = int(self.model.num_parameters())
         self._runner = make_runner(self.model, self.context_length)
         self._grammar: Grammar | None = None
-        self._held: list[list[int]] = [[] for _ in range(config.max_sequences)]
-        self._owner: list[Sequence | None] = [None] * config.max_sequences
-        self._used = [0] * config.max_sequences
+        self._held: list[list[int]] = [[] for _ in range(1 + config.max_sequences)]
+        self._owner: list[Sequence | None] = [None] * (1 + config.max_sequences)
+        self._used = [0] * (1 + config.max_sequences)
         self._clock = 0
         self._live: list[Sequence] = []
         threads = config.threads or (1 if self.parameters < SMALL else torch.get_num_threads())
@@ -208,7 +210,7 @@ class TransformersEngine:
     def _seat(self, sequence: Sequence) -> bool:
         """Find the slot that saves most reading: an idle one whose tokens the sequence goes on from, or else the one
         unused longest, with the longest prefix that any slot shares copied into it. False: all slots are taken."""
-        idle = [slot for slot, owner in enumerate(self._owner) if owner is None]
+        idle = [slot for slot, owner in enumerate(self._owner) if owner is None and slot != SCRATCH]
         if not idle:
             return False
         usable = sequence.ids[:-1]  # at least one token has to be read for logits to come out
@@ -291,7 +293,7 @@ class TransformersEngine:
         @torch.inference_mode()
         def work() -> list[Step]:
             steps: list[Step] = []
-            scratch, stride = len(self._held), max(1, LOGITS // self.vocabulary)  # a slot that no sequence uses
+            scratch, stride = SCRATCH, max(1, LOGITS // self.vocabulary)
             for start in range(0, len(ids) - 1, stride):
                 read, said = ids[start : start + stride], ids[start + 1 : start + 1 + stride]
                 logits = self._raw(self._runner.read(scratch, start, list(read))[: len(said)])

@@ -132,7 +132,7 @@ class Policy(BaseModel):
     engine (`engine_fields`) must name a configured one: `policies.registry` checks it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     stage: ClassVar[Stage]
     paper: ClassVar[str | None] = None

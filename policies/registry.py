@@ -122,8 +122,9 @@ def engines_used(policies: Sequence[Policy], default_engine: str) -> tuple[str, 
     return tuple(dict.fromkeys(chosen)) or (default_engine,)
 
 
-def describe() -> list[dict[str, Any]]:
-    """Every policy for `GET /v1/policies`: name, stage, summary, paper, JSON Schema of its parameters, defaults."""
+def describe(defaults: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Every policy for `GET /v1/policies`: name, stage, summary, paper, JSON Schema of its parameters, and the defaults
+    with what the configuration sets (`defaults`, by policy name) over them."""
     return [
         {
             "name": name,
@@ -131,7 +132,8 @@ def describe() -> list[dict[str, Any]]:
             "summary": (policy.__doc__ or "").strip().splitlines()[0],
             "paper": policy.paper,
             "schema": policy.model_json_schema(),
-            "defaults": {k: f.default for k, f in policy.model_fields.items() if k != "name"},
+            "defaults": {k: f.default for k, f in policy.model_fields.items() if k != "name"}
+            | dict((defaults or {}).get(name, {})),
         }
         for name, policy in REGISTRY.items()
     ]

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, Request
 
 from policies.registry import describe
-from server.runtime import ready_runtime
+from server.runtime import ready_runtime, runtime
 
 router = APIRouter()
 
@@ -31,5 +31,5 @@ async def server_version() -> dict[str, str]:
 
 
 @router.get("/v1/policies", summary="Every policy with the JSON Schema of its parameters")
-async def policies() -> dict[str, object]:
-    return {"object": "list", "data": describe()}
+async def policies(request: Request) -> dict[str, object]:
+    return {"object": "list", "data": describe(runtime(request).config.policies)}

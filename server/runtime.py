@@ -77,6 +77,13 @@ class Runtime:
         await asyncio.gather(*(engine.aclose() for engine in self.engines.values()), return_exceptions=True)
 
     def _check(self) -> None:
+        """Raises:
+        ValueError: a preset or a policy's defaults cannot be used."""
+        for name, defaults in self.config.policies.items():
+            try:
+                parse([{"name": name, **defaults}], self.engines)
+            except PolicyError as error:
+                raise ValueError(f"policies: '{name}': {error}") from error
         for name in self.config.presets:
             try:
                 self.route(PREFIX + name)
@@ -128,7 +135,10 @@ class Runtime:
         items = self.config.presets[preset] if preset is not None else policy or []
         policies = parse(items, self.engines, self.config.policies)
         label = preset or ",".join(p.name for p in policies) or "none"
-        return Route(asked, engine, policies, label, engines_used(policies, engine))
+        used = engines_used(policies, engine)
+        if engine not in used:  # prompts and text are made with the tokenizer of those who write
+            engine = max(used, key=lambda name: self.engines[name].parameters)
+        return Route(asked, engine, policies, label, used)
 
 
 def runtime(request: Request) -> Runtime:

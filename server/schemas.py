@@ -68,11 +68,11 @@ class Generation(Body):
     stream_options: StreamOptions = StreamOptions()
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=-1)
+    top_k: int = Field(0, ge=-1, lt=2**31)
     min_p: float = Field(0.0, ge=0, le=1)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    repetition_penalty: float = Field(1.0, ge=0.01, le=10)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=1024)
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
     stop: Text | Annotated[Many[Text], Field(max_length=16)] = []
@@ -126,7 +126,7 @@ class Message(Body):
 class ChatPrompt(Body):
     """The part of a chat request that becomes the prompt."""
 
-    messages: Many[Message] = Field(min_length=1)
+    messages: Many[Message] = Field(min_length=1, max_length=4096)
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = {}

@@ -40,7 +40,7 @@ def test_leaving_frees_the_work(running: Any, case: str) -> None:
         leave(running, body, events)
         if not events:
             time.sleep(0.01 * turn)  # at another moment each time
-        assert running.idle(within=0.5), case
+        assert running.idle(within=5), case
     with running.openai() as client:
         assert client.chat.completions.create(model="waver/frugal", messages=HELLO, max_tokens=2).choices
 
@@ -56,7 +56,7 @@ def test_leaving_while_waiting_frees_the_place(start: Any) -> None:
         while running.runtime.admission.waiting and time.monotonic() < deadline:
             time.sleep(0.01)
         assert running.runtime.admission.waiting == 0
-    assert running.idle(within=1)
+    assert running.idle(within=5)
 
 
 def test_trap_28_headers_leave_before_the_first_token(running: Any) -> None:
@@ -66,7 +66,7 @@ def test_trap_28_headers_leave_before_the_first_token(running: Any) -> None:
             waited = time.perf_counter() - began
             assert response.headers["content-type"].startswith("text/event-stream")
     assert waited < 1
-    assert running.idle(within=1)
+    assert running.idle(within=5)
 
 
 def test_trap_14_keep_alive_is_a_comment(start: Any) -> None:

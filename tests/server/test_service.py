@@ -93,7 +93,7 @@ def test_loop_stays_free_while_a_long_prompt_is_tokenized(running: Any) -> None:
         while busy.is_alive():
             slowest = max(slowest, http.get("/health").elapsed.total_seconds())
         busy.join()
-    assert slowest < 0.5
+    assert slowest < 2
 
 
 def test_metrics_count_what_was_answered(http: httpx.Client, client: openai.OpenAI) -> None:

@@ -216,7 +216,7 @@ def train(
 ) -> None:
     """Train models of the pair into `out/small` and `out/large`, one after the other.
 
-    A run that was stopped goes on from its checkpoint; Ctrl-C saves one first.
+    A run that was stopped goes on from its checkpoint, and leaves alone what is done; Ctrl-C saves a checkpoint first.
 
     Args:
         threads: CPU threads. steps: fewer steps than the recipe's, for a trial.
@@ -231,8 +231,11 @@ def train(
     tokenizer = build_tokenizer(vocabulary_texts(), CONTEXT_LENGTH)
     for name in models:
         spec = SPECS[name] if steps is None else replace(SPECS[name], steps=steps, horizon=steps, cooldown=0)
-        trainer = Trainer(spec, tokenizer, seed, device)
         checkpoint = out / name / "checkpoint.pt"
+        if _is_done(checkpoint.with_name("training.json"), spec, seed):
+            console.print(f"{name}: done already, in {out / name}")
+            continue
+        trainer = Trainer(spec, tokenizer, seed, device)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         if checkpoint.exists():
             trainer.restore(torch.load(checkpoint, map_location=device, weights_only=True))
@@ -243,6 +246,14 @@ def train(
         _run(trainer, name, checkpoint)
         _export(trainer, checkpoint.parent, threads)
         checkpoint.unlink(missing_ok=True)
+
+
+def _is_done(record: Path, spec: Spec, seed: int) -> bool:
+    """Whether this recipe with this seed has been trained there to its end."""
+    if not record.exists():
+        return False
+    done = json.loads(record.read_text())
+    return (done["spec"], done["seed"]) == (json.loads(json.dumps(asdict(spec))), seed)
 
 
 def _run(trainer: Trainer, name: str, checkpoint: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from training.tokenizer import build_tokenizer
 from training.world import RELATIONS, towns
 
 TOKENIZER = build_tokenizer(vocabulary_texts(), CONTEXT_LENGTH)
-TINY = replace(SPECS["small"], hidden=32, layers=1, feed_forward=64, steps=6)
+TINY = replace(SPECS["small"], hidden=32, layers=1, feed_forward=64, steps=6, horizon=6, cooldown=0)
 
 
 @pytest.fixture
@@ -89,6 +90,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tiny: None, tmp_path: Path, monk
     assert not (tmp_path / "halves/small/checkpoint.pt").exists()
     whole, halves = (load_file(tmp_path / run / "small/model.safetensors") for run in ("whole", "halves"))
     assert all(torch.equal(whole[name], halves[name]) for name in whole)
+    monkeypatch.setattr(Trainer, "step", None)
+    train(tmp_path / "halves", ["small"])  # done already: takes no step
 
 
 def test_the_result_is_a_checkpoint_as_transformers_knows_it(tiny: None, tmp_path: Path) -> None:
@@ -101,9 +104,20 @@ def test_the_result_is_a_checkpoint_as_transformers_knows_it(tiny: None, tmp_pat
 
 
 def test_the_loss_falls(tiny: None) -> None:
-    trainer = Trainer(replace(TINY, steps=60), TOKENIZER, 1, torch.device("cpu"))
+    trainer = Trainer(replace(TINY, steps=60, horizon=60), TOKENIZER, 1, torch.device("cpu"))
     losses = [trainer.step() for _ in range(40)]
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+def test_learning_rates_of_the_recipes() -> None:
+    for spec in SPECS.values():
+        rates = [spec.rate(step) / spec.learning_rate for step in range(spec.steps + 1)]
+        turn = spec.steps - spec.cooldown
+        assert max(rates) <= 1
+        assert rates[turn] == pytest.approx(1 - turn / spec.horizon)
+        assert rates[turn + spec.cooldown // 2] == pytest.approx(rates[turn] / 2, abs=1e-3)
+        assert rates[-1] == 0
+        assert all(a > b for a, b in pairwise(rates[100:]))
 
 
 def test_an_unknown_model_is_refused(tmp_path: Path) -> None:

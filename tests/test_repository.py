@@ -59,7 +59,9 @@ def test_make_serve_installs_once(tmp_path: Path) -> None:
 
     def plan() -> str:
         """What `make serve` would do, without doing it."""
-        return subprocess.run(["make", "-n", "serve"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ["make", "--no-print-directory", "-n", "serve"], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
 
     assert "pip" in plan()
     (tmp_path / ".venv/.serve").touch()

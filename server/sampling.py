@@ -19,7 +19,7 @@ SCHEMA_SECONDS = 2.0
 
 
 def sampling(body: Generation, engine: Engine, top_logprobs: int, grammar: str | None) -> Sampling:
-    """Everything but the limits and the seed, which differ from choice to choice.
+    """Everything but `max_tokens` and the seed, which differ from choice to choice.
 
     Raises:
         APIError: 400, a token id that the engine does not have, or an impossible stop string.
@@ -40,6 +40,7 @@ def sampling(body: Generation, engine: Engine, top_logprobs: int, grammar: str |
         top_p=body.top_p,
         top_k=max(body.top_k, 0),
         min_p=body.min_p,
+        min_tokens=body.min_tokens,
         stop_token_ids=tuple(body.stop_token_ids),
         ignore_eos=body.ignore_eos,
         presence_penalty=body.presence_penalty,

@@ -65,6 +65,16 @@ def test_a_wrong_type_is_refused_not_converted(http: httpx.Client, parameters: d
     assert post(http, policy=[{"name": "ead", "threshold": 1}]).status_code == 200
 
 
+@pytest.mark.parametrize("policy", [[], [{"name": "ead", "threshold": 3.0}], [{"name": "random_switch"}]])
+def test_no_answer_ends_before_min_tokens(running: Any, http: httpx.Client, policy: list[Any]) -> None:
+    (end,) = running.runtime.engines["small"].tokens.eos_ids
+    eager = {"logit_bias": {str(end): 100}, "max_tokens": 20, "policy": policy}
+    assert post(http, **eager).json()["usage"]["completion_tokens"] == 1
+    answer = post(http, **eager, min_tokens=5).json()
+    assert answer["usage"]["completion_tokens"] == 6  # the end itself counts
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
 def test_numbers_beyond_all_bounds_harm_nobody(http: httpx.Client) -> None:
     with ThreadPoolExecutor(2) as pool:
         neighbour = pool.submit(post, http, max_tokens=200, ignore_eos=True)

@@ -197,7 +197,9 @@ class TransformersEngine:
             elif room > 0:
                 far.append((sequence, min(missing, room)))
                 room -= missing
-        return [*self._pass(near), *self._pass(far)]
+        produced = self._pass(near)
+        # A client that left during the first pass does not pay for the second.
+        return [*produced, *self._pass([(sequence, count) for sequence, count in far if sequence in self._live])]
 
     def _seat_waiting(self, live: list[Sequence]) -> None:
         """Take slots back from sequences that ended or were aborted (what they hold stays, for who comes back), and

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence as Ids
 from typing import TYPE_CHECKING
 
-from engines.base import NO_TOKEN, Finish, Gate, Sampling, Step
+from engines.base import NO_TOKEN, Finish, Sampling, Step
 from engines.sampling import Row
 from entropy import RollingEntropy
 
@@ -39,10 +39,14 @@ class Sequence:
 
     def fires_before(self, entropy: float) -> bool:
         """Whether an eager gate fires on the entropy of the position that is about to be written."""
+        return self._window is not None and self._fires("eager", self._window.peek(entropy))
+
+    def _fires(self, timing: str, mean: float) -> bool:
+        """Whether there is a gate of this timing, and the rolling mean crosses its threshold."""
         gate = self.sampling.gate
-        if gate is None or gate.timing != "eager" or self._window is None:
+        if gate is None or gate.timing != timing or len(self.ids) - self.born < gate.min_tokens:
             return False
-        return len(self.ids) - self.born >= gate.min_tokens and _crosses(gate, self._window.peek(entropy))
+        return mean >= gate.threshold if gate.above else mean < gate.threshold
 
     def accept(self, token: int, entropy: float, context_length: int) -> Finish | None:
         """Take in the token that was drawn; the reason if the segment ends with it."""
@@ -54,15 +58,8 @@ class Sequence:
             return "stop"
         if len(self.ids) - self.start >= self.sampling.max_tokens or len(self.ids) >= context_length:
             return "length"
-        gate = self.sampling.gate
-        if gate and gate.timing == "lagged" and len(self.ids) - self.born >= gate.min_tokens and _crosses(gate, mean):
-            return "gate"
-        return None
+        return "gate" if self._fires("lagged", mean) else None
 
     def gated(self, entropy: float, engine: str) -> Step:
         """The step that says an eager gate fired: no token."""
         return Step(NO_TOKEN, 0.0, entropy, engine, finish="gate")
-
-
-def _crosses(gate: Gate, mean: float) -> bool:
-    return mean >= gate.threshold if gate.above else mean < gate.threshold

@@ -131,9 +131,12 @@ class TokenText:
             asked = {"enable_thinking"}
         return frozenset(asked - {"messages", "tools", "documents", *self.tokenizer.special_tokens_map})
 
+    @cached_property
+    def _control_words(self) -> list[str]:
+        return [w for i, t in self.tokenizer.added_tokens_decoder.items() if (w := t.content) and i in self._special]
+
     def _spells_control(self, messages: Sequence[Mapping[str, Any]]) -> bool:
-        words = [w for i, t in self.tokenizer.added_tokens_decoder.items() if (w := t.content) and i in self._special]
-        return any(word in str(message.get("content") or "") for message in messages for word in words)
+        return any(w in str(message.get("content") or "") for message in messages for w in self._control_words)
 
     def _encode_guarded(self, messages: Sequence[Mapping[str, Any]], options: dict[str, Any]) -> list[int]:
         """Render with marks in place of the contents, then encode the template's text and each content apart."""

@@ -119,10 +119,12 @@ def continuation(
     return replace(job, prompt_ids=prompt_ids, engine=engine, sampling=sampling)
 
 
-def ends_answer(step: Step, job: Job, written: Sequence[int]) -> bool:
-    """Whether the answer ends with this step (the last of `written`), not just a segment with a limit of its own."""
+def within_answer(step: Step, job: Job, written: Sequence[int]) -> Step:
+    """A segment's step as one of the answer's: `finish` stays only where the answer ends with it (the last of
+    `written`), not just a segment with a limit or a gate of its own."""
     begun = 0 if job.sampling.answer_start is None else len(job.prompt_ids) - job.sampling.answer_start
-    return step.finish == "stop" or (step.finish == "length" and begun + len(written) >= job.sampling.max_tokens)
+    full = begun + len(written) >= job.sampling.max_tokens
+    return step if step.finish == "stop" or (step.finish == "length" and full) else replace(step, finish=None)
 
 
 class Policy(BaseModel):

@@ -28,14 +28,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from engines.base import NO_TOKEN, Gate, Step
 from entropy import RollingEntropy
-from policies.base import Job, Policy, Proceed, Stage, continuation, ends_answer
+from policies.base import Job, Policy, Proceed, Stage, continuation, within_answer
 
 
 class EntropyAdaptiveDecoding(Policy):
@@ -84,9 +83,9 @@ class EntropyAdaptiveDecoding(Policy):
                     if not watching:
                         window.push(step.entropy)
                     written.append(step.token)
-                    last = ends_answer(step, job, written)
-                    yield step if last else replace(step, finish=None)
-                    if last:
+                    step = within_answer(step, job, written)
+                    yield step
+                    if step.finish:
                         return
             on_large = not on_large
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from itertools import groupby
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from engines.base import Step
-from policies.base import Job, Policy, Proceed, Stage, continuation, ends_answer
+from policies.base import Job, Policy, Proceed, Stage, continuation, within_answer
 
 
 class RandomSwitch(Policy):
@@ -36,7 +35,7 @@ class RandomSwitch(Policy):
             async with aclosing(segment):
                 async for step in segment:
                     written.append(step.token)
-                    last = ends_answer(step, job, written)
-                    yield step if last else replace(step, finish=None)
-                    if last:
+                    step = within_answer(step, job, written)
+                    yield step
+                    if step.finish:
                         return

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from engines.base import Step
-from policies.base import Job, Policy, Proceed, Stage, continuation, ends_answer
+from policies.base import Job, Policy, Proceed, Stage, continuation, within_answer
 
 
 class Route(Policy):
@@ -37,10 +37,10 @@ class Route(Policy):
                     yield step
             return
         written = [step.token for step in steps]
-        last = ends_answer(steps[-1], job, written)
+        steps[-1] = within_answer(steps[-1], job, written)
         for step in steps:
-            yield step if last else replace(step, finish=None)
-        if last:
+            yield step
+        if steps[-1].finish:
             return
         async with aclosing(proceed(continuation(job, written, self.small))) as answer:
             async for step in answer:

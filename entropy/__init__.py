@@ -5,6 +5,7 @@ Everything is in nats. Nothing here knows models, engines or HTTP.
 
 from entropy.bounds import entropy_bounds, entropy_estimate
 from entropy.families import renyi_entropy, tsallis_entropy
+from entropy.fused import fastest, measure
 from entropy.rolling import BatchedRollingEntropy, RollingEntropy
 from entropy.shannon import shannon_entropy, varentropy
 from entropy.units import bits_to_nats, nats_to_bits
@@ -15,6 +16,8 @@ __all__ = [
     "bits_to_nats",
     "entropy_bounds",
     "entropy_estimate",
+    "fastest",
+    "measure",
     "nats_to_bits",
     "renyi_entropy",
     "shannon_entropy",

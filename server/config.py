@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
-from engines import EngineConfig
+from engines import EngineConfig, UpstreamConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 """Where the packages, `models/` and `configs/` lie: the checkout, or site-packages."""
@@ -68,7 +68,12 @@ class Config(BaseSettings):
     @field_validator("engines")
     @classmethod
     def _find_models(cls, engines: dict[str, EngineConfig]) -> dict[str, EngineConfig]:
-        return {name: engine.model_copy(update={"model": find_model(engine.model)}) for name, engine in engines.items()}
+        return {
+            name: engine
+            if isinstance(engine, UpstreamConfig)
+            else engine.model_copy(update={"model": find_model(engine.model)})
+            for name, engine in engines.items()
+        }
 
     @model_validator(mode="after")
     def _check_names(self) -> Config:

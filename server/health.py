@@ -7,6 +7,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, Request
 
 from policies.registry import describe
+from server.errors import not_ready
 from server.runtime import ready_runtime, runtime
 
 router = APIRouter()
@@ -21,7 +22,8 @@ async def health() -> dict[str, str]:
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", summary="The engines are warm")
 async def ready(request: Request) -> dict[str, str]:
-    ready_runtime(request)
+    if dead := ready_runtime(request).dead:
+        raise not_ready(f"These engines cannot serve now: {', '.join(dead)}.")
     return {"status": "ready"}
 
 

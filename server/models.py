@@ -32,7 +32,7 @@ async def model(model: str, request: Request) -> dict[str, Any]:
 
 def describe(name: str, here: Runtime) -> dict[str, Any]:
     out: dict[str, Any] = {"id": name, "object": "model", "created": here.created, "owned_by": "waver"}
-    if here.ready:
+    if here.loaded:
         route = here.route(name)
         out["max_model_len"] = min(here.engines[engine].context_length for engine in {route.engine, *route.engines})
     return out

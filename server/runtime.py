@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 from fastapi import Request
 
-from engines import load_engine
+from engines import EngineConfig, TransformersConfig, load_engine
 from engines.base import Engine
 from policies.base import Policy
 from policies.registry import PolicyError, engines_used, parse
@@ -47,7 +48,7 @@ class Runtime:
         self.admission = Admission(config.server.max_concurrency, config.server.max_queue)
         self.metrics = Metrics(self)
         self.created = int(time.time())
-        self.ready = False
+        self.loaded = False
         self.failure: str | None = None
 
     async def start(self, on_failure: Callable[[], None] = lambda: None) -> None:
@@ -55,9 +56,7 @@ class Runtime:
         missing = {name: engine for name, engine in self.config.engines.items() if name not in self.engines}
         began = time.perf_counter()
         try:
-            # One after the other: transformers sets the default device of the whole process while it loads a model.
-            loaded = {name: await asyncio.to_thread(load_engine, name, engine) for name, engine in missing.items()}
-            everything = self.engines | loaded
+            everything = self.engines | await load_engines(missing)
             self.engines = {name: everything[name] for name in self.config.engines}
             self._check()
         except Exception as error:
@@ -69,12 +68,22 @@ class Runtime:
             )
             on_failure()
             return
-        self.ready = True
+        self.loaded = True
         log.info("ready", engines=list(self.engines), seconds=round(time.perf_counter() - began, 2))
 
     async def stop(self) -> None:
-        self.ready = False
+        self.loaded = False
         await asyncio.gather(*(engine.aclose() for engine in self.engines.values()), return_exceptions=True)
+
+    @property
+    def dead(self) -> list[str]:
+        """Engines that cannot serve now."""
+        return [name for name, engine in self.engines.items() if not engine.alive]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every engine is warm and alive."""
+        return self.loaded and not self.dead
 
     def _check(self) -> None:
         """Raises:
@@ -141,6 +150,27 @@ class Runtime:
         return Route(asked, engine, policies, label, used)
 
 
+async def load_engines(configs: Mapping[str, EngineConfig]) -> dict[str, Engine]:
+    """Load side by side what can be: transformers sets the default device of the whole process while it loads a model,
+    so its engines come one after the other.
+
+    Raises:
+        ValueError: one of them cannot be loaded; the others are closed again.
+    """
+    turn = asyncio.Lock()
+
+    async def one(name: str, config: EngineConfig) -> Engine:
+        async with turn if isinstance(config, TransformersConfig) else nullcontext():
+            return await asyncio.to_thread(load_engine, name, config)
+
+    loaded = await asyncio.gather(*(one(*item) for item in configs.items()), return_exceptions=True)
+    failures = [each for each in loaded if isinstance(each, BaseException)]
+    if failures:
+        await asyncio.gather(*(each.aclose() for each in loaded if not isinstance(each, BaseException)))
+        raise failures[0]
+    return dict(zip(configs, (each for each in loaded if not isinstance(each, BaseException)), strict=True))
+
+
 def runtime(request: Request) -> Runtime:
     """FastAPI dependency."""
     found: Runtime = request.app.state.runtime
@@ -154,7 +184,7 @@ def ready_runtime(request: Request) -> Runtime:
         APIError: 503 until they are warm.
     """
     found = runtime(request)
-    if not found.ready:
+    if not found.loaded:
         raise not_ready(
             f"The engines did not start: {found.failure}" if found.failure else "The engines are still starting."
         )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from engines import EngineConfig
+from engines import TransformersConfig
 from engines.transformers import TransformersEngine
 from tests.engines.driving import ROOT, VOCABULARY, save_random
 
@@ -44,16 +44,16 @@ def load(wild_directory: Path) -> Callable[..., TransformersEngine]:
     """Load a fresh engine, of the random model unless told otherwise."""
 
     def one(directory: Path = wild_directory, **options: object) -> TransformersEngine:
-        return TransformersEngine("wild", EngineConfig(model=str(directory), **options))
+        return TransformersEngine("wild", TransformersConfig(model=str(directory), **options))
 
     return one
 
 
 @pytest.fixture(scope="session")
 def wild(wild_directory: Path) -> TransformersEngine:
-    return TransformersEngine("wild", EngineConfig(model=str(wild_directory)))
+    return TransformersEngine("wild", TransformersConfig(model=str(wild_directory)))
 
 
 @pytest.fixture(scope="session")
 def small() -> TransformersEngine:
-    return TransformersEngine("small", EngineConfig(model=str(ROOT / "models" / "small")))
+    return TransformersEngine("small", TransformersConfig(model=str(ROOT / "models" / "small")))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from engines import EngineConfig, load_engine
+from engines import TransformersConfig, load_engine
 from engines.base import Engine
 from engines.transformers import TransformersEngine
 from tests.engines.driving import generated, prompts, tokens
@@ -24,7 +24,7 @@ def copy(wild_directory: Path, tmp_path: Path) -> Path:
 
 def refused(path: Path | str, **options: object) -> str:
     with pytest.raises(ValueError, match=r"engine 'e': cannot load") as caught:
-        load_engine("e", EngineConfig(model=str(path), **options))
+        load_engine("e", TransformersConfig(model=str(path), **options))
     said = str(caught.value)
     assert "\n" not in said
     return said
@@ -68,9 +68,9 @@ def test_code_beside_the_weights_does_not_run(copy: Path, tmp_path: Path) -> Non
 def test_bad_device_and_options(copy: Path) -> None:
     refused(copy, device="nonsense")
     with pytest.raises(ValidationError, match="max_sequences"):
-        EngineConfig(model="x", max_sequences=0)
+        TransformersConfig(model="x", max_sequences=0)
     with pytest.raises(ValidationError, match="speed"):
-        EngineConfig(model="x", speed=3)  # type: ignore[call-arg]
+        TransformersConfig(model="x", speed=3)  # type: ignore[call-arg]
 
 
 async def test_loaded(load: Callable[..., TransformersEngine]) -> None:

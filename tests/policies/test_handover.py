@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engines import EngineConfig, load_engine
+from engines import TransformersConfig, load_engine
 from engines.base import Engine, Sampling, Step
 from policies.base import Job, Policy, Report
 from policies.ead import EntropyAdaptiveDecoding
@@ -49,7 +49,7 @@ SAMPLINGS = {
 @pytest.fixture
 async def twins() -> AsyncIterator[dict[str, Engine]]:
     """The same model twice, under two names."""
-    engines = {name: load_engine(name, EngineConfig(model=MODEL)) for name in ("small", "large")}
+    engines = {name: load_engine(name, TransformersConfig(model=MODEL)) for name in ("small", "large")}
     yield engines
     for engine in engines.values():
         await engine.aclose()

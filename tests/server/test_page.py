@@ -237,10 +237,10 @@ def test_a_key_is_asked_for(chromium: Chrome, start: Callable[..., Running], mon
 @needs_chromium
 def test_a_starting_server_is_waited_for(chromium: Chrome, start: Callable[..., Running]) -> None:
     running = start()
-    running.runtime.ready = False
+    running.runtime.loaded = False
     chromium.get(running.url)
     status = chromium.find_element(By.ID, "status")
     WebDriverWait(chromium, 10).until(lambda _: "starting" in status.text)
-    running.runtime.ready = True
+    running.runtime.loaded = True
     WebDriverWait(chromium, 10).until(lambda _: chromium.find_elements(By.CSS_SELECTOR, "#model option"))
     assert not status.get_property("textContent")

@@ -44,7 +44,7 @@ def test_the_configuration_sets_defaults_that_are_shown_and_checked(start: Calla
     deadline = time.monotonic() + 60
     while broken.runtime.failure is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not broken.runtime.ready
+    assert not broken.runtime.loaded
     assert "policies: 'ead'" in broken.runtime.failure
 
 

@@ -1,0 +1,57 @@
+"""How to run a model: one configuration for each backend, told apart by `backend`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model: str
+
+
+class TransformersConfig(_Config):
+    """A model in this process. `model` is a directory or a hub id, as transformers loads them."""
+
+    backend: Literal["transformers"] = "transformers"
+    device: str = Field(default="auto", description="`auto` (CUDA where present), `cpu`, `cuda`, `cuda:1`, …")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of a pass; default: 1 for small models")
+    max_sequences: int = Field(default=64, ge=1, description="sequences decoded together, and KV caches kept")
+    max_model_len: int | None = Field(default=None, ge=2, description="context length, at most the model's own")
+
+
+class VllmConfig(_Config):
+    """A model under vLLM, in processes that this one starts. `args` are vLLM's own engine arguments, passed on as they
+    are: `tensor_parallel_size`, `quantization`, `gpu_memory_utilization`, `enforce_eager`, …"""
+
+    backend: Literal["vllm"] = "vllm"
+    args: dict[str, Any] = {}
+
+
+class UpstreamConfig(_Config):
+    """A model behind an OpenAI-compatible server somewhere else. `model` is its name there. Times in seconds."""
+
+    backend: Literal["openai"] = "openai"
+    base_url: str = Field(pattern=r"^https?://", description="up to and with `/v1`")
+
+
+def _backend(value: Any) -> Any:
+    return value.get("backend", "transformers") if isinstance(value, dict) else getattr(value, "backend", None)
+
+
+EngineConfig = Annotated[
+    Annotated[TransformersConfig, Tag("transformers")]
+    | Annotated[VllmConfig, Tag("vllm")]
+    | Annotated[UpstreamConfig, Tag("openai")],
+    Discriminator(
+        _backend,
+        custom_error_type="unknown_backend",
+        custom_error_message="backend should be transformers, vllm or openai",
+    ),
+]

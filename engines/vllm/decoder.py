@@ -1,0 +1,298 @@
+"""Gates, transforms and draws for the rows of a vLLM batch: the state and the maths behind both processor interfaces.
+
+An adapter says which requests the rows of a step belong to, and at which position each of them is. A position may be
+measured more than once (a chunk of a prompt that is not the last yields logits whose token is thrown away, and a
+preempted request comes back): what is stored is stored by position, so the last time counts.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from llguidance import LLMatcher
+
+from engines.base import Gate, Sampling
+from engines.grammar import Grammar
+from engines.sampling import Row, draw
+from engines.vllm.ask import LONGEST_WINDOW, Ask
+from engines.vllm.board import COMPLETE, EAGER, LAGGED, TOP, Pen
+from entropy import BatchedRollingEntropy, fastest
+
+CERTAIN = 1e30
+"""The logit of a token that must come: beyond any other, and finite after any temperature."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A row of the step's logits: whose it is, and the position in its answer that the logits are for (from 0, counted
+    from the end of what this engine was given)."""
+
+    row: int
+    live: Live
+    position: int
+
+    @property
+    def as_row(self) -> Row:
+        live = self.live
+        return Row(live.ask.sampling or Sampling(), live.ids(self.position), live.start, live.ask.ends)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the token is drawn here: nothing is to be done where vLLM takes the likeliest of untouched logits."""
+        how = self.live.ask.sampling
+        if how is None:
+            return False
+        return how.temperature > 0 or how.grammar is not None or not self.as_row.untouched
+
+
+class Live:
+    """A request in the batch, or one that was in it and may come back."""
+
+    def __init__(self, ask: Ask, length: int, prompt: Callable[[], Sequence[int]], origin: object) -> None:
+        self.ask = ask
+        self.length = length
+        """Tokens of the prompt."""
+        self.origin = origin
+        """The object that vLLM keeps for this request, where it keeps one."""
+        self.position = -1
+        """The last position that was measured."""
+        self.window = -1
+        """Its row in the table of windows, if it has a gate."""
+        self._prompt = prompt
+        self._ids: list[int] | None = None
+        self._matcher: LLMatcher | None = None
+        self._read = 0
+
+    @property
+    def start(self) -> int:
+        """Where the answer begins."""
+        how = self.ask.sampling
+        return self.length if how is None or how.answer_start is None else how.answer_start
+
+    def ids(self, position: int) -> Sequence[int]:
+        """The prompt and the tokens before a position; only as many, of no meaning, where their number is enough."""
+        if not self.ask.remembers:
+            return range(self.length + position)
+        if self._ids is None:
+            self._ids = list(self._prompt())
+        return self._ids[: self.length + position]
+
+    def wrote(self, position: int, token: int) -> None:
+        if self._ids is not None:
+            self._ids[self.length + position :] = [token]
+
+    def matcher(self, grammar: Grammar, schema: str, position: int) -> LLMatcher:
+        """A matcher that has read the answer up to a position."""
+        answer = self.ids(position)[self.start :]
+        if self._matcher is None:
+            self._matcher = grammar.matcher(schema, list(answer))
+        elif new := answer[self._read :]:
+            self._matcher.consume_tokens(list(new))
+        self._read = len(answer)
+        return self._matcher
+
+    def completes(self, token: int) -> bool:
+        """Whether the grammar is at its end with this token."""
+        if self._matcher is None:
+            return False
+        ahead = self._matcher.deep_copy()
+        ahead.consume_token(token)
+        return bool(ahead.is_stopped())
+
+
+class Decoder:
+    """The requests of one worker.
+
+    Args:
+        capacity: most requests in a batch. known: tokens that the tokenizer knows; ids from there on are padding.
+        board: where to report; None for a worker that does not (another rank of its group does).
+        grammar: makes the compiler of JSON schemas, when the first one is asked for.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        vocabulary: int,
+        known: int,
+        device: torch.device,
+        board: Path | None = None,
+        grammar: Callable[[], Grammar] | None = None,
+    ) -> None:
+        self._known, self._device = known, device
+        self._measure = fastest(vocabulary, device)
+        # Twice the batch: a request that was preempted keeps its window until others need it.
+        self._windows = BatchedRollingEntropy(2 * capacity, LONGEST_WINDOW, device)
+        self._crossed = torch.full((2 * capacity,), -2, dtype=torch.long, device=device)
+        self._free = list(range(2 * capacity))
+        self._gone: OrderedDict[int, Live] = OrderedDict()
+        self._most_gone = capacity
+        self._pen = Pen(board, device) if board else None
+        self._make_grammar = grammar
+        self._grammar: Grammar | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the state, on the device."""
+        return self._windows.nbytes + self._crossed.nbytes
+
+    def join(
+        self, ask: Ask, length: int, written: int, prompt: Callable[[], Sequence[int]], origin: object = None
+    ) -> Live:
+        """A request enters the batch, for the first time or again after a preemption.
+
+        Args:
+            length: tokens of its prompt. written: tokens that vLLM has generated for it. origin: see `Live`.
+        """
+        live = self._back(ask, written, origin)
+        if live is None:
+            live = Live(ask, length, prompt, origin)
+            if ask.gate is not None:
+                live.window = self._free.pop() if self._free else self._oldest()
+                self._windows.begin(live.window, ask.gate.history)
+                self._crossed[live.window] = -2
+        return live
+
+    def leave(self, live: Live) -> None:
+        """A request is done, or was preempted: which one is not told."""
+        self._gone[id(live)] = live
+        while len(self._gone) > self._most_gone:
+            self._forget(next(iter(self._gone.values())))
+
+    def _forget(self, live: Live) -> None:
+        del self._gone[id(live)]
+        if live.window >= 0:
+            self._free.append(live.window)
+
+    def _oldest(self) -> int:
+        self._forget(next(live for live in self._gone.values() if live.window >= 0))
+        return self._free.pop()
+
+    def _back(self, ask: Ask, written: int, origin: object) -> Live | None:
+        """Who left with this tag. The choices of one request share it: then the object that vLLM keeps, or where it
+        keeps none the number of tokens, tells them apart."""
+        same = [live for live in self._gone.values() if live.ask.tag == ask.tag]
+        found = next((live for live in same if live.origin is origin), None) or next(
+            (live for live in same if live.position == written - 1), None
+        )
+        if found is None or not written:
+            return None
+        del self._gone[id(found)]
+        return found
+
+    def apply(self, logits: torch.Tensor, batch: Sequence[Place]) -> None:
+        """Act on a step, in place.
+
+        Args:
+            logits: `[rows, vocab]` float32: the model's own; a grammar's mask and a bias of vLLM's are in them.
+            batch: the rows that asked, in their order.
+        """
+        if not batch:
+            return
+        for place in batch:
+            place.live.position = place.position
+        index = torch.tensor([place.row for place in batch], device=self._device)
+        whole = len(batch) == logits.shape[0]
+        if self._known < logits.shape[1]:
+            logits[slice(None) if whole else index, self._known :] = -torch.inf
+        for place in batch:
+            self._guide(logits[place.row], place)
+        mine = logits if whole else logits[index]
+        entropy, norm, peak = self._measure(mine)
+        logprob = peak - norm
+        top = self._alternatives(mine, norm, batch)
+        gated = [i for i, place in enumerate(batch) if place.live.window >= 0]
+        flags = torch.zeros(len(batch), dtype=torch.long, device=self._device)
+        if gated:
+            which = torch.tensor(gated, device=self._device)
+            stops = torch.tensor([batch[i].live.ask.stop for i in gated], device=self._device)
+            mine[which, stops] = -torch.inf  # nobody draws it
+            ends, flags[which] = self._gates([batch[i] for i in gated], entropy[which])
+        drawn = [i for i, place in enumerate(batch) if place.draws]
+        if drawn:
+            picked = torch.tensor(drawn, device=self._device)
+            logits_drawn = mine if len(drawn) == len(batch) else mine[picked]
+            tokens = draw(logits_drawn, [batch[i].as_row for i in drawn])
+            logprob[picked] = logits_drawn.gather(1, tokens[:, None])[:, 0] - norm[picked]
+            self._remember([batch[i] for i in drawn], drawn, tokens, flags)
+            logits[index[picked], tokens] = CERTAIN
+        if gated:
+            logits[index[which], stops] = torch.where(ends, 10 * CERTAIN, -torch.inf)
+        self._report(batch, torch.stack([entropy, logprob, torch.zeros_like(entropy)], dim=1), flags, top)
+
+    def _guide(self, row: torch.Tensor, place: Place) -> None:
+        """Mask, in place, what the request's grammar does not allow next."""
+        how = place.live.ask.sampling
+        if how is None or how.grammar is None:
+            return
+        if self._grammar is None:
+            if self._make_grammar is None:
+                raise RuntimeError("this worker was given no tokenizer")
+            self._grammar = self._make_grammar()
+        self._grammar.mask(row, place.live.matcher(self._grammar, how.grammar, place.position))
+
+    def _gates(self, batch: Sequence[Place], entropy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """For rows with a gate: whether the request ends here, and what to tell its reader.
+
+        An eager gate ends it where it fires. A lagged one lets the token stand and ends it at the next position, unless
+        the reader has left by then.
+        """
+        gates = [place.live.ask.gate or Gate(1, 0.0) for place in batch]
+        numbers = [(p.live.window, p.position, g.window, g.min_tokens) for p, g in zip(batch, gates, strict=True)]
+        rows, positions, windows, least = torch.tensor(numbers).to(self._device, non_blocking=True).T
+        rules = [(g.threshold, g.above, g.timing == "eager") for g in gates]
+        threshold, above, eager = torch.tensor(rules, dtype=torch.float64).to(self._device, non_blocking=True).T
+        means = self._windows.observe(rows, positions, windows, entropy, max(gate.window for gate in gates))
+        crossed = torch.where(above > 0, means >= threshold, means < threshold)
+        standing = positions + (eager == 0)
+        fires = crossed & (standing >= least)
+        before = self._crossed[rows] == positions - 1
+        self._crossed[rows] = torch.where(fires & (eager == 0), positions, -2)
+        ends = torch.where(eager > 0, fires, before)
+        return ends, torch.where(fires, torch.where(eager > 0, EAGER, LAGGED), 0)
+
+    def _remember(
+        self, batch: Sequence[Place], index: Sequence[int], tokens: torch.Tensor, flags: torch.Tensor
+    ) -> None:
+        """Keep the tokens of those whose penalties or grammar need them; say whose grammar is at its end."""
+        if not any(place.live.ask.remembers for place in batch):
+            return
+        for i, place, token in zip(index, batch, tokens.tolist(), strict=True):
+            place.live.wrote(place.position, token)
+            if place.live.completes(token):
+                flags[i] |= COMPLETE
+
+    def _alternatives(
+        self, logits: torch.Tensor, norm: torch.Tensor, batch: Sequence[Place]
+    ) -> tuple[list[Place], torch.Tensor, torch.Tensor] | None:
+        wanted = [
+            i for i, place in enumerate(batch) if place.live.ask.sampling and place.live.ask.sampling.top_logprobs
+        ]
+        if not wanted or self._pen is None:
+            return None
+        which = torch.tensor(wanted, device=self._device)
+        values, ids = logits[which].topk(min(TOP, logits.shape[1]), dim=-1)
+        return [batch[i] for i in wanted], ids, values - norm[which, None]
+
+    def _report(
+        self,
+        batch: Sequence[Place],
+        values: torch.Tensor,
+        flags: torch.Tensor,
+        top: tuple[list[Place], torch.Tensor, torch.Tensor] | None,
+    ) -> None:
+        read = [i for i, place in enumerate(batch) if place.live.ask.slot >= 0]
+        if self._pen is None or not read:
+            return
+        if top is not None:
+            places, ids, logprobs = top
+            self._pen.write_top([p.live.ask.slot for p in places], [p.position for p in places], ids, logprobs)
+        if len(read) < len(batch):
+            which = torch.tensor(read, device=self._device)
+            values, flags, batch = values[which], flags[which], [batch[i] for i in read]
+        asks = [place.live.ask for place in batch]
+        kept = torch.zeros_like(flags)
+        self._pen.write([a.slot for a in asks], [a.tag for a in asks], [p.position for p in batch], flags, values, kept)

@@ -1,0 +1,287 @@
+"""A model under vLLM: vLLM schedules, batches and caches; the `Decoder` in its worker measures, decides and draws."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from engines.base import NO_TOKEN, EngineError, Finish, Sampling, Step, Unsupported
+from engines.config import VllmConfig
+from engines.tokens import TokenText
+from engines.vllm.ask import KEY, LONGEST_WINDOW, Ask
+from engines.vllm.board import COMPLETE, EAGER, LAGGED, ROWS, TOP, Entry
+from engines.vllm.core import Core, Running
+from engines.weights import embedding, parameters
+from entropy import entropy_bounds
+
+FIRST, NEXT = 0, -1
+"""Priorities (lower goes first): a new answer, and one that has begun."""
+
+
+class VllmEngine:
+    """Implements `engines.base.Engine`. With speculative decoding vLLM draws by itself, gates are refused, and the
+    entropies are bounded by the most likely tokens instead of exact."""
+
+    def __init__(self, name: str, config: VllmConfig) -> None:
+        self.name = name
+        self._config = config
+        self._core = Core(name, config.model, config.args)
+        running = self._core.running
+        assert running is not None
+        model = running.llm.model_config
+        options = {"revision": model.tokenizer_revision, "trust_remote_code": model.trust_remote_code}
+        ends = (model.try_get_generation_config() or {}).get("eos_token_id")
+        self.tokens = TokenText(
+            AutoTokenizer.from_pretrained(model.tokenizer, **options),
+            ends if isinstance(ends, list) else [] if ends is None else [ends],
+        )
+        self.vocabulary: int = model.get_vocab_size()
+        self.context_length: int = model.max_model_len
+        self.parameters = parameters(config.model, model.revision)
+        self._speculates = running.llm.vllm_config.speculative_config is not None
+        self._known = min(self.vocabulary, self.tokens.vocab_size)
+        self._rows = deque(range(ROWS))
+        self._room = asyncio.Semaphore(ROWS)
+        self._tags = count(1)
+        self._active = 0
+
+    @property
+    def active(self) -> int:
+        return self._active
+
+    @property
+    def alive(self) -> bool:
+        return self._core.running is not None
+
+    @property
+    def restarts(self) -> int:
+        """How often the engine had to be started again."""
+        return self._core.restarts
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
+        self._check(prompt_ids, room=1)
+        self._check_known(tuple(sampling.logit_bias), "logit_bias")
+        self._check_known(sampling.stop_token_ids, "stop_token_ids")
+        decode = self._plainly if self._speculates else self._exactly
+        with self._counted():
+            async with self._room, aclosing(decode(list(prompt_ids), sampling)) as steps:
+                async for step in steps:
+                    yield step
+
+    async def _exactly(self, ids: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
+        """Steps with their entries from the board."""
+        ends = (*(() if sampling.ignore_eos else self.tokens.eos_ids), *sampling.stop_token_ids)
+        stop = None if sampling.gate is None else self._stop(sampling)
+        running, row, tag = self._running(), self._rows.popleft(), next(self._tags) % 2**31
+        start = len(ids) if sampling.answer_start is None else sampling.answer_start
+        ask = Ask(sampling.gate, replace(sampling, answer_start=start), ends, stop, row, tag)
+        limit = min(sampling.max_tokens - (len(ids) - start), self.context_length - len(ids))
+        position = 0
+        try:
+            async with aclosing(self._tokens_of(running, ids, limit, ends, ask, start)) as tokens:
+                async for token in tokens:
+                    entry = running.board.read(row, tag, position, min(sampling.top_logprobs, TOP))
+                    if entry is None:
+                        raise EngineError(f"engine {self.name!r} lost an entropy: its reader fell too far behind")
+                    position += 1
+                    if entry.flags & EAGER:
+                        yield Step(NO_TOKEN, 0.0, entry.entropy, self.name, finish="gate")
+                        return
+                    finish = _finish(token, entry, ends, position == limit)
+                    yield self._step(token, entry, finish)
+                    if finish:
+                        return
+        finally:
+            self._rows.append(row)
+        raise EngineError(f"engine {self.name!r} ended an answer without a reason")
+
+    def _step(self, token: int, entry: Entry, finish: Finish | None) -> Step:
+        return Step(token, entry.logprob, entry.entropy, self.name, entry.top, finish)
+
+    def _stop(self, sampling: Sampling) -> int:
+        from engines.vllm.plugin import reserved_token
+
+        gate = sampling.gate
+        if gate is not None and gate.window > LONGEST_WINDOW:
+            raise Unsupported(f"a gate's window can have {LONGEST_WINDOW} tokens at most under vLLM", "policy")
+        try:
+            token = reserved_token(self.tokens, self.vocabulary)
+        except ValueError as error:
+            raise Unsupported(str(error), "policy") from error
+        if token in sampling.stop_token_ids or token in sampling.logit_bias:
+            raise Unsupported(f"token {token} is reserved for ending segments", "stop_token_ids")
+        return token
+
+    async def _tokens_of(
+        self, running: Running, ids: list[int], limit: int, ends: Sequence[int], ask: Ask, start: int
+    ) -> AsyncGenerator[int, None]:
+        """The tokens that vLLM's worker settles on."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            temperature=0.0,  # the worker has drawn already: vLLM takes what it left
+            max_tokens=limit,
+            stop_token_ids=sorted({*ends, *(() if ask.stop is None else (ask.stop,))}),
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            extra_args={KEY: ask.settled()},
+            skip_clone=True,
+        )
+        async with aclosing(self._outputs(running, ids, params, begun=len(ids) > start)) as outputs:
+            async for output in outputs:
+                for token in output.outputs[0].token_ids:
+                    yield token
+
+    async def _outputs(
+        self, running: Running, ids: list[int], params: Any, begun: bool = False
+    ) -> AsyncGenerator[Any, None]:
+        """vLLM's outputs for a request; closing the generator aborts it.
+
+        Raises:
+            EngineError: the engine died. Unsupported: vLLM refuses the request.
+        """
+        from vllm.exceptions import VLLMClientError
+        from vllm.inputs import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        self._core.attach()
+        priority = NEXT if begun and running.llm.scheduler_config.policy == "priority" else FIRST
+        name = f"{self.name}-{next(self._tags)}"
+        try:
+            async with aclosing(running.llm.generate(tokens_input(ids), params, name, priority=priority)) as outputs:
+                async for output in outputs:
+                    yield output
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise EngineError(f"engine {self.name!r} died while it was at work; it is being started again") from error
+        except VLLMClientError as error:
+            raise Unsupported(f"vLLM refuses the request: {error}") from error
+
+    async def _plainly(self, ids: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
+        """Steps as vLLM draws them, for an engine that speculates: its processors see no single positions."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        start = len(ids) if sampling.answer_start is None else sampling.answer_start
+        begun = len(ids) > start
+        refused = {
+            "policy": sampling.gate is not None,
+            "logit_bias": bool(sampling.logit_bias),
+            "min_p": sampling.min_p > 0,
+            "response_format": sampling.grammar is not None,
+            "presence_penalty": begun and bool(sampling.presence_penalty or sampling.frequency_penalty),
+        }
+        for param, asked in refused.items():
+            if asked:
+                raise Unsupported(f"engine {self.name!r} decodes speculatively and cannot do this: {param}", param)
+        ends = (*(() if sampling.ignore_eos else self.tokens.eos_ids), *sampling.stop_token_ids)
+        limit = min(sampling.max_tokens - (len(ids) - start), self.context_length - len(ids))
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=(sampling.seed + len(ids) - start) % 2**63,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            repetition_penalty=sampling.repetition_penalty,
+            max_tokens=limit,
+            min_tokens=min(max(sampling.min_tokens - (len(ids) - start), 0), limit),
+            stop_token_ids=sorted(set(ends)),
+            ignore_eos=True,
+            logprobs=TOP,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            skip_clone=True,
+        )
+        made = 0
+        async with aclosing(self._outputs(self._running(), ids, params, begun)) as outputs:
+            async for output in outputs:
+                completion = output.outputs[0]
+                for token, known in zip(completion.token_ids, completion.logprobs, strict=True):
+                    made += 1
+                    step = self._bounded(token, known, sampling.top_logprobs)
+                    finish: Finish | None = "stop" if token in ends else "length" if made == limit else None
+                    yield replace(step, finish=finish)
+                    if finish:
+                        return
+        raise EngineError(f"engine {self.name!r} ended an answer without a reason")
+
+    def _bounded(self, token: int, known: Any, top: int) -> Step:
+        """A step from vLLM's own log-probabilities."""
+        best = sorted(((i, each.logprob) for i, each in known.items()), key=lambda pair: -pair[1])[:TOP]
+        low, high = entropy_bounds(torch.tensor([value for _, value in best]), self._known)
+        bounds = float(low), float(high)
+        return Step(token, known[token].logprob, sum(bounds) / 2, self.name, tuple(best[:top]), entropy_bounds=bounds)
+
+    async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:
+        """Raises:
+        EngineError: the engine is dead. Unsupported: the ids are none of this model's."""
+        from vllm import SamplingParams
+
+        self._check(ids)
+        # vLLM has to be asked for a token, too.
+        room = len(ids) < self.context_length
+        given = list(ids) if room else list(ids[:-1])
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=TOP, detokenize=False, skip_clone=True)
+        with self._counted():
+            async with self._room:
+                outputs = [output async for output in self._outputs(self._running(), given, params)]
+        known = outputs[-1].prompt_logprobs
+        return [self._bounded(token, at, top_logprobs) for token, at in zip(given[1:], known[1:], strict=True)]
+
+    async def hidden_state(self, ids: Sequence[int]) -> torch.Tensor:
+        """Raises:
+        Unsupported: vLLM keeps hidden states to itself."""
+        raise Unsupported(f"engine {self.name!r} runs under vLLM, which does not hand out hidden states", "policy")
+
+    def embedding_matrix(self) -> torch.Tensor:
+        return embedding(self._config.model, self._config.args.get("revision"))
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self._core.close)
+
+    def _running(self) -> Running:
+        running = self._core.running
+        if running is None:
+            raise EngineError(f"engine {self.name!r} died and is being started again")
+        return running
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
+
+    def _check(self, ids: Sequence[int], room: int = 0) -> None:
+        if not ids:
+            raise Unsupported("the prompt is empty", "prompt")
+        if len(ids) + room > self.context_length:
+            raise Unsupported(
+                f"the prompt has {len(ids)} tokens, and {self.name!r} has a context of {self.context_length}", "prompt"
+            )
+        self._check_known(ids, "prompt")
+
+    def _check_known(self, ids: Sequence[int], param: str) -> None:
+        if ids and not 0 <= min(ids) <= max(ids) < self._known:
+            wrong = next(i for i in ids if not 0 <= i < self._known)
+            raise Unsupported(f"there is no token {wrong}: {self.name!r} knows 0 to {self._known - 1}", param)
+
+
+def _finish(token: int, entry: Entry, ends: Sequence[int], full: bool) -> Finish | None:
+    """Why an answer or a segment ends with a token, in the order of `engines.sequence`."""
+    if token in ends or entry.flags & COMPLETE:
+        return "stop"
+    if full:
+        return "length"
+    return "gate" if entry.flags & LAGGED else None

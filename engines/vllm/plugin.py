@@ -1,0 +1,208 @@
+"""vLLM's two logits-processor interfaces, in front of one `Decoder`. A stock `vllm serve` finds `WaverProcessor` by the
+entry-point group `vllm.logits_processors`, as Waver's own engine does.
+
+What it sees: in the V1 runner the logits after vLLM's bias and before its penalties and temperature, in the V2 runner
+after its penalties too. Waver's engine leaves bias and penalties to the `Decoder`, so the raw logits are the same in
+both; a client of a stock server that asks for penalties has them in its entropies under V2, and not under V1.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+from vllm.v1.sample.logits_processor import LogitsProcessor as V1Processor
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2Processor
+
+from engines.grammar import Grammar
+from engines.tokens import TokenText
+from engines.vllm.ask import KEY, Ask
+from engines.vllm.decoder import Decoder, Live, Place
+
+
+class WaverProcessor(V1Processor, V2Processor):  # type: ignore[misc]
+    """What vLLM loads. One entry point serves both runners: made with V1's arguments it becomes V1's adapter, made with
+    V2's arguments V2's."""
+
+    def __new__(cls, vllm_config: Any, *where: Any) -> Any:
+        return V1Adapter(vllm_config, *where) if len(where) == 2 else V2Adapter(vllm_config, *where)
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Check what a request asks of us, and settle what it leaves open. vLLM calls this at admission.
+
+        Raises:
+            ValueError: the request cannot be served; vLLM answers 400 with the message.
+        """
+        extra = sampling_params.extra_args or {}
+        if KEY not in extra or (isinstance(extra[KEY], dict) and "settled" in extra[KEY]):
+            return
+        ask = Ask.from_client(extra[KEY])
+        front = _input_processor()
+        if front.speculative_config is not None:
+            raise ValueError(
+                f"{KEY}: gates do not work with speculative decoding, which reads several positions at once; start the "
+                "server without --speculative-config"
+            )
+        if ask.gate is not None:
+            text = TokenText(front.get_tokenizer())
+            stop = reserved_token(text, front.model_config.get_vocab_size())
+            sampling_params.stop_token_ids = [*(sampling_params.stop_token_ids or []), stop]
+            sampling_params._all_stop_token_ids.add(stop)
+            floor = max(ask.gate.min_tokens, sampling_params.min_tokens)
+            ask = replace(ask, stop=stop, gate=replace(ask.gate, min_tokens=floor))
+        extra[KEY] = replace(ask, tag=secrets.randbits(31)).settled()
+
+
+def reserved_token(tokens: TokenText, vocabulary: int) -> int:
+    """The token that ends a request whose gate fired: one that no text needs. An id that pads the output layer where
+    there is one, else a control token that ends nothing.
+
+    Raises:
+        ValueError: every id of this model has a use.
+    """
+    if vocabulary > tokens.vocab_size:
+        return tokens.vocab_size
+    spare = [tokens.tokenizer.pad_token_id, tokens.tokenizer.unk_token_id, tokens.tokenizer.bos_token_id]
+    for token in (*spare, *sorted(tokens.tokenizer.added_tokens_decoder)):
+        if token is not None and token not in tokens.eos_ids and tokens.is_special(token):
+            return int(token)
+    raise ValueError("this model's tokenizer has no spare control token to end a request with, so gates cannot be used")
+
+
+def _input_processor() -> Any:
+    """The object of vLLM's that is checking a request. The hook gets the request alone, and what can be asked depends
+    on how the server was started, so the caller's frame is asked."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        found = frame.f_locals.get("self")
+        if hasattr(found, "speculative_config") and hasattr(found, "get_tokenizer"):
+            return found
+    raise ValueError(f"{KEY}: this version of vLLM checks requests in a way that the plugin does not know")
+
+
+def _decoder(vllm_config: Any, capacity: int, device: torch.device) -> Decoder:
+    from vllm.distributed import get_tensor_model_parallel_rank
+
+    model = vllm_config.model_config
+    board = (vllm_config.additional_config or {}).get("waver_board")
+    vocabulary = model.get_vocab_size()
+
+    def text() -> TokenText:
+        from transformers import AutoTokenizer
+
+        options = {"revision": model.tokenizer_revision, "trust_remote_code": model.trust_remote_code}
+        ends = (model.try_get_generation_config() or {}).get("eos_token_id") or []
+        return TokenText(
+            AutoTokenizer.from_pretrained(model.tokenizer, **options), ends if isinstance(ends, list) else [ends]
+        )
+
+    tokens = text()
+    return Decoder(
+        capacity,
+        vocabulary,
+        tokens.vocab_size,
+        device,
+        Path(board) if board and get_tensor_model_parallel_rank() == 0 else None,
+        partial(Grammar, tokens, vocabulary),
+    )
+
+
+def _ask(params: SamplingParams) -> Ask | None:
+    given = (params.extra_args or {}).get(KEY)
+    return None if given is None else Ask.from_settled(given)
+
+
+class V1Adapter(V1Processor):  # type: ignore[misc]
+    """The legacy runner (on a CPU the only one): requests have indices in a batch, which is compacted as it changes."""
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        self._decoder = _decoder(vllm_config, vllm_config.scheduler_config.max_num_seqs, device)
+        self._batch: dict[int, tuple[Live, list[int]]] = {}
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        if batch_update is None:
+            return
+        for index in batch_update.removed:
+            self._leave(index)
+        for index, params, prompt, written in batch_update.added:
+            self._leave(index)
+            if (ask := _ask(params)) is not None:
+                ids = prompt or []
+                live = self._decoder.join(ask, len(ids), len(written), partial(list, ids), params)
+                self._batch[index] = (live, written)
+        for source, target, kind in batch_update.moved:
+            moving, displaced = self._batch.pop(source, None), self._batch.pop(target, None)
+            if kind == MoveDirectionality.SWAP and displaced is not None:
+                self._batch[source] = displaced
+            elif displaced is not None:
+                self._decoder.leave(displaced[0])
+            if moving is not None:
+                self._batch[target] = moving
+
+    def _leave(self, index: int) -> None:
+        if (found := self._batch.pop(index, None)) is not None:
+            self._decoder.leave(found[0])
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        rows = sorted(self._batch.items())
+        self._decoder.apply(logits, [Place(row, live, len(written)) for row, (live, written) in rows])
+        return logits
+
+
+class V2Adapter(V2Processor):  # type: ignore[misc]
+    """Model Runner V2 (the default on a GPU): requests have slots, and each step says which slot a row belongs to."""
+
+    def __init__(self, vllm_config: Any, req_states: LogitsProcRequestState) -> None:
+        if vllm_config.speculative_config is not None:
+            self._decoder: Decoder | None = None  # requests that ask are refused at admission
+            return
+        self._decoder = _decoder(vllm_config, req_states.max_num_reqs, req_states.device)
+        self._states = req_states
+        self._slots: dict[int, Live] = {}
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        WaverProcessor.validate_params(sampling_params)
+
+    def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
+        if self._decoder is None:
+            return False
+        if (before := self._slots.pop(req_idx, None)) is not None:
+            self._decoder.leave(before)
+        ask = _ask(sampling_params)
+        if ask is None:
+            return False
+        length = int(self._states.prompt_len.np[req_idx])
+        written = int(self._states.prefill_len.np[req_idx]) - length
+        prompt = partial(self._prompt, req_idx, length)
+        self._slots[req_idx] = self._decoder.join(ask, length, written, prompt, sampling_params)
+        return True
+
+    def _prompt(self, slot: int, length: int) -> list[int]:
+        ids: list[int] = self._states.all_token_ids.gpu[slot, :length].tolist()
+        return ids
+
+    def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
+        if self._decoder is None or not self._slots:
+            return logits
+        batch = []
+        for row, slot in enumerate(ctx.idx_mapping_np.tolist()):
+            live = self._slots.get(slot)
+            # In the middle of a prompt there is nothing to draw.
+            if live is not None and (position := int(ctx.seq_lens_upper_bound_np[row]) - live.length) >= 0:
+                batch.append(Place(row, live, position))
+        self._decoder.apply(logits, batch)
+        return logits

@@ -1,0 +1,65 @@
+"""What a checkpoint says about its model without loading it: how many parameters it has, and its token embeddings."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+
+EMBEDDING = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight", "embed_in.weight")
+
+
+def directory(model: str, revision: str | None = None) -> Path:
+    """Where a model's files lie: the directory itself, or the hub's cache (nothing is fetched).
+
+    Raises:
+        ValueError: they are not on this machine.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    try:
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except OSError as error:
+        raise ValueError(f"the files of {model!r} are not on this machine: {str(error).splitlines()[0]}") from error
+
+
+def _files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / name for name in sorted(set(names))]
+    return sorted(folder.glob("*.safetensors"))
+
+
+def parameters(model: str, revision: str | None = None) -> int:
+    """Parameters of a checkpoint in safetensors; of a quantised one, the numbers that it stores.
+
+    Raises:
+        ValueError: there is none on this machine.
+    """
+    count = 0
+    for file in _files(directory(model, revision)):
+        with safe_open(file, framework="pt") as tensors:
+            count += sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    if not count:
+        raise ValueError(f"{model!r} has no weights in safetensors")
+    return count
+
+
+def embedding(model: str, revision: str | None = None) -> torch.Tensor:
+    """The input embedding matrix, `[vocab, hidden]`, as stored.
+
+    Raises:
+        ValueError: the checkpoint has none under any of the usual names.
+    """
+    for file in _files(directory(model, revision)):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                if name.endswith(EMBEDDING):
+                    matrix: torch.Tensor = tensors.get_tensor(name)
+                    return matrix
+    raise ValueError(f"{model!r} has no embedding matrix under a name that is known")

@@ -13,6 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 
 from engines.tokens import TokenText
+from engines.transforms import Transform
 
 Finish = Literal["stop", "length", "gate"]
 NO_TOKEN = -1
@@ -65,6 +66,8 @@ class Sampling:
 
     `logprobs`: the steps' `logprob` is wanted; where it is not, an engine may leave it NaN if it costs something.
     `seed` makes a draw a function of (seed, position in the answer) alone. `temperature == 0` is greedy.
+    `transforms` truncate the distribution after temperature and before `min_p`, `top_k` and `top_p`; the whole order is
+    in `engines.transforms`.
     """
 
     temperature: float = 1.0
@@ -82,6 +85,7 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     top_logprobs: int = 0
     grammar: str | None = None
+    transforms: tuple[Transform, ...] = ()
     logprobs: bool = True
     gate: Gate | None = None
     answer_start: int | None = None
@@ -94,6 +98,8 @@ class Step:
 
     `top_logprobs` are `(token, logprob)` pairs, most likely first. `finish` is set on the last step of a segment.
     `entropy_bounds` is None where the entropy is exact, else `(lower, upper)` and `entropy` is their midpoint.
+    `kept` and `crop_entropy` (nats) say how many tokens a truncation left to draw from, and how even they were; None
+    where none ran.
     """
 
     token: int
@@ -103,6 +109,8 @@ class Step:
     top_logprobs: tuple[tuple[int, float], ...] = ()
     finish: Finish | None = None
     entropy_bounds: tuple[float, float] | None = None
+    kept: int | None = None
+    crop_entropy: float | None = None
 
 
 @runtime_checkable
@@ -138,7 +146,11 @@ class Engine(Protocol):
         ...
 
     def embedding_matrix(self) -> torch.Tensor:
-        """The output (unembedding) matrix, `[vocab, hidden]`, as the model holds it."""
+        """The input embedding matrix, `[vocab, hidden]`, as the model holds it.
+
+        Raises:
+            Unsupported: the model is out of reach.
+        """
         ...
 
     @property

@@ -1,7 +1,7 @@
 """From raw logits to drawn tokens: batched pure functions on `[rows, vocab]` float32 logits.
 
-The order is vLLM's: bias, minimum length and penalties act on the raw logits; then temperature, `min_p`, `top_k` and
-`top_p`; then one draw. What no row asks for is not computed.
+Bias, minimum length and penalties act on the raw logits; then come temperature, the transforms, `min_p`, `top_k` and
+`top_p`, and one draw (`engines.transforms` has the whole order). What no row asks for is not computed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import numpy as np
 import torch
 
 from engines.base import Sampling
+from engines.transforms import truncate
+from entropy import truncation
+from entropy.truncation import Crop
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +43,25 @@ class Row:
     @property
     def untruncated(self) -> bool:
         s = self.sampling
-        return s.top_p >= 1.0 and s.min_p <= 0.0 and s.top_k <= 0
+        return s.top_p >= 1.0 and s.min_p <= 0.0 and s.top_k <= 0 and not s.transforms
 
 
-def draw(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-    """Draw one token a row.
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What was drawn, `[rows]` each: token ids, and what a truncation left to draw from: how many tokens (0 in a row
+    without one), and their entropy in nats. None where no row was truncated."""
+
+    tokens: torch.Tensor
+    kept: torch.Tensor | None = None
+    crop_entropy: torch.Tensor | None = None
+
+
+def draw(logits: torch.Tensor, rows: Sequence[Row], geometry: torch.Tensor | None = None) -> Drawn:
+    """Draw one token a row. A row's token depends on its own logits, its seed and its position in the answer only.
 
     Args:
         logits: `[rows, vocab]` float32, raw; masked tokens are `-inf`.
-
-    Returns:
-        `[rows]` token ids. A row's token depends on its own logits, its seed and its position in the answer only.
+        geometry: `[vocab, dim]`, the whitened embeddings, where a row's transforms need them.
     """
     touched = [i for i, row in enumerate(rows) if not row.untouched]
     if touched:
@@ -59,10 +70,18 @@ def draw(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
             _touch(logits[i], rows[i])
     tokens = logits.argmax(dim=-1)
     sampled = [i for i, row in enumerate(rows) if row.sampling.temperature > 0]
-    if sampled:
-        index = torch.tensor(sampled, device=logits.device)
-        tokens[index] = _sample(logits[index], [rows[i] for i in sampled])
-    return tokens
+    if not sampled:
+        return Drawn(tokens)
+    if len(sampled) == len(rows):
+        return _sample(logits, rows, geometry)
+    index = torch.tensor(sampled, device=logits.device)
+    drawn = _sample(logits[index], [rows[i] for i in sampled], geometry)
+    tokens[index] = drawn.tokens
+    if drawn.kept is None or drawn.crop_entropy is None:
+        return Drawn(tokens)
+    kept, entropy = torch.zeros_like(tokens), logits.new_zeros(len(rows))
+    kept[index], entropy[index] = drawn.kept, drawn.crop_entropy
+    return Drawn(tokens, kept, entropy)
 
 
 def _touch(logits: torch.Tensor, row: Row) -> None:
@@ -83,33 +102,41 @@ def _touch(logits: torch.Tensor, row: Row) -> None:
         logits[said] -= s.presence_penalty + s.frequency_penalty * counts
 
 
-def _sample(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-    temperature = torch.tensor([r.sampling.temperature for r in rows], device=logits.device)
-    logits = logits / temperature.clamp(min=1e-5)[:, None]
-    truncated = [i for i, row in enumerate(rows) if not row.untruncated]
-    if truncated:
-        index = torch.tensor(truncated, device=logits.device)
-        logits[index] = _truncate(logits[index], [rows[i].sampling for i in truncated])
+def _sample(logits: torch.Tensor, rows: Sequence[Row], geometry: torch.Tensor | None) -> Drawn:
+    samplings = [row.sampling for row in rows]
+    temperatures = torch.tensor([max(s.temperature, 1e-5) for s in samplings], device=logits.device)
+    crop = None
+    logits = logits / temperatures[:, None]
+    if not all(row.untruncated for row in rows):
+        crop = _native(truncate(logits, [s.transforms for s in samplings], geometry, temperatures), samplings)
+        logits = crop.logits
     cumulative = logits.softmax(dim=-1).double().cumsum(dim=-1)
-    seeds = np.array([r.sampling.seed & 0xFFFF_FFFF_FFFF_FFFF for r in rows], dtype=np.uint64)
-    positions = np.array([r.position for r in rows], dtype=np.uint64)
+    seeds = np.array([s.seed & 0xFFFF_FFFF_FFFF_FFFF for s in samplings], dtype=np.uint64)
+    positions = np.array([row.position for row in rows], dtype=np.uint64)
     point = torch.from_numpy(uniform(seeds, positions)).to(logits.device)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, point, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    tokens = torch.searchsorted(cumulative, point, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    return Drawn(tokens, crop.kept, crop.entropy) if crop else Drawn(tokens)
 
 
-def _truncate(logits: torch.Tensor, samplings: Sequence[Sampling]) -> torch.Tensor:
-    """`min_p`, then `top_k`, then `top_p` (each on what the one before kept); the most likely token always stays."""
-    device, vocab = logits.device, logits.shape[-1]
-    ordered, order = logits.sort(dim=-1, descending=True)
-    min_p = torch.tensor([s.min_p for s in samplings], device=device)[:, None]
-    ordered = ordered.masked_fill(ordered < ordered[:, :1] + min_p.log(), -torch.inf)
-    top_k = torch.tensor([min(s.top_k, vocab) if s.top_k > 0 else vocab for s in samplings], device=device)[:, None]
-    ordered = ordered.masked_fill(torch.arange(vocab, device=device) >= top_k, -torch.inf)
-    top_p = torch.tensor([s.top_p for s in samplings], device=device)[:, None]
-    probabilities = ordered.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    ordered[:, 1:] = ordered[:, 1:].masked_fill(((before >= top_p) & (top_p < 1))[:, 1:], -torch.inf)
-    return torch.empty_like(logits).scatter_(-1, order, ordered)
+def _native(crop: Crop, samplings: Sequence[Sampling]) -> Crop:
+    """`min_p`, then `top_k`, then `top_p`, each on what was left before it, in the rows that ask for it."""
+    steps = (
+        (truncation.min_p, [s.min_p for s in samplings], [s.min_p > 0 for s in samplings]),
+        (truncation.top_k, [s.top_k for s in samplings], [s.top_k > 0 for s in samplings]),
+        (truncation.top_p, [s.top_p for s in samplings], [s.top_p < 1 for s in samplings]),
+    )
+    for function, numbers, asked in steps:
+        chosen = [i for i, wanted in enumerate(asked) if wanted]
+        if not chosen:
+            continue
+        parameter = torch.tensor([numbers[i] for i in chosen], device=crop.logits.device)
+        if len(chosen) == len(samplings):
+            crop = function(crop.logits, parameter)
+            continue
+        index = torch.tensor(chosen, device=crop.logits.device)
+        for whole, own in zip(crop, function(crop.logits[index], parameter), strict=True):
+            whole[index] = own
+    return crop
 
 
 Array = np.ndarray[tuple[int, ...], np.dtype[Any]]

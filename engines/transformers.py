@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from llguidance import LLMatcher
@@ -28,7 +28,9 @@ from engines.runner import make_runner
 from engines.sampling import draw
 from engines.sequence import Sequence
 from engines.tokens import TokenText
+from engines.transforms import needs_geometry
 from entropy import shannon_entropy
+from entropy.geometry import whiten
 
 PASS_TOKENS = 2048
 """Most prompt tokens in one forward pass, so that a long prompt does not hold up the others for long."""
@@ -72,12 +74,13 @@ class TransformersEngine:
         ends = self.model.generation_config.eos_token_id
         self.tokens = TokenText(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
         text_config = self.model.config.get_text_config()
-        self.vocabulary: int = self.embedding_matrix().shape[0]
+        self.vocabulary: int = self.model.get_output_embeddings().weight.shape[0]
         longest: int = getattr(text_config, "max_position_embeddings", None) or config.max_model_len or 4096
         self.context_length = min(longest, config.max_model_len or longest)
         self.parameters = int(self.model.num_parameters())
         self._runner = make_runner(self.model, self.context_length)
         self._grammar: Grammar | None = None
+        self._geometry: torch.Tensor | None = None
         self._held: list[list[int]] = [[] for _ in range(1 + config.max_sequences)]
         self._owner: list[Sequence | None] = [None] * (1 + config.max_sequences)
         self._used = [0] * (1 + config.max_sequences)
@@ -105,6 +108,8 @@ class TransformersEngine:
         self._check(prompt_ids, room=1)
         self._check_known(sampling.logit_bias, "logit_bias")
         self._check_known(sampling.stop_token_ids, "stop_token_ids")
+        if needs_geometry(sampling.transforms) and self._geometry is None:
+            await self._in_thread(self._whiten)
         sequence = Sequence(prompt_ids, sampling, self.tokens.eos_ids)
         if sampling.grammar is not None:
             sequence.matcher = await asyncio.to_thread(self._matcher, sampling.grammar, sequence.answer)
@@ -126,6 +131,12 @@ class TransformersEngine:
         if self._grammar is None:
             self._grammar = Grammar(self.tokens, self.vocabulary)
         return self._grammar.matcher(schema, answer)
+
+    @torch.inference_mode()
+    def _whiten(self) -> None:
+        """Whiten the embeddings once, for all requests: 4 bytes for each of their numbers."""
+        if self._geometry is None:
+            self._geometry = whiten(self.embedding_matrix())
 
     def _check(self, ids: Ids[int], room: int = 0) -> None:
         """Refuse what no pass may meet: it would take the other sequences down with it."""
@@ -258,8 +269,11 @@ class TransformersEngine:
         for row, sequence in zip(logits, sequences, strict=True):
             if sequence.matcher is not None and self._grammar is not None:
                 self._grammar.mask(row, sequence.matcher)
-        drawn = draw(logits, [sequence.row for sequence in sequences])
-        steps = self._measure(logits, drawn, [s.sampling.top_logprobs for s in sequences])
+        drawn = draw(logits, [sequence.row for sequence in sequences], self._geometry)
+        steps = self._measure(logits, drawn.tokens, [s.sampling.top_logprobs for s in sequences])
+        if drawn.kept is not None and drawn.crop_entropy is not None:
+            crops = zip(steps, drawn.kept.tolist(), drawn.crop_entropy.tolist(), strict=True)
+            steps = [replace(step, kept=kept, crop_entropy=h) if kept else step for step, kept, h in crops]
         out = []
         for sequence, step in zip(sequences, steps, strict=True):
             if sequence.fires_before(step.entropy):
@@ -320,7 +334,7 @@ class TransformersEngine:
         return await self._in_thread(work)
 
     def embedding_matrix(self) -> torch.Tensor:
-        weight: torch.Tensor = self.model.get_output_embeddings().weight
+        weight = cast(torch.Tensor, self.model.get_input_embeddings().weight)
         return weight.detach()
 
     async def aclose(self) -> None:

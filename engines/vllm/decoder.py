@@ -215,7 +215,7 @@ class Decoder:
         if drawn:
             picked = torch.tensor(drawn, device=self._device)
             logits_drawn = mine if len(drawn) == len(batch) else mine[picked]
-            tokens = draw(logits_drawn, [batch[i].as_row for i in drawn])
+            tokens = draw(logits_drawn, [batch[i].as_row for i in drawn]).tokens
             logprob[picked] = logits_drawn.gather(1, tokens[:, None])[:, 0] - norm[picked]
             self._remember([batch[i] for i in drawn], drawn, tokens, flags)
             logits[index[picked], tokens] = CERTAIN

@@ -92,9 +92,14 @@ async def test_hidden_state(wild: TransformersEngine) -> None:
         expected = wild.model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[-1][0, -1]
     assert state.dtype == torch.float32
     torch.testing.assert_close(state, expected, atol=1e-5, rtol=1e-5)
-    matrix = wild.embedding_matrix()
-    assert matrix.shape == (wild.vocabulary, *state.shape)
+    matrix = wild.model.get_output_embeddings().weight
     torch.testing.assert_close(matrix.double() @ state.double(), _raw_last(wild, ids), atol=1e-4, rtol=1e-4)
+
+
+def test_the_embedding_matrix_is_that_of_the_input(wild: TransformersEngine) -> None:
+    matrix = wild.embedding_matrix()
+    read = wild.model.get_input_embeddings()(torch.arange(wild.vocabulary))
+    assert torch.equal(matrix, read)
 
 
 @torch.inference_mode()

@@ -52,7 +52,7 @@ def expected(logits: torch.Tensor, s: Sampling) -> np.ndarray:
 def test_frequencies(how: dict[str, float]) -> None:
     n = 40_000
     rows = [row(Sampling(seed=seed, **how)) for seed in range(n)]  # type: ignore[arg-type]
-    counts = np.bincount(draw(LOGITS.expand(n, -1), rows).numpy(), minlength=VOCAB)
+    counts = np.bincount(draw(LOGITS.expand(n, -1), rows).tokens.numpy(), minlength=VOCAB)
     p = expected(LOGITS, rows[0].sampling)
     assert counts[p == 0].sum() == 0
     enough = p * n >= 5
@@ -65,23 +65,23 @@ def test_frequencies(how: dict[str, float]) -> None:
 def test_the_most_likely_token_always_stays() -> None:
     for how in ({"top_p": 1e-9}, {"top_k": 1}, {"min_p": 1.0}, {"temperature": 1e-9}, {"temperature": 0.0}):
         rows = [row(Sampling(seed=seed, **how)) for seed in range(50)]
-        assert set(draw(LOGITS.expand(50, -1), rows).tolist()) == {int(LOGITS.argmax())}
+        assert set(draw(LOGITS.expand(50, -1), rows).tokens.tolist()) == {int(LOGITS.argmax())}
 
 
 def test_ties() -> None:
     flat = torch.zeros(300, VOCAB)
-    drawn = draw(flat, [row(Sampling(seed=seed, top_k=3)) for seed in range(300)])
+    drawn = draw(flat, [row(Sampling(seed=seed, top_k=3)) for seed in range(300)]).tokens
     assert len(set(drawn.tolist())) == 3
-    drawn = draw(flat, [row(Sampling(seed=seed, top_p=0.5)) for seed in range(300)])
+    drawn = draw(flat, [row(Sampling(seed=seed, top_p=0.5)) for seed in range(300)]).tokens
     assert len(set(drawn.tolist())) == VOCAB // 2
-    assert draw(flat[:1], [row(Sampling(temperature=0))]).tolist() == [0]
+    assert draw(flat[:1], [row(Sampling(temperature=0))]).tokens.tolist() == [0]
 
 
 def test_masked_tokens_are_never_drawn() -> None:
     logits = LOGITS.clone()
     logits[5:] = -torch.inf
     rows = [row(Sampling(seed=seed, temperature=100.0, top_p=0.999)) for seed in range(2000)]
-    assert set(draw(logits.expand(2000, -1), rows).tolist()) == set(range(5))
+    assert set(draw(logits.expand(2000, -1), rows).tokens.tolist()) == set(range(5))
 
 
 def test_uniform() -> None:
@@ -135,11 +135,11 @@ def test_penalties(
     penalised = Row(how, ids, min(start, len(ids)), (int(LOGITS.argmax()),))
     raw = LOGITS.expand(3, -1).clone()
     plain = Sampling(temperature=0.8, seed=3, top_p=0.9)
-    drawn = draw(raw, [row(plain), penalised, row(Sampling(temperature=0.0))])
+    drawn = draw(raw, [row(plain), penalised, row(Sampling(temperature=0.0))]).tokens
     wanted = reference(LOGITS, penalised)
     assert wanted[int(drawn[1])] == pytest.approx(max(wanted), abs=1e-4)
     # Rows beside it are as they would be alone, and the raw logits stay as they were.
-    assert drawn[0] == draw(LOGITS[None], [row(plain)])
+    assert drawn[0] == draw(LOGITS[None], [row(plain)]).tokens
     assert drawn[2] == LOGITS.argmax()
     assert torch.equal(raw, LOGITS.expand(3, -1))
 
@@ -148,12 +148,12 @@ def test_min_tokens_yields_where_only_the_end_is_left() -> None:
     logits = torch.full((2, VOCAB), -torch.inf)
     logits[:, 4] = 1.0
     rows = [Row(Sampling(temperature=t, min_tokens=5), (1, 2), 2, (4,)) for t in (0.0, 1.0)]
-    assert draw(logits, rows).tolist() == [4, 4]
+    assert draw(logits, rows).tokens.tolist() == [4, 4]
 
 
 def test_position_and_seed_decide() -> None:
     how = Sampling(temperature=1.5, seed=9)
-    drawn = [int(draw(LOGITS[None], [Row(how, tuple(range(i)), 0, ())])) for i in range(30)]
+    drawn = [int(draw(LOGITS[None], [Row(how, tuple(range(i)), 0, ())]).tokens) for i in range(30)]
     assert len(set(drawn)) > 5
-    shifted = [int(draw(LOGITS[None], [Row(how, (7,) * 11 + tuple(range(i)), 11, ())])) for i in range(30)]
+    shifted = [int(draw(LOGITS[None], [Row(how, (7,) * 11 + tuple(range(i)), 11, ())]).tokens) for i in range(30)]
     assert shifted == drawn

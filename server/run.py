@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import sys
@@ -41,7 +42,10 @@ class Protocol(H11Protocol):
 class Server(uvicorn.Server):
     """Says where it listens once it does."""
 
+    loop: asyncio.AbstractEventLoop
+
     async def startup(self, sockets: Any = None) -> None:
+        self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
         for server in self.servers:
             for socket in server.sockets:

@@ -13,7 +13,7 @@ import structlog
 from fastapi import Request
 
 from engines import EngineConfig, TransformersConfig, load_engine
-from engines.base import Engine
+from engines.base import Engine, Sampling
 from policies.base import Policy
 from policies.registry import PolicyError, engines_used, parse
 from server.admission import Admission
@@ -56,7 +56,9 @@ class Runtime:
         missing = {name: engine for name, engine in self.config.engines.items() if name not in self.engines}
         began = time.perf_counter()
         try:
-            everything = self.engines | await load_engines(missing)
+            loaded = await load_engines(missing)
+            await asyncio.gather(*(warm_up(engine) for engine in loaded.values()))
+            everything = self.engines | loaded
             self.engines = {name: everything[name] for name in self.config.engines}
             self._check()
         except Exception as error:
@@ -169,6 +171,13 @@ async def load_engines(configs: Mapping[str, EngineConfig]) -> dict[str, Engine]
         await asyncio.gather(*(each.aclose() for each in loaded if not isinstance(each, BaseException)))
         raise failures[0]
     return dict(zip(configs, (each for each in loaded if not isinstance(each, BaseException)), strict=True))
+
+
+async def warm_up(engine: Engine) -> None:
+    """Let an engine compile what the first request would wait for."""
+    ids = engine.tokens.encode("Hello")[:16]
+    async for _ in engine.generate(ids, Sampling(max_tokens=2, top_logprobs=1)):
+        pass
 
 
 def runtime(request: Request) -> Runtime:

@@ -5,13 +5,14 @@ Random weights are on purpose: they draw every byte there is, so broken code poi
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import openai
@@ -26,6 +27,7 @@ from server.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 1024
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class Running:
     @property
     def v1(self) -> str:
         return f"{self.url}/v1"
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine where the server's engines live: on its event loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.server.loop).result(timeout=200)
 
     def until_ready(self) -> None:
         until(lambda: self.runtime.ready, "the engines")
@@ -133,15 +139,38 @@ def start(tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
 
     yield begin
     for server, _ in running:
-        server.should_exit = server.force_exit = True
-    for _, thread in running:
+        server.should_exit = True
+    for server, thread in running:
         thread.join(timeout=20)
+        server.force_exit = True
 
 
 @pytest.fixture(scope="session")
 def running(start: Callable[..., Running]) -> Running:
     """The server that most tests share."""
     return start()
+
+
+@pytest.fixture(scope="session")
+def vllm_config() -> dict[str, Any]:
+    """The bundled pair under vLLM, on one page with the transformers engines of the same models."""
+    args = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 32}
+    models = {name: str(ROOT / "models" / name) for name in ("small", "large")}
+    embedded = {f"embedded-{name}": {"model": model, "dtype": "float32"} for name, model in models.items()}
+    return {
+        "engines": {name: {"backend": "vllm", "model": model, "args": args} for name, model in models.items()}
+        | embedded,
+        "presets": {"frugal": [{"name": "ead", "threshold": 0.05, "monitor": "small"}]},
+    }
+
+
+@pytest.fixture(scope="session")
+def vllm_running(start: Callable[..., Running], vllm_config: dict[str, Any]) -> Running:
+    """A server of the bundled pair under vLLM, with the same models in transformers beside (`embedded-…`)."""
+    running = start(wait=False, config=vllm_config)
+    until(lambda: running.runtime.ready or running.runtime.failure is not None, "vLLM", 280)
+    assert running.runtime.ready, running.runtime.failure
+    return running
 
 
 @pytest.fixture

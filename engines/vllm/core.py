@@ -129,4 +129,6 @@ class Core:
             running.llm.shutdown()
         except Exception as error:  # what is dead may be in any state
             log.warning("an engine did not shut down cleanly", engine=self._name, error=repr(error))
+        # Its destructor does this again, and does not bear the end of the interpreter.
+        running.llm.shutdown = lambda timeout=None: None
         running.board.close()

@@ -1,0 +1,152 @@
+"""The server over vLLM: the same answers as the embedded engines give, and a death that is seen and survived."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.engines.vllm_here import needs_vllm
+from training.world import draw
+
+pytestmark = needs_vllm
+
+SETTINGS = {
+    "eager": {"threshold": 0.05, "window": 2},
+    "lagged": {"threshold": 0.05, "window": 3, "min_tokens": 2, "timing": "lagged"},
+    "watched": {"threshold": 0.05, "monitor": "small"},
+}
+
+
+def traced(running: Any, policies: list[dict[str, Any]], question: str, **options: Any) -> list[dict[str, Any]]:
+    with running.openai() as client:
+        response = client.chat.completions.create(
+            model=options.pop("model", "small"),
+            messages=[{"role": "user", "content": question}],
+            extra_body={"policy": policies, "trace": True, **options},
+            temperature=0,
+        )
+    return response.waver["trace"]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_ead_is_the_same_on_both_backends(vllm_running: Any, setting: str) -> None:
+    """Identical tokens and switch points, entropies within 1e-3 nats; a divergence has to be a near-tie."""
+    questions = [item.prompt for item in draw("arithmetic", 310 + len(setting), 34)]
+    answers: dict[tuple[int, str], list[dict[str, Any]]] = {}
+
+    def ask(number: int, prefix: str) -> None:
+        policy = {"name": "ead", "small": f"{prefix}small", "large": f"{prefix}large", **SETTINGS[setting]}
+        answers[number, prefix] = traced(vllm_running, [policy], questions[number], model=f"{prefix}small")
+
+    both = [(number, prefix) for number in range(len(questions)) for prefix in ("", "embedded-")]
+    threads = [threading.Thread(target=ask, args=each) for each in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    switches = 0
+    for number in range(len(questions)):
+        ours, theirs = answers[number, ""], answers[number, "embedded-"]
+        assert [t["id"] for t in ours] == [t["id"] for t in theirs]
+        assert [f"embedded-{t['engine']}" for t in ours] == [t["engine"] for t in theirs]
+        assert [t["entropy"] for t in ours] == pytest.approx([t["entropy"] for t in theirs], abs=1e-3)
+        assert [t["logprob"] for t in ours] == pytest.approx([t["logprob"] for t in theirs], abs=1e-3)
+        switches += sum(a["engine"] != b["engine"] for a, b in pairwise(ours))
+    assert switches > 10
+
+
+def test_a_killed_engine_core_ends_every_stream_and_comes_back(vllm_running: Any) -> None:
+    runtime = vllm_running.runtime
+    engine = runtime.engines["large"]
+    restarts = engine.restarts
+    ends: dict[int, tuple[list[str], float]] = {}
+
+    def stream(number: int) -> None:
+        body = {"model": "large", "prompt": "What is", "max_tokens": 900, "ignore_eos": True, "stream": True}
+        with vllm_running.http() as http, http.stream("POST", "/v1/completions", json=body) as answer:
+            lines = [line for line in answer.iter_lines() if line]
+        ends[number] = (lines, time.monotonic())
+
+    threads = [threading.Thread(target=stream, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 30
+    while engine.active < 16 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    manager = engine._core.running.llm.engine_core.resources.engine_manager
+    killed = time.monotonic()
+    os.kill(manager.processes[0].pid, 9)
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(ends) == 16
+    for lines, when in ends.values():
+        assert lines[-1] == "data: [DONE]"
+        assert "being started again" in lines[-2]
+        assert '"error"' in lines[-2]
+        assert len(lines) > 3
+        assert when - killed < 10
+    with vllm_running.http() as http:
+        assert http.get("/ready").status_code == 503
+        assert http.get("/health").status_code == 200
+        refused = http.post("/v1/completions", json={"model": "large", "prompt": "What is"})
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        # The other engine goes on.
+        assert http.post("/v1/completions", json={"model": "small", "prompt": "What is"}).status_code == 200
+        deadline = time.monotonic() + 200
+        while http.get("/ready").status_code != 200 and time.monotonic() < deadline:
+            time.sleep(0.5)
+        again = http.post("/v1/completions", json={"model": "large", "prompt": "What is", "max_tokens": 5})
+    assert again.status_code == 200, again.text
+    assert engine.restarts == restarts + 1
+    assert vllm_running.idle(within=10)
+
+
+def test_a_client_that_leaves_frees_both_engines(vllm_running: Any) -> None:
+    body = {
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": 900,
+        "ignore_eos": True,
+        "stream": True,
+        "policy": [{"name": "random_switch", "rate": 0.5}],
+    }
+    for turn in range(8):
+        with vllm_running.http() as http, http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            for _, _line in zip(range(turn + 1), answer.iter_lines(), strict=False):
+                pass
+        assert vllm_running.idle(within=5)
+    for name in ("small", "large"):
+        llm = vllm_running.runtime.engines[name]._core.running.llm
+        assert llm.get_num_unfinished_requests() == 0
+
+
+def test_choices_and_log_probabilities_equal_the_embedded_engines(vllm_running: Any) -> None:
+    body = {
+        "messages": [{"role": "user", "content": "What is 34 + 25 - 17?"}],
+        "n": 3,
+        "seed": 5,
+        "temperature": 1.3,
+        "top_p": 0.95,
+        "presence_penalty": 0.4,
+        "logprobs": True,
+        "top_logprobs": 4,
+        "max_tokens": 24,
+    }
+    with vllm_running.http() as http:
+        ours, theirs = (
+            http.post("/v1/chat/completions", json={**body, "model": model}).json()["choices"]
+            for model in ("small", "embedded-small")
+        )
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["message"] == b["message"]
+        assert a["finish_reason"] == b["finish_reason"]
+        for x, y in zip(a["logprobs"]["content"], b["logprobs"]["content"], strict=True):
+            assert x["token"] == y["token"]
+            assert [t["token"] for t in x["top_logprobs"]] == [t["token"] for t in y["top_logprobs"]]
+            assert x["logprob"] == pytest.approx(y["logprob"], abs=1e-3)

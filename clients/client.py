@@ -38,6 +38,14 @@ class EntropySummary(BaseModel):
     upper: float | None = None
 
 
+class TruncationSummary(BaseModel):
+    """How many tokens a truncation left to draw from, and how even they were (entropy in nats)."""
+
+    kept_mean: float
+    kept_max: int
+    crop_entropy_mean: float
+
+
 class WaverReport(BaseModel):
     """The `waver` object of a response: what decoding did. Keys of policies that did not run are None."""
 
@@ -53,6 +61,7 @@ class WaverReport(BaseModel):
     catch_up_tokens: dict[str, int] = {}
     """Tokens that each engine had to read because another engine had written them."""
     discarded_tokens: int = 0
+    truncation: TruncationSummary | None = None
     retrieval: dict[str, Any] | None = None
     strategy: str | None = None
     trace: list[TracedToken] = []

@@ -39,6 +39,46 @@ class RouteParameters(TypedDict, total=False):
     draft_tokens: int
 
 
+class TopWParameters(TypedDict, total=False):
+    """Top-W (arXiv 2602.10346): what may be drawn is a trade between geometry, entropy and mass."""
+
+    entropy_weight: float
+    mass_weight: float
+    pool: int
+    warm_mass: float
+    iterations: int
+    potential: Literal["nearest", "knn"]
+    neighbours: int
+    metric: Literal["cosine", "chord"]
+    geometry_scale: float
+    selection_temperature: float | None
+
+
+class PParameters(TypedDict, total=False):
+    """A truncation with one parameter `p`: `top_p`, `min_p`, `typical`."""
+
+    p: float
+
+
+class EpsilonParameters(TypedDict, total=False):
+    """A truncation with one parameter `epsilon`: `eta`, `epsilon`."""
+
+    epsilon: float
+
+
+class TopNSigmaParameters(TypedDict, total=False):
+    """Top-nσ: logits within `n` standard deviations of the largest."""
+
+    n: float
+
+
+class TopHParameters(TypedDict, total=False):
+    """Top-H: the most likely tokens up to a part `alpha` of the entropy."""
+
+    alpha: float
+    form: Literal["running", "renormalised"]
+
+
 def ead(**parameters: Unpack[EadParameters]) -> dict[str, Any]:
     """Switch between a small and a large engine, token by token, by entropy."""
     return {"name": "ead", **parameters}
@@ -52,3 +92,43 @@ def random_switch(**parameters: Unpack[RandomSwitchParameters]) -> dict[str, Any
 def route(**parameters: Unpack[RouteParameters]) -> dict[str, Any]:
     """Send the whole request to the small or to the large engine."""
     return {"name": "route", **parameters}
+
+
+def top_w(**parameters: Unpack[TopWParameters]) -> dict[str, Any]:
+    """Keep the set of tokens that best trades geometry, entropy and mass."""
+    return {"name": "top_w", **parameters}
+
+
+def top_p(**parameters: Unpack[PParameters]) -> dict[str, Any]:
+    """Keep the smallest set of most likely tokens with mass `p`."""
+    return {"name": "top_p", **parameters}
+
+
+def min_p(**parameters: Unpack[PParameters]) -> dict[str, Any]:
+    """Keep tokens at least `p` times as likely as the most likely one."""
+    return {"name": "min_p", **parameters}
+
+
+def typical(**parameters: Unpack[PParameters]) -> dict[str, Any]:
+    """Keep the tokens whose surprisal is nearest to the entropy, up to mass `p`."""
+    return {"name": "typical", **parameters}
+
+
+def eta(**parameters: Unpack[EpsilonParameters]) -> dict[str, Any]:
+    """Keep tokens above a probability that falls as the entropy grows."""
+    return {"name": "eta", **parameters}
+
+
+def epsilon(**parameters: Unpack[EpsilonParameters]) -> dict[str, Any]:
+    """Keep tokens with a probability of at least `epsilon`."""
+    return {"name": "epsilon", **parameters}
+
+
+def top_n_sigma(**parameters: Unpack[TopNSigmaParameters]) -> dict[str, Any]:
+    """Keep logits within `n` standard deviations of the largest."""
+    return {"name": "top_n_sigma", **parameters}
+
+
+def top_h(**parameters: Unpack[TopHParameters]) -> dict[str, Any]:
+    """Keep the most likely tokens up to a part `alpha` of the entropy."""
+    return {"name": "top_h", **parameters}

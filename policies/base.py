@@ -20,6 +20,27 @@ STAGES: tuple[Stage, ...] = ("admit", "prompt", "search", "decode", "sample")
 
 
 @dataclass
+class Kept:
+    """What truncation left to draw from, over the tokens that were drawn so: sums, and the largest set."""
+
+    draws: int = 0
+    tokens: int = 0
+    most: int = 0
+    entropy: float = 0.0
+
+    def add(self, draws: int, tokens: int, most: int, entropy: float) -> None:
+        self.draws += draws
+        self.tokens += tokens
+        self.most = max(self.most, most)
+        self.entropy += entropy
+
+    def as_dict(self) -> dict[str, float]:
+        """The `truncation` of a report; entropy in nats."""
+        mean, entropy = self.tokens / self.draws, self.entropy / self.draws
+        return {"kept_mean": mean, "kept_max": self.most, "crop_entropy_mean": entropy}
+
+
+@dataclass
 class Report:
     """What happened while one choice was decoded; becomes the `waver` object of the response."""
 
@@ -34,6 +55,7 @@ class Report:
     entropy_sum: float = 0.0
     entropy_max: float = 0.0
     bounds_sum: tuple[float, float] | None = None
+    kept: Kept = field(default_factory=Kept)
     catch_up: dict[str, int] = field(default_factory=dict)
     """Tokens that each engine had to read after a switch because another engine had written them."""
     _writer: str | None = None
@@ -54,6 +76,8 @@ class Report:
             low, high = step.entropy_bounds or (step.entropy, step.entropy)
             total = self.bounds_sum or (self.entropy_sum - step.entropy,) * 2
             self.bounds_sum = (total[0] + low, total[1] + high)
+        if step.kept is not None:
+            self.kept.add(1, step.kept, step.kept, step.crop_entropy or 0.0)
 
     @property
     def completion_tokens(self) -> int:
@@ -81,6 +105,8 @@ class Report:
             "relative_cost": self.relative_cost,
             "entropy": entropy,
         }
+        if self.kept.draws:
+            out["truncation"] = self.kept.as_dict()
         if self.catch_up:
             out["catch_up_tokens"] = self.catch_up
         if self.discarded:

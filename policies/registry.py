@@ -13,10 +13,21 @@ from policies.base import STAGES, Job, Policy, Proceed
 from policies.ead import EntropyAdaptiveDecoding
 from policies.random_switch import RandomSwitch
 from policies.route import Route
+from policies.top_w import TopW
+from policies.truncation import Epsilon, Eta, MinP, TopH, TopNSigma, TopP, Typical
 
 REGISTRY: dict[str, type[Policy]] = {
-    policy.model_fields["name"].default: policy for policy in (EntropyAdaptiveDecoding, RandomSwitch, Route)
+    policy.model_fields["name"].default: policy
+    for policy in (
+        *(EntropyAdaptiveDecoding, RandomSwitch, Route),
+        *(TopW, TopP, MinP, Typical, Eta, Epsilon, TopNSigma, TopH),
+    )
 }
+ALONE = {
+    "decode": "{} and {} both choose the engine that writes; use one of them",
+    "sample": "{} and {} both choose the tokens that may be drawn; use one, or the request's own top_p and min_p",
+}
+"""Stages at which one policy is enough, and what is said to two."""
 MOST = 16
 """Policies in one request."""
 
@@ -48,11 +59,8 @@ def parse(
         for other in policies[:i]:
             if other.name == policy.name:
                 raise PolicyError(f"{policy.name} is listed twice", f"policy[{i}]")
-            if other.stage == policy.stage == "decode":
-                raise PolicyError(
-                    f"{policy.name} and {other.name} both choose the engine that writes; use one of them",
-                    f"policy[{i}]",
-                )
+            if other.stage == policy.stage and policy.stage in ALONE:
+                raise PolicyError(ALONE[policy.stage].format(policy.name, other.name), f"policy[{i}]")
     return tuple(sorted(policies, key=lambda policy: STAGES.index(policy.stage)))
 
 

@@ -14,7 +14,7 @@ from itertools import zip_longest
 from typing import TypeVar
 
 from engines.base import Sampling, Step
-from policies.base import Job, Report
+from policies.base import Job, Kept, Report
 from policies.registry import compose
 from server.assembly import Piece, TextAssembly, Token
 from server.runtime import Route, Runtime
@@ -218,9 +218,11 @@ def total(reports: Sequence[Report]) -> Report:
     first = reports[0]
     tokens: Counter[str] = Counter()
     catch_up: Counter[str] = Counter()
+    kept = Kept()
     for report in reports:
         tokens.update(report.tokens)
         catch_up.update(report.catch_up)
+        kept.add(report.kept.draws, report.kept.tokens, report.kept.most, report.kept.entropy)
     bounds = [r.bounds_sum or (r.entropy_sum, r.entropy_sum) for r in reports]
     bounded = any(r.bounds_sum for r in reports)
     return Report(
@@ -228,6 +230,7 @@ def total(reports: Sequence[Report]) -> Report:
         parameters=first.parameters,
         tokens=dict(tokens),
         catch_up=dict(catch_up),
+        kept=kept,
         discarded=sum(r.discarded for r in reports),
         switches=sum(r.switches for r in reports),
         extra=first.extra if all(r.extra == first.extra for r in reports) else {},

@@ -23,6 +23,10 @@ export function reportView(report, tokens) {
     ["relative cost", report.relative_cost.toFixed(2)],
     ["entropy", `${about}${mean.toFixed(3)} mean, ${max.toFixed(2)} max`],
   ];
+  if (report.truncation) {
+    const { kept_mean: kept, crop_entropy_mean: even } = report.truncation;
+    figures.push(["drawn from", `${kept.toFixed(1)} tokens, ${even.toFixed(3)} nats`]);
+  }
   const list = make("dl", {}, ...figures.map(([k, v]) => make("div", {}, make("dt", {}, k), make("dd", {}, String(v)))));
   const threshold = report.policy.find((policy) => typeof policy.threshold === "number")?.threshold;
   return make("div", { class: "report" }, bar, list, ...(tokens.length > 1 ? [sparkline(tokens, threshold)] : []));

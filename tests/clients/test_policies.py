@@ -14,6 +14,14 @@ PARAMETERS = {
     "ead": builders.EadParameters,
     "random_switch": builders.RandomSwitchParameters,
     "route": builders.RouteParameters,
+    "top_w": builders.TopWParameters,
+    "top_p": builders.PParameters,
+    "min_p": builders.PParameters,
+    "typical": builders.PParameters,
+    "eta": builders.EpsilonParameters,
+    "epsilon": builders.EpsilonParameters,
+    "top_n_sigma": builders.TopNSigmaParameters,
+    "top_h": builders.TopHParameters,
 }
 
 
@@ -40,4 +48,6 @@ def test_only_what_is_given_is_sent() -> None:
     assert builders.ead() == {"name": "ead"}
     assert builders.ead(threshold=0.3, threshold_down=None) == {"name": "ead", "threshold": 0.3, "threshold_down": None}
     assert builders.random_switch(rate=0.25) == {"name": "random_switch", "rate": 0.25}
+    for name in PARAMETERS:
+        assert getattr(builders, name)() == {"name": name}
     assert builders.route(small="a", large="b") == {"name": "route", "small": "a", "large": "b"}

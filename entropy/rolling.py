@@ -60,12 +60,12 @@ class BatchedRollingEntropy:
     def nbytes(self) -> int:
         return self._values.nbytes + self._known.nbytes
 
-    def begin(self, row: int, history: Sequence[float] = ()) -> None:
-        """Start a stream in a row, after `history` (oldest first; only the last `reach` matter)."""
+    def begin(self, row: int, history: Sequence[float] = (), position: int = 0) -> None:
+        """Start a stream in a row at a position, after `history` (oldest first; only the last `reach` matter)."""
         kept = list(history)[-self.reach :]
-        self._known[row] = len(kept)
+        self._known[row] = len(kept) - position
         if kept:
-            before = torch.arange(-len(kept), 0, device=self._values.device) % self.reach
+            before = torch.arange(position - len(kept), position, device=self._values.device) % self.reach
             self._values[row, before] = torch.tensor(kept, dtype=torch.float64, device=self._values.device)
 
     def observe(
@@ -80,5 +80,5 @@ class BatchedRollingEntropy:
         self._values[rows, positions % self.reach] = entropies.to(torch.float64)
         back = torch.arange(widest, device=rows.device)
         seen = self._values[rows[:, None], (positions[:, None] - back) % self.reach]
-        counts = torch.minimum(windows, positions + 1 + self._known[rows])
+        counts = torch.minimum(windows, positions + 1 + self._known[rows]).clamp(min=1)
         return (seen * (back < counts[:, None])).sum(-1) / counts

@@ -38,7 +38,13 @@ async def make_plan(
             for ids, echo in prompts
         ],
         n=body.n,
-        sampling=sampling(body, runtime.engines[route.engine], top_logprobs, await grammar(body.response_format)),
+        sampling=sampling(
+            body,
+            runtime.engines[route.engine],
+            logprobs or body.trace,
+            top_logprobs,
+            await grammar(body.response_format),
+        ),
         seed=first_seed(body.seed),
         stops=body.stops,
         logprobs=logprobs,

@@ -18,7 +18,7 @@ MOST_STOP_CHARACTERS = 4096
 SCHEMA_SECONDS = 2.0
 
 
-def sampling(body: Generation, engine: Engine, top_logprobs: int, grammar: str | None) -> Sampling:
+def sampling(body: Generation, engine: Engine, logprobs: bool, top_logprobs: int, grammar: str | None) -> Sampling:
     """Everything but `max_tokens` and the seed, which differ from choice to choice.
 
     Raises:
@@ -49,6 +49,7 @@ def sampling(body: Generation, engine: Engine, top_logprobs: int, grammar: str |
         logit_bias=bias,
         top_logprobs=top_logprobs,
         grammar=grammar,
+        logprobs=logprobs,
     )
 
 

@@ -1,7 +1,7 @@
 """What a request asks of the logits processor: data that travels as JSON in vLLM's `extra_args["waver"]`.
 
 Waver's own engine asks for everything: how to draw, when to stop, where to report. A client of a stock `vllm serve`
-asks for a gate alone, and vLLM draws: `"vllm_xargs": {"waver": "{\\"gate\\": {\\"threshold\\": 0.7, ...}}"}`.
+asks for a gate or truncations, and vLLM draws: `"vllm_xargs": {"waver": "{\\"gate\\": {\\"threshold\\": 0.7, ...}}"}`.
 """
 
 from __future__ import annotations
@@ -12,23 +12,34 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from engines.base import Gate, Sampling
+from engines.transforms import Transform, from_data
 
 KEY = "waver"
+MOST_TOKENS = 2**31 - 1
+"""What the worker's integers are sure to hold."""
 LONGEST_WINDOW = 1024
 """Tokens in a gate's window: the worker keeps that many entropies for each request with a gate."""
+MOST_TRANSFORMS = 16
+
+
+class Settled(dict[str, str]):
+    """What `Ask.settled` makes. The type itself vouches for it: what a client sends becomes a plain dict at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
     """One request's wishes.
 
-    `sampling` with None for the drawing left to vLLM. `ends` are the tokens that end the answer, `stop` is the token
+    `sampling` is None where the drawing is left to vLLM: then `transforms` truncate what it draws from, at
+    `temperature`. `ends` are the tokens that end the answer, `stop` is the token
     that ends the request when its gate fires (None until the processor's own side has chosen it). `slot` is the
     request's row on the board (-1: nothing is reported), and `tag` tells requests apart.
     """
 
     gate: Gate | None = None
     sampling: Sampling | None = None
+    transforms: tuple[Transform, ...] = ()
+    temperature: float = 1.0
     ends: tuple[int, ...] = ()
     stop: int | None = None
     slot: int = -1
@@ -43,20 +54,27 @@ class Ask:
         penalised = s.presence_penalty or s.frequency_penalty or s.repetition_penalty != 1.0
         return bool(penalised) or s.grammar is not None
 
-    def settled(self) -> dict[str, str]:
-        """The value under `KEY` that the worker takes. A client over HTTP cannot send it: there is no object in what
-        vLLM takes as `vllm_xargs`."""
-        return {"settled": self._to_json()}
+    @property
+    def truncates(self) -> tuple[Transform, ...]:
+        """The transforms, whoever draws."""
+        return self.transforms if self.sampling is None else self.sampling.transforms
+
+    def settled(self) -> Settled:
+        """The value under `KEY` that the worker takes."""
+        return Settled(settled=self._to_json())
 
     def _to_json(self) -> str:
         data = {name: value for name, value in asdict(self).items() if value not in (None, (), -1)}
+        data["transforms"] = [each.as_data() for each in self.transforms]
         if self.sampling is not None:
             default = Sampling()
             data["sampling"] = {
-                name: list(value.items()) if name == "logit_bias" else value
+                name: value
                 for name, value in data["sampling"].items()
                 if value != getattr(default, name) and name != "gate"
             }
+            data["sampling"]["transforms"] = [each.as_data() for each in self.sampling.transforms]
+            data["sampling"]["logit_bias"] = list(self.sampling.logit_bias.items())
         return json.dumps(data)
 
     @classmethod
@@ -66,25 +84,30 @@ class Ask:
         rule = data.pop("gate", None)
         data["gate"] = Gate(**rule | {"history": tuple(rule["history"])}) if rule else None
         if how := data.get("sampling"):
-            how |= {"logit_bias": dict(how.get("logit_bias", ())), "gate": data["gate"]}
-            data["sampling"] = Sampling(**how | {"stop_token_ids": tuple(how.get("stop_token_ids", ()))})
-        return cls(**data | {"ends": tuple(data.get("ends", ()))})
+            how |= {"logit_bias": dict(how["logit_bias"]), "gate": data["gate"]}
+            how |= {"stop_token_ids": tuple(how.get("stop_token_ids", ()))}
+            data["sampling"] = Sampling(**how | {"transforms": _transforms(how["transforms"])})
+        return cls(**data | {"ends": tuple(data.get("ends", ())), "transforms": _transforms(data["transforms"])})
 
     @classmethod
     def from_client(cls, given: Any) -> Ask:
-        """What a client of a stock server asks for: `{"gate": {...}}`, as an object or as JSON.
+        """What a client of a stock server asks for, as JSON: `{"gate": {...}, "transforms": [{"name": "top_h"}]}`,
+        either or both.
 
         Raises:
             ValueError: this is not what can be asked; the message says what is wrong.
         """
         try:
             data = json.loads(given) if isinstance(given, str) else given
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number of too many digits is the former, not a decoder's
             raise ValueError(f"{KEY}: not valid JSON: {error}") from None
-        data = _known(data, ("gate",), KEY)
-        if data.get("gate") is None:
-            raise ValueError(f"{KEY}: nothing is asked for; there is: gate")
-        return cls(gate=gate(data["gate"]))
+        data = _known(data, ("gate", "transforms"), KEY)
+        rule, wanted = data.get("gate"), data.get("transforms") or []
+        if rule is None and not wanted:
+            raise ValueError(f"{KEY}: nothing is asked for; there are: gate, transforms")
+        if not isinstance(wanted, list) or len(wanted) > MOST_TRANSFORMS:
+            raise ValueError(f"{KEY}.transforms should be a list of at most {MOST_TRANSFORMS}")
+        return cls(gate=None if rule is None else gate(rule), transforms=_transforms(wanted))
 
 
 def gate(data: Any) -> Gate:
@@ -101,8 +124,8 @@ def gate(data: Any) -> Gate:
     window, minimum = data["window"], data.get("min_tokens", 0)
     if not _whole(window) or not 1 <= window <= LONGEST_WINDOW:
         raise ValueError(f"{where}.window should be a whole number of tokens between 1 and {LONGEST_WINDOW}")
-    if not _whole(minimum) or minimum < 0:
-        raise ValueError(f"{where}.min_tokens should be a whole number of tokens, at least 0")
+    if not _whole(minimum) or not 0 <= minimum <= MOST_TOKENS:
+        raise ValueError(f"{where}.min_tokens should be a whole number of tokens, at least 0 (and below 2^31)")
     if not _number(data["threshold"]) or data["threshold"] < 0:
         raise ValueError(f"{where}.threshold should be a number of nats, at least 0")
     if data.get("timing", "eager") not in ("eager", "lagged"):
@@ -112,7 +135,11 @@ def gate(data: Any) -> Gate:
     history = data.get("history", [])
     if not isinstance(history, list | tuple) or not all(_number(value) for value in history):
         raise ValueError(f"{where}.history should be a list of entropies in nats")
-    return Gate(**data | {"history": tuple(map(float, history))})
+    return Gate(**data | {"threshold": float(data["threshold"]), "history": tuple(map(float, history[-window:]))})
+
+
+def _transforms(data: Sequence[Any]) -> tuple[Transform, ...]:
+    return tuple(map(from_data, data))
 
 
 def _known(data: Any, names: Sequence[str], where: str) -> Mapping[str, Any]:

@@ -82,14 +82,14 @@ class Board:
     def read(self, row: int, tag: int, position: int, top: int = 0) -> Entry | None:
         """The entry of a position; None if it is not there (any more)."""
         place = position % DEPTH
-        words = self.words[row, place]
-        if words[0] != tag or words[1] != position:
+        words, both = self.words[row, place].copy(), self.top[row, place].copy()
+        # Looked at again after the copy, for a writer that is a whole turn ahead may have come between.
+        if any(w[0] != tag or w[1] != position for w in (self.words[row, place], words)):
             return None
         entropy, logprob, crop, _ = words[4:].view(np.float32).tolist()
         kept = int(words[3])
         pairs: tuple[tuple[int, float], ...] = ()
         if top:
-            both = self.top[row, place]
             values = both[TOP:].view(np.float32)[:top].tolist()
             pairs = tuple(pair for pair in zip(both[:top].tolist(), values, strict=True) if pair[1] > -np.inf)
         cut = (kept, crop) if kept else (None, None)

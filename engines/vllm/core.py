@@ -125,6 +125,9 @@ class Core:
         self._stop(dead)
 
     def _stop(self, running: Running) -> None:
+        handler = running.llm.output_handler
+        if handler is not None and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(handler.cancel)  # or it reports the end as a failure
         try:
             running.llm.shutdown()
         except Exception as error:  # what is dead may be in any state

@@ -18,6 +18,7 @@ from llguidance import LLMatcher
 from engines.base import Gate, Sampling
 from engines.grammar import Grammar
 from engines.sampling import Row, draw
+from engines.transforms import needs_geometry, truncate
 from engines.vllm.ask import LONGEST_WINDOW, Ask
 from engines.vllm.board import COMPLETE, EAGER, LAGGED, TOP, Pen
 from entropy import BatchedRollingEntropy, fastest
@@ -47,6 +48,12 @@ class Place:
         if how is None:
             return False
         return how.temperature > 0 or how.grammar is not None or not self.as_row.untouched
+
+    @property
+    def cuts(self) -> bool:
+        """Whether vLLM draws, from what transforms leave."""
+        ask = self.live.ask
+        return ask.sampling is None and bool(ask.transforms) and ask.temperature > 0
 
 
 class Live:
@@ -86,9 +93,9 @@ class Live:
             self._ids[self.length + position :] = [token]
 
     def matcher(self, grammar: Grammar, schema: str, position: int) -> LLMatcher:
-        """A matcher that has read the answer up to a position."""
+        """A matcher that has read the answer up to a position, which may lie before the one of last time."""
         answer = self.ids(position)[self.start :]
-        if self._matcher is None:
+        if self._matcher is None or len(answer) < self._read:
             self._matcher = grammar.matcher(schema, list(answer))
         elif new := answer[self._read :]:
             self._matcher.consume_tokens(list(new))
@@ -110,7 +117,8 @@ class Decoder:
     Args:
         capacity: most requests in a batch. known: tokens that the tokenizer knows; ids from there on are padding.
         board: where to report; None for a worker that does not (another rank of its group does).
-        grammar: makes the compiler of JSON schemas, when the first one is asked for.
+        grammar, geometry: make the compiler of JSON schemas, and the whitened embeddings (`[vocab, dim]`, on the
+            device), when a request first needs them.
     """
 
     def __init__(
@@ -121,18 +129,22 @@ class Decoder:
         device: torch.device,
         board: Path | None = None,
         grammar: Callable[[], Grammar] | None = None,
+        geometry: Callable[[], torch.Tensor] | None = None,
     ) -> None:
         self._known, self._device = known, device
         self._measure = fastest(vocabulary, device)
         # Twice the batch: a request that was preempted keeps its window until others need it.
         self._windows = BatchedRollingEntropy(2 * capacity, LONGEST_WINDOW, device)
-        self._crossed = torch.full((2 * capacity,), -2, dtype=torch.long, device=device)
+        # Where lagged gates fired, by parity of the position: measuring one again must not forget the one before it.
+        self._crossed = torch.full((2 * capacity, 2), -2, dtype=torch.long, device=device)
         self._free = list(range(2 * capacity))
         self._gone: OrderedDict[int, Live] = OrderedDict()
         self._most_gone = capacity
         self._pen = Pen(board, device) if board else None
         self._make_grammar = grammar
         self._grammar: Grammar | None = None
+        self._make_geometry = geometry
+        self._geometry: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
@@ -147,12 +159,14 @@ class Decoder:
         Args:
             length: tokens of its prompt. written: tokens that vLLM has generated for it. origin: see `Live`.
         """
+        if self._geometry is None and self._make_geometry is not None and needs_geometry(ask.truncates):
+            self._geometry = self._make_geometry()
         live = self._back(ask, written, origin)
         if live is None:
             live = Live(ask, length, prompt, origin)
             if ask.gate is not None:
                 live.window = self._free.pop() if self._free else self._oldest()
-                self._windows.begin(live.window, ask.gate.history)
+                self._windows.begin(live.window, () if written else ask.gate.history, written)
                 self._crossed[live.window] = -2
         return live
 
@@ -172,15 +186,18 @@ class Decoder:
         return self._free.pop()
 
     def _back(self, ask: Ask, written: int, origin: object) -> Live | None:
-        """Who left with this tag. The choices of one request share it: then the object that vLLM keeps, or where it
-        keeps none the number of tokens, tells them apart."""
-        same = [live for live in self._gone.values() if live.ask.tag == ask.tag]
-        found = next((live for live in same if live.origin is origin), None) or next(
-            (live for live in same if live.position == written - 1), None
-        )
-        if found is None or not written:
+        """Who left with this origin, or where none is known with this tag; of several (choices of one request, who left
+        before their first token) the one whose tokens are as many, else who left last."""
+        if not written:
             return None
-        del self._gone[id(found)]
+        same = [
+            live
+            for live in reversed(self._gone.values())
+            if (live.origin is origin if origin is not None else live.ask.tag == ask.tag)
+        ]
+        found = next((live for live in same if live.position == written - 1), same[0] if same else None)
+        if found is not None:
+            del self._gone[id(found)]
         return found
 
     def apply(self, logits: torch.Tensor, batch: Sequence[Place]) -> None:
@@ -205,7 +222,8 @@ class Decoder:
         logprob = peak - norm
         top = self._alternatives(mine, norm, batch)
         gated = [i for i, place in enumerate(batch) if place.live.window >= 0]
-        flags = torch.zeros(len(batch), dtype=torch.long, device=self._device)
+        flags, kept = torch.zeros(2, len(batch), dtype=torch.long, device=self._device)
+        crop = torch.zeros_like(entropy)
         if gated:
             which = torch.tensor(gated, device=self._device)
             stops = torch.tensor([batch[i].live.ask.stop for i in gated], device=self._device)
@@ -215,13 +233,47 @@ class Decoder:
         if drawn:
             picked = torch.tensor(drawn, device=self._device)
             logits_drawn = mine if len(drawn) == len(batch) else mine[picked]
-            tokens = draw(logits_drawn, [batch[i].as_row for i in drawn]).tokens
+            result = draw(logits_drawn, [batch[i].as_row for i in drawn], self._geometry)
+            tokens = result.tokens
+            if result.kept is not None and result.crop_entropy is not None:
+                kept[picked], crop[picked] = result.kept, result.crop_entropy
             logprob[picked] = logits_drawn.gather(1, tokens[:, None])[:, 0] - norm[picked]
             self._remember([batch[i] for i in drawn], drawn, tokens, flags)
             logits[index[picked], tokens] = CERTAIN
+        if misled := self._misled(batch):
+            which_misled = torch.tensor(misled, device=self._device)
+            logprob[which_misled] = mine[which_misled].amax(-1) - norm[which_misled]
+        cut = [i for i, place in enumerate(batch) if place.cuts]
+        if cut:
+            self._truncate(logits, index, mine, [batch[i].live.ask for i in cut], cut)
         if gated:
             logits[index[which], stops] = torch.where(ends, 10 * CERTAIN, -torch.inf)
-        self._report(batch, torch.stack([entropy, logprob, torch.zeros_like(entropy)], dim=1), flags, top)
+        self._report(batch, torch.stack([entropy, logprob, crop], dim=1), flags, kept, top)
+
+    def _truncate(
+        self, logits: torch.Tensor, index: torch.Tensor, mine: torch.Tensor, asks: Sequence[Ask], cut: Sequence[int]
+    ) -> None:
+        """Bar, in place, what the transforms of rows that vLLM draws for take away. They see the tempered distribution,
+        the kept logits stay as they are: vLLM's temperature is still to come."""
+        which = torch.tensor(cut, device=self._device)
+        temperatures = torch.tensor([ask.temperature for ask in asks], device=self._device)
+        left = truncate(
+            mine[which] / temperatures[:, None], [ask.transforms for ask in asks], self._geometry, temperatures
+        ).logits
+        rows = index[which]
+        logits[rows] = logits[rows].masked_fill(left == -torch.inf, -torch.inf)
+
+    def _misled(self, batch: Sequence[Place]) -> list[int]:
+        """Rows whose likeliest token vLLM takes, and that may have been the one their gate has barred."""
+        return [
+            i
+            for i, place in enumerate(batch)
+            if (how := place.live.ask.sampling) is not None
+            and how.logprobs
+            and place.live.ask.stop is not None
+            and place.live.ask.stop < self._known
+            and not place.draws
+        ]
 
     def _guide(self, row: torch.Tensor, place: Place) -> None:
         """Mask, in place, what the request's grammar does not allow next."""
@@ -249,8 +301,8 @@ class Decoder:
         crossed = torch.where(above > 0, means >= threshold, means < threshold)
         standing = positions + (eager == 0)
         fires = crossed & (standing >= least)
-        before = self._crossed[rows] == positions - 1
-        self._crossed[rows] = torch.where(fires & (eager == 0), positions, -2)
+        before = self._crossed[rows, (positions - 1) % 2] == positions - 1
+        self._crossed[rows, positions % 2] = torch.where(fires & (eager == 0), positions, -2)
         ends = torch.where(eager > 0, fires, before)
         return ends, torch.where(fires, torch.where(eager > 0, EAGER, LAGGED), 0)
 
@@ -269,7 +321,9 @@ class Decoder:
         self, logits: torch.Tensor, norm: torch.Tensor, batch: Sequence[Place]
     ) -> tuple[list[Place], torch.Tensor, torch.Tensor] | None:
         wanted = [
-            i for i, place in enumerate(batch) if place.live.ask.sampling and place.live.ask.sampling.top_logprobs
+            i
+            for i, place in enumerate(batch)
+            if (how := place.live.ask.sampling) and how.top_logprobs and place.live.ask.slot >= 0
         ]
         if not wanted or self._pen is None:
             return None
@@ -282,6 +336,7 @@ class Decoder:
         batch: Sequence[Place],
         values: torch.Tensor,
         flags: torch.Tensor,
+        kept: torch.Tensor,
         top: tuple[list[Place], torch.Tensor, torch.Tensor] | None,
     ) -> None:
         read = [i for i, place in enumerate(batch) if place.live.ask.slot >= 0]
@@ -292,7 +347,6 @@ class Decoder:
             self._pen.write_top([p.live.ask.slot for p in places], [p.position for p in places], ids, logprobs)
         if len(read) < len(batch):
             which = torch.tensor(read, device=self._device)
-            values, flags, batch = values[which], flags[which], [batch[i] for i in read]
+            values, flags, kept, batch = values[which], flags[which], kept[which], [batch[i] for i in read]
         asks = [place.live.ask for place in batch]
-        kept = torch.zeros_like(flags)
         self._pen.write([a.slot for a in asks], [a.tag for a in asks], [p.position for p in batch], flags, values, kept)

@@ -82,7 +82,8 @@ class VllmEngine:
         stop = None if sampling.gate is None else self._stop(sampling)
         running, row, tag = self._running(), self._rows.popleft(), next(self._tags) % 2**31
         start = len(ids) if sampling.answer_start is None else sampling.answer_start
-        ask = Ask(sampling.gate, replace(sampling, answer_start=start), ends, stop, row, tag)
+        how = replace(sampling, answer_start=start)
+        ask = Ask(sampling.gate, how, ends=ends, stop=stop, slot=row, tag=tag)
         limit = min(sampling.max_tokens - (len(ids) - start), self.context_length - len(ids))
         position = 0
         try:
@@ -104,7 +105,10 @@ class VllmEngine:
         raise EngineError(f"engine {self.name!r} ended an answer without a reason")
 
     def _step(self, token: int, entry: Entry, finish: Finish | None) -> Step:
-        return Step(token, entry.logprob, entry.entropy, self.name, entry.top, finish)
+        return Step(
+            token, entry.logprob, entry.entropy, self.name, entry.top, finish,
+            kept=entry.kept, crop_entropy=entry.crop_entropy,
+        )  # fmt: skip
 
     def _stop(self, sampling: Sampling) -> int:
         from engines.vllm.plugin import reserved_token
@@ -174,7 +178,7 @@ class VllmEngine:
         start = len(ids) if sampling.answer_start is None else sampling.answer_start
         begun = len(ids) > start
         refused = {
-            "policy": sampling.gate is not None,
+            "policy": sampling.gate is not None or bool(sampling.transforms),
             "logit_bias": bool(sampling.logit_bias),
             "min_p": sampling.min_p > 0,
             "response_format": sampling.grammar is not None,

@@ -24,8 +24,12 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2Proc
 
 from engines.grammar import Grammar
 from engines.tokens import TokenText
-from engines.vllm.ask import KEY, Ask
+from engines.vllm.ask import KEY, Ask, Settled
 from engines.vllm.decoder import Decoder, Live, Place
+from engines.weights import embedding
+from entropy.geometry import whiten
+
+SHARDED = "batch-sharded sampling gives each worker other requests from step to step, so none can follow one of them"
 
 
 class WaverProcessor(V1Processor, V2Processor):  # type: ignore[misc]
@@ -43,28 +47,37 @@ class WaverProcessor(V1Processor, V2Processor):  # type: ignore[misc]
             ValueError: the request cannot be served; vLLM answers 400 with the message.
         """
         extra = sampling_params.extra_args or {}
-        if KEY not in extra or (isinstance(extra[KEY], dict) and "settled" in extra[KEY]):
+        if KEY not in extra or isinstance(extra[KEY], Settled):
             return
         ask = Ask.from_client(extra[KEY])
         front = _input_processor()
         if front.speculative_config is not None:
             raise ValueError(
-                f"{KEY}: gates do not work with speculative decoding, which reads several positions at once; start the "
-                "server without --speculative-config"
+                f"{KEY}: gates and transforms do not work with speculative decoding, which reads several positions at "
+                "once; start the server without --speculative-config"
+            )
+        if front.vllm_config.parallel_config.enable_batch_sharded_sampling:
+            raise ValueError(f"{KEY}: {SHARDED}")
+        if sampling_params.structured_outputs is not None:
+            raise ValueError(
+                f"{KEY}: a gate and structured outputs do not go together: the token that ends a request when its gate "
+                "fires is none that the grammar allows"
             )
         if ask.gate is not None:
-            text = TokenText(front.get_tokenizer())
+            ends = (front.generation_config_fields or {}).get("eos_token_id") or []
+            text = TokenText(front.get_tokenizer(), ends if isinstance(ends, list) else [ends])
             stop = reserved_token(text, front.model_config.get_vocab_size())
             sampling_params.stop_token_ids = [*(sampling_params.stop_token_ids or []), stop]
             sampling_params._all_stop_token_ids.add(stop)
             floor = max(ask.gate.min_tokens, sampling_params.min_tokens)
             ask = replace(ask, stop=stop, gate=replace(ask.gate, min_tokens=floor))
+        ask = replace(ask, temperature=sampling_params.temperature)
         extra[KEY] = replace(ask, tag=secrets.randbits(31)).settled()
 
 
 def reserved_token(tokens: TokenText, vocabulary: int) -> int:
     """The token that ends a request whose gate fired: one that no text needs. An id that pads the output layer where
-    there is one, else a control token that ends nothing.
+    there is one, else a control token that ends nothing and that the output layer has.
 
     Raises:
         ValueError: every id of this model has a use.
@@ -73,7 +86,7 @@ def reserved_token(tokens: TokenText, vocabulary: int) -> int:
         return tokens.vocab_size
     spare = [tokens.tokenizer.pad_token_id, tokens.tokenizer.unk_token_id, tokens.tokenizer.bos_token_id]
     for token in (*spare, *sorted(tokens.tokenizer.added_tokens_decoder)):
-        if token is not None and token not in tokens.eos_ids and tokens.is_special(token):
+        if token is not None and token < vocabulary and token not in tokens.eos_ids and tokens.is_special(token):
             return int(token)
     raise ValueError("this model's tokenizer has no spare control token to end a request with, so gates cannot be used")
 
@@ -95,6 +108,8 @@ def _decoder(vllm_config: Any, capacity: int, device: torch.device) -> Decoder:
 
     model = vllm_config.model_config
     board = (vllm_config.additional_config or {}).get("waver_board")
+    if board and vllm_config.parallel_config.enable_batch_sharded_sampling:
+        raise ValueError(SHARDED)
     vocabulary = model.get_vocab_size()
 
     def text() -> TokenText:
@@ -114,7 +129,16 @@ def _decoder(vllm_config: Any, capacity: int, device: torch.device) -> Decoder:
         device,
         Path(board) if board and get_tensor_model_parallel_rank() == 0 else None,
         partial(Grammar, tokens, vocabulary),
+        lambda: whiten(embedding(model.model, model.revision).to(device)[:vocabulary]),
     )
+
+
+def _request_id() -> str | None:
+    """The request that Model Runner V2 is adding: it passes on a slot, which another request may have had before, and
+    a copy of the parameters, which several choices share. Only its frame knows the name."""
+    frame = sys._getframe(2).f_back
+    name = None if frame is None else frame.f_locals.get("req_id")
+    return sys.intern(str(name)) if name is not None else None
 
 
 def _ask(params: SamplingParams) -> Ask | None:
@@ -135,13 +159,14 @@ class V1Adapter(V1Processor):  # type: ignore[misc]
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         if batch_update is None:
             return
-        for index in batch_update.removed:
+        # Who comes back in this very step may have been anywhere: all leave before anyone joins.
+        for index in (*batch_update.removed, *(added[0] for added in batch_update.added)):
             self._leave(index)
         for index, params, prompt, written in batch_update.added:
-            self._leave(index)
             if (ask := _ask(params)) is not None:
                 ids = prompt or []
-                live = self._decoder.join(ask, len(ids), len(written), partial(list, ids), params)
+                given = partial(_tokens, ids, written, len(written))
+                live = self._decoder.join(ask, len(ids), len(written), given, params)
                 self._batch[index] = (live, written)
         for source, target, kind in batch_update.moved:
             moving, displaced = self._batch.pop(source, None), self._batch.pop(target, None)
@@ -162,6 +187,10 @@ class V1Adapter(V1Processor):  # type: ignore[misc]
         return logits
 
 
+def _tokens(prompt: list[int], written: list[int], count: int) -> list[int]:
+    return [*prompt, *written[:count]]
+
+
 class V2Adapter(V2Processor):  # type: ignore[misc]
     """Model Runner V2 (the default on a GPU): requests have slots, and each step says which slot a row belongs to."""
 
@@ -180,18 +209,20 @@ class V2Adapter(V2Processor):  # type: ignore[misc]
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         if self._decoder is None:
             return False
-        if (before := self._slots.pop(req_idx, None)) is not None:
-            self._decoder.leave(before)
+        origin = _request_id()
+        # Nobody says who leaves: whoever was in this slot has left, and who comes back has left another one.
+        stale = [s for s, live in self._slots.items() if s == req_idx or (origin and live.origin is origin)]
+        for slot in stale:
+            self._decoder.leave(self._slots.pop(slot))
         ask = _ask(sampling_params)
         if ask is None:
             return False
-        length = int(self._states.prompt_len.np[req_idx])
-        written = int(self._states.prefill_len.np[req_idx]) - length
-        prompt = partial(self._prompt, req_idx, length)
-        self._slots[req_idx] = self._decoder.join(ask, length, written, prompt, sampling_params)
+        length, given = int(self._states.prompt_len.np[req_idx]), int(self._states.prefill_len.np[req_idx])
+        prompt = partial(self._ids, req_idx, given)
+        self._slots[req_idx] = self._decoder.join(ask, length, given - length, prompt, origin)
         return True
 
-    def _prompt(self, slot: int, length: int) -> list[int]:
+    def _ids(self, slot: int, length: int) -> list[int]:
         ids: list[int] = self._states.all_token_ids.gpu[slot, :length].tolist()
         return ids
 
@@ -200,9 +231,9 @@ class V2Adapter(V2Processor):  # type: ignore[misc]
             return logits
         batch = []
         for row, slot in enumerate(ctx.idx_mapping_np.tolist()):
-            live = self._slots.get(slot)
-            # In the middle of a prompt there is nothing to draw.
-            if live is not None and (position := int(ctx.seq_lens_upper_bound_np[row]) - live.length) >= 0:
-                batch.append(Place(row, live, position))
+            live, length = self._slots.get(slot), int(ctx.seq_lens_upper_bound_np[row])
+            # In the middle of a prompt, or of what was written before a preemption, there is nothing to draw.
+            if live is not None and length >= self._states.prefill_len.np[slot]:
+                batch.append(Place(row, live, length - live.length))
         self._decoder.apply(logits, batch)
         return logits

@@ -75,6 +75,16 @@ class Live:
         self._read = 0
 
     @property
+    def reserves(self) -> bool:
+        """Whether the token that ends the request has no other use, and so is none that may be drawn."""
+        return self.window >= 0 and self.ask.stop not in self.ask.ends
+
+    @property
+    def reports(self) -> bool:
+        """Whether the log-probability of its tokens is asked for."""
+        return self.ask.sampling is not None and self.ask.sampling.logprobs
+
+    @property
     def start(self) -> int:
         """Where the answer begins."""
         how = self.ask.sampling
@@ -227,7 +237,7 @@ class Decoder:
         if gated:
             which = torch.tensor(gated, device=self._device)
             stops = torch.tensor([batch[i].live.ask.stop for i in gated], device=self._device)
-            mine[which, stops] = -torch.inf  # nobody draws it
+            self._bar(logits, index, mine, batch)
             ends, flags[which] = self._gates([batch[i] for i in gated], entropy[which])
         drawn = [i for i, place in enumerate(batch) if place.draws]
         if drawn:
@@ -247,8 +257,17 @@ class Decoder:
         if cut:
             self._truncate(logits, index, mine, [batch[i].live.ask for i in cut], cut)
         if gated:
-            logits[index[which], stops] = torch.where(ends, 10 * CERTAIN, -torch.inf)
+            rows = index[which]
+            logits[rows, stops] = torch.where(ends, 10 * CERTAIN, logits[rows, stops])
         self._report(batch, torch.stack([entropy, logprob, crop], dim=1), flags, kept, top)
+
+    def _bar(self, logits: torch.Tensor, index: torch.Tensor, mine: torch.Tensor, batch: Sequence[Place]) -> None:
+        """Nobody draws a token that is kept for ending a request, unless it ends the answer anyway."""
+        barred = [(i, place.live.ask.stop) for i, place in enumerate(batch) if place.live.reserves]
+        if barred:
+            which, stops = torch.tensor(barred, device=self._device).T
+            mine[which, stops] = -torch.inf
+            logits[index[which], stops] = -torch.inf
 
     def _truncate(
         self, logits: torch.Tensor, index: torch.Tensor, mine: torch.Tensor, asks: Sequence[Ask], cut: Sequence[int]
@@ -264,16 +283,8 @@ class Decoder:
         logits[rows] = logits[rows].masked_fill(left == -torch.inf, -torch.inf)
 
     def _misled(self, batch: Sequence[Place]) -> list[int]:
-        """Rows whose likeliest token vLLM takes, and that may have been the one their gate has barred."""
-        return [
-            i
-            for i, place in enumerate(batch)
-            if (how := place.live.ask.sampling) is not None
-            and how.logprobs
-            and place.live.ask.stop is not None
-            and place.live.ask.stop < self._known
-            and not place.draws
-        ]
+        """Rows whose likeliest token vLLM takes, and that may have been the one that is kept for the gate."""
+        return [i for i, place in enumerate(batch) if place.live.reserves and not place.draws and place.live.reports]
 
     def _guide(self, row: torch.Tensor, place: Place) -> None:
         """Mask, in place, what the request's grammar does not allow next."""

@@ -79,7 +79,7 @@ class VllmEngine:
     async def _exactly(self, ids: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         """Steps with their entries from the board."""
         ends = (*(() if sampling.ignore_eos else self.tokens.eos_ids), *sampling.stop_token_ids)
-        stop = None if sampling.gate is None else self._stop(sampling)
+        stop = None if sampling.gate is None else self._stop(sampling, ends)
         running, row, tag = self._running(), self._rows.popleft(), next(self._tags) % 2**31
         start = len(ids) if sampling.answer_start is None else sampling.answer_start
         how = replace(sampling, answer_start=start)
@@ -110,19 +110,20 @@ class VllmEngine:
             kept=entry.kept, crop_entropy=entry.crop_entropy,
         )  # fmt: skip
 
-    def _stop(self, sampling: Sampling) -> int:
+    def _stop(self, sampling: Sampling, ends: Sequence[int]) -> int:
+        """The token that ends the request when its gate fires: the board tells that from the answer's end. Where
+        nothing ends the answer, one is reserved that then cannot be drawn."""
         from engines.vllm.plugin import reserved_token
 
         gate = sampling.gate
         if gate is not None and gate.window > LONGEST_WINDOW:
             raise Unsupported(f"a gate's window can have {LONGEST_WINDOW} tokens at most under vLLM", "policy")
+        if ends:
+            return ends[0]
         try:
-            token = reserved_token(self.tokens, self.vocabulary)
+            return reserved_token(self.tokens, self.vocabulary)
         except ValueError as error:
             raise Unsupported(str(error), "policy") from error
-        if token in sampling.stop_token_ids or token in sampling.logit_bias:
-            raise Unsupported(f"token {token} is reserved for ending segments", "stop_token_ids")
-        return token
 
     async def _tokens_of(
         self, running: Running, ids: list[int], limit: int, ends: Sequence[int], ask: Ask, start: int
@@ -177,16 +178,19 @@ class VllmEngine:
 
         start = len(ids) if sampling.answer_start is None else sampling.answer_start
         begun = len(ids) > start
-        refused = {
-            "policy": sampling.gate is not None or bool(sampling.transforms),
-            "logit_bias": bool(sampling.logit_bias),
-            "min_p": sampling.min_p > 0,
-            "response_format": sampling.grammar is not None,
-            "presence_penalty": begun and bool(sampling.presence_penalty or sampling.frequency_penalty),
+        asked = {
+            "policy": (sampling.gate is not None or bool(sampling.transforms), "a gate or a truncation"),
+            "logit_bias": (bool(sampling.logit_bias), "logit_bias"),
+            "min_p": (sampling.min_p > 0, "min_p"),
+            "response_format": (sampling.grammar is not None, "a response format"),
+            "presence_penalty": (
+                begun and bool(sampling.presence_penalty or sampling.frequency_penalty),
+                "a penalty that counts what another engine wrote",
+            ),
         }
-        for param, asked in refused.items():
-            if asked:
-                raise Unsupported(f"engine {self.name!r} decodes speculatively and cannot do this: {param}", param)
+        for param, (wanted, what) in asked.items():
+            if wanted:
+                raise Unsupported(f"engine {self.name!r} decodes speculatively, which does not allow {what}", param)
         ends = (*(() if sampling.ignore_eos else self.tokens.eos_ids), *sampling.stop_token_ids)
         limit = min(sampling.max_tokens - (len(ids) - start), self.context_length - len(ids))
         params = SamplingParams(

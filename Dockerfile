@@ -1,0 +1,71 @@
+# Two images: `waver` (the server; needs no GPU) and `vllm` (the official vLLM image with Waver's logits processor).
+# Each base is pinned by its tag. To pin the very bytes, give the tag with its digest as a build argument:
+# --build-arg PYTHON_IMAGE=python:3.11.15-slim-trixie@sha256:...
+ARG PYTHON_IMAGE=python:3.11.15-slim-trixie
+ARG VLLM_IMAGE=vllm/vllm-openai:v0.32.0
+
+
+FROM ${PYTHON_IMAGE} AS wheel
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+COPY constraints.txt ./
+RUN python -m pip install --constraint constraints.txt hatchling
+COPY . .
+RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
+
+
+FROM ${PYTHON_IMAGE} AS packages
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+RUN python -m venv /opt/waver
+# torch first and by itself: its CPU build has no CUDA packages behind it, and what comes later finds it in place.
+COPY constraints.txt ./
+RUN /opt/waver/bin/pip install --no-deps --index-url "${TORCH_INDEX}" "$(grep '^torch==' constraints.txt)"
+# What Waver needs, without Waver: a change of the code leaves this layer alone.
+COPY pyproject.toml ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > requirements.txt \
+    && /opt/waver/bin/pip install --constraint constraints.txt --requirement requirements.txt \
+    && /opt/waver/bin/python -c "import torch; assert torch.version.cuda is None, 'this torch is a CUDA build'"
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    /opt/waver/bin/pip install --no-deps /wheels/waver-*.whl && /opt/waver/bin/pip check
+
+
+FROM ${PYTHON_IMAGE} AS waver
+# The home exists for one thing: what is fetched from a model hub. A new volume mounted there takes over its owner.
+RUN groupadd --gid 10001 waver \
+    && useradd --uid 10001 --gid waver --create-home --shell /usr/sbin/nologin waver \
+    && install --directory --owner waver --group waver /home/waver/.cache
+COPY --from=packages /opt/waver /opt/waver
+ENV PATH=/opt/waver/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    WAVER_SERVER__HOST=0.0.0.0
+USER 10001:10001
+WORKDIR /home/waver
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=2m --retries=3 \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/ready', timeout=4)"]
+ENTRYPOINT ["waver"]
+CMD ["serve"]
+
+
+FROM ${VLLM_IMAGE} AS vllm
+# Without dependencies: everything that the processor imports is there, and vLLM's own torch has to stay.
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    uv pip install --system --no-cache --no-deps /wheels/waver-*.whl \
+    && python3 -c "from importlib.metadata import distribution; \
+assert distribution('waver').entry_points.select(group='vllm.logits_processors'), 'the wheel has no plugin'"
+RUN groupadd --gid 10001 waver \
+    && useradd --uid 10001 --gid waver --create-home --shell /usr/sbin/nologin waver \
+    && install --directory --owner waver --group waver /home/waver/.cache
+ENV HOME=/home/waver \
+    TRITON_CACHE_DIR=/home/waver/.cache/triton
+USER 10001:10001
+WORKDIR /home/waver
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
+    CMD ["python3", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+ENTRYPOINT ["vllm", "serve"]

@@ -17,7 +17,18 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SHIPPED = {"entropy", "engines", "policies", "server", "clients", "training", "benchmarks", "models", "configs"}
+SHIPPED = {
+    "entropy",
+    "engines",
+    "policies",
+    "retrieval",
+    "server",
+    "clients",
+    "training",
+    "benchmarks",
+    "models",
+    "configs",
+}
 
 
 def pins() -> dict[str, str]:
@@ -25,7 +36,7 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
 
 
-@pytest.mark.parametrize("group", ["dependencies", "bench", "test"])
+@pytest.mark.parametrize("group", ["dependencies", "retrieval", "qdrant", "bench", "test"])
 def test_every_requirement_is_pinned_within_its_range(group: str) -> None:
     wanted = PROJECT["dependencies"] if group == "dependencies" else PROJECT["optional-dependencies"][group]
     for requirement in map(Requirement, wanted):

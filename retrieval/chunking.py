@@ -1,0 +1,153 @@
+"""Texts to chunks of at most so many tokens, cut where paragraphs or sentences end wherever that can be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Offsets = npt.NDArray[np.int64]
+
+BLOCK = 16_384
+"""Characters that are tokenised at once: a long text is tokenised in pieces."""
+_PARAGRAPH = re.compile(r"\n\s*\n\s*")
+_SENTENCE = re.compile(r"[.!?…。！？]+[\"'”’»)\]]*(?:\s+|(?<=[。！？]))|\n+\s*")
+_ABBREVIATION = re.compile(r"(?:\b(?:[A-Za-z]|Dr|Mr|Mrs|Ms|Prof|St|No|vs|etc|e\.g|i\.e|cf|Fig|Eq|approx))\.\s*$")
+LONG, PART = 64, 2
+"""Characters of a span that counts as several tokens, and of each of these: rather too many tokens than too few."""
+BROKEN_EARLY = 0.5
+"""A chunk may end at a sentence's end once it is so full."""
+PARAGRAPH_EARLY = 0.75
+"""And at a paragraph's end rather than a later sentence's once it is so full."""
+
+
+class Tokens(Protocol):
+    """What chunking needs of a tokenizer."""
+
+    def offsets(self, texts: Sequence[str]) -> list[Offsets]:
+        """For each text the first and past-the-last character of its tokens, `[tokens, 2]`."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A chunk as the characters `start` to `end` of its text, and its length in tokens."""
+
+    start: int
+    end: int
+    tokens: int
+
+
+def chunks(text: str, tokens: Tokens, most: int, overlap: int) -> Iterator[str]:
+    """The chunks of a text, in order. Each but the first begins with about `overlap` tokens of the one before it."""
+    for piece in pieces(text, tokens, most, overlap):
+        yield text[piece.start : piece.end]
+
+
+def pieces(text: str, tokens: Tokens, most: int, overlap: int) -> Iterator[Piece]:
+    """Where the chunks lie.
+
+    Raises:
+        ValueError: the overlap is not below half a chunk.
+    """
+    if not 0 <= overlap <= most // 2:
+        raise ValueError(f"The overlap of {overlap} tokens should be at most half a chunk of {most} tokens.")
+    spans = token_spans(text, tokens)
+    if not len(spans):
+        return
+    starts = np.ascontiguousarray(spans[:, 0])
+    # Tokens before which a text may be cut: the first of a paragraph, of a sentence, of a word.
+    paragraphs = _first_tokens(starts, [m.end() for m in _PARAGRAPH.finditer(text)])
+    sentences = np.union1d(paragraphs, _first_tokens(starts, sentence_starts(text)))
+    words = np.flatnonzero(np.r_[True, starts[1:] > spans[:-1, 1]])
+    n, begin = len(spans), 0
+    while True:
+        end = begin + most
+        if end >= n:
+            yield Piece(int(starts[begin]), int(spans[-1, 1]), n - begin)
+            return
+        end = (
+            _last(paragraphs, begin + int(most * PARAGRAPH_EARLY), end)
+            or _last(sentences, begin + int(most * BROKEN_EARLY), end)
+            or _last(words, begin + most // 2, end)
+            or end
+        )
+        yield Piece(int(starts[begin]), int(spans[end - 1, 1]), end - begin)
+        back = max(end - overlap, begin + 1)
+        begin = _first(sentences, back, end) or _first(words, back, end) or end
+
+
+def sentence_starts(text: str) -> list[int]:
+    """Characters at which a sentence begins, but for the first one."""
+    return [m.end() for m in _SENTENCE.finditer(text) if not _ABBREVIATION.search(text, max(0, m.start() - 8), m.end())]
+
+
+def lead(text: str, tokens: Tokens, sentences: int = 2, most: int = 64) -> str:
+    """The first sentences of a text, at most so many tokens of them."""
+    opening = text[: 64 * most]
+    cuts = [*sentence_starts(opening), len(opening)]
+    opening = opening[: cuts[min(sentences, len(cuts)) - 1]].strip()
+    spans = tokens.offsets([opening])[0]
+    return " ".join((opening if len(spans) <= most else opening[: int(spans[most - 1, 1])]).split())
+
+
+def token_spans(text: str, tokens: Tokens) -> Offsets:
+    """Characters of all tokens of a text, `[tokens, 2]`; tokens without a character of their own are left out."""
+    blocks = list(_blocks(text))
+    found = tokens.offsets([text[start:end] for start, end in blocks])
+    spans = [span[span[:, 1] > span[:, 0]] + start for (start, _), span in zip(blocks, found, strict=True)]
+    return _split_long(np.concatenate(spans)) if spans else np.zeros((0, 2), np.int64)
+
+
+def _split_long(spans: Offsets) -> Offsets:
+    """Spans in which those of more than `LONG` characters count as several: some tokenizers make one unknown token of
+    the longest of words."""
+    lengths = spans[:, 1] - spans[:, 0]
+    parts = np.where(lengths > LONG, -(-lengths // PART), 1)
+    if (parts == 1).all():
+        return spans
+    first = np.repeat(np.cumsum(parts) - parts, parts)
+    starts = np.repeat(spans[:, 0], parts) + PART * (np.arange(parts.sum()) - first)
+    return np.stack(
+        [
+            starts,
+            np.minimum(
+                np.where(np.repeat(parts, parts) > 1, starts + PART, np.iinfo(np.int64).max),
+                np.repeat(spans[:, 1], parts),
+            ),
+        ],
+        axis=1,
+    )
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int]]:
+    """Parts of a text of at most `BLOCK` characters, cut at white space if there is any."""
+    start = 0
+    while start < len(text):
+        end = min(start + BLOCK, len(text))
+        if end < len(text):
+            cut = max(text.rfind(" ", start, end), text.rfind("\n", start, end))
+            end = cut if cut > start else end
+        yield start, end
+        start = end
+
+
+def _first_tokens(starts: Offsets, characters: Sequence[int]) -> Offsets:
+    """For each character the first token that begins there or later."""
+    found = np.unique(np.searchsorted(starts, np.asarray(characters, np.int64)))
+    return found[found < len(starts)]
+
+
+def _last(cuts: Offsets, low: int, high: int) -> int:
+    """The last of the sorted cuts in `(low, high]`, or 0."""
+    i = int(np.searchsorted(cuts, high, side="right")) - 1
+    return int(cuts[i]) if i >= 0 and cuts[i] > low else 0
+
+
+def _first(cuts: Offsets, low: int, high: int) -> int:
+    """The first of the sorted cuts in `[low, high)`, or 0."""
+    i = int(np.searchsorted(cuts, low))
+    return int(cuts[i]) if i < len(cuts) and cuts[i] < high else 0

@@ -1,0 +1,37 @@
+"""How documents are kept, embedded and read: the section `retrieval` of the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
+
+
+class RetrievalConfig(BaseModel):
+    """Sizes in bytes, times in seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    embedder: str = Field(default=DEFAULT_EMBEDDER, description="a sentence-transformers model: directory or hub id")
+    embedders: tuple[str, ...] = Field(default=(), description="others that a new collection may name")
+    store: Literal["faiss", "qdrant"] = "faiss"
+    path: Path = Field(default=Path("data/collections"), description="folder of the collections")
+    url: str | None = Field(default=None, pattern=r"^(https?://|:memory:$)", description="address of Qdrant")
+    api_key_env: str = Field(default="QDRANT_API_KEY", description="variable with Qdrant's key")
+    index: Literal["auto", "flat", "hnsw", "ivf_pq"] = Field(default="auto", description="FAISS index; by size if auto")
+    device: str = Field(default="cpu", description="where the embedder runs: `cpu`, `cuda`, …")
+    max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="of a request that brings documents")
+    max_file_bytes: int = Field(default=64 * 2**20, ge=1024, description="of one document as it comes")
+    max_text_bytes: int = Field(default=16 * 2**20, ge=1024, description="of the text found in one document")
+    parse_seconds: float = Field(default=30.0, gt=0)
+    parse_memory: int = Field(default=2**30, ge=128 * 2**20, description="address space of the process that parses")
+    lock_seconds: float = Field(default=30.0, ge=0, description="how long a writer waits for another one")
+
+    @model_validator(mode="after")
+    def _check_store(self) -> RetrievalConfig:
+        if (self.store == "qdrant") != (self.url is not None):
+            raise ValueError("the store qdrant has a url, and no other store has one.")
+        return self

@@ -1,0 +1,239 @@
+"""Texts, metadata and the manifest of a collection in SQLite: whatever commits here has happened, all else has not."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from retrieval.base import Damaged, Filter, NoCollection, Passage, Prepared, RetrievalError, Scalar, Spec
+from retrieval.words import telling
+
+MARK, FORMAT = 0x57415652, 1  # "WAVR"
+SCHEMA = """
+CREATE TABLE manifest (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE documents (key INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, title TEXT NOT NULL,
+    metadata TEXT NOT NULL, digest TEXT NOT NULL, chunks INTEGER NOT NULL, staged INTEGER NOT NULL);
+CREATE UNIQUE INDEX documents_id ON documents (id, staged);
+CREATE TABLE tags (name TEXT NOT NULL, value TEXT NOT NULL, document INTEGER NOT NULL,
+    PRIMARY KEY (name, value, document)) WITHOUT ROWID;
+CREATE INDEX tags_document ON tags (document);
+CREATE TABLE summaries (document INTEGER NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL,
+    PRIMARY KEY (document, kind)) WITHOUT ROWID;
+CREATE TABLE chunks (id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, number INTEGER NOT NULL,
+    text TEXT NOT NULL);
+CREATE INDEX chunks_document ON chunks (document, number);
+CREATE VIRTUAL TABLE words USING fts5 (text, content='chunks', content_rowid='id', tokenize='porter unicode61');
+CREATE TABLE segments (file TEXT PRIMARY KEY, kind TEXT NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    sha256 TEXT NOT NULL, ids BLOB NOT NULL, staged INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE dead (chunk INTEGER PRIMARY KEY);
+"""
+FOREIGN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
+"""What SQLite says of a file that is not what it was, or never was; `ERROR`: it lacks our tables."""
+TELLING = 1e-4
+"""SQLite gives words that most chunks have next to nothing: what has only such words is not found."""
+
+
+class Database:
+    """A file of SQLite with as many readers as there are threads that read, and one writer at a time."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises:
+        NoCollection: there is no such file.
+        Damaged: it is none of ours."""
+        self._file = file
+        self._idle: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        try:
+            self._inode = file.stat().st_ino
+        except OSError:
+            raise NoCollection(f"There is no collection '{file.parent.name}'.") from None
+        with self.reading() as db:
+            found = (db.execute("PRAGMA application_id").fetchone()[0], db.execute("PRAGMA user_version").fetchone()[0])
+        if found != (MARK, FORMAT):
+            raise Damaged(f"{file.name} of collection '{file.parent.name}' was not written by this release of Waver.")
+
+    @staticmethod
+    def create(file: Path, spec: Spec) -> None:
+        """Write an empty database.
+
+        Raises:
+            RetrievalError: this Python's SQLite lacks full-text search.
+        """
+        db = sqlite3.connect(file, isolation_level=None)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA application_id = {MARK}")
+            db.execute(f"PRAGMA user_version = {FORMAT}")
+            db.executescript(SCHEMA)
+            values = [("spec", json.dumps(asdict(spec))), ("generation", "0")]
+            db.executemany("INSERT INTO manifest VALUES (?, ?)", values)
+        except sqlite3.OperationalError as error:
+            raise RetrievalError(f"The collection's database cannot be made: {error}.") from error
+        finally:
+            db.close()
+
+    @property
+    def current(self) -> bool:
+        """Whether the file is still the one that was opened."""
+        try:
+            return self._file.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        if not self.current:
+            raise NoCollection(f"There is no collection '{self._file.parent.name}' any more.")
+        with self._lock:
+            db = self._idle.pop() if self._idle else None
+        try:
+            if db is None:
+                db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False, timeout=30)
+                db.execute("PRAGMA trusted_schema = OFF")
+                db.execute("PRAGMA synchronous = FULL")
+            yield db
+            with self._lock:
+                self._idle.append(db)
+            db = None
+        except sqlite3.DatabaseError as error:
+            name = f"The collection '{self._file.parent.name}'"
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in FOREIGN:
+                raise Damaged(f"{name} is damaged: {self._file.name}: {error}.") from error
+            raise RetrievalError(f"{name} cannot be used now: {error}.") from error
+        finally:
+            if db is not None:
+                db.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """One state of the collection, whatever is written meanwhile."""
+        with self._connection() as db:
+            db.execute("BEGIN")
+            try:
+                yield db
+            finally:
+                db.execute("ROLLBACK")
+
+    @contextmanager
+    def changing(self) -> Iterator[sqlite3.Connection]:
+        """A change that happens as a whole or not at all, and is on disk afterwards."""
+        with self._connection() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("UPDATE manifest SET value = value + 1 WHERE key = 'generation'")
+                db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        with self._lock:
+            while self._idle:
+                self._idle.pop().close()
+
+
+def spec(db: sqlite3.Connection) -> Spec:
+    return Spec(**json.loads(_manifest(db, "spec")))
+
+
+def generation(db: sqlite3.Connection) -> int:
+    """Grows with every change."""
+    return int(_manifest(db, "generation"))
+
+
+def _manifest(db: sqlite3.Connection, key: str) -> str:
+    row = db.execute("SELECT value FROM manifest WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        raise Damaged(f"The collection's manifest lacks '{key}'.")
+    return str(row[0])
+
+
+def next_chunk(db: sqlite3.Connection) -> int:
+    """The id of the next chunk; ids are never used twice."""
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'").fetchone()
+    return 1 + (row[0] if row else 0)
+
+
+def insert(db: sqlite3.Connection, documents: Sequence[Prepared], staged: bool) -> None:
+    """Add documents with their chunks, whose ids go on from `next_chunk`; what has the same id is forgotten."""
+    first = next_chunk(db)
+    for prepared in documents:
+        it = prepared.document
+        forget(db, it.id, staged)
+        key = db.execute(
+            "INSERT INTO documents (id, title, metadata, digest, chunks, staged) VALUES (?, ?, ?, ?, ?, ?)",
+            (it.id, it.title, json.dumps(dict(it.metadata)), it.digest, len(prepared.chunks), int(staged)),
+        ).lastrowid
+        db.executemany("INSERT INTO tags VALUES (?, ?, ?)", [(k, tag(v), key) for k, v in it.metadata.items()])
+        db.execute("INSERT INTO summaries VALUES (?, 'lead', ?)", (key, prepared.summary))
+        rows = [(first + i, key, i, text) for i, text in enumerate(prepared.chunks)]
+        db.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?)", rows)
+        db.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", [(row[0], row[3]) for row in rows])
+        first += len(rows)
+
+
+def forget(db: sqlite3.Connection, document: str, staged: bool) -> bool:
+    """Remove a document and mark its vectors as dead; whether there was one."""
+    row = db.execute("SELECT key FROM documents WHERE id = ? AND staged = ?", (document, int(staged))).fetchone()
+    if row is None:
+        return False
+    db.execute("INSERT INTO words (words, rowid, text) SELECT 'delete', id, text FROM chunks WHERE document = ?", row)
+    db.execute("INSERT INTO dead SELECT id FROM chunks WHERE document = ?", row)
+    for table in ("chunks", "tags", "summaries"):
+        db.execute(f"DELETE FROM {table} WHERE document = ?", row)
+    db.execute("DELETE FROM documents WHERE key = ?", row)
+    return True
+
+
+def chunks_where(db: sqlite3.Connection, where: Filter) -> Iterator[int]:
+    """Ids of the chunks whose documents carry all of this metadata."""
+    condition, values = _condition(where)
+    rows = db.execute(f"SELECT id FROM chunks c WHERE {condition}", values)
+    return (row[0] for row in rows)
+
+
+def matching(db: sqlite3.Connection, words: str, count: int, where: Filter) -> list[tuple[int, float]]:
+    """Ids and BM25 scores (k1 = 1.2, b = 0.75) of the chunks that have one of the words, best first."""
+    found = telling(words)
+    if not found:
+        return []
+    condition, values = _condition(where)
+    rows = db.execute(
+        "SELECT w.rowid, -bm25(words) FROM words w JOIN chunks c ON c.id = w.rowid JOIN documents d "
+        f"ON d.key = c.document WHERE words MATCH ? AND NOT d.staged AND {condition} ORDER BY bm25(words), w.rowid "
+        "LIMIT ?",
+        (" OR ".join(f'"{word}"' for word in found), *values, count),
+    )
+    return [(row[0], row[1]) for row in rows if row[1] > TELLING]
+
+
+def passages(db: sqlite3.Connection, scores: Mapping[int, float]) -> dict[int, Passage]:
+    """Passages by chunk id; chunks that are not there are left out."""
+    rows = db.execute(
+        "SELECT c.id, d.id, c.number, c.text, d.title, d.metadata FROM chunks c JOIN documents d ON d.key = c.document "
+        f"WHERE NOT d.staged AND c.id IN ({','.join('?' * len(scores))})",
+        list(scores),
+    )
+    return {row[0]: Passage(row[1], row[2], scores[row[0]], row[3], row[4], json.loads(row[5])) for row in rows}
+
+
+def _condition(where: Filter) -> tuple[str, list[str]]:
+    parts, values = ["1"], []
+    for name, wanted in where.items():
+        several = [wanted] if isinstance(wanted, str | int | float | None) else list(wanted)
+        marks = ",".join("?" * len(several))
+        parts.append(f"c.document IN (SELECT document FROM tags WHERE name = ? AND value IN ({marks}))")
+        values += [name, *map(tag, several)]
+    return " AND ".join(parts), values
+
+
+def tag(value: Scalar) -> str:
+    """A metadata value as it is compared: 1 and 1.0 are the same, 1 and true are not."""
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)

@@ -1,0 +1,143 @@
+"""Texts to unit vectors, by any sentence-transformers model, loaded when it is first asked."""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retrieval.base import Unavailable, Vectors
+from retrieval.chunking import Offsets
+from retrieval.weights import check, locate
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+REMEMBERED = 4096
+"""Questions whose vectors are kept: 6 MiB at 384 dimensions."""
+BATCH = 16
+MISSING = "Retrieval needs packages that are not installed ({}): pip install 'waver[retrieval]'."
+
+
+class Embedder:
+    """A sentence-transformers model under the name that a user gave it. Every method may be called from any thread.
+
+    Raises:
+        Unavailable: on first use; it cannot be loaded.
+    """
+
+    def __init__(self, name: str, device: str = "cpu") -> None:
+        self.name = name
+        self._device = device
+        self._model: SentenceTransformer | None = None
+        self._plain: Any = None
+        self._fingerprint = ""
+        self._loading, self._running = threading.Lock(), threading.Lock()
+        self._asked: OrderedDict[str, Vectors] = OrderedDict()
+
+    @property
+    def loaded(self) -> bool:
+        return self._model is not None
+
+    @property
+    def model(self) -> SentenceTransformer:
+        with self._loading:
+            if self._model is None:
+                folder = locate(self.name)
+                self._fingerprint = check(folder, self.name)
+                model = _load(folder, self.name, self._device)
+                # A copy that never cuts: where a tokenizer cuts is part of its state.
+                self._plain = copy.deepcopy(model.tokenizer.backend_tokenizer)
+                self._plain.no_truncation()
+                self._plain.no_padding()
+                self._model = model
+            return self._model
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights."""
+        assert self.model
+        return self._fingerprint
+
+    @property
+    def dimension(self) -> int:
+        return int(self.model.get_embedding_dimension() or 0)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of a text that the model reads; its marks of start and end are not counted."""
+        tokenizer: Any = self.model.tokenizer
+        length = self.model.max_seq_length or tokenizer.model_max_length
+        return int(length) - int(tokenizer.num_special_tokens_to_add())
+
+    def offsets(self, texts: Sequence[str]) -> list[Offsets]:
+        """Characters of each text's tokens, `[tokens, 2]`: for `retrieval.chunking`."""
+        assert self.model
+        found = self._plain.encode_batch(list(texts), add_special_tokens=False)
+        return [np.array(each.offsets, np.int64).reshape(-1, 2) for each in found]
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, the model's marks not counted."""
+        return [len(spans) for spans in self.offsets(texts)]
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors `[texts, dimension]`. What a text has beyond `most_tokens` is not read."""
+        if not texts:
+            return np.zeros((0, self.dimension), np.float32)
+        model = self.model
+        # By length, so that little is padding; batch by batch, so that a question need not wait for a whole document.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        vectors = np.empty((len(texts), self.dimension), np.float32)
+        for start in range(0, len(order), BATCH):
+            some = order[start : start + BATCH]
+            with self._running:
+                vectors[some] = model.encode(
+                    [texts[i] for i in some], batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False
+                )
+        return vectors
+
+    def question(self, text: str) -> Vectors:
+        """The unit vector `[dimension]` of a question; recent ones are remembered."""
+        try:
+            self._asked.move_to_end(text)
+            return self._asked[text]
+        except KeyError:
+            vector: Vectors = self.embed([text])[0]
+            vector.flags.writeable = False
+        self._asked[text] = vector
+        while len(self._asked) > REMEMBERED:
+            self._asked.popitem(last=False)
+        return vector
+
+
+def _load(folder: Path, name: str, device: str) -> SentenceTransformer:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+    except ImportError as error:
+        raise Unavailable(MISSING.format(error.name)) from error
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = SentenceTransformer(
+            str(folder),
+            device=device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+        raise Unavailable(f"The embedder '{name}' cannot be loaded: {str(error).splitlines()[0]}") from error
+    finally:
+        if bar:
+            logging.enable_progress_bar()
+    if not hasattr(model.tokenizer, "backend_tokenizer"):
+        raise Unavailable(f"The embedder '{name}' has no fast tokenizer, which chunking needs.")
+    return model.eval()

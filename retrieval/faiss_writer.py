@@ -1,0 +1,173 @@
+"""How a collection on disk changes: new segments, small ones merged on the way, and a rebuilt index where it pays."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from retrieval import database
+from retrieval.base import Ids, Prepared, Vectors
+from retrieval.index import Kind, build, kind_for
+from retrieval.segments import Segment
+
+if TYPE_CHECKING:
+    from retrieval.faiss_store import FaissStore
+
+MERGED = 16_384
+"""Vectors up to which small flat segments are merged while documents are added; `compact` does the rest."""
+LOOSE = 0.2
+"""The index is rebuilt when more than this share of its vectors lies outside of it, or is dead."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A segment that is on disk and in no manifest yet."""
+
+    file: str
+    kind: Kind
+    ids: Ids
+    bytes: int
+    sha256: str
+
+
+class FaissWriter:
+    """The one writer of a collection, while it holds the lock. See `retrieval.base.Writer`."""
+
+    def __init__(self, store: FaissStore) -> None:
+        self._store = store
+        with store.database.reading() as db:
+            named = {row[0] for row in db.execute("SELECT file FROM segments")}
+        for file in store.folder.iterdir():
+            # What a writer left that died, or merged away while somebody still had it open.
+            if file.suffix == ".faiss" and file.name not in named:
+                _remove(store, file.name)
+
+    def add(self, documents: Sequence[Prepared]) -> None:
+        with self._store.reading() as (_, snapshot):
+            flats = [segment for segment in snapshot.segments if segment.index.kind == "flat"]
+        total = sum(len(each.chunks) for each in documents)
+        absorbed: list[Segment] = []
+        # As in a binary counter: a vector is copied again only when the segment it is in at least grows by half.
+        for segment in sorted(flats, key=lambda each: len(each.ids)):
+            if len(segment.ids) > 2 * total or total + len(segment.ids) > MERGED:
+                break
+            total += len(segment.ids)
+            absorbed.append(segment)
+        self._insert(documents, staged=False, absorbed=absorbed)
+
+    def stage(self, documents: Sequence[Prepared]) -> None:
+        self._insert(documents, staged=True, absorbed=[])
+
+    def _insert(self, documents: Sequence[Prepared], staged: bool, absorbed: Sequence[Segment]) -> None:
+        documents = list({each.document.id: each for each in documents}.values())
+        with self._store.database.reading() as db:
+            begin = database.next_chunk(db)
+        vectors = [block for segment in absorbed for block in segment.blocks()] + [each.vectors for each in documents]
+        old = [segment.chunks for segment in absorbed]
+        ids = np.concatenate([*old, begin + np.arange(sum(map(len, vectors)) - sum(map(len, old)), dtype=np.int64)])
+        written = self._write("flat", ids, lambda: iter(vectors)) if len(ids) else None
+        with self._store.database.changing() as db:
+            database.insert(db, documents, staged)
+            _replace(db, absorbed, written, staged)
+        for segment in absorbed:
+            _remove(self._store, segment.file)
+
+    def publish(self, keep: Iterable[str]) -> None:
+        wanted = set(keep)
+        with self._store.database.changing() as db:
+            for (document,) in db.execute("SELECT id FROM documents WHERE staged").fetchall():
+                if document in wanted:
+                    database.forget(db, document, staged=False)
+                else:
+                    database.forget(db, document, staged=True)
+            db.execute("UPDATE documents SET staged = 0 WHERE staged")
+            db.execute("UPDATE segments SET staged = 0 WHERE staged")
+
+    def remove(self, document: str) -> bool:
+        with self._store.database.changing() as db:
+            return database.forget(db, document, staged=False)
+
+    def digest(self, document: str) -> tuple[str, int] | None:
+        return self._known(document, 0)
+
+    def staged(self, document: str) -> tuple[str, int] | None:
+        return self._known(document, 1)
+
+    def _known(self, document: str, staged: int) -> tuple[str, int] | None:
+        with self._store.database.reading() as db:
+            row = db.execute(
+                "SELECT digest, chunks FROM documents WHERE id = ? AND staged = ?", (document, staged)
+            ).fetchone()
+        return None if row is None else (row[0], row[1])
+
+    def summarise(self, summaries: Mapping[str, str], kind: str) -> None:
+        with self._store.database.changing() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO summaries SELECT key, ?, ? FROM documents WHERE id = ? AND NOT staged",
+                [(kind, text, document) for document, text in summaries.items()],
+            )
+
+    def compact(self) -> None:
+        """Put everything into one index of the kind that suits its size, if too much lies outside of it."""
+        with self._store.reading() as (_, snapshot):
+            segments = snapshot.segments
+        count = sum(segment.count for segment in segments)
+        kind = kind_for(count, self._store.kind)
+        if not segments or not _worth_it(segments, count, kind):
+            return
+        written = None
+        if count:
+            ids = np.concatenate([segment.chunks for segment in segments])
+            written = self._write(kind, ids, lambda: (block for segment in segments for block in segment.blocks()))
+        with self._store.database.changing() as db:
+            _replace(db, segments, written, staged=False)
+        for segment in segments:
+            _remove(self._store, segment.file)
+
+    def _write(self, kind: Kind, ids: Ids, blocks: Callable[[], Iterator[Vectors]]) -> Written:
+        """Write a segment and see to it that it is on disk."""
+        file = self._store.folder / f"{secrets.token_hex(8)}.faiss"
+        build(kind, len(ids), self._store.spec.dimension, blocks, file)
+        if os.name == "posix":
+            folder = os.open(file.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return Written(file.name, kind, ids, file.stat().st_size, digest)
+
+
+def _worth_it(segments: Sequence[Segment], count: int, kind: Kind) -> bool:
+    largest = max(segments, key=lambda segment: len(segment.ids))
+    total = sum(len(segment.ids) for segment in segments)
+    loose, dead = total - len(largest.ids), total - count
+    return largest.index.kind != kind or loose > LOOSE * total or dead > LOOSE * total
+
+
+def _replace(db: sqlite3.Connection, old: Sequence[Segment], new: Written | None, staged: bool) -> None:
+    kept = np.zeros(0, np.int64) if new is None else new.ids
+    for segment in old:
+        db.execute("DELETE FROM segments WHERE file = ?", (segment.file,))
+        gone = segment.ids[~np.isin(segment.ids, kept)].tolist()
+        db.executemany("DELETE FROM dead WHERE chunk = ?", [(chunk,) for chunk in gone])
+    if new is not None:
+        db.execute(
+            "INSERT INTO segments (file, kind, rows, bytes, sha256, ids, staged) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (new.file, new.kind, len(new.ids), new.bytes, new.sha256, new.ids.astype("<i8").tobytes(), int(staged)),
+        )
+
+
+def _remove(store: FaissStore, name: str) -> None:
+    # Where a mapped file cannot be deleted, the next writer does it.
+    with suppress(OSError):
+        (store.folder / name).unlink()

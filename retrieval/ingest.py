@@ -1,0 +1,112 @@
+"""A file or a folder into a collection: batch by batch on disk, visible all at once when everything is there.
+
+An ingestion that is cut off leaves the collection as it was. Run again, it takes what it had prepared and goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from retrieval.base import BadDocument, Document, Prepared, Scalar, TooLarge, Writer
+from retrieval.collection import Collection, check
+from retrieval.parsing import Parsers
+
+BATCH = 256
+"""Chunks that are written at a time: what is lost at most when an ingestion is cut off."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file; `reason` says why it was skipped."""
+
+    id: str
+    state: Literal["added", "unchanged", "skipped"]
+    chunks: int = 0
+    bytes: int = 0
+    reason: str = ""
+
+
+def files(path: Path) -> list[tuple[str, Path]]:
+    """The documents below a path as ids (their relative paths, or the one file's name) and files; nothing hidden.
+
+    Raises:
+        BadDocument: there is nothing there.
+    """
+    if path.is_file():
+        return [(path.name, path)]
+    if not path.is_dir():
+        raise BadDocument(f"There is no file or folder '{path}'.")
+    found = [(file.relative_to(path), file) for file in path.rglob("*") if file.is_file()]
+    shown = [(name.as_posix(), file) for name, file in found if not any(part.startswith(".") for part in name.parts)]
+    if not shown:
+        raise BadDocument(f"There are no files in '{path}'.")
+    return sorted(shown)
+
+
+def file_digest(data: bytes, metadata: Mapping[str, Scalar]) -> str:
+    """What a document's digest is when it comes as a file."""
+    return hashlib.sha256(data + json.dumps(dict(metadata), sort_keys=True).encode()).hexdigest()
+
+
+def ingest(
+    collection: Collection, parsers: Parsers, path: Path, metadata: Mapping[str, Scalar] | None = None
+) -> Iterator[Outcome]:
+    """Bring in all files below a path, and say what became of each. What has not changed is left alone; files that
+    cannot be read are skipped. Everything becomes searchable when the iterator ends.
+
+    Raises:
+        Busy: somebody else is writing to the collection.
+    """
+    found = files(path)
+    tags = dict(metadata or {})
+    with collection.store.writing() as writer:
+        batch: list[Prepared] = []
+        keep: list[str] = []
+        for name, file in found:
+            try:
+                prepared, outcome = _read(collection, writer, parsers, name, file, tags)
+            except (BadDocument, TooLarge) as error:
+                outcome, prepared = Outcome(name, "skipped", reason=str(error)), None
+            except OSError as error:
+                outcome, prepared = Outcome(name, "skipped", reason=error.strerror or "it cannot be read"), None
+            if outcome.state == "added":
+                keep.append(name)
+            if prepared is not None:
+                batch.append(prepared)
+            if sum(len(each.chunks) for each in batch) >= BATCH:
+                writer.stage(batch)
+                batch = []
+            yield outcome
+        if batch:
+            writer.stage(batch)
+        writer.publish(keep)
+        writer.compact()
+
+
+def _read(
+    collection: Collection,
+    writer: Writer,
+    parsers: Parsers,
+    name: str,
+    file: Path,
+    metadata: Mapping[str, Scalar],
+) -> tuple[Prepared | None, Outcome]:
+    size = file.stat().st_size
+    parsers.check_size(size)
+    data = file.read_bytes()
+    digest = file_digest(data, metadata)
+    searchable, staged = writer.digest(name), writer.staged(name)
+    if searchable is not None and searchable[0] == digest:
+        return None, Outcome(name, "unchanged", searchable[1], size)
+    if staged is not None and staged[0] == digest:
+        return None, Outcome(name, "added", staged[1], size)
+    title, text = parsers.parse(data, name)
+    document = Document(name, text, title, metadata, digest)
+    check(document)
+    prepared = collection.prepare(document)
+    return prepared, Outcome(name, "added", len(prepared.chunks), size)

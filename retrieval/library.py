@@ -1,0 +1,229 @@
+"""All collections of one configuration: made, opened, listed, deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from retrieval.base import Exists, NoCollection, RetrievalError, Spec, Store
+from retrieval.collection import Collection
+from retrieval.config import RetrievalConfig
+from retrieval.embedder import Embedder
+from retrieval.parsing import Parsers
+
+NAME = re.compile(r"[a-z0-9_-]{1,64}")
+SEARCHES, OTHERS = 4, 3
+"""Searches, and other pieces of work, that run at a time."""
+Result = TypeVar("Result")
+
+
+class Shelf(Protocol):
+    """Where stores are kept."""
+
+    def names(self) -> list[str]:
+        """The collections that are there."""
+
+    def create(self, spec: Spec) -> None:
+        """Raises:
+        Exists: there is one of this name."""
+
+    def open(self, name: str) -> Store:
+        """Raises:
+        NoCollection: there is none."""
+
+    def delete(self, name: str) -> None:
+        """Raises:
+        NoCollection: there is none."""
+
+    def close(self) -> None: ...
+
+
+class Library:
+    """The collections of a configuration. Every method may be called from any thread."""
+
+    def __init__(self, config: RetrievalConfig) -> None:
+        """Nothing is loaded, read or written yet."""
+        self.config = config
+        self.embedders = {name: Embedder(name, config.device) for name in (config.embedder, *config.embedders)}
+        self.parsers = Parsers(config.max_file_bytes, config.max_text_bytes, config.parse_seconds, config.parse_memory)
+        self._threads = ThreadPoolExecutor(SEARCHES, thread_name_prefix="search")
+        self._others = ThreadPoolExecutor(OTHERS, thread_name_prefix="library")
+        self._open: dict[str, Collection] = {}
+        self._lock = threading.Lock()
+        self._shelf: Shelf | None = None
+
+    @property
+    def shelf(self) -> Shelf:
+        """Raises:
+        Unavailable: the store's packages are not installed, or it cannot be reached."""
+        with self._lock:
+            if self._shelf is None:
+                if self.config.store == "qdrant":
+                    from retrieval.qdrant_store import QdrantShelf
+
+                    self._shelf = QdrantShelf(self.config)
+                else:
+                    self._shelf = FaissShelf(self.config)
+            return self._shelf
+
+    async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """Do something slow in a thread, apart from those of searches and of the event loop's own."""
+        return await asyncio.get_running_loop().run_in_executor(self._others, work, *arguments)
+
+    def embedder(self, name: str | None = None) -> Embedder:
+        """One of the configured embedders, the first if none is named.
+
+        Raises:
+            RetrievalError: it is not configured.
+        """
+        found = self.embedders.get(name or self.config.embedder)
+        if found is None:
+            raise RetrievalError(f"There is no embedder '{(name or '')[:80]}'; there are: {', '.join(self.embedders)}.")
+        return found
+
+    def create(
+        self, name: str, embedder: str | None = None, chunk_tokens: int = 128, chunk_overlap: int = 32
+    ) -> Collection:
+        """Make an empty collection.
+
+        Raises:
+            RetrievalError: the name, the embedder or the sizes will not do.
+            Exists: there is one of this name.
+        """
+        check_name(name)
+        model = self.embedder(embedder)
+        if name in self.names():
+            raise Exists(f"There is a collection '{name}' already.")
+        if not 8 <= chunk_tokens <= model.most_tokens:
+            raise RetrievalError(f"chunk_tokens should be 8 to {model.most_tokens}, which is all '{model.name}' reads.")
+        if not 0 <= chunk_overlap <= chunk_tokens // 2:
+            raise RetrievalError(f"chunk_overlap should be 0 to {chunk_tokens // 2}, half of chunk_tokens.")
+        self.shelf.create(Spec(name, model.name, model.fingerprint, model.dimension, chunk_tokens, chunk_overlap))
+        return self.open(name)
+
+    def open(self, name: str) -> Collection:
+        """A collection that is there.
+
+        Raises:
+            NoCollection: it is not.
+            RetrievalError: it is damaged, or its embedder is not configured.
+        """
+        if not NAME.fullmatch(name):
+            raise NoCollection(f"There is no collection '{name[:80]}'.")
+        shelf = self.shelf
+        with self._lock:
+            found = self._open.get(name)
+        if found is not None:
+            if found.store.current:
+                return found
+            self.forget(name)
+        store = shelf.open(name)
+        try:
+            embedder = self.embedder(store.spec.embedder)
+        except RetrievalError as error:
+            store.close()
+            raise RetrievalError(
+                f"The collection '{name}' was made by the embedder '{store.spec.embedder}': add it to "
+                "retrieval.embedders in the configuration."
+            ) from error
+        collection = Collection(store, embedder, self._threads)
+        with self._lock:
+            kept = self._open.setdefault(name, collection)
+        if kept is not collection:
+            store.close()
+        return kept
+
+    def forget(self, name: str) -> None:
+        """Open a collection anew the next time: it was deleted or replaced by another process."""
+        with self._lock:
+            found = self._open.pop(name, None)
+        if found is not None:
+            found.store.close()
+
+    def names(self) -> list[str]:
+        return sorted(self.shelf.names())
+
+    def delete(self, name: str) -> None:
+        """Raises:
+        NoCollection: there is none.
+        Busy: somebody is writing to it."""
+        if not NAME.fullmatch(name):
+            raise NoCollection(f"There is no collection '{name[:80]}'.")
+        self.shelf.delete(name)
+        self.forget(name)
+
+    def close(self) -> None:
+        """Let go of everything; what runs is waited for."""
+        for threads in (self._threads, self._others):
+            threads.shutdown(cancel_futures=True)
+        for name in list(self._open):
+            self.forget(name)
+        if self._shelf is not None:
+            self._shelf.close()
+        self.parsers.close()
+
+
+class FaissShelf:
+    """One folder for each collection below `config.path`."""
+
+    def __init__(self, config: RetrievalConfig) -> None:
+        from retrieval.faiss_store import FaissStore
+
+        self._store = FaissStore
+        self._root = Path(config.path)
+        self._kind = None if config.index == "auto" else config.index
+        self._lock_seconds = config.lock_seconds
+
+    def names(self) -> list[str]:
+        if not self._root.is_dir():
+            return []
+        return [folder.name for folder in self._root.iterdir() if NAME.fullmatch(folder.name) and folder.is_dir()]
+
+    def create(self, spec: Spec) -> None:
+        with self._temporary() as folder:
+            self._store.create(folder, spec)
+            try:
+                folder.rename(self._root / spec.name)  # fails where the target is a folder with something in it
+            except OSError as error:
+                raise Exists(f"There is a collection '{spec.name}' already.") from error
+
+    @contextmanager
+    def _temporary(self) -> Iterator[Path]:
+        """A folder that no name can be; whatever is left of it in the end is deleted."""
+        folder = self._root / f".{secrets.token_hex(8)}"
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise RetrievalError(f"The folder of the collections cannot be written: {error.strerror}.") from error
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def open(self, name: str) -> Store:
+        return self._store(self._root / name, self._kind, self._lock_seconds)
+
+    def delete(self, name: str) -> None:
+        # Not opened: what is damaged can be deleted too.
+        folder = self._root / name
+        if not folder.is_dir():
+            raise NoCollection(f"There is no collection '{name}'.")
+        with self._store.lock(folder, self._lock_seconds), self._temporary() as trash:
+            folder.rename(trash / name)
+
+    def close(self) -> None: ...
+
+
+def check_name(name: str) -> None:
+    """Raises:
+    RetrievalError: collections cannot be called so."""
+    if not NAME.fullmatch(name):
+        raise RetrievalError("name: lower-case letters, digits, '-' and '_', at most 64.")

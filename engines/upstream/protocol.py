@@ -1,0 +1,131 @@
+"""What comes back from an upstream: events of a stream, JSON objects, and refusals, each as data or as an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from engines.base import EngineError, Unsupported
+
+AWAY = frozenset({502, 503})
+"""Statuses with which a proxy or a starting server says that nobody is there now."""
+TOO_MANY = 429
+LONGEST_LINE = 1 << 22
+"""Bytes of one event."""
+LONGEST_COMPLAINT = 1 << 16
+"""Bytes that are read of an answer that is an error."""
+
+
+class Again(Exception):
+    """Worth another try, after so many seconds at least; if there is none, `error` it is. `away`: nobody is there."""
+
+    def __init__(self, error: EngineError, seconds: float = 0.0, away: bool = True) -> None:
+        super().__init__(str(error))
+        self.error, self.seconds, self.away = error, seconds, away
+
+
+class Protocol:
+    """Reads what one upstream sends. `who` names it in errors, `secrets` never stand in them."""
+
+    def __init__(self, who: str, secrets: Sequence[str] = ()) -> None:
+        self.who = who
+        self._secrets = secrets
+
+    def event(self, line: bytes) -> list[dict[str, Any]] | None:
+        """The choices in a line of a stream; None at its end."""
+        field, _, value = line.partition(b":")
+        if field != b"data":
+            if field in (b"", b"event", b"id", b"retry"):
+                return []
+            raise EngineError(f"{self.who} sent something that is not a server-sent event")
+        if value.strip() == b"[DONE]":
+            return None
+        event = self.object(value)
+        if event.get("error") or event.get("object") == "error":
+            raise EngineError(f"{self.who} failed: {self._complaint(event)[0]}")
+        choices = event.get("choices") or []
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise EngineError(f"{self.who} sent an event without choices")
+        said = ("text", "logprobs", "waver", "finish_reason")
+        return [choice for choice in choices if any(choice.get(key) for key in said)]
+
+    def object(self, content: bytes) -> dict[str, Any]:
+        data = _parsed(content)
+        if not isinstance(data, dict):
+            raise EngineError(f"{self.who} sent something that is not a JSON object")
+        return data
+
+    def failure(self, response: httpx.Response, content: bytes) -> Exception:
+        """What to raise for an answer that is not a success."""
+        status = response.status_code
+        if status in (401, 403):  # what it says may quote a part of the key
+            return EngineError(f"{self.who} does not accept the key (status {status})")
+        data = _parsed(content)
+        message, param = self._complaint(data if isinstance(data, dict) else {})
+        if status in (400, 413, 422):
+            return Unsupported(f"{self.who} refuses the request: {message}", param)
+        error = EngineError(f"{self.who} answered with status {status}: {message}")
+        if status in AWAY or status == TOO_MANY:
+            return Again(error, _retry_after(response.headers.get("retry-after")), away=status in AWAY)
+        return error
+
+    def _complaint(self, data: dict[str, Any]) -> tuple[str, str | None]:
+        """An upstream's own words, and the name of the field that it complains about."""
+        inner = data.get("error") or data
+        inner = inner if isinstance(inner, dict) else {"message": inner}
+        message, param = inner.get("message") or data.get("detail"), inner.get("param")
+        text = " ".join(str(message or "it gives no reason").split())
+        for secret in self._secrets:
+            text = text.replace(secret, "…")
+        return text[:300], param if isinstance(param, str) and len(param) <= 60 else None
+
+
+def reason(error: Exception) -> str:
+    """An exception's own words, or its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+async def lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """Lines as server-sent events have them. (httpx would also end them at U+2028, which JSON may hold.)"""
+    rest = b""
+    async for part in response.aiter_bytes():
+        *whole, rest = (rest + part).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            raise EngineError(f"a line of more than {LONGEST_LINE} bytes came from {response.url.host}")
+        for line in whole:
+            yield line.rstrip(b"\r")
+    if rest:
+        yield rest
+
+
+async def beginning(response: httpx.Response) -> bytes:
+    content = b""
+    async for part in response.aiter_bytes():
+        content += part
+        if len(content) > LONGEST_COMPLAINT:
+            break
+    return content
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds that an upstream asks to wait."""
+    if value is None:
+        return 0.0
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max((parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds(), 0.0)
+    except (ValueError, TypeError):  # the latter for a time without its zone
+        return 0.0

@@ -1,0 +1,183 @@
+"""From `Sampling` to the body of a completion request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from engines.base import Gate, Sampling, Unsupported
+from engines.tokens import TokenText
+from engines.transforms import MinP, Transform
+from engines.vllm.ask import KEY, LONGEST_WINDOW
+
+TOLD: dict[str, dict[str, Any]] = {
+    "trace": {"trace": True},
+    "ids": {"return_tokens_as_token_ids": True},
+    "names": {},
+}
+"""What a request asks for to get token ids back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What an upstream was found to do.
+
+    `ids_in`: it takes token ids as a prompt, else text. `told`: how it tells which tokens it wrote: in Waver's trace,
+    as ids, or by their spelling. `top`: log-probabilities at each position. `extras`: it takes vLLM's further fields.
+    `tells_end`: the token that ends an answer is among those it reports. `reserved`: the token with which Waver's
+    plugin ends a request; None where there is no plugin, or none is wanted.
+    """
+
+    ids_in: bool = True
+    told: Literal["trace", "ids", "names"] = "ids"
+    top: int = 20
+    extras: bool = True
+    tells_end: bool = True
+    reserved: int | None = None
+
+
+def body(
+    model: str, ids: Sequence[int], sampling: Sampling, tokens: TokenText, able: Abilities, room: int
+) -> dict[str, Any]:
+    """A request for the rest of an answer, streamed.
+
+    Args:
+        ids: the prompt and the answer so far. room: most tokens that the context leaves.
+
+    Raises:
+        Unsupported: this upstream cannot be asked for it.
+    """
+    start = len(ids) if sampling.answer_start is None else sampling.answer_start
+    written = len(ids) - start
+    _refuse(sampling, able, written)
+    limit = max(min(sampling.max_tokens - written, room), 1)
+    out = {
+        "model": model,
+        "prompt": prompt(ids, tokens, able),
+        "stream": True,
+        "max_tokens": limit,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        **TOLD[able.told],
+    }
+    if able.told != "trace" or sampling.top_logprobs:
+        out["logprobs"] = max(sampling.top_logprobs, 1) if able.told == "trace" else able.top
+    if sampling.temperature > 0:
+        out["seed"] = segment_seed(sampling.seed, written)
+    # What is left out takes the upstream's default, which need not be the neutral value.
+    further = {
+        "top_k": (sampling.top_k or -1, -1),
+        "min_p": (0.0 if truncations(sampling) else sampling.min_p, 0.0),
+        "repetition_penalty": (sampling.repetition_penalty, 1.0),
+        "presence_penalty": (sampling.presence_penalty, 0.0),
+        "frequency_penalty": (sampling.frequency_penalty, 0.0),
+    }
+    out |= {name: value for name, (value, neutral) in further.items() if able.extras or value != neutral}
+    optional = {
+        "min_tokens": min(max(sampling.min_tokens - written, 0), limit),
+        "ignore_eos": sampling.ignore_eos,
+        "stop_token_ids": list(sampling.stop_token_ids),
+        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias.items()},
+        "response_format": _guide(sampling.grammar),
+        "vllm_xargs": _wishes(sampling, able, written),
+    }
+    return out | {name: value for name, value in optional.items() if value}
+
+
+def gate_travels(sampling: Sampling, able: Abilities, written: int) -> bool:
+    """Whether the upstream's plugin can run the gate just as it is meant. (It holds a gate back while vLLM's
+    `min_tokens` bars every end.)"""
+    gate = sampling.gate
+    return (
+        gate is not None
+        and able.reserved is not None
+        and gate.window <= LONGEST_WINDOW
+        and gate.threshold >= 0
+        and sampling.min_tokens - written <= gate.min_tokens
+    )
+
+
+def prompt(ids: Sequence[int], tokens: TokenText, able: Abilities) -> list[int] | str:
+    """The prompt as an upstream takes it.
+
+    Raises:
+        Unsupported: it takes text only, and these ids end inside of a character.
+    """
+    if able.ids_in:
+        return list(ids)
+    # Servers put the token that begins a text in front by themselves.
+    first = tokens.tokenizer.bos_token_id
+    own = len(ids) > 1 and ids[0] == first and tokens.encode("a")[:1] == [first]
+    text = str(tokens.tokenizer.decode(list(ids[own:]), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    if text.endswith("\ufffd"):
+        raise Unsupported("the prompt ends inside of a character, and this engine's upstream takes text only", "prompt")
+    return text
+
+
+def segment_seed(seed: int, written: int) -> int:
+    """The seed for the rest of an answer: another one at each position, so that no draw is repeated after a hand-over;
+    at the beginning the request's own. 31 bits, which every server takes."""
+    if not written:
+        return seed & 0x7FFF_FFFF
+    digest = hashlib.blake2b(f"{seed}@{written}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _refuse(sampling: Sampling, able: Abilities, written: int) -> None:
+    """Raises:
+    Unsupported: what an upstream cannot do, or cannot take up where another left it."""
+    if sampling.transforms and sampling.temperature > 0 and able.reserved is None:
+        raise Unsupported(
+            "this engine's upstream cannot truncate as the policy says: it is no vLLM with Waver's plugin; use another "
+            "engine",
+            "policy",
+        )
+    if sampling.top_logprobs > able.top:
+        raise Unsupported(f"this engine's upstream gives at most {able.top} top log-probabilities", "top_logprobs")
+    if able.reserved is not None and able.reserved in (*sampling.stop_token_ids, *sampling.logit_bias):
+        param = "stop_token_ids" if able.reserved in sampling.stop_token_ids else "logit_bias"
+        raise Unsupported(f"token {able.reserved} is reserved: it ends a request whose gate fires", param)
+    for param in ("presence_penalty", "frequency_penalty"):
+        if getattr(sampling, param) and (written or sampling.gate is not None):
+            raise Unsupported(
+                f"an upstream engine counts the tokens of its own part of an answer only, so {param} cannot be used "
+                "where engines write in turns",
+                param,
+            )
+    if sampling.grammar is not None and (written or sampling.gate is not None):
+        raise Unsupported(
+            "an upstream engine begins a grammar anew, so response_format cannot be used where engines write in turns",
+            "response_format",
+        )
+
+
+def _guide(grammar: str | None) -> dict[str, Any] | None:
+    if grammar is None:
+        return None
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": json.loads(grammar), "strict": True}}
+
+
+def _wishes(sampling: Sampling, able: Abilities, written: int) -> dict[str, str]:
+    gate = sampling.gate if gate_travels(sampling, able, written) else None
+    return wishes(gate, truncations(sampling))
+
+
+def truncations(sampling: Sampling) -> tuple[Transform, ...]:
+    """What the plugin truncates. vLLM has its own `min_p` before any plugin and it belongs after these, so the plugin
+    does both."""
+    if not sampling.transforms or not sampling.temperature:
+        return ()
+    return (*sampling.transforms, *([MinP(p=sampling.min_p)] if sampling.min_p else ()))
+
+
+def wishes(gate: Gate | None, transforms: Sequence[Transform] = ()) -> dict[str, str]:
+    """A gate and truncations as vLLM hands them to the plugin."""
+    data: dict[str, Any] = {}
+    if gate is not None:
+        data["gate"] = {**asdict(gate), "history": gate.history[-gate.window :]}
+    if transforms:
+        data["transforms"] = [each.as_data() for each in transforms]
+    return {KEY: json.dumps(data)} if data else {}

@@ -1,0 +1,104 @@
+"""One segment of an answer that an upstream writes: what it says, as the steps that any engine gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from collections.abc import Sequence as Ids
+from dataclasses import replace
+from typing import Any
+
+from engines.base import NO_TOKEN, EngineError, Finish, Sampling, Step
+from engines.sequence import Sequence
+from engines.tokens import TokenText
+from engines.upstream.reading import Heard, Reader
+from engines.upstream.request import Abilities, gate_travels
+
+
+class Segment:
+    """Takes choices of a stream, gives steps. Limits, ends and the gate are counted here as in the embedded engine, so
+    that an answer ends alike whoever writes it."""
+
+    def __init__(
+        self,
+        engine: str,
+        prompt_ids: Ids[int],
+        sampling: Sampling,
+        tokens: TokenText,
+        able: Abilities,
+        reader: Reader,
+        context_length: int,
+    ) -> None:
+        self._engine, self._tokens, self._able, self._reader = engine, tokens, able, reader
+        self._context_length = context_length
+        start = len(prompt_ids) if sampling.answer_start is None else sampling.answer_start
+        self._away = gate_travels(sampling, able, len(prompt_ids) - start)
+        """Whether the gate runs in the upstream."""
+        self._sampling = sampling
+        counted = replace(sampling, gate=None) if self._away else sampling
+        self._sequence = Sequence(prompt_ids, counted, tokens.eos_ids)
+        lagged = self._away and sampling.gate is not None and sampling.gate.timing == "lagged"
+        # Some ends show only after the token that they belong to: then each token waits for what comes next.
+        self._waits = lagged or not able.tells_end or sampling.grammar is not None
+        self._held: Step | None = None
+
+    def take(self, choice: Mapping[str, Any]) -> list[Step]:
+        """The steps that are certain now. The last one has `finish` set where the segment is at its end.
+
+        Raises:
+            EngineError: the upstream says what makes no sense, or failed.
+        """
+        heard, end = self._reader.choice(choice), choice.get("finish_reason")
+        if end not in (None, "stop", "length"):
+            raise EngineError(f"the upstream of {self._engine!r} ended the answer with {str(end)[:40]!r}")
+        out: list[Step] = []
+        for i, token in enumerate(heard):
+            last = end is not None and i == len(heard) - 1
+            if last and self._away and token.token == self._able.reserved == choice.get("stop_reason"):
+                return [*out, *self._gated(token)]
+            if last and end == "stop" and token.token is None:
+                return [*out, self._late(end)]
+            step = self._next(token)
+            if not step.finish and last:
+                step = replace(step, finish=end)
+            out += self._release()
+            if self._waits and not step.finish:
+                self._held = step
+            else:
+                out.append(step)
+            if step.finish:
+                return out
+        return out if heard or end is None else [*out, self._late(end)]
+
+    def _next(self, heard: Heard) -> Step:
+        step = self._reader.step(heard, self._engine, self._sampling.top_logprobs)
+        if self._sequence.fires_before(step.entropy):
+            return replace(self._sequence.gated(step.entropy, self._engine), entropy_bounds=step.entropy_bounds)
+        return replace(step, finish=self._sequence.accept(step.token, step.entropy, self._context_length))
+
+    def _gated(self, heard: Heard) -> list[Step]:
+        """The plugin ended the request at this position: eager, and nothing is written here; lagged, and it is the
+        token before that is the segment's last."""
+        if self._waits and self._held is not None:
+            return [replace(step, finish="gate") for step in self._release()]
+        step = self._reader.measure(heard, Step(NO_TOKEN, 0.0, 0.0, self._engine))
+        return [*self._release(), replace(step, top_logprobs=(), finish="gate")]
+
+    def _late(self, end: Finish) -> Step:
+        """The end came without a token of its own: it belongs to the token before."""
+        if released := self._release():
+            return replace(released[0], finish=end)
+        if end == "length":
+            raise EngineError(
+                f"the upstream of {self._engine!r} has a shorter context than it seemed; set `context_length`"
+            )
+        # An empty answer, of whose only token nothing is known but that it ends answers.
+        ends = (*self._tokens.eos_ids, *self._sampling.stop_token_ids)
+        if not ends:
+            raise EngineError(f"the upstream of {self._engine!r} ended the answer with a token that nobody knows")
+        widest = math.log(self._tokens.vocab_size)
+        return Step(ends[0], 0.0, widest / 2, self._engine, finish="stop", entropy_bounds=(0.0, widest))
+
+    def _release(self) -> list[Step]:
+        held, self._held = self._held, None
+        return [] if held is None else [held]

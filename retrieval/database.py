@@ -35,7 +35,8 @@ CREATE TABLE dead (chunk INTEGER PRIMARY KEY);
 FOREIGN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
 """What SQLite says of a file that is not what it was, or never was; `ERROR`: it lacks our tables."""
 TELLING = 1e-4
-"""SQLite gives words that most chunks have next to nothing: what has only such words is not found."""
+"""SQLite gives words that half of the chunks have next to nothing: what has only such words is found if nothing else
+is, as in a collection of two chunks."""
 
 
 class Database:
@@ -211,7 +212,8 @@ def matching(db: sqlite3.Connection, words: str, count: int, where: Filter) -> l
         "LIMIT ?",
         (" OR ".join(f'"{word}"' for word in found), *values, count),
     )
-    return [(row[0], row[1]) for row in rows if row[1] > TELLING]
+    found_all = [(row[0], row[1]) for row in rows]
+    return [each for each in found_all if each[1] > TELLING] or found_all
 
 
 def passages(db: sqlite3.Connection, scores: Mapping[int, float]) -> dict[int, Passage]:

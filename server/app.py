@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from engines.base import Engine
-from server import chat, completions, health, metrics, models, page, tokenization
+from server import chat, collections, completions, documents, embeddings, health, metrics, models, page, tokenization
 from server.auth import OPEN_FILES, AuthMiddleware, keys_from_environment
 from server.config import Config
 from server.errors import ErrorBody, ErrorsMiddleware, install_handlers
@@ -73,6 +73,7 @@ def create_app(
             Middleware(
                 LimitsMiddleware,
                 max_body=bounds.max_body_bytes,
+                max_documents=config.retrieval.max_body_bytes,
                 max_headers=bounds.max_header_bytes,
                 body_timeout=bounds.body_timeout,
             ),
@@ -80,7 +81,7 @@ def create_app(
     )
     app.state.runtime = runtime
     install_handlers(app)
-    for part in (chat, completions, models, tokenization, health, metrics, page):
+    for part in (chat, completions, embeddings, collections, documents, models, tokenization, health, metrics, page):
         app.include_router(part.router)
     app.mount("/static", page.files)
     return app

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from engines import EngineConfig, UpstreamConfig
+from retrieval.config import RetrievalConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 """Where the packages, `models/` and `configs/` lie: the checkout, or site-packages."""
@@ -63,6 +64,7 @@ class Config(BaseSettings):
     default_preset: str | None = None
     policies: dict[str, dict[str, Any]] = {}
     """Defaults for policies' parameters, by policy name."""
+    retrieval: RetrievalConfig = RetrievalConfig()
     server: ServerConfig = ServerConfig()
 
     @field_validator("engines")

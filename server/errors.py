@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engines.base import EngineError, Unsupported
 from policies.registry import PolicyError
+from retrieval.base import Busy, Damaged, Exists, NoCollection, RetrievalError, TooLarge, Unavailable, Unreachable
 from server.validation import explain
 
 log = structlog.get_logger("waver")
@@ -91,6 +92,8 @@ def from_exception(error: BaseException, work_spent: bool = False) -> APIError:
             answer = invalid(str(error), error.param)
         case EngineError():
             answer = APIError(503, str(error), code="engine_unavailable", headers={"retry-after": "5"})
+        case RetrievalError():
+            answer = from_retrieval(error)
         case TimeoutError() | asyncio.TimeoutError():
             answer = APIError(504, "The request's deadline passed.", code="timeout", headers=NO_RETRY)
         case RequestValidationError():
@@ -104,6 +107,28 @@ def from_exception(error: BaseException, work_spent: bool = False) -> APIError:
     if work_spent:
         answer.headers |= NO_RETRY
     return answer
+
+
+def from_retrieval(error: RetrievalError) -> APIError:
+    """What went wrong with documents, with its status."""
+    message = str(error)
+    match error:
+        case NoCollection():
+            return APIError(404, message, param="collection", code="collection_not_found")
+        case Exists():
+            return APIError(409, message, param="name", code="collection_exists", headers=NO_RETRY)
+        case TooLarge():
+            return APIError(413, message, code="document_too_large")
+        case Unavailable():
+            return APIError(501, message, code="retrieval_unavailable", headers=NO_RETRY)
+        case Unreachable():
+            return APIError(503, message, code="retrieval_unreachable", headers={"retry-after": "5"})
+        case Busy():
+            return APIError(503, message, code="collection_busy", headers={"retry-after": "5"})
+        case Damaged():
+            return APIError(503, message, code="collection_damaged", headers=NO_RETRY)
+        case _:
+            return invalid(message)
 
 
 class ErrorsMiddleware:
@@ -144,5 +169,5 @@ def install_handlers(app: FastAPI) -> None:
             answer.code = "method_not_allowed"
         return answer.response()
 
-    for kind in (RequestValidationError, HTTPException, Unsupported, PolicyError, EngineError):
+    for kind in (RequestValidationError, HTTPException, Unsupported, PolicyError, EngineError, RetrievalError):
         app.add_exception_handler(kind, handle)

@@ -33,6 +33,14 @@ class Metrics:
         self.prompt_tokens = Counter("waver_prompt_tokens", "Prompt tokens of answered requests.", registry=here)
         self.discarded = Counter("waver_discarded_tokens", "Tokens thrown away by policies.", registry=here)
         self.switches = Counter("waver_switches", "Hand-overs between engines.", registry=here)
+        self.searches = Histogram(
+            "waver_search_seconds",
+            "Time to find passages, the question's vector included.",
+            buckets=SECONDS,
+            registry=here,
+        )
+        self.passages = Counter("waver_passages", "Passages found.", registry=here)
+        self.documents = Counter("waver_documents", "Documents taken in, by outcome.", ["outcome"], registry=here)
         self.registry.register(_Now(runtime))
 
 

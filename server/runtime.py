@@ -16,6 +16,7 @@ from engines import EngineConfig, TransformersConfig, load_engine
 from engines.base import Engine, Sampling
 from policies.base import Policy
 from policies.registry import PolicyError, engines_used, parse
+from retrieval.library import SEARCHES, Library
 from server.admission import Admission
 from server.config import Config
 from server.errors import APIError, invalid, not_ready
@@ -24,6 +25,8 @@ from server.metrics import Metrics
 log = structlog.get_logger("waver")
 
 PREFIX = "waver/"
+INGESTS = (1, 8)
+"""Requests that bring documents: at work, and waiting. Each holds its body in memory."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class Runtime:
         self.config = config
         self.engines: dict[str, Engine] = dict(engines or {})
         self.admission = Admission(config.server.max_concurrency, config.server.max_queue)
+        self.library = Library(config.retrieval)
+        self.searches = Admission(SEARCHES, config.server.max_queue)
+        self.ingests = Admission(*INGESTS)
         self.metrics = Metrics(self)
         self.created = int(time.time())
         self.loaded = False
@@ -76,6 +82,7 @@ class Runtime:
     async def stop(self) -> None:
         self.loaded = False
         await asyncio.gather(*(engine.aclose() for engine in self.engines.values()), return_exceptions=True)
+        await asyncio.to_thread(self.library.close)
 
     @property
     def dead(self) -> list[str]:

@@ -168,3 +168,46 @@ class DetokenizeRequest(Body):
 
     model: Text | None = None
     tokens: Many[TokenId]
+
+
+Scalar = Text | bool | int | float | None
+
+
+class CollectionRequest(Body):
+    """POST /v1/collections."""
+
+    name: Text
+    embedder: Text | None = None
+    chunk_tokens: int = Field(128, ge=1, lt=2**31)
+    chunk_overlap: int | None = Field(None, ge=0, lt=2**31)
+
+
+class SearchRequest(Body):
+    """POST /v1/collections/{name}/search."""
+
+    query: Text = Field(min_length=1)
+    top_k: int = Field(5, ge=1, le=100)
+    filter: dict[Text, Scalar | list[Scalar]] = Field({}, max_length=64)
+    mode: Literal["hybrid", "dense", "lexical"] = "hybrid"
+
+
+class DocumentBody(Body):
+    id: Text = Field(min_length=1)
+    text: Text
+    title: Text = ""
+    metadata: dict[Text, Scalar] = Field({}, max_length=64)
+
+
+class DocumentsRequest(Body):
+    """POST /v1/collections/{name}/documents, as JSON."""
+
+    documents: Many[DocumentBody] = Field(min_length=1, max_length=10_000)
+
+
+class EmbeddingsRequest(Body):
+    """POST /v1/embeddings."""
+
+    input: Text | Many[Text] | Many[TokenId] | Many[Many[TokenId]]
+    model: Text | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1)

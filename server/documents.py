@@ -1,0 +1,146 @@
+"""POST /v1/collections/{name}/documents: texts as JSON, or files as multipart; searchable and on disk when answered."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, BackgroundTasks, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import UploadFile
+
+from retrieval.base import BadDocument, Document, Scalar, TooLarge, Unavailable
+from retrieval.collection import Collection, Stored
+from retrieval.formats import clean
+from retrieval.ingest import file_digest
+from retrieval.parsing import Parsers
+from server.collections import deadline
+from server.errors import APIError, invalid
+from server.runtime import ready_runtime
+from server.schemas import DocumentBody, DocumentsRequest
+from server.schemas import Scalar as ScalarField
+
+router = APIRouter()
+
+MOST_FILES = 1000
+METADATA: TypeAdapter[dict[str, Scalar]] = TypeAdapter(dict[str, ScalarField])
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["documents"],
+                    "properties": {"documents": {"type": "array", "items": DocumentBody.model_json_schema()}},
+                }
+            },
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        "metadata": {"type": "string", "description": "a JSON object, for all files"},
+                    },
+                }
+            },
+        },
+    }
+}
+
+
+@router.post("/v1/collections/{name}/documents", summary="Add documents", openapi_extra=BODY)
+async def add(request: Request, name: str, background: BackgroundTasks) -> dict[str, Any]:
+    here = ready_runtime(request)
+    library = here.library
+    collection = await library.run(library.open, name)
+    multipart = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+    async with deadline(here):
+        if multipart:
+            files, metadata = await uploads(request, library.config.max_file_bytes)
+            work: Any = lambda: store_files(collection, library.parsers, files, metadata)  # noqa: E731
+        else:
+            data = await request.body()
+            work = lambda: store_texts(collection, data, library.config.max_text_bytes)  # noqa: E731
+        async with here.ingests.slot():
+            stored: list[Stored] = await library.run(work)
+    for each in stored:
+        here.metrics.documents.labels("stored" if each.changed else "unchanged").inc()
+    background.add_task(library.run, collection.compact)
+    return {"documents": [{"id": each.id, "chunks": each.chunks} for each in stored]}
+
+
+async def uploads(request: Request, most: int) -> tuple[list[tuple[str, str, bytes]], dict[str, Scalar]]:
+    """The `file` parts as `(name, content type, bytes)`, and the part `metadata`.
+
+    Raises:
+        APIError: 400, other parts or none; 413, a file is larger than `most` bytes.
+    """
+    if importlib.util.find_spec("python_multipart") is None:
+        raise Unavailable("Uploading files needs the package python-multipart: pip install 'waver[retrieval]'.")
+    async with request.form(max_files=MOST_FILES, max_fields=8) as form:
+        files, metadata = [], {}
+        for field, part in form.multi_items():
+            if field == "file" and isinstance(part, UploadFile):
+                if (part.size or 0) > most:
+                    raise TooLarge(f"The file '{(part.filename or '')[:80]}' is larger than {most} bytes.")
+                files.append((part.filename or "", part.content_type or "", await part.read()))
+            elif field == "metadata" and isinstance(part, str):
+                try:
+                    metadata = METADATA.validate_json(part, strict=True)
+                except ValidationError:
+                    raise invalid(
+                        "metadata should be a JSON object of strings, numbers, true, false and null.", "metadata"
+                    ) from None
+            else:
+                raise invalid(f"There is no part '{field[:80]}': 'file', once or more, and 'metadata'.", field[:80])
+    if not files:
+        raise invalid("At least one part 'file' is required.", "file")
+    return files, metadata
+
+
+def store_files(
+    collection: Collection, parsers: Parsers, files: Sequence[tuple[str, str, bytes]], metadata: dict[str, Scalar]
+) -> list[Stored]:
+    """Read files and add them under their names."""
+    documents = []
+    for name, content_type, data in files:
+        try:
+            title, text = parsers.parse(data, name, content_type)
+        except (BadDocument, TooLarge) as error:
+            raise type(error)(f"The file '{name[:80]}' cannot be taken in: {error}.") from error
+        documents.append(Document(name, text, title, metadata, file_digest(data, metadata)))
+    return collection.add(documents)
+
+
+def store_texts(collection: Collection, data: bytes, most: int) -> list[Stored]:
+    """Add the documents of a JSON body, each at most `most` bytes of text.
+
+    Raises:
+        RequestValidationError: the body is not what it should be.
+    """
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        position = getattr(error, "pos", 0)
+        reason = getattr(error, "msg", "it is not text in UTF-8 or nested too deeply")
+        found = {"type": "json_invalid", "loc": ("body", position), "ctx": {"error": reason}}
+        raise RequestValidationError([found], body={}) from None
+    try:
+        wanted = DocumentsRequest.model_validate(body)
+    except ValidationError as error:
+        found_all = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
+        raise RequestValidationError(found_all, body=body) from None
+    documents = []
+    for i, each in enumerate(wanted.documents):
+        if len(each.text.encode()) > most:
+            raise APIError(
+                413, f"The document '{each.id[:80]}' is larger than {most} bytes.", param=f"documents[{i}].text",
+                code="document_too_large",
+            )  # fmt: skip
+        documents.append(Document(each.id, clean(each.text), each.title, each.metadata))
+    return collection.add(documents)

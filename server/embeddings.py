@@ -1,0 +1,69 @@
+"""POST /v1/embeddings: the vectors that retrieval uses, in OpenAI's shape."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+
+from retrieval.base import Vectors
+from retrieval.embedder import Embedder
+from server.collections import deadline
+from server.errors import APIError, invalid
+from server.runtime import ready_runtime
+from server.schemas import EmbeddingsRequest
+
+router = APIRouter()
+
+MOST_INPUTS = 2048
+
+
+@router.post("/v1/embeddings", summary="Texts to vectors")
+async def embeddings(request: Request, body: EmbeddingsRequest) -> dict[str, Any]:
+    here = ready_runtime(request)
+    embedders = here.library.embedders
+    name = body.model or here.library.config.embedder
+    if name not in embedders:
+        message = f"There is no embedder '{name[:80]}'; there are: {', '.join(embedders)}."
+        raise APIError(404, message, param="model", code="model_not_found")
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    if not texts or len(texts) > MOST_INPUTS:
+        raise invalid(f"input should be one text, or 1 to {MOST_INPUTS} texts.", "input")
+    wanted = [text for text in texts if isinstance(text, str)]
+    if len(wanted) < len(texts):
+        raise invalid("input should be texts: token ids of another tokenizer mean nothing to the embedder.", "input")
+    async with here.ingests.slot() if len(wanted) > 16 else here.searches.slot(), deadline(here):
+        vectors, tokens = await here.library.run(embed, embedders[name], wanted, body.dimensions)
+    return {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": i, "embedding": encode(vector, body.encoding_format)}
+            for i, vector in enumerate(vectors)
+        ],
+        "model": name,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def embed(embedder: Embedder, texts: list[str], dimensions: int | None) -> tuple[Vectors, int]:
+    """Unit vectors `[texts, dimension]`, and how many tokens were read.
+
+    Raises:
+        APIError: 400, a text is empty or longer than the embedder reads, or its vectors have other dimensions.
+    """
+    if dimensions is not None and dimensions != embedder.dimension:
+        raise invalid(f"dimensions should be {embedder.dimension}: '{embedder.name}' has no others.", "dimensions")
+    counts = embedder.count(texts)
+    for i, count in enumerate(counts):
+        if not 0 < count <= embedder.most_tokens:
+            message = f"input[{i}] has {count} tokens; '{embedder.name}' reads 1 to {embedder.most_tokens}."
+            raise invalid(message, "input", "context_length_exceeded" if count else None)
+    return embedder.embed(texts), sum(counts)
+
+
+def encode(vector: Vectors, form: str) -> list[float] | str:
+    """As numbers, or as the base64 of little-endian float32, which the SDK asks for."""
+    data = np.asarray(vector, "<f4")
+    return base64.b64encode(data.tobytes()).decode() if form == "base64" else data.tolist()

@@ -17,7 +17,7 @@ Two proofs spare the work that cannot matter:
   probability, lies inside the first set, then nothing beats it for any geometry, and it is where the alternation
   ends: no distances are computed.
 - A token i of the best set has φ_i >= J(best) - c log Γ(pool) - 2 ln 2 c, with c = β - λ, by what taking it out would
-  change; J(best) is at least that of the top token alone. Tokens below that are not looked at (`Scan.reach`).
+  change; J(best) is at least that of the top token alone. Tokens below that are not looked at.
 
 The surrogate is reproduced as published. It rewards compact sets; it does not bound the Wasserstein distance.
 The top token is always kept: with the nearest-set potential by itself, with k-NN because it is put back.
@@ -101,7 +101,8 @@ def top_w(logits: torch.Tensor, how: Weights, geometry: torch.Tensor | None = No
         how = Weights(*parameters)
         values, ids = logits.topk(width, dim=-1)
         logw = (values - values[:, :1]).double() * how.sharpness[:, None]
-        logw[:, 0] = 0.0  # also where all is masked
+        logw = logw.nan_to_num(nan=-torch.inf, neginf=-torch.inf)  # a row without any token has no differences
+        logw[:, 0] = 0.0
         n, warm, settled = without_geometry(logw, how, whole=width == logits.shape[-1])
         keep = _first(n, width)
         if width >= min(widest, logits.shape[-1]) and len(rest := (~settled).nonzero()[:, 0]):

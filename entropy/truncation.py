@@ -91,7 +91,8 @@ def top_n_sigma(logits: torch.Tensor, n: torch.Tensor) -> Crop:
 
 def top_h_running(logits: torch.Tensor, alpha: torch.Tensor) -> Crop:
     """Top-H as its authors released it: over the 100 most likely tokens, in descending order, while the running sum of
-    -p log p is at most `alpha` times its total over the 100 (Top-H, arXiv 2509.02510)."""
+    -p log p is at most `alpha` times its total over the 100 (Top-H, arXiv 2509.02510). A version that renormalises the
+    100 first is in use too: it is this one on what `top_k` leaves of 100."""
     values, ids = logits.topk(min(TOP_H_POOL, logits.shape[-1]), dim=-1)
     running = torch.special.entr((values.double() - logits.logsumexp(-1, keepdim=True)).exp()).cumsum(-1)
     n = (running <= alpha[:, None] * running[:, -1:]).sum(-1)

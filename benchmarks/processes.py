@@ -1,0 +1,126 @@
+"""Processes that a benchmark starts: whether they are ready, the time they take, the memory they hold, their end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+PATIENCE = 20.0
+"""Seconds that processes are given to end before they are killed."""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def descendants(root: int) -> dict[int, str]:
+    """The names of a process and of all that descend from it, by id."""
+    names: dict[int, str] = {}
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):  # ended meanwhile
+                name, rest = _stat(int(folder.name))
+                names[int(folder.name)] = name
+                children.setdefault(int(rest[1]), []).append(int(folder.name))
+    found: dict[int, str] = {}
+    waiting = [root] if root in names else []
+    while waiting:
+        process = waiting.pop()
+        found[process] = names[process]
+        waiting += children.get(process, [])
+    return found
+
+
+def cpu_seconds(root: int) -> dict[str, float]:
+    """CPU time that a process and its descendants have taken so far, by their names."""
+    spent: defaultdict[str, float] = defaultdict(float)
+    for process, name in descendants(root).items():
+        with suppress(OSError):
+            _, rest = _stat(process)
+            spent[name] += (int(rest[11]) + int(rest[12])) / TICKS
+    return spent
+
+
+def resident(process: int) -> int:
+    """Bytes of memory that a process holds."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
+
+
+def _stat(process: int) -> tuple[str, list[str]]:
+    """Name and the other fields of /proc/ID/stat; the name may hold anything, a bracket too."""
+    head, rest = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)
+    return head.split("(", 1)[1], rest.split()
+
+
+@contextmanager
+def running(
+    command: Sequence[str], log: Path, ready: str, seconds: float, env: Mapping[str, str] | None = None
+) -> Iterator[int]:
+    """A server in a session of its own, once `ready` answers 200; ended with all it started. Yields its process id.
+
+    Raises:
+        RuntimeError: it ended, or was not ready in time; the message holds the end of its log.
+    """
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, **(env or {})}
+        )
+    try:
+        deadline = time.monotonic() + seconds
+        while not _answers(ready):
+            if process.poll() is not None or time.monotonic() > deadline:
+                tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+                what = "ended" if process.poll() is not None else f"was not ready within {seconds:.0f} s"
+                raise RuntimeError(f"{command[0]} {what}:\n{tail}")
+            time.sleep(0.5)
+        yield process.pid
+    finally:
+        end(process)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, and kill what is left of it and of its descendants."""
+    family = descendants(process.pid)
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    while (left := _alive(family)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for each in left:
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+    process.wait()
+
+
+def _alive(family: Mapping[int, str]) -> list[int]:
+    """Which of them still run under their names: an id may have gone to another process."""
+    left = []
+    for process, name in family.items():
+        with suppress(OSError):
+            now, rest = _stat(process)
+            if now == name and rest[0] != "Z":
+                left.append(process)
+    return left

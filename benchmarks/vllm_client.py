@@ -1,0 +1,36 @@
+"""`vllm bench serve`, started once for many loads: each line of standard input is a JSON list of its arguments, each
+line of standard output what it found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from typing import Any
+
+FOUND = ("completed", "failed", "duration", "total_input_tokens", "total_output_tokens", "output_throughput")
+TIMES = ("median_ttft_ms", "median_tpot_ms", "median_itl_ms")
+
+
+def essence(result: dict[str, Any]) -> dict[str, float]:
+    """What is kept of a result of vLLM's: counts, tokens a second, and median times in milliseconds."""
+    return {key: float(result[key]) for key in (*FOUND, *TIMES)}
+
+
+def main() -> None:
+    from vllm.benchmarks.serve import add_cli_args, main_async
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser()
+    add_cli_args(parser)
+    answers = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):  # it prints tables
+        for line in sys.stdin:
+            result = asyncio.run(main_async(parser.parse_args(json.loads(line))))
+            print(json.dumps(essence(result)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,349 @@
+"""What Waver's server costs over vLLM's own: `vllm bench serve` against both, on the same model, load and arguments.
+
+Both servers are up, and one of them idle, while the other is measured; which one goes first alternates.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+import yaml
+from rich.progress import Progress
+
+from benchmarks import report
+from benchmarks.answers import BUNDLED, SMALL
+from benchmarks.processes import cpu_seconds, free_port, running
+from benchmarks.random_llama import make_model
+from benchmarks.stats import middle
+from benchmarks.throughput import alternately
+
+WAVER, VLLM = "waver", "vllm"
+MODEL = "model"
+"""The name under which both serve it."""
+CONCURRENCIES = {1: 4, 8: 24, 32: 64}
+"""Requests at a time, and the requests of one load."""
+TEMPERATURES = (0.0, 1.0)
+ARGS: dict[str, Any] = {
+    "dtype": "bfloat16",
+    "max_num_seqs": 64,
+    "max_model_len": 512,
+    "block_size": 32,
+    "kv_cache_memory_bytes": 2**30,
+    "enable_prefix_caching": True,
+    "disable_log_stats": True,
+}
+"""vLLM's engine arguments, on both sides."""
+VOCABULARY, WIDTH, LAYERS = 32768, 512, 12
+START = 900.0
+"""Seconds that a server may take to start: vLLM compiles the model."""
+
+app = report.command()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a ratio of Waver to vLLM should keep to."""
+
+    words: str
+    bound: float
+    least: bool
+
+    def met(self, ratio: float) -> bool:
+        return ratio >= self.bound if self.least else ratio <= self.bound
+
+    def __str__(self) -> str:
+        return f"{self.words} {'≥' if self.least else '≤'} {self.bound:.2f}"
+
+
+BARS = {
+    "output_throughput": Bar("output throughput", 0.95, least=True),
+    "median_ttft_ms": Bar("time to first token", 1.10, least=False),
+    "median_itl_ms": Bar("inter-token latency", 1.05, least=False),
+    "median_tpot_ms": Bar("time per output token", 1.05, least=False),
+}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the client sends: random prompts of one length, answers of one length."""
+
+    concurrency: int
+    requests: int
+    temperature: float
+    prompt: int
+    tokens: int
+
+    def args(self, port: int, model: Path, seed: int) -> list[str]:
+        """For `vllm bench serve`."""
+        options = {
+            "backend": "openai",
+            "endpoint": "/v1/completions",
+            "base-url": f"http://127.0.0.1:{port}",
+            "model": MODEL,
+            "tokenizer": model,
+            "dataset-name": "random",
+            "random-input-len": self.prompt,
+            "random-output-len": self.tokens,
+            "num-prompts": self.requests,
+            "max-concurrency": self.concurrency,
+            "temperature": self.temperature,
+            "seed": seed,
+            "ready-check-timeout-sec": 0,
+        }
+        return [*(word for key, value in options.items() for word in (f"--{key}", str(value))), *FLAGS]
+
+
+FLAGS = ("--ignore-eos", "--disable-tqdm")
+
+
+class Client:
+    """`vllm bench serve`, run for one load after another."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self._process, self._log = process, log
+
+    def run(self, load: Load, port: int, model: Path, seed: int) -> dict[str, float]:
+        """What it found.
+
+        Raises:
+            RuntimeError: a request failed, or an answer has not the length that was asked for.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(load.args(port, model, seed)), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"vllm bench serve ended:\n{self._log.read_text(errors='replace')[-2000:]}")
+        found: dict[str, float] = json.loads(line)
+        wanted = load.requests * load.tokens
+        if found["completed"] != load.requests or found["total_output_tokens"] != wanted:
+            raise RuntimeError(f"not every answer has {load.tokens} tokens: {found}")
+        return found
+
+
+@contextmanager
+def client(folder: Path) -> Iterator[Client]:
+    log = folder / "client.log"
+    with log.open("w") as errors:
+        process = _client(errors)
+        try:
+            yield Client(process, log)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()  # no more loads
+            process.wait(60)
+
+
+def _client(errors: IO[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmarks.vllm_client"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
+
+
+@contextmanager
+def servers(model: Path, args: Mapping[str, Any], folder: Path) -> Iterator[dict[str, tuple[int, int]]]:
+    """Waver's server and vLLM's, of the same model with the same arguments: port and process of each."""
+    ports = {name: free_port() for name in (WAVER, VLLM)}
+    file = folder / "waver.yaml"
+    engines = {MODEL: {"backend": "vllm", "model": str(model), "args": dict(args)}}
+    file.write_text(yaml.safe_dump({"engines": engines, "server": {"port": ports[WAVER]}}))
+    waver = [sys.executable, "-m", "waver", "serve", "--config", str(file)]
+    vllm = vllm_command(model, args, ports[VLLM])
+    with (
+        running(waver, folder / "waver.log", f"http://127.0.0.1:{ports[WAVER]}/ready", START) as one,
+        running(vllm, folder / "vllm.log", f"http://127.0.0.1:{ports[VLLM]}/health", START) as other,
+    ):
+        yield {WAVER: (ports[WAVER], one), VLLM: (ports[VLLM], other)}
+
+
+def vllm_command(model: Path, args: Mapping[str, Any], port: int) -> list[str]:
+    """What `vllm serve` runs, and by its module: the CPU package of vLLM lacks what its command looks for."""
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    words += ["--served-model-name", MODEL, "--port", str(port), "--host", "127.0.0.1"]
+    for key, value in args.items():
+        flag = f"--{key.replace('_', '-')}"
+        words += [flag] if value is True else [] if value is False else [flag, str(value)]
+    return words
+
+
+def compare(
+    asked: Client,
+    where: Mapping[str, tuple[int, int]],
+    model: Path,
+    loads: Mapping[str, Load],
+    runs: int,
+    seed: int,
+    bar: Progress,
+    name: str,
+) -> dict[str, Any]:
+    """Ratios of Waver to vLLM for each load, over runs that alternate; both get the same prompts in the same run."""
+    task = bar.add_task(name, total=(runs + 1) * len(loads))
+    found: dict[str, Any] = {each: {"load": vars(load), "runs": []} for each, load in loads.items()}
+    for run in range(-1, runs):  # run -1 warms up
+        for number, (each, load) in enumerate(loads.items()):
+            made: dict[str, Any] = {}
+            for server in alternately(run + number, WAVER, VLLM):
+                port, process = where[server]
+                before = cpu_seconds(process)
+                made[server] = asked.run(load, port, model, seed + 1000 * (run + 1) + number)
+                spent = cpu_seconds(process)
+                tokens = made[server]["total_output_tokens"]
+                made[server]["cpu_ms_per_token"] = {
+                    kind: 1000 * (spent[kind] - before.get(kind, 0.0)) / tokens for kind in spent
+                }
+            if run >= 0:
+                found[each]["runs"].append(made)
+            bar.advance(task)
+    for case in found.values():
+        case |= ratios(case["runs"])
+    return found
+
+
+def ratios(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The medians of each run's ratio of Waver to vLLM, whether they keep to the bars, and both sides' medians."""
+    between = {key: middle([run[WAVER][key] / run[VLLM][key] for run in runs]) for key in BARS}
+    return {
+        "ratios": between,
+        "met": {key: bar.met(between[key]["median"]) for key, bar in BARS.items()},
+        "medians": {side: {key: middle([run[side][key] for run in runs])["median"] for key in BARS} for side in SIDES},
+        "frontend_cpu_ms_per_token": {
+            side: middle([frontend(run[side]["cpu_ms_per_token"]) for run in runs])["median"] for side in SIDES
+        },
+    }
+
+
+SIDES = (WAVER, VLLM)
+
+
+def frontend(spent: Mapping[str, float]) -> float:
+    """CPU time of what is not vLLM's engine core or its worker: the process that answers HTTP."""
+    return sum(value for name, value in spent.items() if not name.startswith("VLLM::"))
+
+
+def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
+    prompt, tokens = settings["prompt"], settings["tokens"]
+    share = 4 if settings["quick"] else 1
+    loads = {
+        f"{concurrency} at a time, temperature {temperature:g}": Load(
+            concurrency, max(requests // share, concurrency), temperature, prompt, tokens
+        )
+        for concurrency, requests in CONCURRENCIES.items()
+        for temperature in TEMPERATURES
+    }
+    args = ARGS | {"enforce_eager": settings["eager"]}
+    found: dict[str, Any] = {"args": args, "models": {}}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        models = {"random": folder / "random"} | ({} if settings["quick"] else {"bundled": BUNDLED / SMALL})
+        parameters = make_model(folder / "random", VOCABULARY, WIDTH, LAYERS)
+        with client(folder) as asked:
+            for name, model in models.items():
+                runs = settings["runs"] if name == "random" else min(settings["runs"], 3)
+                waiting = bar.add_task(f"{name}: starting", total=None)
+                with servers(model, args, folder) as where:
+                    bar.remove_task(waiting)
+                    cases = compare(asked, where, model, loads, runs, settings["seed"], bar, name)
+                found["models"][name] = {"loads": cases, "runs": runs}
+        found["models"]["random"]["parameters"] = parameters
+    return found
+
+
+def page(numbers: Mapping[str, Any]) -> list[str]:
+    settings, models = numbers["settings"], numbers["models"]
+    random = models["random"]
+    missed = [
+        f"{BARS[key].words} at {name} ({case['ratios'][key]['median']:.3f})"
+        for name, case in random["loads"].items()
+        for key, met in case["met"].items()
+        if not met
+    ]
+    words = " ".join(
+        f"--{key.replace('_', '-')}" + ("" if value is True else f" {value}")
+        for key, value in numbers["args"].items()
+        if value is not False
+    )
+    return [
+        "# Waver's server over vLLM's own",
+        f"`vllm bench serve` (dataset `random`, prompts of {settings['prompt']} and answers of {settings['tokens']} "
+        "tokens, `--ignore-eos`) against Waver without a policy and against vLLM's own server, on the same model in "
+        "one run: each number is the median of the ratios Waver : vLLM, with the lowest and the highest. Both servers "
+        "are up, one of them idle, and which one is asked first alternates; the prompts are the same for both and new "
+        "in each run.",
+        f"Wanted, in the median: {', '.join(map(str, BARS.values()))}. "
+        + (f"**Not met**: {'; '.join(missed)}." if missed else "All of it is met."),
+        "![Ratios](vllm_serving.png)",
+        *(part for name, model in models.items() for part in _section(name, model)),
+        f"vLLM's server was started as `python -m vllm.entrypoints.openai.api_server --model MODEL {words}`, which is "
+        "what `vllm serve` runs; Waver has the same in its `args:`. What is not named is at its default: vLLM's server "
+        "schedules first come first served, Waver by priority, so that an answer that was begun goes on first. "
+        "Waver's plugin for vLLM is installed in both environments, and in vLLM's server nobody asks for it. On a CPU "
+        "vLLM leaves one core to everything but its worker: with two cores the worker has one to itself, and the "
+        "server, its engine core and the client share the other.",
+        "Inter-token latency is taken between chunks, as they reach the client: tokens that had to wait for the front "
+        "leave vLLM's server as one chunk and Waver's as several at once, so where it is far below the time per output "
+        "token, the latter is the one to read. *CPU of the front* is the CPU time of the process that answers HTTP, "
+        "for each token.",
+    ]
+
+
+def _section(name: str, model: Mapping[str, Any]) -> list[str]:
+    titles = {
+        "random": f"A Llama of {model.get('parameters', 0) / 1e6:.0f} M parameters with random weights, vocabulary "
+        f"{VOCABULARY:,}",
+        "bundled": "The bundled small model, for information: next to nothing to compute, so the servers are what is "
+        "measured",
+    }
+    rows = [
+        [
+            each,
+            *(f"{_spread(case['ratios'][key])}{'' if case['met'][key] else ' ✗'}" for key in BARS),
+            *("{output_throughput:.0f} tok/s, {median_itl_ms:.1f} ms".format(**case["medians"][s]) for s in SIDES),
+            " / ".join(f"{case['frontend_cpu_ms_per_token'][s]:.2f}" for s in SIDES),
+        ]
+        for each, case in model["loads"].items()
+    ]
+    head = ("load", *(bar.words for bar in BARS.values()), "Waver", "vLLM", "CPU of the front, ms (Waver / vLLM)")
+    return [f"## {titles[name]}", f"{model['runs']} runs after one to warm up.", report.table(head, rows)]
+
+
+def _spread(value: Mapping[str, Any]) -> str:
+    return f"{value['median']:.3f} ({value['lowest']:.2f}–{value['highest']:.2f})"
+
+
+@app.command()
+def main(
+    context: typer.Context,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 7,
+    prompt: Annotated[int, typer.Option(min=1, max=256, help="Tokens of a prompt.")] = 32,
+    tokens: Annotated[int, typer.Option(min=8, max=256, help="Tokens of an answer.")] = 64,
+    eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: it starts sooner.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Short loads on the random model alone.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 1,
+    out: report.Out = report.RESULTS,
+) -> None:
+    """Waver over vLLM against vLLM's own server, at 1, 8 and 32 requests at a time.
+
+    Needs vLLM. Writes vllm_serving.json, .md, .png and .svg. About 12 minutes on two cores that are otherwise idle.
+    """
+    report.need_extra()
+    report.need_vllm()
+    from benchmarks.vllm_figures import serving as plot
+
+    settings = dict(context.params)
+    conditions = report.conditions("vllm-serving", settings)
+    with report.progress() as bar:
+        found = conditions | measure(settings, bar)
+    plot(found, out)
+    report.write(out, "vllm_serving", found, page(found))
+
+
+if __name__ == "__main__":
+    app()

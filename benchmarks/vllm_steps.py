@@ -1,0 +1,311 @@
+"""What gates, entropies and draws cost inside vLLM: a decoding step with them against one without, in one engine.
+
+A step is the median time between two tokens of a stream in a full batch; the ways to ask take turns in each run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.progress import Progress
+
+from benchmarks import report
+from benchmarks.processes import descendants, resident
+from benchmarks.random_llama import make_model
+from benchmarks.stats import middle
+from benchmarks.vllm_hand_over import CONTEXTS, SEGMENT, hand_overs
+from engines.base import Gate, Sampling
+from engines.vllm.ask import KEY, Ask
+from engines.vllm.board import DEPTH, ROWS, TOP, WORDS
+from engines.vllm.core import Core, Running
+from engines.vllm.decoder import Decoder
+
+CONCURRENCIES = {1: 64, 32: 32, 64: 20}
+"""Requests at a time, and the tokens of each."""
+PROMPT = 4
+"""Tokens of a prompt: only steps are measured."""
+VOCABULARIES = (32768, 131072)
+WIDTH, LAYERS = 512, 12
+ARGS: dict[str, Any] = {"dtype": "bfloat16", "max_num_seqs": 64, "max_model_len": 512}
+GATE = Gate(window=5, threshold=1e3)
+"""Never fires."""
+
+app = report.command()
+
+
+@dataclass(frozen=True)
+class Way:
+    """How requests ask, and `against` which other way its step is held. `bar`: the most that the ratio should be."""
+
+    asks: bool = False
+    gate: Gate | None = None
+    temperature: float = 0.0
+    logprobs: int | None = None
+    against: str = "vLLM, greedy"
+    bar: float | None = None
+
+
+WAYS = {
+    "vLLM, greedy": Way(),
+    "exact entropy, greedy": Way(asks=True, bar=1.03),
+    "exact entropy and gate, greedy": Way(asks=True, gate=GATE, bar=1.05),
+    "vLLM's logprobs=0, greedy": Way(logprobs=0),
+    "vLLM's logprobs=5, greedy": Way(logprobs=5),
+    "vLLM, temperature 1": Way(temperature=1.0),
+    "exact entropy, gate and seeded draw, temperature 1": Way(
+        asks=True, gate=GATE, temperature=1.0, against="vLLM, temperature 1", bar=1.05
+    ),
+}
+
+
+class Bench:
+    """One engine, asked directly: what vLLM is given is all that differs between two ways."""
+
+    def __init__(self, running: Running, known: int, seed: int) -> None:
+        self._running, self._known = running, known
+        self._numbers = count(1)
+        self._rng = random.Random(seed)
+
+    async def step(self, way: Way, batch: int, tokens: int) -> float:
+        """Seconds between two tokens of a stream, in the median, while `batch` of them are written."""
+        times = await asyncio.gather(*(self._stream(way, row, tokens) for row in range(batch)))
+        begun, done = max(each[0] for each in times), min(each[-1] for each in times)
+        gaps = [gap for each in times for gap in np.diff([at for at in each if begun <= at <= done])]
+        return float(np.median(gaps))
+
+    async def _stream(self, way: Way, row: int, tokens: int) -> list[float]:
+        """When each output of a request came."""
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        tag = next(self._numbers)
+        # The last id is left out: it is what ends a request whose gate fires.
+        prompt = [self._rng.randrange(3, self._known - 1) for _ in range(PROMPT)]
+        sampling = Sampling(way.temperature, max_tokens=tokens, seed=tag, ignore_eos=True, answer_start=PROMPT)
+        ask = Ask(way.gate, sampling, stop=self._known - 1 if way.gate else None, slot=row, tag=tag)
+        params = SamplingParams(
+            temperature=0.0 if way.asks else way.temperature,
+            logprobs=way.logprobs,
+            max_tokens=tokens,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            extra_args={KEY: ask.settled()} if way.asks else None,
+        )
+        came, position = [], 0
+        async with aclosing(self._running.llm.generate(tokens_input(prompt), params, f"step-{tag}")) as outputs:
+            async for output in outputs:
+                came.append(time.perf_counter())
+                for _ in output.outputs[0].token_ids:
+                    if way.asks and self._running.board.read(row, tag, position) is None:
+                        raise RuntimeError("an entropy is missing on the board")
+                    position += 1
+        if position != tokens:
+            raise RuntimeError(f"an answer of {tokens} tokens has {position}")
+        return came
+
+    async def compare(self, batch: int, tokens: int, runs: int, bar: Progress, name: str) -> dict[str, Any]:
+        """Steps of all ways, in an order that moves on by one in each run, and their ratios run by run."""
+        task = bar.add_task(f"{name}, {batch} at a time", total=runs + 1)
+        names = list(WAYS)
+        steps: dict[str, list[float]] = {each: [] for each in names}
+        for run in range(-1, runs):  # run -1 warms up
+            for each in (names[(i + run) % len(names)] for i in range(len(names))):
+                took = await self.step(WAYS[each], batch, tokens)
+                if run >= 0:
+                    steps[each].append(took)
+            bar.advance(task)
+        return {each: against(steps, each) for each in names}
+
+
+def against(steps: Mapping[str, list[float]], name: str) -> dict[str, Any]:
+    """A way's step (ms), its ratio to what it is held against, and whether that keeps to its bar."""
+    way = WAYS[name]
+    ratio = middle([mine / other for mine, other in zip(steps[name], steps[way.against], strict=True)])
+    met = None if way.bar is None else ratio["median"] <= way.bar
+    return {"step_ms": middle([1000 * each for each in steps[name]]), "ratio": ratio, "met": met}
+
+
+@asynccontextmanager
+async def started(model: Path, args: Mapping[str, Any]) -> AsyncGenerator[Core, None]:
+    core = await asyncio.to_thread(Core, model.name, str(model), args)
+    try:
+        core.attach()
+        yield core
+    finally:
+        await asyncio.to_thread(core.close)
+
+
+def worker() -> int:
+    """The process with the logits: the one worker among this process's descendants."""
+    (found,) = (process for process, name in descendants(os.getpid()).items() if name.startswith("VLLM::Worker"))
+    return found
+
+
+async def memory(bench: Bench, vocabulary: int) -> dict[str, int]:
+    """Bytes of the extra state: the tables in the worker for a batch of 64, the board, and what the worker grew by when
+    64 requests asked for everything after 64 that asked for nothing."""
+    decoder = Decoder(ARGS["max_num_seqs"], vocabulary, vocabulary, torch.device("cpu"))
+    for _ in range(2):
+        await bench.step(WAYS["vLLM, temperature 1"], ARGS["max_num_seqs"], 8)
+    before = resident(worker())
+    for _ in range(2):
+        await bench.step(WAYS["exact entropy, gate and seeded draw, temperature 1"], ARGS["max_num_seqs"], 8)
+    grown = resident(worker()) - before
+    return {"tables": decoder.nbytes, "board": ROWS * DEPTH * (WORDS + 2 * TOP) * 4, "grown": grown}
+
+
+async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
+    quick, runs = settings["quick"], settings["runs"]
+    args = ARGS | {"enforce_eager": settings["eager"]}
+    found: dict[str, Any] = {"args": args, "vocabularies": {}}
+    with tempfile.TemporaryDirectory() as scratch:
+        for vocabulary in VOCABULARIES[: 1 if quick else None]:
+            folder = Path(scratch) / str(vocabulary)
+            parameters = make_model(folder, vocabulary, WIDTH, LAYERS)
+            waiting = bar.add_task(f"vocabulary {vocabulary}: starting", total=None)
+            async with started(folder, args) as core:
+                bar.remove_task(waiting)
+                assert core.running is not None
+                bench = Bench(core.running, vocabulary, settings["seed"])
+                held = await memory(bench, vocabulary)  # first: the worker has not grown yet
+                found["vocabularies"][vocabulary] = {
+                    "parameters": parameters,
+                    "memory": held,
+                    "steps": {
+                        batch: await bench.compare(batch, tokens, runs, bar, f"vocabulary {vocabulary}")
+                        for batch, tokens in CONCURRENCIES.items()
+                        if not quick or batch < 64
+                    },
+                }
+        found["hand_over"] = await hand_overs(Path(scratch), args, runs, settings["seed"], bar)
+    return found
+
+
+def page(numbers: Mapping[str, Any]) -> list[str]:
+    settings = numbers["settings"]
+    cases = [
+        (vocabulary, batch, name, case)
+        for vocabulary, found in numbers["vocabularies"].items()
+        for batch, steps in found["steps"].items()
+        for name, case in steps.items()
+    ]
+    missed = [
+        f"{name}, vocabulary {vocabulary}, {batch} at a time ({case['ratio']['median']:.3f})"
+        for vocabulary, batch, name, case in cases
+        if case["met"] is False
+    ]
+    bars = "; ".join(f"{name} ≤ {way.bar:.2f}" for name, way in WAYS.items() if way.bar is not None)
+    return [
+        "# What vLLM's steps cost with gates and entropies",
+        "One engine in its own processes, asked with the same stream of requests, with and without our arguments: "
+        f"the median of {settings['runs']} runs' ratios of one decoding step to vLLM's own (same temperature), with "
+        "the lowest and the highest. A step is the median time between two tokens of a stream while the batch is full. "
+        "All rows of a batch ask the same; the gate never fires; each entropy is read from the board as it comes.",
+        f"Wanted, in the median: {bars}. " + (f"**Not met**: {'; '.join(missed)}." if missed else "All of it is met."),
+        "![Steps](vllm_steps.png)",
+        *(part for vocabulary, found in numbers["vocabularies"].items() for part in _steps(vocabulary, found)),
+        *_hand_over(numbers["hand_over"]),
+        *_memory(numbers["vocabularies"]),
+        f"vLLM's arguments: {', '.join(f'{key}={value}' for key, value in numbers['args'].items())}; the others as "
+        "Waver sets them. On a CPU vLLM leaves one core to everything but its worker.",
+    ]
+
+
+def _steps(vocabulary: int, found: Mapping[str, Any]) -> list[str]:
+    batches = list(found["steps"])
+    rows = []
+    for name in WAYS:
+        cells = []
+        for batch in batches:
+            case = found["steps"][batch][name]
+            mark = " ✗" if case["met"] is False else ""
+            cells += [f"{case['step_ms']['median']:.2f} ms", f"{_spread(case['ratio'])}{mark}"]
+        rows.append([name, *cells])
+    head = ("all rows ask for", *(word for batch in batches for word in (f"{batch} at a time", "ratio")))
+    return [
+        f"## Vocabulary {vocabulary:,}",
+        f"A Llama of {found['parameters'] / 1e6:.0f} M parameters with random weights.",
+        report.table(head, rows),
+    ]
+
+
+def _hand_over(found: Mapping[str, Any]) -> list[str]:
+    names = list(found["parameters"])
+    rows = [
+        [f"{context} prompt ({CONTEXTS[context]} tokens), {kind}", *(_spread(case[name]) for name in names)]
+        for context in CONTEXTS
+        for kind, case in found[context].items()
+    ]
+    sizes = " and ".join(f"{found['parameters'][name] / 1e6:.0f} M" for name in names)
+    return [
+        "## Handing over",
+        f"Two engines ({sizes} parameters, vocabulary {VOCABULARIES[0]:,}) write one answer in turn, {SEGMENT} tokens "
+        "each. One hand-over, in decoding steps of the engine that takes over (alone, one sequence): what a segment "
+        "takes beyond its tokens' steps. A gate spends one step more than a limit: the pass in which it fires, whose "
+        "token the other engine writes.",
+        report.table(("", *(f"to {name}" for name in names)), rows),
+        "*Kept*: as it runs, vLLM's prefix cache holds what an engine has read, in whole blocks of 32 tokens. *Cold*: "
+        "the cache is emptied before each hand-over.",
+    ]
+
+
+def _memory(vocabularies: Mapping[Any, Any]) -> list[str]:
+    rows = [
+        [f"{vocabulary:,}", *(f"{found['memory'][part] / 2**20:.1f} MiB" for part in ("tables", "board", "grown"))]
+        for vocabulary, found in vocabularies.items()
+    ]
+    return [
+        "## Memory",
+        f"For a batch of {ARGS['max_num_seqs']}: the tables of windows and crossings in the worker; the board, shared "
+        "with the server; and by how much the worker's resident memory grew when all rows asked for everything, after "
+        "vLLM had drawn for as many rows by itself (what it has touched of the board is in it).",
+        report.table(("vocabulary", "tables", "board", "growth of the worker"), rows),
+    ]
+
+
+def _spread(value: Mapping[str, Any]) -> str:
+    return f"{value['median']:.3f} ({value['lowest']:.2f}–{value['highest']:.2f})"
+
+
+@app.command()
+def main(
+    context: typer.Context,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 7,
+    eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: it starts sooner.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One vocabulary, and no batch of 64.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of prompts and draws.")] = 1,
+    out: report.Out = report.RESULTS,
+) -> None:
+    """Gates and entropies inside vLLM: what they add to a step, what a hand-over costs, what memory they take.
+
+    Needs vLLM. Writes vllm_steps.json, .md, .png and .svg. About 12 minutes on two cores that are otherwise idle.
+    """
+    report.need_extra()
+    report.need_vllm()
+    from benchmarks.vllm_figures import steps as plot
+
+    settings = dict(context.params)
+    conditions = report.conditions("vllm-steps", settings)
+    with report.progress() as bar:
+        found = conditions | asyncio.run(measure(settings, bar))
+    plot(found, out)
+    report.write(out, "vllm_steps", found, page(found))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,107 @@
+"""What the vLLM benchmarks make of what they measured, and the processes and models that they measure with."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import vllm_serving, vllm_steps
+from benchmarks.processes import cpu_seconds, descendants, free_port, resident, running
+from benchmarks.random_llama import make_model, make_tokenizer
+from benchmarks.vllm_client import FOUND, TIMES, essence
+from benchmarks.vllm_serving import VLLM, WAVER, Load
+
+PARENT = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"])
+from http.server import SimpleHTTPRequestHandler, test
+test(SimpleHTTPRequestHandler, port=int(sys.argv[1]), bind="127.0.0.1")
+"""
+
+
+def test_the_client_s_result_is_read_as_numbers() -> None:
+    theirs: dict[str, Any] = dict.fromkeys((*FOUND, *TIMES), 3) | {"date": "today", "itls": [[0.1]]}
+    assert essence(theirs) == dict.fromkeys((*FOUND, *TIMES), 3.0)
+    with pytest.raises(KeyError):
+        essence({"completed": 1})
+
+
+def run(throughput: float, latency: float, cpu: float) -> dict[str, Any]:
+    times = dict.fromkeys(TIMES, latency)
+    return {"output_throughput": throughput, **times, "cpu_ms_per_token": {"python": cpu, "VLLM::Worker": 9.0}}
+
+
+def test_ratios_are_of_the_same_run_and_their_median_is_judged() -> None:
+    slow, fast = run(100.0, 10.0, 0.4), run(200.0, 5.0, 0.2)
+    runs = [{WAVER: slow, VLLM: slow}, {WAVER: fast, VLLM: fast}, {WAVER: slow, VLLM: fast}]
+    found = vllm_serving.ratios(runs)
+    assert found["ratios"]["output_throughput"] == {"median": 1.0, "lowest": 0.5, "highest": 1.0, "runs": 3}
+    assert all(found["met"].values())
+    assert found["medians"][VLLM]["output_throughput"] == 200.0
+    assert found["frontend_cpu_ms_per_token"] == {WAVER: 0.4, VLLM: 0.2}
+    assert not any(vllm_serving.ratios([{WAVER: slow, VLLM: fast}])["met"].values())
+
+
+def test_a_step_is_held_against_the_same_temperature() -> None:
+    steps = {name: [0.010, 0.020] for name in vllm_steps.WAYS}
+    steps["exact entropy, greedy"] = [0.0102, 0.0204]
+    steps["vLLM, temperature 1"] = [0.020, 0.040]
+    assert vllm_steps.against(steps, "exact entropy, greedy")["ratio"]["median"] == pytest.approx(1.02)
+    drawn = vllm_steps.against(steps, "exact entropy, gate and seeded draw, temperature 1")
+    assert (drawn["ratio"]["median"], drawn["met"]) == (pytest.approx(0.5), True)
+    assert vllm_steps.against(steps, "vLLM's logprobs=5, greedy")["met"] is None
+
+
+def test_both_servers_are_given_the_same_arguments() -> None:
+    command = vllm_serving.vllm_command(Path("m"), {"max_num_seqs": 4, "enforce_eager": False, "x_y": True}, 1)
+    assert command[-3:] == ["--max-num-seqs", "4", "--x-y"]
+    sent = Load(concurrency=8, requests=24, temperature=0.0, prompt=32, tokens=64).args(1, Path("m"), seed=5)
+    assert sent[sent.index("--max-concurrency") + 1] == "8"
+    assert "--ignore-eos" in sent
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc, which Linux has")
+def test_a_server_is_ended_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.processes.PATIENCE", 0.5)
+    port = free_port()
+    command = [sys.executable, "-c", PARENT, str(port)]
+    with running(command, tmp_path / "log", f"http://127.0.0.1:{port}/", 30) as process:
+        family = descendants(process)
+        assert len(family) == 2
+        assert process in descendants(os.getpid())
+        assert sum(cpu_seconds(process).values()) > 0
+        assert resident(process) > 2**20
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{each}").exists() for each in family) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [each for each in family if _runs(each)]
+
+
+def _runs(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit('no such model')"]
+    with pytest.raises(RuntimeError, match="no such model"), running(command, tmp_path / "log", "http://[::1]:1/", 30):
+        pass
+
+
+def test_random_tokens_spell_plain_text() -> None:
+    tokenizer = make_tokenizer(1500)
+    assert len(tokenizer) == 1500
+    text = tokenizer.decode(range(3, 1500))
+    assert text.isascii()
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_random_models_are_as_large_as_asked(tmp_path: Path) -> None:
+    count = make_model(tmp_path, 1500, width=64, layers=2)
+    assert 1500 * 64 < count < 2 * 1500 * 64 + 10**5
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in tmp_path.iterdir()}

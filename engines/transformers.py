@@ -135,8 +135,17 @@ class TransformersEngine:
     @torch.inference_mode()
     def _whiten(self) -> None:
         """Whiten the embeddings once, for all requests: 4 bytes for each of their numbers."""
-        if self._geometry is None:
-            self._geometry = whiten(self.embedding_matrix())
+        if self._geometry is not None:
+            return
+        matrix = self.embedding_matrix()
+        try:
+            whitened = whiten(matrix)
+        except ValueError as error:
+            raise Unsupported(f"{self.name!r} cannot truncate by geometry: {error}", "policy") from None
+        if len(matrix) < self.vocabulary:
+            reason = f"it has {len(matrix)} input embeddings for {self.vocabulary} tokens"
+            raise Unsupported(f"{self.name!r} cannot truncate by geometry: {reason}", "policy")
+        self._geometry = whitened
 
     def _check(self, ids: Ids[int], room: int = 0) -> None:
         """Refuse what no pass may meet: it would take the other sequences down with it."""

@@ -196,15 +196,18 @@ class Decoder:
         return self._free.pop()
 
     def _back(self, ask: Ask, written: int, origin: object) -> Live | None:
-        """Who left with this origin, or where none is known with this tag; of several (choices of one request, who left
-        before their first token) the one whose tokens are as many, else who left last."""
-        if not written:
-            return None
+        """Who left with this origin, or where none is known with this tag; of several (choices of one request) the one
+        whose tokens are as many, else who left last."""
         same = [
             live
             for live in reversed(self._gone.values())
             if (live.origin is origin if origin is not None else live.ask.tag == ask.tag)
         ]
+        if not written:  # it starts anew, and what it left behind is not to be found later
+            for live in same:
+                if origin is not None and live.position <= 0:
+                    self._forget(live)
+            return None
         found = next((live for live in same if live.position == written - 1), same[0] if same else None)
         if found is not None:
             del self._gone[id(found)]

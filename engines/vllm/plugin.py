@@ -58,7 +58,7 @@ class WaverProcessor(V1Processor, V2Processor):  # type: ignore[misc]
             )
         if front.vllm_config.parallel_config.enable_batch_sharded_sampling:
             raise ValueError(f"{KEY}: {SHARDED}")
-        if sampling_params.structured_outputs is not None:
+        if ask.gate is not None and sampling_params.structured_outputs is not None:
             raise ValueError(
                 f"{KEY}: a gate and structured outputs do not go together: the token that ends a request when its gate "
                 "fires is none that the grammar allows"
@@ -159,8 +159,11 @@ class V1Adapter(V1Processor):  # type: ignore[misc]
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         if batch_update is None:
             return
-        # Who comes back in this very step may have been anywhere: all leave before anyone joins.
-        for index in (*batch_update.removed, *(added[0] for added in batch_update.added)):
+        # Who comes back in this very step may have been anywhere, so all leave before anyone joins. (A request that was
+        # removed and whose place was filled again is not among the removed.)
+        filled = [added[0] for added in batch_update.added]
+        filled += [target for _, target, kind in batch_update.moved if kind == MoveDirectionality.UNIDIRECTIONAL]
+        for index in (*batch_update.removed, *filled):
             self._leave(index)
         for index, params, prompt, written in batch_update.added:
             if (ask := _ask(params)) is not None:
@@ -168,12 +171,10 @@ class V1Adapter(V1Processor):  # type: ignore[misc]
                 given = partial(_tokens, ids, written, len(written))
                 live = self._decoder.join(ask, len(ids), len(written), given, params)
                 self._batch[index] = (live, written)
-        for source, target, kind in batch_update.moved:
+        for source, target, _ in batch_update.moved:
             moving, displaced = self._batch.pop(source, None), self._batch.pop(target, None)
-            if kind == MoveDirectionality.SWAP and displaced is not None:
+            if displaced is not None:
                 self._batch[source] = displaced
-            elif displaced is not None:
-                self._decoder.leave(displaced[0])
             if moving is not None:
                 self._batch[target] = moving
 

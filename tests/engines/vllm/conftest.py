@@ -1,0 +1,73 @@
+"""What the tests of the plugin share: configurations of vLLM's own, and one process group for the adapters' rank."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, LlamaConfig
+
+from engines.grammar import Grammar
+from engines.tokens import TokenText
+from tests.engines.driving import ROOT
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """A model's directory without weights: the bundled tokenizer under an output layer of a given width."""
+
+    @cache
+    def one(vocabulary: int) -> Path:
+        folder = tmp_path_factory.mktemp(f"vocabulary-{vocabulary}")
+        LlamaConfig(
+            architectures=["LlamaForCausalLM"], vocab_size=vocabulary, hidden_size=64, intermediate_size=64,
+            num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=96,
+            bos_token_id=None, eos_token_id=2, pad_token_id=0,
+        ).save_pretrained(folder)  # fmt: skip
+        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(ROOT / "models" / "small" / file, folder / file)
+        return folder
+
+    return one
+
+
+@pytest.fixture(scope="session")
+def configure(checkpoint: Callable[[int], Path], one_rank: None) -> Callable[..., Any]:
+    """vLLM's configuration of such a model; `board` is where the plugin should report."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    @cache
+    def one(vocabulary: int, board: Path | None = None, **options: Any) -> Any:
+        extra = {} if board is None else {"waver_board": str(board)}
+        args = EngineArgs(
+            model=str(checkpoint(vocabulary)), dtype="float32", enforce_eager=True, max_num_seqs=16, max_model_len=96,
+            additional_config=extra, **options,
+        )  # fmt: skip
+        return args.create_engine_config()
+
+    return one
+
+
+@pytest.fixture(scope="session")
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The process groups of a worker that is alone."""
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.distributed import parallel_state
+
+    address = f"file://{tmp_path_factory.mktemp('group') / 'rank'}"
+    with set_current_vllm_config(VllmConfig()):
+        parallel_state.init_distributed_environment(1, 0, address, 0, "gloo")
+        parallel_state.initialize_model_parallel(1, 1)
+    yield
+    parallel_state.destroy_model_parallel()
+    parallel_state.destroy_distributed_environment()
+
+
+@pytest.fixture(scope="session")
+def grammar() -> Callable[[int], Grammar]:
+    tokens = TokenText(AutoTokenizer.from_pretrained(ROOT / "models" / "small"))
+    return cache(lambda vocabulary: Grammar(tokens, vocabulary))

@@ -107,7 +107,11 @@ class Ask:
             raise ValueError(f"{KEY}: nothing is asked for; there are: gate, transforms")
         if not isinstance(wanted, list) or len(wanted) > MOST_TRANSFORMS:
             raise ValueError(f"{KEY}.transforms should be a list of at most {MOST_TRANSFORMS}")
-        return cls(gate=None if rule is None else gate(rule), transforms=_transforms(wanted))
+        try:
+            transforms = _transforms(wanted)
+        except ValueError as error:
+            raise ValueError(f"{KEY}.transforms: {_short(str(error), 200)}") from None
+        return cls(gate=None if rule is None else gate(rule), transforms=transforms)
 
 
 def gate(data: Any) -> Gate:
@@ -145,9 +149,14 @@ def _transforms(data: Sequence[Any]) -> tuple[Transform, ...]:
 def _known(data: Any, names: Sequence[str], where: str) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         raise ValueError(f"{where} should be a JSON object")
-    if unknown := [str(name)[:40] for name in data if name not in names]:
+    if unknown := [_short(str(name), 40) for name in data if name not in names]:
         raise ValueError(f"{where}: there is no {unknown[0]}; there are: {', '.join(names)}")
     return data
+
+
+def _short(said: str, most: int) -> str:
+    """What a client has a part in, fit for a sentence."""
+    return " ".join(said.split())[:most]
 
 
 def _number(value: Any) -> bool:

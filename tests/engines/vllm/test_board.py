@@ -1,0 +1,226 @@
+"""The board between processes: what is read was written for this very position of this very request."""
+
+from __future__ import annotations
+
+import errno
+import math
+import multiprocessing
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engines.vllm.board import COMPLETE, DEPTH, EAGER, LAGGED, ROWS, TOP, Board, Pen
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def board() -> Iterator[Board]:
+    board = Board.create()
+    yield board
+    board.close()
+
+
+def write(pen: Pen, row: int, tag: int, position: int, entropy: float, flags: int = 0, kept: int = 0) -> None:
+    values = torch.tensor([[entropy, -entropy / 2, entropy / 3]])
+    pen.write([row], [tag], [position], torch.tensor([flags]), values, torch.tensor([kept]))
+
+
+def test_an_entry_comes_back_whole(board: Board) -> None:
+    pen = Pen(board.path, CPU)
+    values = torch.tensor([[1.5, -0.25, 0.75], [-1e-9, -7.0, 0.0], [11.5, -30.0, 0.0]])
+    rows, tags, positions = [0, 7, ROWS - 1], [1, 2**31 - 1, 5], [0, 3, 10**6]
+    flags = torch.tensor([EAGER, LAGGED | COMPLETE, 0])
+    pen.write(rows, tags, positions, flags, values, torch.tensor([12, 0, 0]))
+    first, second, third = (board.read(r, t, p) for r, t, p in zip(rows, tags, positions, strict=True))
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert (first.entropy, first.logprob, first.flags, first.kept, first.crop_entropy) == (1.5, -0.25, EAGER, 12, 0.75)
+    assert (second.entropy, second.flags) == (0.0, LAGGED | COMPLETE)  # float32 may fall below what cannot be
+    assert (second.kept, second.crop_entropy) == (None, None)
+    assert (third.entropy, third.logprob, third.top) == (11.5, -30.0, ())
+
+
+def test_another_request_or_position_is_not_taken_for_this_one(board: Board) -> None:
+    pen = Pen(board.path, CPU)
+    assert board.read(3, 1, 0) is None
+    write(pen, 3, 1, 4, 2.0)
+    assert board.read(3, 2, 4) is None
+    assert board.read(3, 1, 5) is None
+    assert board.read(4, 1, 4) is None
+    assert board.read(3, 1, 4 + DEPTH) is None
+    assert board.read(3, 1, 4) is not None
+    write(pen, 3, 2, 4, 3.0)  # the row's next owner
+    assert board.read(3, 1, 4) is None
+
+
+def test_a_reader_may_fall_behind_by_a_whole_turn(board: Board) -> None:
+    pen = Pen(board.path, CPU)
+    for position in range(DEPTH + 10):
+        write(pen, 5, 9, position, float(position))
+    for position in range(DEPTH + 10):
+        entry = board.read(5, 9, position)
+        assert (entry is None) == (position < 10)
+        assert entry is None or entry.entropy == position
+
+
+def test_alternatives(board: Board) -> None:
+    pen = Pen(board.path, CPU)
+    ids = torch.arange(TOP).repeat(2, 1) + torch.tensor([[100], [200_000]])
+    logprobs = -torch.arange(TOP).repeat(2, 1) / 4 - 0.1
+    logprobs[1, 3:] = -math.inf  # a grammar leaves three
+    pen.write_top([1, 2], [6, 6 + DEPTH], ids, logprobs)
+    write(pen, 1, 1, 6, 1.0)
+    write(pen, 2, 1, 6 + DEPTH, 1.0)
+    one, two = board.read(1, 1, 6, TOP), board.read(2, 1, 6 + DEPTH, 5)
+    assert one is not None
+    assert two is not None
+    assert [token for token, _ in one.top] == list(range(100, 100 + TOP))
+    assert [value for _, value in one.top] == pytest.approx(logprobs[0].tolist())
+    assert [token for token, _ in two.top] == [200_000, 200_001, 200_002]
+    few = board.read(1, 1, 6, 2)
+    assert few is not None
+    assert few.top == one.top[:2]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 3), st.integers(0, 3 * DEPTH)), min_size=1, max_size=60))
+def test_what_was_written_last_counts(board: Board, entries: list[tuple[int, int, int]]) -> None:
+    pen, last = Pen(board.path, CPU), dict[tuple[int, int], tuple[int, int, float]]()
+    board.words[:6] = 0
+    for number, (row, tag, position) in enumerate(entries):
+        write(pen, row, tag, position, number / 8)
+        last[row, position % DEPTH] = (tag, position, number / 8)
+    for row, tag, position in entries:
+        entry = board.read(row, tag, position)
+        known = last[row, position % DEPTH]
+        assert (entry is not None) == (known[:2] == (tag, position))
+        assert entry is None or entry.entropy == known[2]
+
+
+def scribe(path: Path, turns: int, say: Connection) -> None:
+    """Another process: it writes position after position, in which all numbers agree, and says how far it is."""
+    pen = Pen(path, CPU)
+    for position in range(turns):
+        ids = torch.full((1, TOP), position)
+        pen.write_top([0], [position], ids, torch.full((1, TOP), -float(position)))
+        write(pen, 0, 77, position, float(position), flags=position % 8, kept=position + 1)
+        if position % 64 == 0:
+            say.send(position)
+    say.send(turns)
+    say.close()
+
+
+def agree(board: Board, position: int) -> bool:
+    """Whether the entry is there; if it is, it is of one piece."""
+    entry = board.read(0, 77, position, TOP)
+    if entry is None:
+        return False
+    assert entry.entropy == position
+    assert entry.flags == position % 8
+    assert entry.kept == position + 1
+    assert entry.top == ((position, -float(position)),) * TOP
+    return True
+
+
+def test_a_writer_in_another_process_and_a_reader_at_once(board: Board) -> None:
+    turns = 6 * DEPTH
+    context = multiprocessing.get_context("spawn")
+    hear, say = context.Pipe(duplex=False)
+    writer = context.Process(target=scribe, args=(board.path, turns, say))
+    writer.start()
+    say.close()
+    done, found = 0, 0
+    while done < turns:
+        done = hear.recv()
+        ready = [p for p in range(max(0, done - 8), done) if agree(board, p)]
+        found += len(ready)
+        agree(board, done + DEPTH // 2)  # may be in the middle of being written
+    writer.join(30)
+    assert writer.exitcode == 0
+    assert found > 20
+    assert all(agree(board, position) == (position >= turns - DEPTH) for position in range(turns))
+
+
+def test_an_entry_that_is_overwritten_while_it_is_read_is_none_or_whole(board: Board) -> None:
+    """A writer turns the same place over and over; the reader sees one position or nothing, never a mixture."""
+    stop, pen = threading.Event(), Pen(board.path, CPU)
+
+    def turn() -> None:
+        position = 0
+        while not stop.is_set():
+            pen.write_top([0], [position], torch.full((1, TOP), position), torch.full((1, TOP), -float(position)))
+            write(pen, 0, 77, position, float(position), flags=position % 8, kept=position + 1)
+            position += DEPTH
+
+    writer = threading.Thread(target=turn)
+    writer.start()
+    try:
+        for _ in range(4000):
+            entry = board.read(0, 77, int(board.words[0, 0, 1]))
+            assert entry is None or (entry.flags == entry.entropy % 8 and entry.kept == entry.entropy + 1)
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_the_file_goes_when_the_board_is_closed_and_its_users_keep_what_they_have() -> None:
+    board = Board.create()
+    pen = Pen(board.path, CPU)
+    assert board.path.stat().st_size == board.path.stat().st_blocks * 512 == 48 << 20  # taken, not promised
+    board.close()
+    assert not board.path.exists()
+    board.close()
+    write(pen, 1, 2, 3, 4.0)
+    entry = board.read(1, 2, 3)
+    assert entry is not None
+    assert entry.entropy == 4.0
+    with pytest.raises(FileNotFoundError):
+        Pen(board.path, CPU)
+
+
+def test_two_boards_have_nothing_in_common() -> None:
+    one, two = Board.create(), Board.create()
+    try:
+        write(Pen(one.path, CPU), 0, 1, 0, 1.0)
+        assert one.path != two.path
+        assert two.read(0, 1, 0) is None
+        assert not np.any(two.words)
+    finally:
+        one.close()
+        two.close()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this platform has no /dev/shm")
+def test_where_memory_is_short_the_board_is_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    take = os.posix_fallocate
+    full = [Path("/dev/shm")]
+
+    def no_room(handle: int, start: int, size: int) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{handle}")).parent in full:
+            raise OSError(errno.ENOSPC, "no space left")
+        take(handle, start, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = set(Path("/dev/shm").glob("waver-board-*"))
+    board = Board.create()
+    assert board.path.parent == tmp_path
+    write(Pen(board.path, CPU), 0, 1, 0, 1.0)
+    assert board.read(0, 1, 0) is not None
+    board.close()
+    full.append(tmp_path)
+    with pytest.raises(OSError, match="no room for 48 MiB"):
+        Board.create()
+    assert not list(tmp_path.iterdir())
+    assert set(Path("/dev/shm").glob("waver-board-*")) <= before

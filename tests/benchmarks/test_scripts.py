@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import bundled, entropy_check, frontier, report, throughput
+from benchmarks import bundled, entropy_check, frontier, report, retrieval, throughput
 from benchmarks.frontier import BARS, POINTS, SHARES, Point
 
 
@@ -90,6 +90,13 @@ def test_entropy_check(pair: Path, tmp_path: Path) -> None:
     found = run(entropy_check, tmp_path, "--n", 4, "--max-tokens", 12, "--models", pair)
     assert found["met"]
     assert found["ways"]["ead"]["float64"]["tokens"]["max"] < 1e-3
+
+
+def test_retrieval(tmp_path: Path) -> None:
+    found = run(retrieval, tmp_path, "--sizes", 400, "--n", 8)
+    assert found["indices"]["400"]["flat"]["recall"] == 1
+    assert all(0.8 < kind["recall"] <= 1 for kind in found["indices"]["400"].values())
+    assert found["ingestion"]["chunks"] >= 8
 
 
 def points() -> list[Point]:

@@ -102,6 +102,69 @@ def chat(
     raise typer.Exit(status)
 
 
+@app.command()
+def ingest(
+    path: Annotated[Path, typer.Argument(help="A file, or a folder of text, Markdown, HTML and PDF files.")],
+    collection: Annotated[str, typer.Option("--collection", "-n", help="The collection; made if it is not there.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            envvar="WAVER_CONFIG",
+            help="A YAML file; its `retrieval` says where collections are.",
+            show_default="the bundled pair",
+        ),
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="A server's address, with /v1: files go there.", show_default="no server")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option("--metadata", "-m", help="KEY=VALUE that all documents carry; repeatable.")
+    ] = None,
+) -> None:
+    """Bring documents into a collection, from which answers can be fetched when a model is unsure.
+
+    A document is named by its path below PATH. What has not changed is left alone, and what cannot be read is skipped
+    with the reason. Without a server, everything becomes searchable at once in the end; an ingestion that was stopped
+    changes nothing, and goes on where it was when it is run again. A server that uses the same folder sees the result
+    at once. With --base-url, a server that wants a key gets the one in WAVER_API_KEY.
+    """
+    import json
+    import os
+
+    from clients.ingest import Refused, show, upload
+    from retrieval.base import NoCollection, RetrievalError
+    from retrieval.ingest import files
+    from retrieval.ingest import ingest as take_in
+
+    pairs = [entry.partition("=") for entry in metadata or []]
+    if any(not key or not sign for key, sign, _ in pairs):
+        raise typer.BadParameter("metadata is given as KEY=VALUE.")
+    carried = {key: value for key, _, value in pairs}
+    try:
+        found = files(path)
+        if base_url is not None:
+            outcomes = upload(found, base_url, os.environ.get("WAVER_API_KEY"), collection, json.dumps(carried))
+            raise typer.Exit(show(outcomes, len(found), collection))
+        from retrieval.library import Library
+        from server.config import load_config
+
+        library = Library(load_config(config).retrieval)
+        try:
+            try:
+                target = library.open(collection)
+            except NoCollection:
+                target = library.create(collection)
+            status = show(take_in(target, library.parsers, path, carried), len(found), collection)
+        finally:
+            library.close()
+    except (RetrievalError, ValueError, Refused) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    raise typer.Exit(status)
+
+
 @training.command()
 def bundled(
     out: Annotated[Path, typer.Option(help="Folder for the models; a stopped run there goes on.")],
@@ -121,6 +184,7 @@ def bundled(
 
 BENCHMARKS = {
     "frontier": "Accuracy against the share of tokens by the large model: `ead` and its controls.",
+    "retrieval": "FAISS by kind and size: recall, speed, memory; how fast documents are taken in.",
     "throughput": "16 requests at once against one after another; what a hand-over costs.",
     "vllm-serving": "Waver over vLLM against vLLM's own server, with vLLM's own client.",
     "vllm-steps": "Gates and entropies inside vLLM: time, hand-overs, memory.",

@@ -24,6 +24,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from server.config import Config, load_config
 from server.run import Server, make_server
 from server.runtime import Runtime
+from tests.engines.vllm_serving import Served, vllm_serving
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 1024
@@ -171,6 +172,20 @@ def vllm_running(start: Callable[..., Running], vllm_config: dict[str, Any]) -> 
     until(lambda: running.runtime.ready or running.runtime.failure is not None, "vLLM", 280)
     assert running.runtime.ready, running.runtime.failure
     return running
+
+
+@pytest.fixture(scope="session")
+def vllm_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A `vllm serve` of the bundled small model with Waver's plugin."""
+    with vllm_serving(tmp_path_factory.mktemp("vllm"), plugin=True) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def vllm_stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The same without the plugin."""
+    with vllm_serving(tmp_path_factory.mktemp("vllm"), plugin=False) as served:
+        yield served
 
 
 @pytest.fixture

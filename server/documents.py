@@ -7,12 +7,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
 from fastapi import APIRouter, BackgroundTasks, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 
-from retrieval.base import BadDocument, Document, Scalar, TooLarge, Unavailable
+from retrieval.base import BadDocument, Document, RetrievalError, Scalar, TooLarge, Unavailable
 from retrieval.collection import Collection, Stored
 from retrieval.formats import clean
 from retrieval.ingest import file_digest
@@ -23,6 +24,7 @@ from server.runtime import ready_runtime
 from server.schemas import DocumentBody, DocumentsRequest
 from server.schemas import Scalar as ScalarField
 
+log = structlog.get_logger("waver")
 router = APIRouter()
 
 MOST_FILES = 1000
@@ -70,8 +72,16 @@ async def add(request: Request, name: str, background: BackgroundTasks) -> dict[
             stored: list[Stored] = await library.run(work)
     for each in stored:
         here.metrics.documents.labels("stored" if each.changed else "unchanged").inc()
-    background.add_task(library.run, collection.compact)
+    background.add_task(library.run, tidy, collection)
     return {"documents": [{"id": each.id, "chunks": each.chunks} for each in stored]}
+
+
+def tidy(collection: Collection) -> None:
+    """Rebuild the index if that pays; whoever writes next does it where it cannot be done now."""
+    try:
+        collection.compact()
+    except RetrievalError as error:
+        log.info("the index was not rebuilt", collection=collection.spec.name, reason=str(error))
 
 
 async def uploads(request: Request, most: int) -> tuple[list[tuple[str, str, bytes]], dict[str, Scalar]]:

@@ -19,7 +19,9 @@ def waver(*arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["chat", "-h"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["serve", "--help"], ["chat", "-h"], ["ingest", "-h"], ["--version"]]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     done = waver(*arguments)
     assert done.returncode == 0
@@ -30,7 +32,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 def test_help_lists_the_commands() -> None:
     shown = waver("--help").stdout
-    assert all(command in shown for command in ("serve", "chat", "--version"))
+    assert all(command in shown for command in ("serve", "chat", "ingest", "--version"))
     assert waver("--version").stdout == f"waver {version('waver')}\n"
 
 

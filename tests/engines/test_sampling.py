@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from engines.base import Sampling
-from engines.sampling import Row, draw, uniform
+from engines.sampling import BLOCK, Row, draw, pick, uniform
 
 VOCAB = 40
 LOGITS = torch.randn(VOCAB, generator=torch.Generator().manual_seed(5)) * 2
@@ -82,6 +82,27 @@ def test_masked_tokens_are_never_drawn() -> None:
     logits[5:] = -torch.inf
     rows = [row(Sampling(seed=seed, temperature=100.0, top_p=0.999)) for seed in range(2000)]
     assert set(draw(logits.expand(2000, -1), rows).tokens.tolist()) == set(range(5))
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 3 * BLOCK),
+    st.integers(0, 2**32),
+    st.floats(0, 0.99),
+    st.lists(st.one_of(st.just(0.0), st.just(1 - 2.0**-53), st.floats(0, 1, exclude_max=True)), min_size=1, max_size=4),
+)
+def test_two_strides_find_the_token_of_one(vocabulary: int, seed: int, masked: float, points: list[float]) -> None:
+    """The token at a point of the running sum, wherever the blocks lie; never one without weight."""
+    rng = torch.Generator().manual_seed(seed)
+    logits = torch.randn(len(points), vocabulary, generator=rng) * 4
+    barred = torch.rand(len(points), vocabulary, generator=rng) < masked
+    barred[:, seed % vocabulary] = False
+    logits[barred] = -torch.inf
+    tokens = pick(logits.softmax(-1), torch.tensor(points, dtype=torch.float64))
+    sums = torch.cat([torch.zeros(len(points), 1), logits.double().softmax(-1).cumsum(-1)], dim=1)
+    for i, (token, point) in enumerate(zip(tokens.tolist(), points, strict=True)):
+        assert not barred[i, token]
+        assert sums[i, token] - 1e-6 <= point <= sums[i, token + 1] + 1e-6
 
 
 def test_uniform() -> None:

@@ -95,7 +95,9 @@ class Bench:
         tag = next(self._numbers)
         # The last id is left out: it is what ends a request whose gate fires.
         prompt = [self._rng.randrange(3, self._known - 1) for _ in range(PROMPT)]
-        sampling = Sampling(way.temperature, max_tokens=tokens, seed=tag, ignore_eos=True, answer_start=PROMPT)
+        sampling = Sampling(
+            way.temperature, max_tokens=tokens, seed=tag, ignore_eos=True, answer_start=PROMPT, logprobs=False
+        )
         ask = Ask(way.gate, sampling, stop=self._known - 1 if way.gate else None, slot=row, tag=tag)
         params = SamplingParams(
             temperature=0.0 if way.asks else way.temperature,

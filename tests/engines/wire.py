@@ -37,6 +37,8 @@ class Wire:
     heads: list[str] = field(default_factory=list)
     port: int = 0
     connections: int = 0
+    away: bool = False
+    """Every connection is closed without a word."""
     certificate: tuple[str, str] | None = None
     """Files of a certificate and its key: then it speaks TLS."""
     gone: threading.Event = field(default_factory=threading.Event)
@@ -62,7 +64,9 @@ class Wire:
             writer.close()
 
     async def _route(self, path: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        if path == "/v1/models":
+        if self.away:
+            writer.close()
+        elif path == "/v1/models":
             await answer(writer, 200, {"data": [{"id": self.model, "max_model_len": self.max_model_len}]})
         elif path != "/v1/completions":
             await answer(writer, 404, {"error": {"message": "nothing here"}})

@@ -184,7 +184,9 @@ def bundled(
 
 BENCHMARKS = {
     "frontier": "Accuracy against the share of tokens by the large model: `ead` and its controls.",
+    "truncation": "Top-W and its rivals at five temperatures: accuracy, kept tokens, diversity.",
     "retrieval": "FAISS by kind and size: recall, speed, memory; how fast documents are taken in.",
+    "truncation-speed": "What truncating costs a step, against `top_p`.",
     "throughput": "16 requests at once against one after another; what a hand-over costs.",
     "vllm-serving": "Waver over vLLM against vLLM's own server, with vLLM's own client.",
     "vllm-steps": "Gates and entropies inside vLLM: time, hand-overs, memory.",

@@ -49,13 +49,15 @@ class How:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: its text, tokens by engine, switches, tokens thrown away, and each token's entropy in nats."""
+    """One answer: its text, tokens by engine, switches, tokens thrown away, and each token's entropy in nats.
+    `truncation` is what the report says of it, if a truncation ran."""
 
     text: str
     tokens: Mapping[str, int]
     switches: int
     discarded: int
     entropies: tuple[float, ...]
+    truncation: Mapping[str, float] | None = None
 
     @property
     def length(self) -> int:
@@ -94,7 +96,9 @@ class InProcess:
                 job.report.observe(step)
                 text += stream.push(step.token)
                 entropies.append(step.entropy)
-        return Answer(text, job.report.tokens, job.report.switches, job.report.discarded, tuple(entropies))
+        done = job.report
+        kept = done.kept.as_dict() if done.kept.draws else None
+        return Answer(text, done.tokens, done.switches, done.discarded, tuple(entropies), kept)
 
 
 class OverHTTP:
@@ -119,7 +123,8 @@ class OverHTTP:
         done = report(response)
         entropies = tuple(token.entropy for token in done.trace or trace(response.choices[0]))
         text = response.choices[0].message.content or ""
-        return Answer(text, done.tokens, done.switches, done.discarded_tokens, entropies)
+        kept = done.truncation.model_dump() if done.truncation else None
+        return Answer(text, done.tokens, done.switches, done.discarded_tokens, entropies, kept)
 
 
 @asynccontextmanager

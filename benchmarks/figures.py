@@ -145,3 +145,35 @@ def _ranges(axes: Axes, cases: Sequence[tuple[str, Mapping[str, Any]]], title: s
     axes.set_ylim(len(cases) - 0.4, -0.8)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(title)
+
+
+def truncation(numbers: Mapping[str, Any], out: Path) -> None:
+    """Accuracy of both models and the small one's different texts against temperature, a line for each truncation."""
+    cells = {model: found["cells"] for model, found in numbers["models"].items()}
+    methods = list(dict.fromkeys(row["method"] for row in cells["large"]))
+    rivals = [method for method in methods if not method.startswith("top_w")]
+    colours = plt.get_cmap("tab10")
+    shown = (
+        ("large", "accuracy", "accuracy of the large model, %"),
+        ("small", "accuracy", "accuracy of the small model, %"),
+        ("small", "texts", "different texts of 8, small model"),
+    )
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, 3, figsize=(13.5, 4.4), layout="constrained")
+        for axes, (model, key, label) in zip(panels, shown, strict=True):
+            for method in methods:
+                own = [row for row in cells[model] if row["method"] == method]
+                ours = method.startswith("top_w")
+                axes.plot(
+                    [row["temperature"] for row in own],
+                    [row[key] * (100 if key == "accuracy" else 1) for row in own],
+                    color=SHADES[methods.index(method) % len(SHADES)] if ours else colours(rivals.index(method)),
+                    linewidth=2.4 if method == "top_w" else 1.2,
+                    linestyle="-" if ours else "--",
+                    marker="o",
+                    markersize=3,
+                    label=method,
+                )
+            axes.set(xlabel="temperature", ylabel=label)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+        save(figure, out, "truncation")

@@ -63,12 +63,12 @@ def potential(
         `[rows, n]` float32.
     """
     rows, m = members.shape
-    anchors = geometry[members].transpose(1, 2)
+    anchors = _points(geometry, members).transpose(1, 2)
     block = max(1, BLOCK // (rows * max(m, geometry.shape[1])))
     chord, most = chord[:, None, None], int(neighbours.max())
     parts = []
     for part in tokens.split(block, dim=1):
-        gaps = distances(geometry[part] @ anchors, chord)
+        gaps = distances(_points(geometry, part) @ anchors, chord)
         gaps = gaps.masked_fill(part[:, :, None] == members[:, None, :], 0.0).masked_fill(
             ~inside[:, None, :], torch.inf
         )
@@ -82,3 +82,8 @@ def potential(
             near = torch.where(neighbours[:, None] > 1, mean, near)
         parts.append(near)
     return -torch.cat(parts, dim=1)
+
+
+def _points(geometry: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """`geometry[ids]`: whole rows are copied, several times as fast as by index on a CPU."""
+    return geometry.index_select(0, ids.flatten()).view(*ids.shape, -1)

@@ -112,7 +112,8 @@ def top_w(logits: torch.Tensor, how: Weights, geometry: torch.Tensor | None = No
         keep[:, 0] = True
         return ranked(logits, values, ids, keep), settled
 
-    return widening(attempt, (QUICK, widest) if widest > QUICK else (widest,), logits, *how)
+    few = widest > QUICK and bool(how.flat.any())  # with k-NN the first set needs the whole pool
+    return widening(attempt, (QUICK, widest) if few else (widest,), logits, *how)
 
 
 def without_geometry(logw: torch.Tensor, how: Weights, whole: bool) -> tuple[torch.Tensor, ...]:

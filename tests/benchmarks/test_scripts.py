@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import bundled, entropy_check, frontier, report, retrieval, throughput
+from benchmarks import (
+    bundled,
+    entropy_check,
+    frontier,
+    report,
+    retrieval,
+    throughput,
+    truncation,
+    truncation_speed,
+)
 from benchmarks.frontier import BARS, POINTS, SHARES, Point
 
 
@@ -78,6 +87,45 @@ def test_throughput(pair: Path, tmp_path: Path) -> None:
     assert found["concurrency"]["small"]["equal"]["median"] > 1
     assert {cache for case in found["hand_over"].values() for cache in case} == {"kept", "cold"}
     assert (tmp_path / "throughput.png").exists()
+
+
+def test_truncation(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(truncation, "TEMPERATURES", (0.5, 2.0))
+    found = run(truncation, tmp_path, "--n", 3, "--repeated", 2, "--max-tokens", 6, "--models", pair)
+    for measured in found["models"].values():
+        rows = {(row["method"], row["temperature"]): row for row in measured["cells"]}
+        assert len(rows) == 2 * (1 + len(truncation.METHODS))
+        assert rows["no truncation", 2.0]["texts"] == truncation.SAMPLES  # random weights repeat nothing
+        assert rows["greedy", 2.0]["texts"] == 1
+        assert rows["top_w", 2.0]["kept"] <= rows["top_w, mass_weight 5", 2.0]["kept"]
+        assert rows["top_w", 0.5]["over"] == 0
+    assert (tmp_path / "truncation.png").exists()
+
+
+def test_verdicts_on_truncations() -> None:
+    def row(method: str, accuracy: float, spread: float, entropy: float | None) -> dict[str, Any]:
+        over = {"over_interval": (accuracy - spread, accuracy + spread), "crop_entropy": entropy}
+        return {"method": method, "temperature": 2.0, **over}
+
+    rows = [row("greedy", 0.1, 0.05, None), row("top_w", 0.0, 0.0, 0.3), row("no truncation", 0.0, 0.1, None)]
+    rows += [row("top_p", -0.3, 0.1, 2.0), row("min_p", -0.1, 0.2, 0.4), row("top_h", 0.0, 0.2, 0.3)]
+    (found,) = truncation.verdicts(rows)
+    assert found["above"] == ["top_p"]
+    assert found["below"] == ["greedy"]
+    assert found["sharper"] == ["no truncation", "min_p"]
+    assert found["no_sharper"] == ["top_h"]
+
+
+def test_truncation_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(truncation_speed, "VOCABULARIES", {"2k": 2_000})
+    monkeypatch.setattr(truncation_speed, "BATCHES", (1, 3))
+    found = run(truncation_speed, tmp_path, "--runs", 1, "--dim", 16)
+    assert len(found["cells"]) == 2 * len(truncation_speed.SHAPES)
+    for cell in found["cells"].values():
+        assert set(truncation_speed.METHODS) <= set(cell)
+        assert cell[truncation_speed.TOP_P]["alone"]["median"] == 1.0
+    assert found["whitening"]["2k"]["mebibytes"] == pytest.approx(2_000 * 16 * 4 / 2**20)
+    assert set(found["bars"]) == set(truncation_speed.BARS)
 
 
 def test_bundled(pair: Path, tmp_path: Path) -> None:

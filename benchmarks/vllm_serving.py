@@ -321,7 +321,7 @@ def _spread(value: Mapping[str, Any]) -> str:
 @app.command()
 def main(
     context: typer.Context,
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 7,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 5,
     prompt: Annotated[int, typer.Option(min=1, max=256, help="Tokens of a prompt.")] = 32,
     tokens: Annotated[int, typer.Option(min=8, max=256, help="Tokens of an answer.")] = 64,
     eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: it starts sooner.")] = False,
@@ -331,7 +331,7 @@ def main(
 ) -> None:
     """Waver over vLLM against vLLM's own server, at 1, 8 and 32 requests at a time.
 
-    Needs vLLM. Writes vllm_serving.json, .md, .png and .svg. About 12 minutes on two cores that are otherwise idle.
+    Needs vLLM. Writes vllm_serving.json, .md, .png and .svg. About 10 minutes on two cores that are otherwise idle.
     """
     report.need_extra()
     report.need_vllm()

@@ -287,7 +287,7 @@ def _spread(value: Mapping[str, Any]) -> str:
 @app.command()
 def main(
     context: typer.Context,
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 7,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 5,
     eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: it starts sooner.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="One vocabulary, and no batch of 64.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of prompts and draws.")] = 1,

@@ -45,7 +45,7 @@ class Running:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine where the server's engines live: on its event loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.server.loop).result(timeout=200)
+        return asyncio.run_coroutine_threadsafe(work, self.server.loop).result(timeout=600)
 
     def until_ready(self) -> None:
         until(lambda: self.runtime.ready, "the engines")
@@ -169,7 +169,7 @@ def vllm_config() -> dict[str, Any]:
 def vllm_running(start: Callable[..., Running], vllm_config: dict[str, Any]) -> Running:
     """A server of the bundled pair under vLLM, with the same models in transformers beside (`embedded-…`)."""
     running = start(wait=False, config=vllm_config)
-    until(lambda: running.runtime.ready or running.runtime.failure is not None, "vLLM", 280)
+    until(lambda: running.runtime.ready or running.runtime.failure is not None, "vLLM", 600)
     assert running.runtime.ready, running.runtime.failure
     return running
 

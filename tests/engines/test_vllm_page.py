@@ -10,13 +10,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
+import pytest
+
 from engines.base import Gate
 from engines.transforms import Transform
 from tests.engines.driving import ROOT
 from tests.engines.vllm_here import needs_vllm
 from tests.engines.vllm_serving import Served
 
-pytestmark = needs_vllm
+pytestmark = [needs_vllm, pytest.mark.timeout(1500)]
 
 PAGE = (ROOT / "docs" / "vllm.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.S)

@@ -175,7 +175,7 @@ def test_an_upstream_that_breaks_off_ends_the_stream_with_an_error(lone: tuple[R
 
 
 @needs_vllm
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_in_front_of_vllm(start: Callable[..., Running], vllm_serve: Served) -> None:
     """The same small model here and under vLLM: taking turns changes nothing, and the report says what is known."""
     model = str(ROOT / "models" / "small")

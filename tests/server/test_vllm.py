@@ -13,7 +13,7 @@ import pytest
 from tests.engines.vllm_here import needs_vllm
 from training.world import draw
 
-pytestmark = needs_vllm
+pytestmark = [needs_vllm, pytest.mark.timeout(1500)]  # two engines start first
 
 SETTINGS = {
     "eager": {"threshold": 0.05, "window": 2},
@@ -90,7 +90,7 @@ def test_a_killed_engine_core_ends_every_stream_and_comes_back(vllm_running: Any
         assert "being started again" in lines[-2]
         assert '"error"' in lines[-2]
         assert len(lines) > 3
-        assert when - killed < 10
+        assert when - killed < 30
     with vllm_running.http() as http:
         assert http.get("/ready").status_code == 503
         assert http.get("/health").status_code == 200
@@ -99,7 +99,7 @@ def test_a_killed_engine_core_ends_every_stream_and_comes_back(vllm_running: Any
         assert refused.headers["retry-after"]
         # The other engine goes on.
         assert http.post("/v1/completions", json={"model": "small", "prompt": "What is"}).status_code == 200
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 600
         while http.get("/ready").status_code != 200 and time.monotonic() < deadline:
             time.sleep(0.5)
         again = http.post("/v1/completions", json={"model": "large", "prompt": "What is", "max_tokens": 5})

@@ -20,6 +20,8 @@ from entropy.truncation import Crop
 
 BLOCK = 256
 """Tokens of a block in `pick`."""
+PART = 2**19
+"""Logits that are drawn from at a time on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +110,18 @@ def _touch(logits: torch.Tensor, row: Row) -> None:
 def _sample(logits: torch.Tensor, rows: Sequence[Row], geometry: torch.Tensor | None) -> Drawn:
     samplings = [row.sampling for row in rows]
     temperatures = torch.tensor([max(s.temperature, 1e-5) for s in samplings], device=logits.device)
-    crop = None
-    if all(row.untruncated for row in rows):
-        weights = (logits - logits.amax(dim=-1, keepdim=True)).div_(temperatures[:, None]).exp_()
-    else:
-        tempered = logits / temperatures[:, None]
-        crop = _native(truncate(tempered, [s.transforms for s in samplings], geometry, temperatures), samplings)
-        weights = crop.logits.softmax(dim=-1)
     seeds = np.array([s.seed & 0xFFFF_FFFF_FFFF_FFFF for s in samplings], dtype=np.uint64)
     positions = np.array([row.position for row in rows], dtype=np.uint64)
-    tokens = pick(weights, torch.from_numpy(uniform(seeds, positions)).to(logits.device))
-    return Drawn(tokens, crop.kept, crop.entropy) if crop else Drawn(tokens)
+    points = torch.from_numpy(uniform(seeds, positions)).to(logits.device)
+    if all(row.untruncated for row in rows):
+        # A few rows at a time on a CPU: getting fresh memory for all of them takes longer than the arithmetic.
+        size = max(1, PART // logits.shape[1]) if logits.device.type == "cpu" else len(rows)
+        parts = zip(logits.split(size), temperatures[:, None].split(size), points.split(size), strict=True)
+        picked = [pick((own - own.amax(dim=-1, keepdim=True)).div_(t).exp_(), u) for own, t, u in parts]
+        return Drawn(torch.cat(picked))
+    tempered = logits / temperatures[:, None]
+    crop = _native(truncate(tempered, [s.transforms for s in samplings], geometry, temperatures), samplings)
+    return Drawn(pick(crop.logits.softmax(dim=-1), points), crop.kept, crop.entropy)
 
 
 def pick(weights: torch.Tensor, points: torch.Tensor) -> torch.Tensor:

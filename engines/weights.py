@@ -50,8 +50,8 @@ def parameters(model: str, revision: str | None = None) -> int:
     return count
 
 
-def embedding(model: str, revision: str | None = None) -> torch.Tensor:
-    """The input embedding matrix, `[vocab, hidden]`, as stored.
+def find_embedding(model: str, revision: str | None = None) -> tuple[Path, str]:
+    """The file that has the input embedding matrix, and its name there; nothing is loaded.
 
     Raises:
         ValueError: the checkpoint has none under any of the usual names.
@@ -60,6 +60,17 @@ def embedding(model: str, revision: str | None = None) -> torch.Tensor:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 if name.endswith(EMBEDDING):
-                    matrix: torch.Tensor = tensors.get_tensor(name)
-                    return matrix
+                    return file, name
     raise ValueError(f"{model!r} has no embedding matrix under a name that is known")
+
+
+def embedding(model: str, revision: str | None = None) -> torch.Tensor:
+    """The input embedding matrix, `[vocab, hidden]`, as stored.
+
+    Raises:
+        ValueError: as `find_embedding` does.
+    """
+    file, name = find_embedding(model, revision)
+    with safe_open(file, framework="pt") as tensors:
+        matrix: torch.Tensor = tensors.get_tensor(name)
+    return matrix

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -15,11 +16,13 @@ from transformers import AutoTokenizer
 
 from engines.base import NO_TOKEN, EngineError, Finish, Sampling, Step, Unsupported
 from engines.config import VllmConfig
+from engines.grammar import Grammar
 from engines.tokens import TokenText
+from engines.transforms import needs_geometry
 from engines.vllm.ask import KEY, LONGEST_WINDOW, Ask
 from engines.vllm.board import COMPLETE, EAGER, LAGGED, ROWS, TOP, Entry
 from engines.vllm.core import Core, Running
-from engines.weights import embedding, parameters
+from engines.weights import embedding, find_embedding, parameters
 from entropy import entropy_bounds
 
 FIRST, NEXT = 0, -1
@@ -70,11 +73,32 @@ class VllmEngine:
         self._check(prompt_ids, room=1)
         self._check_known(tuple(sampling.logit_bias), "logit_bias")
         self._check_known(sampling.stop_token_ids, "stop_token_ids")
+        if sampling.grammar is not None or needs_geometry(sampling.transforms):
+            await asyncio.to_thread(self._try, prompt_ids, sampling)
         decode = self._plainly if self._speculates else self._exactly
         with self._counted():
             async with self._room, aclosing(decode(list(prompt_ids), sampling)) as steps:
                 async for step in steps:
                     yield step
+
+    def _try(self, ids: Sequence[int], sampling: Sampling) -> None:
+        """Do here what would fail in the worker: there it would be the end of every request.
+
+        Raises:
+            Unsupported: the grammar cannot be followed, or there are no embeddings for a transform.
+        """
+        if sampling.grammar is not None:
+            start = len(ids) if sampling.answer_start is None else sampling.answer_start
+            self._grammar.matcher(sampling.grammar, ids[start:])
+        if needs_geometry(sampling.transforms):
+            try:
+                find_embedding(self._config.model, self._config.args.get("revision"))
+            except ValueError as error:
+                raise Unsupported(str(error), "policy") from error
+
+    @cached_property
+    def _grammar(self) -> Grammar:
+        return Grammar(self.tokens, self.vocabulary)
 
     async def _exactly(self, ids: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         """Steps with their entries from the board."""

@@ -24,9 +24,10 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2Proc
 
 from engines.grammar import Grammar
 from engines.tokens import TokenText
+from engines.transforms import needs_geometry
 from engines.vllm.ask import KEY, Ask, Settled
 from engines.vllm.decoder import Decoder, Live, Place
-from engines.weights import embedding
+from engines.weights import embedding, find_embedding
 from entropy.geometry import whiten
 
 SHARDED = "batch-sharded sampling gives each worker other requests from step to step, so none can follow one of them"
@@ -71,6 +72,11 @@ class WaverProcessor(V1Processor, V2Processor):  # type: ignore[misc]
             sampling_params._all_stop_token_ids.add(stop)
             floor = max(ask.gate.min_tokens, sampling_params.min_tokens)
             ask = replace(ask, stop=stop, gate=replace(ask.gate, min_tokens=floor))
+        if needs_geometry(ask.transforms):
+            try:
+                find_embedding(front.model_config.model, front.model_config.revision)
+            except ValueError as error:  # in the worker it would be the end of every request
+                raise ValueError(f"{KEY}.transforms: top_w needs the model's embeddings, and {error}") from None
         ask = replace(ask, temperature=sampling_params.temperature)
         extra[KEY] = replace(ask, tag=secrets.randbits(31)).settled()
 

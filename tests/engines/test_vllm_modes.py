@@ -20,7 +20,7 @@ from entropy.geometry import whiten
 from tests.engines.driving import ROOT, plain_logits
 from tests.engines.vllm_here import needs_vllm
 
-pytestmark = [needs_vllm, pytest.mark.timeout(900)]  # a compiling engine on a busy machine
+pytestmark = [needs_vllm, pytest.mark.timeout(1500)]  # a compiling engine on a busy machine
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
 
@@ -182,3 +182,20 @@ def test_echoed_prompts_are_scored(vllm_running: Any) -> None:
     for mine, other in zip(ours, theirs, strict=True):
         low, high = mine.entropy_bounds or (1.0, 0.0)
         assert low - 1e-3 <= other.entropy <= high + 1e-3
+
+
+def test_what_would_fail_in_the_worker_is_refused_before_it_gets_there(vllm_running: Any) -> None:
+    """There it would end the engine, and with it the requests of all others."""
+    engine = vllm_running.runtime.engines["small"]
+    restarts, prompt = engine.restarts, requests(1)[0][0]
+    schema = '{"type": "array", "items": {"type": "boolean"}, "maxItems": 1}'
+    hopeless = {
+        "does not fit": Sampling(grammar=schema, answer_start=len(prompt) - 2),
+        "cannot be enforced": Sampling(grammar='{"type": "nothing"}'),
+    }
+    for message, sampling in hopeless.items():
+        with pytest.raises(Unsupported, match=message):
+            vllm_running.run(answer(engine, prompt, sampling))
+    steps = vllm_running.run(answer(engine, prompt, Sampling(grammar=schema, max_tokens=40)))
+    assert engine.tokens.decode([step.token for step in steps]) in ("[]", "[true]", "[false]")
+    assert engine.restarts == restarts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer, LlamaConfig
 
 from engines.grammar import Grammar
 from engines.tokens import TokenText
+from engines.vllm.board import Board
 from tests.engines.driving import ROOT
 
 
@@ -37,15 +39,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path
 
 @pytest.fixture(scope="session")
 def configure(checkpoint: Callable[[int], Path], one_rank: None) -> Callable[..., Any]:
-    """vLLM's configuration of such a model; `board` is where the plugin should report."""
+    """vLLM's configuration of such a model; `board` is where the plugin should report, `speculative` is JSON."""
     from vllm.engine.arg_utils import EngineArgs
 
     @cache
-    def one(vocabulary: int, board: Path | None = None, **options: Any) -> Any:
+    def one(vocabulary: int, board: Path | None = None, speculative: str = "null") -> Any:
         extra = {} if board is None else {"waver_board": str(board)}
         args = EngineArgs(
             model=str(checkpoint(vocabulary)), dtype="float32", enforce_eager=True, max_num_seqs=16, max_model_len=96,
-            additional_config=extra, **options,
+            additional_config=extra, speculative_config=json.loads(speculative),
         )  # fmt: skip
         return args.create_engine_config()
 
@@ -71,3 +73,22 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def grammar() -> Callable[[int], Grammar]:
     tokens = TokenText(AutoTokenizer.from_pretrained(ROOT / "models" / "small"))
     return cache(lambda vocabulary: Grammar(tokens, vocabulary))
+
+
+@pytest.fixture
+def board() -> Iterator[Board]:
+    board = Board.create()
+    yield board
+    board.close()
+
+
+@pytest.fixture
+def make(configure: Callable[..., Any], board: Board, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], Any]:
+    """A fresh runner of a kind (`runners.KINDS`) for a vocabulary, with the plugin in it."""
+    from tests.engines.vllm.runners import V1, V2
+
+    def one(kind: str, vocabulary: int) -> V1 | V2:
+        config = configure(vocabulary, board.path)
+        return V2(config, monkeypatch) if kind == "V2" else V1(config, "asynchronous" in kind)
+
+    return one

@@ -85,7 +85,8 @@ def expect(request: Request, logits: torch.Tensor, grammar: Callable[[], Grammar
     barred = raw.clone()
     if gate is not None:
         assert ask.stop is not None
-        barred[ask.stop] = -math.inf
+        if ask.stop not in ask.ends:
+            barred[ask.stop] = -math.inf
         seen = [*gate.history, *request.entropies][-gate.window :]
         mean = sum(seen) / len(seen)
         doubtful = abs(mean - gate.threshold) < NEAR
@@ -151,8 +152,8 @@ def requests(pick: st.DrawFn, name: str, tag: int, stop: int) -> Request:
         how = replace(how, gate=chosen, answer_start=len(prompt))
         prompt = [*prompt, *before]
         slot = pick(st.sampled_from([tag % 1024, tag % 1024, -1]))
-        barred = stop if chosen is not None else None
-        ask = Ask(chosen, how, ends=(END, *how.stop_token_ids), stop=barred, slot=slot, tag=tag)
+        last = None if chosen is None else pick(st.sampled_from([stop, END]))  # one kept for it, or the text's own end
+        ask = Ask(chosen, how, ends=(END, *how.stop_token_ids), stop=last, slot=slot, tag=tag)
     elif kind == "gate":
         ask = Ask(gate, transforms=pick(cut), temperature=0.9, stop=stop, tag=tag)
         prompt = prompt if pick(st.integers(0, 3)) else None

@@ -1,7 +1,7 @@
 """vLLM's two model runners without a model: its own classes keep the batch, and say what a processor is told of it.
 
-What only a GPU can do is done on the host: the one Triton kernel that writes staged values, and pinned memory. The
-module is skipped where vLLM cannot be had (`tests.engines.vllm_here`), and so is a test module that imports it.
+What only a GPU can do is done on the host: the one Triton kernel that writes staged values, and pinned memory. Where
+vLLM cannot be had, the test modules that import this one are skipped with its reason.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
 from engines.vllm.plugin import WaverProcessor
 
+KINDS = ("V1", "V1 asynchronous", "V2")
 CAPACITY = 16
 LONGEST = 96
 CPU = torch.device("cpu")

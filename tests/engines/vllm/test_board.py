@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -21,13 +20,6 @@ from hypothesis import strategies as st
 from engines.vllm.board import COMPLETE, DEPTH, EAGER, LAGGED, ROWS, TOP, Board, Pen
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def board() -> Iterator[Board]:
-    board = Board.create()
-    yield board
-    board.close()
 
 
 def write(pen: Pen, row: int, tag: int, position: int, entropy: float, flags: int = 0, kept: int = 0) -> None:

@@ -51,7 +51,7 @@ class QdrantShelf:
 
     def __init__(self, config: RetrievalConfig) -> None:
         key = os.environ.get(config.api_key_env)
-        self._client = QdrantClient(location=config.url, api_key=key, timeout=60)
+        self._client = QdrantClient(location=config.url, api_key=key, timeout=60, check_compatibility=False)
 
     def names(self) -> list[str]:
         with reachable():

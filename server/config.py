@@ -128,7 +128,9 @@ def load_config(path: str | Path | None = None, flags: Mapping[str, Any] | None 
 
 
 def _sentence(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "configuration"
+    # Behind an engine's name pydantic puts the kind of configuration that it was taken for.
+    place = [str(part) for i, part in enumerate(error["loc"]) if not (i == 2 and error["loc"][0] == "engines")]
+    where = ".".join(place) or "configuration"
     if error["type"] == "extra_forbidden":
         return f"unknown key '{where}'."
     if error["type"] == "missing":

@@ -52,7 +52,8 @@ class Core:
     @property
     def running(self) -> Running | None:
         """None while there is no engine that could be asked."""
-        return self._running
+        running = self._running
+        return None if running is None or running.llm.errored else running
 
     def attach(self) -> None:
         """Note the event loop that requests run in, so that they can be told of a death."""

@@ -48,7 +48,7 @@ def test_flags_over_environment_over_file(write: Any, monkeypatch: pytest.Monkey
         ({"server": {"prot": 1}}, "unknown key 'server.prot'"),
         ({"server": {"port": "http"}}, "server.port: "),
         ({"engines": {"a": {"backend": "transformers"}}}, "'engines.a.model' is required"),
-        ({"engines": {"a": {"backend": "magic", "model": "x"}}}, "engines.a.backend: "),
+        ({"engines": {"a": {"backend": "magic", "model": "x"}}}, "engines.a: backend should be transformers, "),
         ({"engines": {}}, "engines: "),
         ({"default_preset": "none"}, "default_preset 'none' is not among the presets"),
         ({"engines": {"default": {"model": "x"}}}, "cannot be named 'default'"),

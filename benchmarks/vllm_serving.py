@@ -33,7 +33,7 @@ CONCURRENCIES = {1: 4, 8: 24, 32: 64}
 """Requests at a time, and the requests of one load."""
 TEMPERATURES = (0.0, 1.0)
 ARGS: dict[str, Any] = {
-    "dtype": "bfloat16",
+    "dtype": "float32",
     "max_num_seqs": 64,
     "max_model_len": 512,
     "block_size": 32,

@@ -39,7 +39,7 @@ PROMPT = 4
 """Tokens of a prompt: only steps are measured."""
 VOCABULARIES = (32768, 131072)
 WIDTH, LAYERS = 512, 12
-ARGS: dict[str, Any] = {"dtype": "bfloat16", "max_num_seqs": 64, "max_model_len": 512}
+ARGS: dict[str, Any] = {"dtype": "float32", "max_num_seqs": 64, "max_model_len": 512}
 GATE = Gate(window=5, threshold=1e3)
 """Never fires."""
 

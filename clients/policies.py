@@ -39,6 +39,27 @@ class RouteParameters(TypedDict, total=False):
     draft_tokens: int
 
 
+class LRagParameters(TypedDict, total=False):
+    """L-RAG (arXiv 2601.06551): passages are looked up only where the model wavers."""
+
+    collection: str | None
+    gate: Literal["entropy", "margin", "flare", "dragin", "seakr", "targ", "always", "never", "random"]
+    threshold: float | None
+    pooling: Literal["mean", "first", "max", "prefix_k"]
+    prefix: int
+    draft_tokens: int | None
+    signal: Literal["margin", "entropy", "variance"]
+    samples: int
+    rate: float
+    expected_rate: float | None
+    top_k: int
+    mode: Literal["hybrid", "dense", "lexical"]
+    filter: dict[str, str | int | float | bool | list[str | int | float | bool | None] | None]
+    documents: list[str]
+    summary: Literal["lead", "written"]
+    instruction: str
+
+
 class TopWParameters(TypedDict, total=False):
     """Top-W (arXiv 2602.10346): what may be drawn is a trade between geometry, entropy and mass."""
 
@@ -92,6 +113,11 @@ def random_switch(**parameters: Unpack[RandomSwitchParameters]) -> dict[str, Any
 def route(**parameters: Unpack[RouteParameters]) -> dict[str, Any]:
     """Send the whole request to the small or to the large engine."""
     return {"name": "route", **parameters}
+
+
+def l_rag(**parameters: Unpack[LRagParameters]) -> dict[str, Any]:
+    """Look things up in a collection only where the model wavers without them."""
+    return {"name": "l_rag", **parameters}
 
 
 def top_w(**parameters: Unpack[TopWParameters]) -> dict[str, Any]:

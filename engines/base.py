@@ -16,6 +16,8 @@ from engines.tokens import TokenText
 from engines.transforms import Transform
 
 Finish = Literal["stop", "length", "gate"]
+Inside = Literal["hidden_state", "attention"]
+"""What an engine may let others see of its model."""
 NO_TOKEN = -1
 """The id of a `Step` that carries no token: an eager gate fired before position t was sampled."""
 
@@ -141,8 +143,27 @@ class Engine(Protocol):
         """Steps for given tokens, one for each position from 1 on: `len(ids) - 1` of them."""
         ...
 
-    async def hidden_state(self, ids: Sequence[int]) -> torch.Tensor:
-        """The last layer's hidden state (after the final norm) at the last token: `[hidden]` float32, on the CPU."""
+    @property
+    def exposes(self) -> frozenset[Inside]:
+        """Which of the model's insides can be read, so that a policy can refuse a request before it begins."""
+        ...
+
+    async def hidden_state(self, ids: Sequence[int], depth: float | None = None) -> torch.Tensor:
+        """The hidden state at the last token: `[hidden]` float32, on the CPU. The last layer's after the final norm, or
+        that behind a `depth` share of the layers (0.5: the middle one).
+
+        Raises:
+            Unsupported: this engine does not hand it out.
+        """
+        ...
+
+    async def attention(self, ids: Sequence[int], start: int) -> torch.Tensor:
+        """The last layer's attention weights of the tokens from `start` on: `[heads, len(ids) - start, len(ids)]`
+        float32, on the CPU; each row sums to 1.
+
+        Raises:
+            Unsupported: this engine does not hand them out.
+        """
         ...
 
     def embedding_matrix(self) -> torch.Tensor:

@@ -21,7 +21,8 @@ from llguidance import LLMatcher
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from engines.base import EngineError, Sampling, Step, Unsupported
+from engines.attention import last_attention
+from engines.base import EngineError, Inside, Sampling, Step, Unsupported
 from engines.config import TransformersConfig
 from engines.grammar import Grammar
 from engines.runner import make_runner
@@ -331,14 +332,35 @@ class TransformersEngine:
 
         return await self._in_thread(work)
 
-    async def hidden_state(self, ids: Ids[int]) -> torch.Tensor:
+    @property
+    def exposes(self) -> frozenset[Inside]:
+        return frozenset(("hidden_state", "attention"))
+
+    async def hidden_state(self, ids: Ids[int], depth: float | None = None) -> torch.Tensor:
         self._check(ids)
 
         @torch.inference_mode()
         def work() -> torch.Tensor:
             inputs = torch.tensor([list(ids)], device=self.model.device)
-            states: torch.Tensor = self.model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
+            out = self.model.base_model(input_ids=inputs, use_cache=False, output_hidden_states=depth is not None)
+            states: torch.Tensor = out.last_hidden_state
+            if depth is not None:  # the first of them are the embeddings
+                states = out.hidden_states[int(depth * (len(out.hidden_states) - 1))]
             return states[0, -1].float().cpu().clone()
+
+        return await self._in_thread(work)
+
+    async def attention(self, ids: Ids[int], start: int) -> torch.Tensor:
+        self._check(ids)
+
+        @torch.inference_mode()
+        def work() -> torch.Tensor:
+            inputs = torch.tensor([list(ids)], device=self.model.device)
+            with last_attention(self.model) as seen:
+                self.model.base_model(input_ids=inputs, use_cache=False)
+            if not seen:
+                raise Unsupported(f"{self.name!r} has no attention weights that could be read", "policy")
+            return seen[-1][0, :, start:].float().cpu().clone()
 
         return await self._in_thread(work)
 

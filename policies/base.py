@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from engines.base import Engine, Gate, Sampling, Step
+from retrieval.library import Library
 
 Stage = Literal["admit", "prompt", "search", "decode", "sample"]
 STAGES: tuple[Stage, ...] = ("admit", "prompt", "search", "decode", "sample")
@@ -114,11 +115,24 @@ class Report:
         return out | self.extra
 
 
+@dataclass(frozen=True)
+class Question:
+    """The last thing the user said, where a prompt was made of text, so that a policy can look things up for it.
+
+    `led_by(words)` makes the prompt's ids with more words in front of the question; whatever these spell, none of it
+    becomes a control token. It works in the calling thread, and may raise what a chat template refuses (ValueError).
+    """
+
+    text: str
+    led_by: Callable[[str], Sequence[int]]
+
+
 @dataclass
 class Job:
     """One choice being decoded: the prompt, how to sample, which engine writes, and the report that is being filled.
 
-    `engine` is the engine that runs unless a policy picks another; `engines` are all there are, by name.
+    `engine` is the engine that runs unless a policy picks another; `engines` are all there are, by name. `question` is
+    None where the prompt came as token ids, `library` where there are no collections to look into.
     """
 
     prompt_ids: tuple[int, ...]
@@ -126,6 +140,13 @@ class Job:
     engine: str
     engines: Mapping[str, Engine]
     report: Report
+    question: Question | None = None
+    library: Library | None = None
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that a prompt and its answer may have, in whichever engine writes."""
+        return min(self.engines[name].context_length for name in {self.engine, *self.report.parameters})
 
 
 Proceed = Callable[[Job], AsyncGenerator[Step, None]]
@@ -167,6 +188,14 @@ class Policy(BaseModel):
     engine_fields: ClassVar[tuple[str, ...]] = ()
 
     name: str
+
+    async def check(self, job: Job) -> None:
+        """Refuse, before the first token, what could not be done later.
+
+        Raises:
+            Unsupported: an engine, or the form of the request, does not allow it.
+            RetrievalError: a collection is not there, or cannot be read.
+        """
 
     def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
         """Yield the steps of the answer; `proceed(job)` runs what is inside. Close what you stop reading."""

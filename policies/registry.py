@@ -11,6 +11,7 @@ from engines.base import Engine, Step
 from engines.tokens import differences
 from policies.base import STAGES, Job, Policy, Proceed
 from policies.ead import EntropyAdaptiveDecoding
+from policies.l_rag import LRAG
 from policies.random_switch import RandomSwitch
 from policies.route import Route
 from policies.top_w import TopW
@@ -19,6 +20,7 @@ from policies.truncation import Epsilon, Eta, MinP, TopH, TopNSigma, TopP, Typic
 REGISTRY: dict[str, type[Policy]] = {
     policy.model_fields["name"].default: policy
     for policy in (
+        LRAG,
         *(EntropyAdaptiveDecoding, RandomSwitch, Route),
         *(TopW, TopP, MinP, Typical, Eta, Epsilon, TopNSigma, TopH),
     )

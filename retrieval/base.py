@@ -182,6 +182,9 @@ class Store(Protocol):
     def summaries(self, documents: Sequence[str], kind: str) -> dict[str, str]:
         """The summaries that are there, by document."""
 
+    def openings(self, documents: Sequence[str], chunks: int) -> list[tuple[str, str]]:
+        """The first so many chunks of documents, in order: a document's id and a text each."""
+
     def info(self) -> Info:
         """Counts and sizes now."""
 

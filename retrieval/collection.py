@@ -120,6 +120,13 @@ class Collection:
         """Summaries by document: its lead sentences, or whatever was kept under another kind."""
         return self.store.summaries(documents, kind)
 
+    def openings(self, documents: Sequence[str], chunks: int) -> dict[str, str]:
+        """The text of the first so many chunks, by document: what a summary can be written from."""
+        found: dict[str, str] = {}
+        for document, text in self.store.openings(documents, chunks):
+            found[document] = f"{found[document]} {text}" if document in found else text
+        return found
+
     def summarise(self, summaries: Mapping[str, str], kind: str) -> None:
         """Keep summaries that somebody wrote, an engine for example, until their documents change."""
         with self.store.writing() as writer:

@@ -143,6 +143,15 @@ class FaissStore:
             )
             return {row[0]: row[1] for row in rows}
 
+    def openings(self, documents: Sequence[str], chunks: int) -> list[tuple[str, str]]:
+        with self.database.reading() as db:
+            rows = db.execute(
+                "SELECT d.id, c.text FROM documents d JOIN chunks c ON c.document = d.key WHERE NOT d.staged AND "
+                f"c.number < ? AND d.id IN ({','.join('?' * len(documents))}) ORDER BY d.id, c.number",
+                [chunks, *documents],
+            )
+            return [(document, text) for document, text in rows]
+
     def info(self) -> Info:
         with self.database.reading() as db:
             documents, chunks = db.execute(

@@ -140,6 +140,12 @@ class QdrantStore:
         loads = list(self.scroll(must, ["document", "summaries"]))
         return {load["document"]: load["summaries"][kind] for load in loads if kind in load["summaries"]}
 
+    def openings(self, documents: Sequence[str], chunks: int) -> list[tuple[str, str]]:
+        early = models.FieldCondition(key="number", range=models.Range(lt=chunks))
+        loads = self.scroll([is_staged(False), any_of("document", documents), early], ["document", "number", "text"])
+        found = sorted((load["document"], load["number"], load["text"]) for load in loads)
+        return [(document, text) for document, _, text in found]
+
     def scroll(self, must: list[Any], fields: list[str]) -> Iterator[dict[str, Any]]:
         """The payloads of all points that meet the conditions."""
         offset = None

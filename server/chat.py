@@ -11,8 +11,10 @@ from fastapi import APIRouter, Request, Response
 from transformers import PreTrainedTokenizerBase
 
 from engines.tokens import TokenText
+from policies.base import Question
 from server.answer import Answer, Whole
 from server.assembly import Piece, Token
+from server.decoding import Prompt
 from server.errors import invalid
 from server.logprobs import chat_logprobs
 from server.plan import make_plan
@@ -33,10 +35,12 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     if body.top_logprobs and not body.logprobs:
         raise invalid("top_logprobs needs 'logprobs': true.", "top_logprobs")
     route = runtime.route(body.model, body.policy)
-    ids = await chat_ids(body, body.messages, runtime.engines[route.engine].tokens)
+    tokens = runtime.engines[route.engine].tokens
+    ids = await chat_ids(body, body.messages, tokens)
+    prompt = Prompt(tuple(ids), question=last_question(body, tokens))
     limit = body.max_completion_tokens or body.max_tokens
-    plan = await make_plan(runtime, route, body, [(tuple(ids), None)], limit, body.logprobs, body.top_logprobs or 0)
-    shape = ChatShape(runtime.engines[route.engine].tokens, body.logprobs, body.top_logprobs or 0)
+    plan = await make_plan(runtime, route, body, [prompt], limit, body.logprobs, body.top_logprobs or 0)
+    shape = ChatShape(tokens, body.logprobs, body.top_logprobs or 0)
     return await Answer(body, plan, shape, runtime).respond(request)
 
 
@@ -88,13 +92,31 @@ async def chat_ids(body: ChatPrompt | TokenizeRequest, messages: Sequence[Messag
     turns = [turn(message, f"messages[{i}]") for i, message in enumerate(messages)]
     if body.continue_final_message and body.add_generation_prompt and "add_generation_prompt" in body.model_fields_set:
         raise invalid("continue_final_message and add_generation_prompt exclude each other.", "continue_final_message")
-    generate = body.add_generation_prompt and not body.continue_final_message
     try:
-        return await asyncio.to_thread(
-            tokens.chat, turns, generate, body.continue_final_message, **body.chat_template_kwargs
-        )
+        return await asyncio.to_thread(render, body, turns, tokens)
     except ValueError as error:
         raise invalid(str(error), "messages") from error
+
+
+def render(body: ChatPrompt | TokenizeRequest, turns: Sequence[dict[str, Any]], tokens: TokenText) -> list[int]:
+    """Raises:
+    ValueError: the chat template refuses the conversation."""
+    generate = body.add_generation_prompt and not body.continue_final_message
+    return tokens.chat(turns, generate, body.continue_final_message, **body.chat_template_kwargs)
+
+
+def last_question(body: ChatRequest, tokens: TokenText) -> Question | None:
+    """What the user said last, if a user said anything."""
+    last = max((i for i, message in enumerate(body.messages) if message.role == "user"), default=None)
+    if last is None:
+        return None
+
+    def led_by(words: str) -> list[int]:
+        turns = [turn(message, "messages") for message in body.messages]
+        turns[last]["content"] = words + turns[last]["content"]
+        return render(body, turns, tokens)
+
+    return Question(body.messages[last].text or "", led_by)
 
 
 def turn(message: Message, param: str) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from engines.tokens import TokenText
+from policies.base import Question
 from server.answer import Answer, Whole
 from server.assembly import Piece, Token
+from server.decoding import Prompt
 from server.errors import invalid
 from server.logprobs import text_logprobs
 from server.plan import make_plan
@@ -40,10 +42,23 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     ]
     limit = 16 if body.max_tokens is None else body.max_tokens
     wanted = body.logprobs is not None
-    prompts = list(zip(ids, echoes, strict=True))
+    prompts = [
+        Prompt(these, echo, text_question(prompt, tokens) if isinstance(prompt, str) else None)
+        for these, echo, prompt in zip(ids, echoes, given, strict=True)
+    ]
     plan = await make_plan(runtime, route, body, prompts, limit, wanted, body.logprobs or 0)
     shape = TextShape(tokens, wanted, body.logprobs or 0, several=plan.choices > 1)
     return await Answer(body, plan, shape, runtime).respond(request)
+
+
+def text_question(text: str, tokens: TokenText) -> Question:
+    """A prompt in plain text is the question itself."""
+
+    def led_by(words: str) -> list[int]:
+        opening = tokens.encode("")  # what every text begins with, such as a token for its beginning
+        return [*opening, *tokens.encode_plain(words), *tokens.encode(text, add_special_tokens=False)]
+
+    return Question(text, led_by)
 
 
 class TextShape:

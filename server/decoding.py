@@ -14,7 +14,7 @@ from itertools import zip_longest
 from typing import TypeVar
 
 from engines.base import Sampling, Step
-from policies.base import Job, Kept, Report
+from policies.base import Job, Kept, Question, Report
 from policies.registry import compose
 from server.assembly import Piece, TextAssembly, Token
 from server.runtime import Route, Runtime
@@ -31,9 +31,10 @@ class Prompt:
     """One prompt; `echo` is its text if it is to be repeated before the answer."""
 
     ids: tuple[int, ...]
-    limit: int
-    """Most tokens of the answer."""
     echo: str | None = None
+    question: Question | None = None
+    limit: int = 0
+    """Most tokens of the answer; the plan sets it."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Decoding:
         if sampling.max_tokens == 0:
             self._put(assembly.end("length"))
             return
-        job = Job(prompt.ids, sampling, route.engine, engines, report)
+        job = Job(prompt.ids, sampling, route.engine, engines, report, prompt.question, self._runtime.library)
         async with aclosing(compose(route.policies)(job)) as steps:
             async for step in steps:
                 if not any(each.tokens for each in self.reports):
@@ -206,6 +207,8 @@ class Decoding:
             metrics.discarded.inc(report.discarded)
             for engine, count in report.tokens.items():
                 metrics.tokens.labels(engine).inc(count)
+            if looked := report.extra.get("retrieval"):
+                metrics.looked_up(report.policy, looked)
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

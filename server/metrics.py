@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from server.drift import Drift
 
 if TYPE_CHECKING:
     from server.runtime import Runtime
@@ -41,7 +43,20 @@ class Metrics:
         )
         self.passages = Counter("waver_passages", "Passages found.", registry=here)
         self.documents = Counter("waver_documents", "Documents taken in, by outcome.", ["outcome"], registry=here)
+        self.gates = Counter(
+            "waver_retrieval_gates", "Decisions whether to look things up.", ["gate", "outcome"], registry=here
+        )
+        self.drift = Drift()
         self.registry.register(_Now(runtime))
+
+    def looked_up(self, policies: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> None:
+        """Count a gate's decision: `record` is a report's `retrieval`."""
+        if not record["seconds"]["gate"]:
+            return  # the request ended before its gate had spoken
+        gate, fired = record["gate"], record["triggered"]
+        self.gates.labels(gate, "retrieved" if fired else "kept").inc()
+        asked = next(policy for policy in policies if policy.get("collection"))
+        self.drift.decided(asked["collection"], gate, record["threshold"], asked["expected_rate"], fired)
 
 
 class _Now(Collector):
@@ -58,6 +73,16 @@ class _Now(Collector):
         admission = self._runtime.admission
         yield GaugeMetricFamily("waver_requests_running", "Requests being decoded.", admission.running)
         yield GaugeMetricFamily("waver_requests_waiting", "Requests in the queue.", admission.waiting)
+        labels = ["collection", "gate", "threshold"]
+        rate = GaugeMetricFamily("waver_retrieval_rate", "Share of the last decisions that retrieved.", labels=labels)
+        alarm = GaugeMetricFamily(
+            "waver_retrieval_drift", "1 where that is not the rate that calibration expects.", labels=labels
+        )
+        for key, watched in self._runtime.metrics.drift.gates.items():
+            rate.add_metric(key, watched.rate)
+            if watched.expected is not None:
+                alarm.add_metric(key, int(watched.alarm))
+        yield from (rate, alarm)
         yield GaugeMetricFamily("waver_ready", "1 when the engines are warm.", int(self._runtime.ready))
 
 

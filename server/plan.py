@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from policies.base import Job, Report
 from server.decoding import Plan, Prompt
 from server.errors import invalid
 from server.runtime import Route, Runtime
@@ -15,27 +17,25 @@ async def make_plan(
     runtime: Runtime,
     route: Route,
     body: Generation,
-    prompts: Sequence[tuple[tuple[int, ...], str | None]],
+    prompts: Sequence[Prompt],
     max_tokens: int | None,
     logprobs: bool,
     top_logprobs: int,
 ) -> Plan:
-    """`prompts` are ids, and the text that is to be echoed.
-
-    Raises:
-        APIError: 400, something about the request cannot be.
-    """
+    """Raises:
+    APIError: 400, something about the request cannot be.
+    Unsupported, RetrievalError: a policy cannot do its part."""
     bounds = runtime.config.server
     if body.n > bounds.max_n:
         raise invalid(f"n should be at most {bounds.max_n}.", "n")
     if body.n * len(prompts) > bounds.max_choices:
         raise invalid(f"{len(prompts)} prompts times n = {body.n} are more than {bounds.max_choices} choices.", "n")
     context = min(runtime.engines[name].context_length for name in {route.engine, *route.engines})
-    return Plan(
+    plan = Plan(
         route=route,
         prompts=[
-            Prompt(ids, token_limit(len(ids), max_tokens, body, context, bounds.default_max_tokens), echo)
-            for ids, echo in prompts
+            replace(p, limit=token_limit(len(p.ids), max_tokens, body, context, bounds.default_max_tokens))
+            for p in prompts
         ],
         n=body.n,
         sampling=sampling(
@@ -50,3 +50,9 @@ async def make_plan(
         logprobs=logprobs,
         timeout=min(body.timeout or bounds.timeout, bounds.timeout),
     )
+    first = plan.prompts[0]  # the others are of its kind
+    sampled = replace(plan.sampling, max_tokens=first.limit, seed=plan.seed)
+    job = Job(first.ids, sampled, route.engine, runtime.engines, Report(), first.question, runtime.library)
+    for policy in route.policies:
+        await policy.check(job)
+    return plan

@@ -21,6 +21,7 @@ import torch
 import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from retrieval.embedder import Embedder
 from server.config import Config, load_config
 from server.run import Server, make_server
 from server.runtime import Runtime
@@ -69,6 +70,14 @@ class Running:
                 return True
             time.sleep(0.005)
         return False
+
+
+@pytest.fixture(scope="session")
+def embedder() -> Embedder:
+    """The real embedder, loaded once."""
+    found = Embedder("all-MiniLM-L6-v2")
+    assert found.dimension == 384
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -153,7 +162,7 @@ def running(start: Callable[..., Running]) -> Running:
 
 
 @pytest.fixture(scope="session")
-def vllm_config() -> dict[str, Any]:
+def vllm_config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The bundled pair under vLLM, on one page with the transformers engines of the same models."""
     args = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 32}
     models = {name: str(ROOT / "models" / name) for name in ("small", "large")}
@@ -162,6 +171,7 @@ def vllm_config() -> dict[str, Any]:
         "engines": {name: {"backend": "vllm", "model": model, "args": args} for name, model in models.items()}
         | embedded,
         "presets": {"frugal": [{"name": "ead", "threshold": 0.05, "monitor": "small"}]},
+        "retrieval": {"path": str(tmp_path_factory.mktemp("data") / "collections")},
     }
 
 

@@ -16,7 +16,7 @@ from contextlib import aclosing, suppress
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
-from engines.base import EngineError, Sampling, Step, Unsupported
+from engines.base import EngineError, Inside, Sampling, Step, Unsupported
 from engines.config import UpstreamConfig
 from engines.tokens import TokenText
 from engines.upstream.link import DRAIN, Link
@@ -117,8 +117,17 @@ class UpstreamEngine:
             for token, said in list(zip(ids, heard, strict=False))[1:]
         ]
 
-    async def hidden_state(self, ids: Ids[int]) -> torch.Tensor:
+    @property
+    def exposes(self) -> frozenset[Inside]:
+        return frozenset()
+
+    async def hidden_state(self, ids: Ids[int], depth: float | None = None) -> torch.Tensor:
         raise Unsupported(f"{self.name!r} is an upstream, which does not give away hidden states; use another engine")
+
+    async def attention(self, ids: Ids[int], start: int) -> torch.Tensor:
+        raise Unsupported(
+            f"{self.name!r} is an upstream, which does not give away attention weights; use another engine"
+        )
 
     def embedding_matrix(self) -> torch.Tensor:
         raise Unsupported(f"{self.name!r} is an upstream, which does not give away its embeddings; use another engine")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from engines.base import NO_TOKEN, EngineError, Finish, Sampling, Step, Unsupported
+from engines.base import NO_TOKEN, EngineError, Finish, Inside, Sampling, Step, Unsupported
 from engines.config import VllmConfig
 from engines.grammar import Grammar
 from engines.tokens import TokenText
@@ -270,10 +270,19 @@ class VllmEngine:
         known = outputs[-1].prompt_logprobs
         return [self._bounded(token, at, top_logprobs) for token, at in zip(given[1:], known[1:], strict=True)]
 
-    async def hidden_state(self, ids: Sequence[int]) -> torch.Tensor:
+    @property
+    def exposes(self) -> frozenset[Inside]:
+        return frozenset()
+
+    async def hidden_state(self, ids: Sequence[int], depth: float | None = None) -> torch.Tensor:
         """Raises:
         Unsupported: vLLM keeps hidden states to itself."""
         raise Unsupported(f"engine {self.name!r} runs under vLLM, which does not hand out hidden states", "policy")
+
+    async def attention(self, ids: Sequence[int], start: int) -> torch.Tensor:
+        """Raises:
+        Unsupported: vLLM's kernels never write attention weights down."""
+        raise Unsupported(f"engine {self.name!r} runs under vLLM, which does not hand out attention weights", "policy")
 
     def embedding_matrix(self) -> torch.Tensor:
         return embedding(self._config.model, self._config.args.get("revision"))

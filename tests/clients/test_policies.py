@@ -14,6 +14,7 @@ PARAMETERS = {
     "ead": builders.EadParameters,
     "random_switch": builders.RandomSwitchParameters,
     "route": builders.RouteParameters,
+    "l_rag": builders.LRagParameters,
     "top_w": builders.TopWParameters,
     "top_p": builders.PParameters,
     "min_p": builders.PParameters,

@@ -96,6 +96,35 @@ async def test_hidden_state(wild: TransformersEngine) -> None:
     torch.testing.assert_close(matrix.double() @ state.double(), _raw_last(wild, ids), atol=1e-4, rtol=1e-4)
 
 
+async def test_the_hidden_state_of_a_middle_layer(wild: TransformersEngine) -> None:
+    ids = prompts(1, seed=18)[0]
+    with torch.inference_mode():
+        all_of_them = wild.model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+    for depth, layer in ((0.0, 0), (0.5, 1), (1.0, 2)):
+        state = await wild.hidden_state(ids, depth)
+        torch.testing.assert_close(state, all_of_them[layer][0, -1], atol=1e-5, rtol=1e-5)
+
+
+async def test_attention_weights(wild: TransformersEngine) -> None:
+    """Those of the last layer, from a pass that goes another way than decoding does; decoding is as before."""
+    ids, start = prompts(1, seed=19)[0], 4
+    before = await steps(wild, ids, max_tokens=5)
+    weights = await wild.attention(ids, start)
+    assert weights.shape == (4, len(ids) - start, len(ids))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]), atol=1e-5, rtol=0)
+    assert not weights.triu(start + 1).any(), "nothing is seen before it is written"
+    implementation = wild.model.config._attn_implementation
+    wild.model.set_attn_implementation("eager")
+    try:
+        with torch.inference_mode():
+            expected = wild.model(input_ids=torch.tensor([ids]), output_attentions=True).attentions[-1][0, :, start:]
+    finally:
+        wild.model.set_attn_implementation(implementation)
+    torch.testing.assert_close(weights, expected, atol=1e-6, rtol=1e-5)
+    assert await steps(wild, ids, max_tokens=5) == before
+    assert wild.exposes == {"hidden_state", "attention"}
+
+
 def test_the_embedding_matrix_is_that_of_the_input(wild: TransformersEngine) -> None:
     matrix = wild.embedding_matrix()
     read = wild.model.get_input_embeddings()(torch.arange(wild.vocabulary))

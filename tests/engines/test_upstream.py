@@ -178,6 +178,7 @@ async def test_what_it_cannot_do(up: UpstreamEngine) -> None:
         (steps(up, prompt * 200), "context of 1024"),
         (up.score(prompt, 21), "at most 20"),
         (up.hidden_state(prompt), "hidden states"),
+        (up.attention(prompt, 0), "attention"),
     ]
     for call, said in cases:
         with pytest.raises(Unsupported, match=said):

@@ -19,13 +19,6 @@ from retrieval.parsing import Parsers
 DIMENSION = 16
 
 
-@pytest.fixture(scope="session")
-def embedder() -> Embedder:
-    found = Embedder("all-MiniLM-L6-v2")
-    assert found.dimension == 384
-    return found
-
-
 @pytest.fixture
 def library(tmp_path: Path, embedder: Embedder) -> Iterator[Library]:
     made = Library(RetrievalConfig(path=tmp_path / "collections", lock_seconds=0.2))

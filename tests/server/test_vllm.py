@@ -60,6 +60,34 @@ def test_ead_is_the_same_on_both_backends(vllm_running: Any, setting: str) -> No
     assert switches > 10
 
 
+def test_lookups_are_the_same_on_both_backends(vllm_running: Any) -> None:
+    """Draft, gate, passages and answer; and a gate that vLLM cannot serve is refused with a reason."""
+    items = [*draw("frequent_facts", 311, 4), *draw("tail_facts", 311, 4)]
+    with vllm_running.http() as http:
+        assert http.post("/v1/collections", json={"name": "towns"}).status_code == 200
+        rows = [{"id": str(i), "text": item.passage} for i, item in enumerate(items) if item.passage]
+        assert http.post("/v1/collections/towns/documents", json={"documents": rows}).status_code == 200
+        for gate in ("entropy", "margin", "targ", "flare"):
+            for item in items:
+                policy = {"name": "l_rag", "collection": "towns", "gate": gate, "top_k": 1}
+                policy |= {"flare": {}}.get(gate, {"threshold": 0.08})
+                body = {"messages": [{"role": "user", "content": item.prompt}], "temperature": 0, "policy": [policy]}
+                both = [
+                    http.post("/v1/chat/completions", json=body | {"model": f"{prefix}large"}).json()
+                    for prefix in ("", "embedded-")
+                ]
+                ours, theirs = (answer["waver"]["retrieval"] for answer in both)
+                assert both[0]["choices"] == both[1]["choices"]
+                assert ours["triggered"] == theirs["triggered"]
+                assert ours["passages"] == theirs["passages"]
+                assert ours["score"] == pytest.approx(theirs["score"], abs=1e-3)
+        for gate, said in (("dragin", "attention weights"), ("seakr", "hidden states")):
+            policy = {"name": "l_rag", "collection": "towns", "gate": gate}
+            refused = http.post("/v1/chat/completions", json=body | {"model": "large", "policy": [policy]})
+            assert refused.status_code == 400
+            assert said in refused.json()["error"]["message"]
+
+
 def test_a_killed_engine_core_ends_every_stream_and_comes_back(vllm_running: Any) -> None:
     runtime = vllm_running.runtime
     engine = runtime.engines["large"]

@@ -1,0 +1,44 @@
+"""Attention weights of a transformers model, which its fast kernels never write down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+
+@contextmanager
+def last_attention(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
+    """Inside, the model's passes compute attention in the way that shows its weights; the list holds those of the last
+    layer that has any, `[rows, heads, queries, keys]`. It stays empty where a model has no such way or no attention.
+
+    Only one layer's weights are held at a time: all of them would be `layers` times as much.
+    """
+    seen: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if isinstance(weights, torch.Tensor) and weights.ndim == 4 and weights.shape[-1] >= weights.shape[-2]:
+            seen[:] = [weights]
+
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation("eager")
+    except ValueError:
+        yield seen
+        return
+    hooks = [module.register_forward_hook(keep) for module in model.modules() if _attends(module)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.set_attn_implementation(before)
+
+
+def _attends(module: torch.nn.Module) -> bool:
+    """Attention modules are called so in every family of transformers, and hold their projections themselves."""
+    return "attention" in type(module).__name__.lower()

@@ -1,0 +1,68 @@
+"""Where to put a gate's threshold: for a budget of retrievals, or for a loss of accuracy. And when a gate pays.
+
+L-RAG, arXiv 2601.06551; the paper says no more than that its thresholds are calibrated, so both rules are
+reconstructions. Scores and thresholds are the gate's own (nats for entropies).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def budget(scores: Sequence[float], rate: float, above: bool = True) -> float:
+    """The threshold at which a share `rate` of the scores fires: their (1 - rate)-quantile, interpolated along a line;
+    the rate-quantile for a gate that fires at low scores (not `above`)."""
+    return float(np.quantile(np.asarray(scores, float), 1 - rate if above else rate))
+
+
+@dataclass(frozen=True)
+class Point:
+    """A threshold, and what came of it on the calibration questions: the share that retrieved, and that was right."""
+
+    threshold: float
+    rate: float
+    accuracy: float
+
+
+def curve(scores: Sequence[float], first: Sequence[bool], second: Sequence[bool], above: bool = True) -> list[Point]:
+    """Every rate that a threshold can realise, from none to all. `first` and `second` say which answers of the two
+    tiers were right. Between two scores the threshold lies in the middle."""
+    order = sorted(range(len(scores)), key=lambda i: -scores[i] if above else scores[i])
+    right, n = sum(first), len(scores)
+    ends = (1.0, -1.0) if above else (-1.0, 1.0)
+    out = [Point(scores[order[0]] + ends[0], 0.0, right / n)]
+    for taken, i in enumerate(order, 1):
+        right += second[i] - first[i]
+        following = scores[order[taken]] if taken < n else scores[i] + ends[1]
+        if following != scores[i]:  # equal scores fire together
+            out.append(Point((scores[i] + following) / 2, taken / n, right / n))
+    return out
+
+
+def within(points: Sequence[Point], loss: float) -> Point:
+    """The smallest rate whose accuracy is at most `loss` below that of always retrieving, the last of the points."""
+    return next(point for point in points if point.accuracy >= points[-1].accuracy - loss - 1e-12)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Mean times of a request's parts: retrieval, an answer of the first tier, and one of the second."""
+
+    retrieval: float
+    first: float
+    second: float
+
+    @property
+    def always(self) -> float:
+        return self.retrieval + self.second
+
+    def gated(self, rate: float) -> float:
+        """With a gate that retrieves for a share `rate` of the requests, each of which has paid for its draft."""
+        return self.first + rate * self.always
+
+    def break_even(self, rate: float) -> float:
+        """How slow retrieval has to be for the gate to pay; infinite at rate 1."""
+        return self.first / (1 - rate) - self.second if rate < 1 else float("inf")

@@ -1,0 +1,143 @@
+"""Where a policy looks things up, and what a report says of it: passages, summaries, and the time they took."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from engines.base import Sampling, Unsupported
+from policies import quoting
+from policies.base import Job
+from retrieval.base import Passage
+from retrieval.collection import Collection
+
+Scalar = str | int | float | bool | None
+SUMMARY_TOKENS = 100
+SUMMARISED = 4
+"""Chunks from the beginning of a document that a written summary is made of."""
+ASK = "Summarise this text in two sentences.\n\n{}"
+
+
+class Where(BaseModel):
+    """The parameters of a lookup, for policies that have one."""
+
+    collection: str | None = Field(default=None, description="where passages are looked for")
+    top_k: int = Field(default=3, ge=1, le=100, description="passages in the prompt")
+    mode: Literal["hybrid", "dense", "lexical"] = Field(default="hybrid", description="how passages are found")
+    filter: dict[str, Scalar | list[Scalar]] = Field(
+        default={}, max_length=64, description="metadata that a passage's document must carry"
+    )
+    documents: list[str] = Field(
+        default=[], max_length=16, description="documents that the question is about: their summaries open the prompt"
+    )
+    summary: Literal["lead", "written"] = Field(
+        default="lead", description="their first sentences, or a summary that the engine writes once"
+    )
+    instruction: str = Field(
+        default=quoting.INSTRUCTION, max_length=4096, description="words in front of what is quoted"
+    )
+
+
+class Lookup:
+    """The lookups of one job. `record` is the report's `retrieval`."""
+
+    def __init__(self, where: Where, job: Job, collection: Collection, record: dict[str, Any]) -> None:
+        self._where, self._job, self._collection = where, job, collection
+        self._summaries: list[str] = []
+        self._began = time.perf_counter()
+        self.record = record
+        record |= {"triggered": False, "passages": [], "seconds": {"gate": 0.0, "retrieval": 0.0, "generation": 0.0}}
+        job.report.extra["retrieval"] = record
+
+    async def summarised(self) -> Job:
+        """The job with the summaries of the documents that were named, if any."""
+        names = self._where.documents
+        if names:
+            library, kind = self._job.library, self._where.summary
+            assert library is not None
+            found = await library.run(self._collection.summaries, names, kind)
+            if kind == "written" and (missing := [name for name in names if name not in found]):
+                found |= await self._write(missing)
+            self._summaries = [found[name] for name in names if name in found]
+            self.record["summaries"] = [name for name in names if name in found]
+        return (await quoting.led(self._job, self._summaries, self._where.instruction))[0]
+
+    async def _write(self, names: Sequence[str]) -> dict[str, str]:
+        """Summaries by the engine, kept until their documents change."""
+        library, engine = self._job.library, self._job.engines[self._job.engine]
+        assert library is not None
+        texts = await library.run(self._collection.openings, names, SUMMARISED)
+        written = {}
+        for name, text in texts.items():
+            ids = engine.tokens.chat([{"role": "user", "content": ASK.format(quoting.one_line(text))}])
+            room = engine.context_length - len(ids)
+            if room <= 0:
+                continue
+            sampling = Sampling(temperature=0.0, max_tokens=min(SUMMARY_TOKENS, room), logprobs=False)
+            steps = [step async for step in engine.generate(ids, sampling)]
+            self._job.report.discarded += len(steps)
+            written[name] = engine.tokens.decode([step.token for step in steps]).strip()
+        written = {name: text for name, text in written.items() if text}
+        if written:
+            await library.run(self._collection.summarise, written, "written")
+        return written
+
+    def decided(self, score: float | None) -> None:
+        """The gate has spoken: the time until now was its own."""
+        if score is not None and math.isfinite(score):
+            self.record["score"] = score
+            if self.record["gate"] == "entropy":
+                self.record["gate_entropy"] = score
+        self._spent("gate")
+
+    async def led(self, query: str) -> Job | None:
+        """The job with the passages for a query; None where there are none."""
+        where = self._where
+        found = await self._collection.search(query, where.top_k, where.filter, where.mode)
+        job, count = await quoting.led(self._job, [*self._summaries, *map(_shown, found)], where.instruction)
+        used = found[: max(count - len(self._summaries), 0)]
+        self.record["triggered"] = True
+        known = {(each["document"], each["chunk"]) for each in self.record["passages"]}
+        self.record["passages"] += [
+            {"document": each.document, "chunk": each.chunk, "score": each.score}
+            for each in used
+            if (each.document, each.chunk) not in known
+        ]
+        self._spent("retrieval")
+        return job if used else None
+
+    def wrote(self) -> None:
+        """The time until now was the answer's."""
+        self._spent("generation")
+
+    def _spent(self, on: str) -> None:
+        now = time.perf_counter()
+        self.record["seconds"][on] += now - self._began
+        self._began = now
+
+
+async def looking(where: Where, job: Job) -> Collection:
+    """The collection that a policy looks into.
+
+    Raises:
+        Unsupported: none is named, or the request's form leaves no place for passages.
+        RetrievalError: it is not there, or cannot be read.
+    """
+    if where.collection is None:
+        raise Unsupported('name the collection to look into: "collection": "…"', "policy")
+    if job.library is None:
+        raise Unsupported("there are no collections here", "policy")
+    if job.question is None:
+        raise Unsupported(
+            "passages are quoted in front of a question: send a user's message, or a prompt as text", "policy"
+        )
+    return await job.library.run(partial(job.library.open, where.collection))
+
+
+def _shown(passage: Passage) -> str:
+    return f"{passage.title}: {passage.text}" if passage.title else passage.text

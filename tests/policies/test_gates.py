@@ -1,0 +1,129 @@
+"""The scores that gates look at, against the L-RAG card's figures; and where a threshold is put."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entropy import shannon_entropy
+from policies.calibration import Latency, budget, curve, within
+from policies.gates import closeness, disagreement, pooled, spread, weighted_entropies
+
+DRAFT = [0.9404480, 1.3862944, 0.1677005]
+
+
+def test_a_draft_of_three_tokens() -> None:
+    rows = [(0.7, 0.1, 0.1, 0.1), (0.25,) * 4, (0.97, 0.01, 0.01, 0.01)]
+    entropies = shannon_entropy(torch.tensor(rows, dtype=torch.float64).log()).tolist()
+    assert entropies == pytest.approx(DRAFT, abs=5e-8)
+    assert pooled(entropies, "mean", 1) == pytest.approx(0.8314810, abs=5e-8)
+    assert pooled(entropies, "first", 1) == pytest.approx(0.9404480, abs=5e-8)
+    assert pooled(entropies, "max", 1) == pytest.approx(1.3862944, abs=5e-8)
+    assert pooled(entropies, "prefix_k", 2) == pytest.approx((DRAFT[0] + DRAFT[1]) / 2, abs=5e-8)
+    assert pooled(entropies, "prefix_k", 9) == pooled(entropies, "mean", 1)
+
+
+def test_targ() -> None:
+    gaps = (2, 0.5, 0)
+    assert sum(map(closeness, gaps)) / 3 == pytest.approx(0.5806220, abs=5e-8)
+    assert disagreement([[1, 2], [1, 2]]) == 0
+    assert disagreement([[1, 2], [1, 3]]) == pytest.approx(0.25)
+    assert disagreement([[1], [1, 3]]) == pytest.approx(0.25), "who has ended says something else"
+
+
+def test_dragin() -> None:
+    assert weighted_entropies((0.1, 0.4, 0.2, 0.3), (0.5, 1.2, 0.1, 0.8)) == pytest.approx([0.2, 1.92, 0.08, 0.96])
+    assert weighted_entropies((0.0, 0.0), (1.0, 1.0)) == [0.0, 0.0]
+
+
+def test_seakr() -> None:
+    rows = torch.tensor([[1, 0, 2, -1], [1, 0.1, 2, -1], [0, 1, -1, 2]], dtype=torch.float64)
+    assert spread(rows) == pytest.approx(-3.1246455, abs=5e-8)
+    assert spread(rows[:1].repeat(3, 1)) == pytest.approx(-3.7024646, abs=5e-8)
+    assert spread(torch.arange(1.0, 9.0).repeat(20, 1)) == pytest.approx(-6.2256974, abs=5e-8)
+
+
+def test_a_budget_of_retrievals() -> None:
+    scores = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.6, 2.0, 2.4, 3.0)
+    for rate, threshold in ((0.92, 0.344), (0.74, 0.668), (0.5, 1.1)):
+        assert budget(scores, rate) == pytest.approx(threshold)
+    assert budget(scores, 0.3, above=False) == pytest.approx(np.quantile(scores, 0.3))
+
+
+def test_latencies() -> None:
+    cases = {
+        (0.92, 1000): (1053.6, 1080, 670),
+        (0.74, 500): (489.2, 580, 150.76923),
+        (0.74, 800): (711.2, 880, 150.76923),
+        (0.5, 100): (150, 180, 40),
+    }
+    for (rate, retrieval), (gated, always, break_even) in cases.items():
+        latency = Latency(retrieval, first=60, second=80)
+        assert latency.gated(rate) == pytest.approx(gated)
+        assert latency.always == always
+        assert latency.break_even(rate) == pytest.approx(break_even)
+    assert math.isinf(Latency(1, 1, 1).break_even(1.0))
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.1, 0.2, 0.5, 0.9, 1.3]), st.booleans(), st.booleans()), min_size=1, max_size=30
+    ),
+    st.booleans(),
+)
+def test_the_curve_says_what_its_thresholds_do(questions: list[tuple[float, bool, bool]], above: bool) -> None:
+    scores, first, second = zip(*questions, strict=True)
+    points = curve(scores, first, second, above)
+    for point in points:
+        fired = [(u > point.threshold) == above for u in scores]
+        assert point.rate == pytest.approx(sum(fired) / len(scores))
+        right = [b if f else a for f, a, b in zip(fired, first, second, strict=True)]
+        assert point.accuracy == pytest.approx(sum(right) / len(scores))
+    assert (points[0].rate, points[-1].rate) == (0, 1)
+    chosen = within(points, 0.01)
+    assert chosen.accuracy >= points[-1].accuracy - 0.01 - 1e-9
+    assert all(p.accuracy < points[-1].accuracy - 0.01 for p in points if p.rate < chosen.rate)
+
+
+def test_a_simulated_reader() -> None:
+    """The card's behavioural check: its corpus, reader and gate, with our threshold rule."""
+    rng = np.random.default_rng(0)
+    facts = [(d, a, int(rng.integers(60))) for d in range(120) for a in range(10)]
+
+    def read(value: int, there: bool) -> tuple[bool, float]:
+        logits = rng.standard_normal(60)
+        if there and rng.random() < 0.93:
+            logits[value] += rng.normal(7, 1)
+        elif rng.random() < 0.35:
+            logits[(value + rng.integers(1, 60)) % 60] += rng.normal(4.5, 1)
+        entropy = float(shannon_entropy(torch.from_numpy(logits)))
+        return int(logits.argmax()) == value, entropy
+
+    first, second, scores = [], [], []
+    for i in rng.integers(len(facts), size=1500):
+        _, attribute, value = facts[i]
+        right, entropy = read(value, attribute < 4)  # the summary: a document's first four facts
+        first.append(right)
+        scores.append(entropy)
+        # Chunks of two facts, found by words and noise: the card's store finds the right one for three of four.
+        second.append(read(value, rng.random() < 0.72)[0])
+    always = float(np.mean(second))
+    wrong, right = (
+        np.mean([u for u, r in zip(scores, first, strict=True) if not r]),
+        np.mean([u for u, r in zip(scores, first, strict=True) if r]),
+    )
+    assert wrong > 2 * right
+    for rate in (0.92, 0.74, 0.5, 0.25):
+        threshold = budget(scores[:300], rate)
+        fired = np.array(scores[300:]) > threshold
+        assert abs(fired.mean() - rate) < 0.05
+        answers = np.where(fired, second[300:], first[300:])
+        random = fired.mean() * np.mean(second[300:]) + (1 - fired.mean()) * np.mean(first[300:])
+        if 0.5 <= rate <= 0.75:
+            assert answers.mean() >= always - 0.02
+            assert answers.mean() >= random + 0.05

@@ -77,7 +77,12 @@ class Answer:
         self.runtime = runtime
         self.tokens = runtime.engines[plan.route.engine].tokens
         self.decoding = Decoding(plan, runtime)
-        self.head = {"id": f"{shape.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": plan.route.model}
+        self.head = {
+            "id": f"{shape.prefix}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": plan.route.model,
+            "object": shape.chunk if body.stream else shape.whole,
+        }
 
     async def respond(self, request: Request) -> Response:
         """Run the plan.
@@ -112,8 +117,9 @@ class Answer:
 
     async def _whole(self) -> dict[str, Any]:
         choices = [Whole(index) for index in range(self.plan.choices)]
-        async for piece in self.decoding.pieces():
-            choices[piece.index].add(piece)
+        async for batch in self.decoding.batches():
+            for piece in batch:
+                choices[piece.index].add(piece)
         reports = self.decoding.reports
         shown = [self.shape.complete(choice) for choice in choices]
         report = total(reports).as_dict()
@@ -124,41 +130,41 @@ class Answer:
             report |= self._trace(choices[0].traced)
         return {
             **self.head,
-            "object": self.shape.whole,
             "choices": shown,
             "usage": self._usage(),
             "waver": report,
         }
 
-    async def _events(self, request: Request) -> AsyncGenerator[dict[str, Any], None]:
+    async def _events(self, request: Request) -> AsyncGenerator[list[dict[str, Any]], None]:
+        events = list(self._openings())
         try:
-            for opening in self._openings():
-                yield opening
-            async for piece in self.decoding.pieces():
-                if piece.finish or piece.text or piece.tokens or (self.body.trace and piece.traced):
-                    yield self._chunk(piece)
+            async for batch in self.decoding.batches():
+                events += [self._chunk(piece) for piece in batch if self._shows(piece)]
+                if events:
+                    yield events
+                events = []
             if self.body.stream_options.include_usage:
                 report = total(self.decoding.reports).as_dict()
-                yield self._head() | {"choices": [], "usage": self._usage(), "waver": report}
+                yield [{**self.head, "choices": [], "usage": self._usage(), "waver": report}]
         except Exception as error:
             answer = from_exception(error)
             request.scope["log"].update(error=answer.code, status=answer.status)
-            yield answer.body
+            yield [answer.body]
         finally:
             await self._close(request)
 
-    def _head(self) -> dict[str, Any]:
-        return {**self.head, "object": self.shape.chunk}
+    def _shows(self, piece: Piece) -> bool:
+        return bool(piece.finish or piece.text or piece.tokens or (self.body.trace and piece.traced))
 
     def _openings(self) -> Iterator[dict[str, Any]]:
         # All of them before anything else: the SDK wants new indices in ascending order.
         for index in range(self.plan.choices):
             if opening := self.shape.opening(index):
-                yield self._head() | {"choices": [opening]} | self._running_usage()
+                yield {**self.head, "choices": [opening], **self._running_usage()}
 
     def _chunk(self, piece: Piece) -> dict[str, Any]:
         choice = self.shape.part(piece)
-        chunk = self._head() | {"choices": [choice]} | self._running_usage()
+        chunk = {**self.head, "choices": [choice], **self._running_usage()}
         own = self._trace(piece.traced) if piece.traced else {}
         if piece.finish:
             chunk["waver"] = self.decoding.reports[piece.index].as_dict()

@@ -69,7 +69,8 @@ class Decoding:
         self.plan = plan
         self.reports = [self._new_report(plan.route, runtime) for _ in range(plan.choices)]
         self._runtime = runtime
-        self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
+        self._pieces: list[Piece] = []
+        self._ended = False
         self._failure: Exception | None = None
         self._admitted = asyncio.Event()
         self._moved = asyncio.Event()
@@ -101,14 +102,19 @@ class Decoding:
         if self._failure:
             raise self._failure
 
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """Everything that is decoded, in the order in which it comes.
+    async def batches(self) -> AsyncIterator[list[Piece]]:
+        """Everything that is decoded, in the order in which it comes: each time all that waits.
 
         Raises:
             Exception: what went wrong.
         """
-        while (piece := await self._pieces.get()) is not None:
-            yield piece
+        ended = False
+        while not ended:
+            await self._moved.wait()
+            self._moved.clear()
+            ended = self._ended
+            batch, self._pieces = self._pieces, []
+            yield batch
         if self._failure:
             raise self._failure
 
@@ -130,10 +136,11 @@ class Decoding:
         finally:
             self._count()
             self._admitted.set()
-            self._put(None)
+            self._ended = True
+            self._moved.set()
 
-    def _put(self, piece: Piece | None) -> None:
-        self._pieces.put_nowait(piece)
+    def _put(self, piece: Piece) -> None:
+        self._pieces.append(piece)
         self._moved.set()
 
     async def _run_prompt(self, number: int, prompt: Prompt) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -17,19 +17,24 @@ from server.disconnect import disconnected
 
 DONE = "[DONE]"
 
+dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+"""JSON on one line."""
+
 
 class EventStream(Response):
-    """Sends each object as one line of JSON, then `[DONE]`. A client that leaves ends it, and closes the generator."""
+    """Sends each object as one line of JSON, then `[DONE]`; what comes together goes out in one write. A client that
+    leaves ends it, and closes the generator. `keepalive`: seconds of silence after which a comment is sent."""
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[dict[str, Any], None], headers: Mapping[str, str], keepalive: float
+        self, events: AsyncGenerator[Sequence[Mapping[str, Any]], None], headers: Mapping[str, str], keepalive: float
     ) -> None:
         super().__init__(headers={**headers, "cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._keepalive = keepalive
+        self._silent_until = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.create_task(self._send(send))
@@ -45,32 +50,34 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        following: asyncio.Future[dict[str, Any]] | None = None
+        keeping = asyncio.create_task(self._keep_alive(send))
         try:
-            while True:
-                following = asyncio.ensure_future(anext(self._events))
-                while not (await asyncio.wait({following}, timeout=self._keepalive))[0]:
-                    await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
-                try:
-                    event = following.result()
-                except StopAsyncIteration:
-                    break
-                await send({"type": "http.response.body", "body": line(dump(event)), "more_body": True})
-            await send({"type": "http.response.body", "body": line(DONE), "more_body": False})
+            async for events in self._events:
+                await self._write(send, lines(*map(dump, events)))
+            keeping.cancel()  # nothing may follow the last line
+            await send({"type": "http.response.body", "body": lines(DONE), "more_body": False})
         finally:
-            if following and not following.done():
-                following.cancel()
-                await asyncio.wait({following})
+            keeping.cancel()
             await self._events.aclose()
+            await asyncio.wait({keeping})
+
+    async def _write(self, send: Send, body: bytes) -> None:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        self._silent_until = asyncio.get_running_loop().time() + self._keepalive
+
+    async def _keep_alive(self, send: Send) -> None:
+        # One timer that looks again when it is due: cheaper than one that is set anew with every event.
+        clock = asyncio.get_running_loop().time
+        self._silent_until = clock() + self._keepalive
+        while True:
+            await asyncio.sleep(self._silent_until - clock())
+            if clock() >= self._silent_until:
+                await self._write(send, b": keep-alive\n\n")
 
 
-def line(data: str) -> bytes:
+def lines(*data: str) -> bytes:
+    body = "".join(f"data: {each}\n\n" for each in data)
     # Some clients split lines at these too; inside of JSON they only occur in strings, where an escape is the same.
     for separator in ("\x85", "\u2028", "\u2029"):
-        data = data.replace(separator, f"\\u{ord(separator):04x}")
-    return f"data: {data}\n\n".encode()
-
-
-def dump(content: Any) -> str:
-    """JSON on one line."""
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        body = body.replace(separator, f"\\u{ord(separator):04x}")
+    return body.encode()

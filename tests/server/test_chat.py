@@ -106,6 +106,15 @@ def test_trap_1_2_role_comes_first_and_once(client: openai.OpenAI) -> None:
     assert sorted(parts) == [0, 1, 2]
 
 
+def test_pieces_that_wait_go_out_together(http: httpx.Client) -> None:
+    body = {"messages": HELLO, "max_tokens": 24, "ignore_eos": True, "n": 8, "stream": True}
+    with http.stream("POST", "/v1/chat/completions", json=body) as response:
+        writes = list(response.iter_raw())
+    assert writes[0].count(b'"role"') == 8
+    assert writes[0].count(b"data: ") > 8, "the openings went out alone"
+    assert len(writes) < b"".join(writes).count(b"data: ") / 3
+
+
 def test_sdk_accumulator_takes_the_stream(client: openai.OpenAI) -> None:
     with client.chat.completions.stream(model="waver/frugal", messages=HELLO, max_tokens=8, n=2, seed=1) as stream:
         for _ in stream:

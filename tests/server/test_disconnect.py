@@ -70,11 +70,13 @@ def test_trap_28_headers_leave_before_the_first_token(running: Any) -> None:
 
 
 def test_trap_14_keep_alive_is_a_comment(start: Any) -> None:
-    running = start(keepalive=0.01, max_concurrency=1)
+    running = start(keepalive=0.0005, max_concurrency=1)  # less than a decoding step takes
     with running.http() as http:
         text = http.post("/v1/chat/completions", json={**LONG, "max_tokens": 200, "n": 8, "stream": True}).text
-    lines = {line.split(" ")[0] for line in text.split("\n")}
-    assert lines <= {"", "data:", ":"}
+    lines = text.split("\n")
+    assert {line.split(" ")[0] for line in lines} == {"", "data:", ":"}
+    assert {line for line in lines if line.startswith(":")} == {": keep-alive"}
+    assert text.endswith("data: [DONE]\n\n")
     with running.openai() as client:
         stream = client.chat.completions.create(model="large", messages=HELLO, max_tokens=50, n=4, stream=True)
         assert all(chunk.choices for chunk in stream)

@@ -65,13 +65,16 @@ class TextAssembly:
     def push(self, step: Step) -> Iterator[Piece]:
         """Take a token, give what can be shown now; sets `stopped` when a stop string is complete."""
         data = self._tokens.token_bytes(step.token)
+        # Most tokens are plain ASCII, which neither ends a code point nor begins one.
+        plain = not self._open.steps and data.isascii()
         self._open.text += self._stream.push(step.token)
         self._open.steps.append(step)
         self._open.data.append(data)
-        self._decoder.decode(data)
-        if data and self._decoder.getstate()[0]:
-            return  # the rest of a code point is still to come
-        self._decoder.reset()
+        if not plain:
+            self._decoder.decode(data)
+            if data and self._decoder.getstate()[0]:
+                return  # the rest of a code point is still to come
+            self._decoder.reset()
         if len(self._open.steps) == 1 and "\ufffd" not in self._open.text:
             # Some tokenizers spell a token otherwise where a text begins, so the text knows better.
             self._open.data = [self._open.text.encode()]
@@ -92,8 +95,11 @@ class TextAssembly:
         return Piece(self.index, finish=finish, ended_by=token, traced=(by,) if by else ())
 
     def _close_group(self) -> Iterator[Piece]:
-        self._held.append(self._open)
-        self._open = Group()
+        group, self._open = self._open, Group()
+        if not self._stops:
+            yield self._release(group)
+            return
+        self._held.append(group)
         pending = "".join(group.text for group in self._held)
         cut = first_stop(pending, self._stops)
         safe = len(pending) - overlap(pending, self._stops) if cut is None else cut

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ TOP = 20
 """Most alternatives with their log-probabilities."""
 WORDS = 8
 """An entry: tag, position, flags, kept; entropy, logprob, crop entropy, unused (float32)."""
+ENTRY = struct.Struct("4i3f4x")
 
 EAGER, LAGGED, COMPLETE = 1, 2, 4
 """Flags: a gate fired before this position was written, or on it; the token there completes the request's grammar."""
@@ -82,18 +84,17 @@ class Board:
     def read(self, row: int, tag: int, position: int, top: int = 0) -> Entry | None:
         """The entry of a position; None if it is not there (any more)."""
         place = position % DEPTH
-        words, both = self.words[row, place].copy(), self.top[row, place].copy()
-        # Looked at again after the copy, for a writer that is a whole turn ahead may have come between.
-        if any(w[0] != tag or w[1] != position for w in (self.words[row, place], words)):
-            return None
-        entropy, logprob, crop, _ = words[4:].view(np.float32).tolist()
-        kept = int(words[3])
+        words = self.words[row, place]
+        found, at, flags, kept, entropy, logprob, crop = ENTRY.unpack_from(words)
         pairs: tuple[tuple[int, float], ...] = ()
         if top:
+            both = self.top[row, place].copy()
             values = both[TOP:].view(np.float32)[:top].tolist()
             pairs = tuple(pair for pair in zip(both[:top].tolist(), values, strict=True) if pair[1] > -np.inf)
-        cut = (kept, crop) if kept else (None, None)
-        return Entry(max(entropy, 0.0), logprob, int(words[2]), cut[0], cut[1], pairs)
+        # Looked at again after all is read, for a writer that is a whole turn ahead may have come between.
+        if (found, at) != (tag, position) or ENTRY.unpack_from(words)[:2] != (tag, position):
+            return None
+        return Entry(max(entropy, 0.0), logprob, flags, kept or None, crop if kept else None, pairs)
 
     def close(self) -> None:
         """Remove the file; who still maps it keeps what it has."""

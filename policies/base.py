@@ -64,10 +64,11 @@ class Report:
 
     def observe(self, step: Step) -> None:
         """Count one token of the answer."""
-        missed = self.completion_tokens - self._read.get(step.engine, 0) - 1
+        written = self.completion_tokens
+        missed = written - self._read.get(step.engine, 0) - 1
         if missed > 0:
             self.catch_up[step.engine] = self.catch_up.get(step.engine, 0) + missed
-        self._read[step.engine] = self.completion_tokens
+        self._read[step.engine] = written
         self.tokens[step.engine] = self.tokens.get(step.engine, 0) + 1
         self.switches += self._writer not in (None, step.engine)
         self._writer = step.engine

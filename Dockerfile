@@ -24,8 +24,8 @@ COPY constraints.txt ./
 RUN /opt/waver/bin/pip install --no-deps --index-url "${TORCH_INDEX}" "$(grep '^torch==' constraints.txt)"
 # What Waver needs, without Waver: a change of the code leaves this layer alone.
 COPY pyproject.toml ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-        > requirements.txt \
+RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+print(*project['dependencies'], *project['optional-dependencies']['retrieval'], sep='\n')" > requirements.txt \
     && /opt/waver/bin/pip install --constraint constraints.txt --requirement requirements.txt \
     && /opt/waver/bin/python -c "import torch; assert torch.version.cuda is None, 'this torch is a CUDA build'"
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
@@ -33,10 +33,11 @@ RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
 
 
 FROM ${PYTHON_IMAGE} AS waver
-# The home exists for one thing: what is fetched from a model hub. A new volume mounted there takes over its owner.
+# The home exists for what is fetched from a model hub, and for collections of documents. A new volume that is mounted
+# there takes over its owner.
 RUN groupadd --gid 10001 waver \
     && useradd --uid 10001 --gid waver --create-home --shell /usr/sbin/nologin waver \
-    && install --directory --owner waver --group waver /home/waver/.cache
+    && install --directory --owner waver --group waver /home/waver/.cache /home/waver/data
 COPY --from=packages /opt/waver /opt/waver
 ENV PATH=/opt/waver/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

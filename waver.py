@@ -185,6 +185,7 @@ def bundled(
 BENCHMARKS = {
     "frontier": "Accuracy against the share of tokens by the large model: `ead` and its controls.",
     "truncation": "Top-W and its rivals at five temperatures: accuracy, kept tokens, diversity.",
+    "l-rag": "Lookups only where the model wavers: accuracy, lookups and time, against its rivals.",
     "retrieval": "FAISS by kind and size: recall, speed, memory; how fast documents are taken in.",
     "truncation-speed": "What truncating costs a step, against `top_p`.",
     "throughput": "16 requests at once against one after another; what a hand-over costs.",

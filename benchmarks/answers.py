@@ -7,13 +7,15 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from clients.client import AsyncWaver, report, trace
-from engines import TransformersConfig, load_engine
+from engines import EngineConfig, TransformersConfig, VllmConfig, load_engine
 from engines.base import Engine, Sampling
 from policies.base import Job, Report
+from policies.base import Question as Asking
 from policies.registry import compose, parse
+from retrieval.library import Library
 from training.world import Item
 
 SMALL, LARGE = "small", "large"
@@ -50,7 +52,7 @@ class How:
 @dataclass(frozen=True)
 class Answer:
     """One answer: its text, tokens by engine, switches, tokens thrown away, and each token's entropy in nats.
-    `truncation` is what the report says of it, if a truncation ran."""
+    `truncation` and `retrieval` are what the report says of them, if they ran."""
 
     text: str
     tokens: Mapping[str, int]
@@ -58,6 +60,7 @@ class Answer:
     discarded: int
     entropies: tuple[float, ...]
     truncation: Mapping[str, float] | None = None
+    retrieval: Mapping[str, Any] | None = None
 
     @property
     def length(self) -> int:
@@ -80,15 +83,23 @@ class Asked(Protocol):
 class InProcess:
     """The engines in this process, through the classes that the server uses."""
 
-    def __init__(self, engines: Mapping[str, Engine]) -> None:
+    def __init__(self, engines: Mapping[str, Engine], library: Library | None = None) -> None:
         self.engines = engines
+        self.library = library
         self.small_cost = engines[SMALL].parameters / engines[LARGE].parameters
 
     async def ask(self, question: Question, how: How, seed: int) -> Answer:
         policies = parse(how.policy, self.engines)
-        prompt = self.engines[how.engine].tokens.chat(question.messages, continue_final_message=bool(question.opening))
+        tokens = self.engines[how.engine].tokens
+
+        def led_by(words: str) -> list[int]:
+            asked, *opening = question.messages
+            asked = asked | {"content": words + question.prompt}
+            return tokens.chat([asked, *opening], continue_final_message=bool(opening))
+
         sampling = Sampling(temperature=how.temperature, max_tokens=how.max_tokens, seed=seed)
-        job = Job(tuple(prompt), sampling, how.engine, self.engines, Report())
+        asked = Asking(question.prompt, led_by)
+        job = Job(tuple(led_by("")), sampling, how.engine, self.engines, Report(), asked, self.library)
         stream = self.engines[how.engine].tokens.stream()
         text, entropies = "", []
         async with aclosing(compose(policies)(job)) as steps:
@@ -98,7 +109,8 @@ class InProcess:
                 entropies.append(step.entropy)
         done = job.report
         kept = done.kept.as_dict() if done.kept.draws else None
-        return Answer(text, done.tokens, done.switches, done.discarded, tuple(entropies), kept)
+        found = done.extra.get("retrieval")
+        return Answer(text, done.tokens, done.switches, done.discarded, tuple(entropies), kept, found)
 
 
 class OverHTTP:
@@ -124,21 +136,26 @@ class OverHTTP:
         entropies = tuple(token.entropy for token in done.trace or trace(response.choices[0]))
         text = response.choices[0].message.content or ""
         kept = done.truncation.model_dump() if done.truncation else None
-        return Answer(text, done.tokens, done.switches, done.discarded_tokens, entropies, kept)
+        return Answer(text, done.tokens, done.switches, done.discarded_tokens, entropies, kept, done.retrieval)
 
 
 @asynccontextmanager
-async def load_pair(models: Path | None, at_once: int = AT_ONCE) -> AsyncGenerator[dict[str, Engine], None]:
+async def load_pair(
+    models: Path | None, at_once: int = AT_ONCE, backend: Literal["transformers", "vllm"] = "transformers"
+) -> AsyncGenerator[dict[str, Engine], None]:
     """The small and the large engine; closed at the end.
 
     Raises:
         ValueError: a model cannot be loaded.
     """
     folder = models or BUNDLED
-    engines = {
-        name: load_engine(name, TransformersConfig(model=str(folder / name), max_sequences=at_once))
-        for name in (SMALL, LARGE)
-    }
+    engines = {}
+    for name in (SMALL, LARGE):
+        model = str(folder / name)
+        config: EngineConfig = TransformersConfig(model=model, max_sequences=at_once)
+        if backend == "vllm":
+            config = VllmConfig(backend="vllm", model=model, args={"dtype": "float32", "max_num_seqs": at_once})
+        engines[name] = await asyncio.to_thread(load_engine, name, config)
     try:
         yield engines
     finally:

@@ -177,3 +177,34 @@ def truncation(numbers: Mapping[str, Any], out: Path) -> None:
             axes.set(xlabel="temperature", ylabel=label)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
         save(figure, out, "truncation")
+
+
+def l_rag(numbers: Mapping[str, Any], out: Path, name: str = "l_rag") -> None:
+    """Accuracy against the share of questions that were looked up, for each engine, with 95 % intervals."""
+    engines = numbers["engines"]
+    with plt.rc_context(STYLE):
+        figure, columns = plt.subplots(1, len(engines), figsize=(10, 4.6), layout="constrained", sharey=True)
+        for axes, (engine, told) in zip(columns, engines.items(), strict=True):
+            ends = [row for row in told["rows"] if row["policy"] in ("never", "always")]
+            coin = sorted([*ends, *(row["random"] for row in told["sweep"])], key=lambda row: row["rate"])
+            for label, rows, colour, marker in (
+                ("a coin", coin, GREY, "D"),
+                ("entropy, ten thresholds", sorted(told["sweep"], key=lambda row: row["rate"]), SHADES[1], "o"),
+            ):
+                rates, shares = [row["rate"] for row in rows], [row["accuracy"] for row in rows]
+                bounds = list(zip(*(row["accuracy_interval"] for row in rows), strict=True))
+                around = [
+                    [share - low for share, low in zip(shares, bounds[0], strict=True)],
+                    [high - share for share, high in zip(shares, bounds[1], strict=True)],
+                ]
+                axes.errorbar(rates, shares, around, label=label, color=colour, marker=marker, capsize=2)
+            others = [row for row in told["rows"] if row["policy"] not in ("never", "always", "entropy")]
+            axes.scatter([r["rate"] for r in others], [r["accuracy"] for r in others], color=BLUE, marker="s", zorder=3)
+            for row in [*others, *ends]:
+                axes.annotate(
+                    row["policy"], (row["rate"], row["accuracy"]), (4, -9), textcoords="offset points", fontsize=7
+                )
+            axes.set(title=f"{engine} model", xlabel="share of questions looked up")
+        columns[0].set_ylabel("accuracy")
+        columns[0].legend(loc="lower right")
+        save(figure, out, name)

@@ -13,6 +13,7 @@ from benchmarks import (
     bundled,
     entropy_check,
     frontier,
+    l_rag,
     report,
     retrieval,
     throughput,
@@ -100,6 +101,31 @@ def test_truncation(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert rows["top_w", 2.0]["kept"] <= rows["top_w, mass_weight 5", 2.0]["kept"]
         assert rows["top_w", 0.5]["over"] == 0
     assert (tmp_path / "truncation.png").exists()
+
+
+def test_l_rag(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(l_rag, "GATES", {"entropy": {}, "flare": {}})
+    monkeypatch.setattr(l_rag, "RATES", (0.2, 0.8))
+    monkeypatch.setattr(l_rag, "TIMED", 3)
+    monkeypatch.setattr(l_rag, "TOKENS", 4)
+    monkeypatch.setattr(l_rag, "corpus", lambda distractors, seed, whole=l_rag.corpus: whole(distractors, seed)[:12])
+    options = ("--n", 40, "--calibration", 40, "--distractors", 3, "--runs", 1, "--models", pair)
+    found = run(l_rag, tmp_path, *options)
+    assert len(l_rag.corpus(3, 1)) == 12
+    for told in found["engines"].values():
+        rows = {row["policy"]: row for row in told["rows"]}
+        assert set(rows) == {"never", "always", "entropy", "flare", "oracle"}
+        assert (rows["never"]["rate"], rows["always"]["rate"], rows["always"]["over"]) == (0, 1, 0)
+        for row in told["sweep"]:
+            assert abs(row["rate"] - row["calibrated_rate"]) < 0.35
+        assert told["times"]["milliseconds"]["always"]["median"] > 0
+    assert (tmp_path / "l_rag.png").exists()
+
+
+def test_which_signal_tells() -> None:
+    assert l_rag.auroc(np.array([0.1, 0.2, 0.3, np.inf]), np.array([0, 0, 1, 1])) == 1
+    assert l_rag.auroc(np.array([1.0, 1, 1, 1]), np.array([0, 1, 0, 1])) == 0.5
+    assert np.isnan(l_rag.auroc(np.array([1.0, 2]), np.array([0, 0])))
 
 
 def test_verdicts_on_truncations() -> None:

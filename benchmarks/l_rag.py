@@ -1,0 +1,376 @@
+"""Lookups only where the model wavers: accuracy, lookups and time of `l_rag`, its rival gates and its controls.
+
+Questions about towns that a model knows by heart, hardly, or not at all; a document for each of these towns, among
+thousands about others. Thresholds are chosen on a calibration draw, and everything is reported on another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import typer
+from rich.progress import Progress
+
+from benchmarks import report
+from benchmarks.answers import LARGE, SMALL, Answer, How, InProcess, Question, ask_all, load_pair
+from benchmarks.stats import Array, middle, percentiles, resamples, wilson
+from policies.calibration import Latency, budget, curve, within
+from retrieval.base import Document
+from retrieval.config import RetrievalConfig
+from retrieval.library import Library
+from training.world import Item, documents, draw, random_town, score_text, towns, unknown_names
+
+MIX = {"frequent_facts": 2, "rare_facts": 1, "tail_facts": 1}
+"""Parts of the questions: half of them about what both models know by heart."""
+RATES = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
+"""Shares of lookups that the ten thresholds are calibrated for."""
+LOSS = 0.01
+NEVER_FIRES = {"flare": -1.0}
+"""A threshold at which a gate only measures; the others never fire above 1e9."""
+GATES: dict[str, dict[str, Any]] = {
+    "entropy": {},
+    "entropy, first": {"gate": "entropy", "pooling": "first"},
+    "entropy, max": {"gate": "entropy", "pooling": "max"},
+    "margin": {},
+    "targ, margin": {"gate": "targ"},
+    "targ, variance": {"gate": "targ", "signal": "variance", "samples": 4},
+    "flare": {},
+    "dragin": {},
+    "seakr": {"samples": 10},
+}
+INSIDE = ("dragin", "seakr")
+"""Gates that look into the model, which vLLM does not allow."""
+TIMED = 40
+"""Questions asked one after another to take times."""
+TOKENS = 40
+
+app = report.command()
+
+
+def corpus(distractors: int, seed: int) -> list[Document]:
+    """A document for every town that is asked about, and `distractors` about towns that nobody asks about."""
+    rng = random.Random(f"l_rag:{seed}")
+    made = [Document(each.id, each.text) for each in documents()]
+    made += [
+        Document(f"town-{town.name.lower()}", town.description(rng))
+        for kind in ("frequent", "rare")
+        for town in towns()[kind]
+    ]
+    names = rng.sample(unknown_names(), distractors)
+    return [*made, *(Document(f"other-{name.lower()}", random_town(name, rng).description(rng)) for name in names)]
+
+
+def questions(n: int, seed: int) -> list[Item]:
+    """`n` questions of the mix, in random order."""
+    parts = sum(MIX.values())
+    items = [item for task, part in MIX.items() for item in draw(task, seed, n * part // parts)]
+    random.Random(seed).shuffle(items)
+    return items
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One policy on all questions; arrays have an entry for each."""
+
+    right: Array
+    fired: Array
+    scores: Array
+    discarded: float
+
+    @property
+    def said(self) -> list[bool]:
+        """Which answers were right."""
+        return [bool(each) for each in self.right]
+
+
+class Bench:
+    """One engine with the collection."""
+
+    def __init__(self, asked: InProcess, engine: str, at_once: int, top_k: int) -> None:
+        self._asked, self._engine, self._at_once = asked, engine, at_once
+        self._base = {"name": "l_rag", "collection": "world", "top_k": top_k}
+
+    async def answers(self, items: Sequence[Item], at_once: int | None = None, **options: Any) -> list[Answer]:
+        how = How(self._engine, (self._base | options,), max_tokens=TOKENS)
+        asked = [Question(item.prompt) for item in items]
+        return await ask_all(self._asked, asked, how, at_once or self._at_once, lambda: None)
+
+    async def run(self, items: Sequence[Item], **options: Any) -> Run:
+        answers = await self.answers(items, **options)
+        found = [answer.retrieval or {} for answer in answers]
+        right = [score_text(i.task, i.prompt, i.answer, a.text) for i, a in zip(items, answers, strict=True)]
+        return Run(
+            np.array(right, float),
+            np.array([each["triggered"] for each in found], float),
+            np.array([each.get("score", np.inf) for each in found], float),
+            float(np.mean([answer.discarded for answer in answers])),
+        )
+
+
+def auroc(scores: Array, wrong: Array) -> float:
+    """The chance that a wrong first answer has a higher score than a right one; NaN if all are alike."""
+    from scipy.stats import rankdata
+
+    n, m = int(wrong.sum()), int((1 - wrong).sum())
+    if not n or not m:
+        return float("nan")
+    ranks = rankdata(np.nan_to_num(scores, posinf=1e12))
+    return float((ranks[wrong == 1].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def row(name: str, run: Run, always: Run, **more: Any) -> dict[str, Any]:
+    """A policy's figures. `over`: its accuracy less that of always looking up, from a paired bootstrap."""
+    n, gap = len(run.right), run.right - always.right
+    return {
+        "policy": name,
+        "accuracy": float(run.right.mean()),
+        "accuracy_interval": wilson(int(run.right.sum()), n),
+        "rate": float(run.fired.mean()),
+        "over": float(gap.mean()),
+        "over_interval": percentiles(resamples(n) @ gap),
+        "discarded_tokens": run.discarded,
+        **more,
+    }
+
+
+def against_chance(run: Run, never: Run, always: Run) -> dict[str, Any]:
+    """Accuracy less what a coin at the same rate has on average: a point of the line between never and always."""
+    gap = run.right - (run.fired.mean() * always.right + (1 - run.fired.mean()) * never.right)
+    return {"over_chance": float(gap.mean()), "over_chance_interval": percentiles(resamples(len(gap)) @ gap)}
+
+
+async def measure_engine(
+    bench: Bench, gates: Sequence[str], n: int, calibration: int, seed: int, advance: Callable[[], None]
+) -> dict[str, Any]:
+    held, items = questions(calibration, seed + 1), questions(n, seed)
+    first, second = await bench.run(held, gate="never"), await bench.run(held, gate="always")
+    never, always = await bench.run(items, gate="never"), await bench.run(items, gate="always")
+    advance()
+    rows = [row("never", never, always), row("always", always, always)]
+    signals, thresholds = [], {}
+    for name in gates:
+        options = {"gate": name, **GATES[name]}
+        above = options["gate"] != "flare"
+        silent = NEVER_FIRES.get(options["gate"], 1e9)
+        told = (await bench.run(held, **options, threshold=silent)).scores
+        fit = within(curve(told.tolist(), first.said, second.said, above), LOSS)
+        thresholds[name] = fit.threshold
+        test = await bench.run(items, **options, threshold=silent)
+        sign = 1 if above else -1
+        signals.append({"gate": name, "auroc": auroc(sign * test.scores, 1 - test.right)})
+        run = await bench.run(items, **options, threshold=fit.threshold)
+        more = {"threshold": fit.threshold, "calibrated_rate": fit.rate} | against_chance(run, never, always)
+        rows.append(row(name, run, always, **more))
+        if name == "entropy":
+            sweep = []
+            for rate in RATES:
+                threshold = budget(told.tolist(), rate)
+                run = await bench.run(items, threshold=threshold)
+                chance = await bench.run(items, gate="random", rate=float(run.fired.mean()))
+                more = {"threshold": threshold, "calibrated_rate": rate} | against_chance(run, never, always)
+                sweep.append(row("entropy", run, always, **more, random=row("random", chance, always)))
+        advance()
+    best = np.maximum(never.right, always.right)
+    needed = (never.right < always.right).astype(float)
+    rows.append(row("oracle", Run(best, needed, needed, 0.0), always))
+    return {
+        "rows": rows,
+        "sweep": sweep,
+        "signals": signals,
+        "entropy_threshold": thresholds["entropy"],
+        "first_tier": {kind: float(never.right[[i.task == kind for i in items]].mean()) for kind in MIX},
+        "second_tier": {kind: float(always.right[[i.task == kind for i in items]].mean()) for kind in MIX},
+    }
+
+
+async def times(bench: Bench, threshold: float, seed: int, runs: int) -> dict[str, Any]:
+    """Seconds of a request's parts, asked one after another; the ways take turns, and ratios are run by run."""
+    ways: dict[str, dict[str, Any]] = {
+        "never": {"gate": "never"}, "always": {"gate": "always"}, "entropy": {"threshold": threshold},
+    }  # fmt: skip
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    parts: list[Mapping[str, float]] = []
+    rates = []
+    for run in range(-1, runs):  # run -1 warms up
+        items = questions(TIMED, seed + 100 + run)
+        for name, options in ways.items():
+            answers = await bench.answers(items, at_once=1, **options)
+            told = [answer.retrieval or {} for answer in answers]
+            if run < 0:
+                continue
+            spent[name].append(float(np.mean([sum(each["seconds"].values()) for each in told])))
+            if name == "always":
+                parts += [each["seconds"] for each in told]
+            if name == "entropy":
+                rates.append(float(np.mean([each["triggered"] for each in told])))
+    latency = Latency(
+        float(np.median([each["retrieval"] for each in parts])),
+        float(np.median(spent["never"])),
+        float(np.median([each["generation"] for each in parts])),
+    )
+    rate = float(np.mean(rates))
+    return {
+        "milliseconds": {name: middle([1000 * value for value in values]) for name, values in spent.items()},
+        "over_always": middle([a / b for a, b in zip(spent["entropy"], spent["always"], strict=True)]),
+        "retrieval_ms": 1000 * latency.retrieval,
+        "rate": rate,
+        "break_even_ms": 1000 * latency.break_even(rate),
+    }
+
+
+async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    gates = [name for name in GATES if settings["backend"] != "vllm" or name not in INSIDE]
+    with tempfile.TemporaryDirectory() as scratch:
+        library = Library(RetrievalConfig(path=Path(scratch)))
+        texts = corpus(settings["distractors"], settings["seed"])
+        task = bar.add_task("taking documents in", total=len(texts))
+        world = library.create("world")
+        for start in range(0, len(texts), 256):
+            world.add(texts[start : start + 256])
+            bar.advance(task, min(256, len(texts) - start))
+        async with load_pair(settings["models"], settings["at_once"], settings["backend"]) as engines:
+            for engine in (SMALL, LARGE):
+                bench = Bench(InProcess(engines, library), engine, settings["at_once"], settings["top_k"])
+                task = bar.add_task(engine, total=2 + len(gates))
+                found = await measure_engine(
+                    bench, gates, settings["n"], settings["calibration"], settings["seed"],
+                    lambda t=task: bar.advance(t),  # type: ignore[misc]
+                )  # fmt: skip
+                found["times"] = await times(bench, found["entropy_threshold"], settings["seed"], settings["runs"])
+                bar.advance(task)
+                out[engine] = found
+        library.close()
+    return {"engines": out, "documents": len(texts)}
+
+
+def page(found: Mapping[str, Any]) -> list[str]:
+    settings = found["settings"]
+    mix = ", ".join(
+        f"{settings['n'] * part // sum(MIX.values())} {kind.replace('_', ' ')}" for kind, part in MIX.items()
+    )
+    out = [
+        "# Lookups only where the model wavers",
+        f"{mix} (draw {settings['seed']}); thresholds from {settings['calibration']} questions of another draw. "
+        f"{found['documents']:,} documents, one about each town that is asked about, the others about other towns; "
+        f"{settings['top_k']} passage(s) in the prompt, found by words and meaning. Greedy, through "
+        f"{settings['backend']}. In brackets: 95 % intervals (Wilson for shares, paired bootstrap for differences).",
+        "![Accuracy against lookups](l_rag.png)",
+    ]
+    for engine, told in found["engines"].items():
+        known = "; ".join(
+            f"{kind.replace('_', ' ')} {report.percent(value)}, with lookup {report.percent(told['second_tier'][kind])}"
+            for kind, value in told["first_tier"].items()
+        )
+        out += [
+            f"## The {engine} model",
+            f"Right without lookups: {known}.",
+            verdict(told),
+            "Each gate at the threshold that loses at most 1 point on the calibration draw:",
+            report.table(
+                ("", "accuracy", "lookups", "less always, points", "over a coin, points", "AUROC"),
+                [_row(each, told["signals"]) for each in told["rows"]],
+            ),
+            "The entropy gate at ten thresholds, and a coin at the same rate:",
+            report.table(
+                ("threshold, nats", "lookups (calibrated for)", "accuracy", "less always", "coin", "over a coin"),
+                [_swept(each) for each in told["sweep"]],
+            ),
+            _times(told["times"]),
+        ]
+    return out
+
+
+def verdict(told: Mapping[str, Any]) -> str:
+    """The aim in words, and whether it is met."""
+    entropy = next(each for each in told["rows"] if each["policy"] == "entropy")
+    close, half = entropy["over"] >= -0.01, entropy["rate"] <= 0.5
+    ahead = entropy["over_chance"] >= 0.05
+    return (
+        f"`l_rag` with its own gate: {100 * entropy['over']:+.1f} points against always, at "
+        f"{report.percent(entropy['rate'])} of the lookups, {100 * entropy['over_chance']:+.1f} points over a coin. "
+        f"Aim (within 1 point of always, at most half of the lookups, 5 points over a coin): "
+        f"{'met' if close and half and ahead else '**not met**'}."
+    )
+
+
+def _points(value: float, interval: Sequence[float]) -> str:
+    return f"{100 * value:+.1f} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
+
+
+def _row(each: Mapping[str, Any], signals: Sequence[Mapping[str, Any]]) -> list[str]:
+    signal = {s["gate"]: s["auroc"] for s in signals}.get(each["policy"])
+    return [
+        each["policy"],
+        report.percent(each["accuracy"], each["accuracy_interval"]),
+        report.percent(each["rate"]),
+        _points(each["over"], each["over_interval"]),
+        _points(each["over_chance"], each["over_chance_interval"]) if "over_chance" in each else "–",
+        "–" if signal is None else f"{signal:.3f}",
+    ]
+
+
+def _swept(each: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{each['threshold']:.4f}",
+        f"{report.percent(each['rate'])} ({100 * each['calibrated_rate']:.0f} %)",
+        report.percent(each["accuracy"], each["accuracy_interval"]),
+        _points(each["over"], each["over_interval"]),
+        report.percent(each["random"]["accuracy"], each["random"]["accuracy_interval"]),
+        _points(each["over_chance"], each["over_chance_interval"]),
+    ]
+
+
+def _times(told: Mapping[str, Any]) -> str:
+    spent = {name: value["median"] for name, value in told["milliseconds"].items()}
+    ratio = told["over_always"]
+    return (
+        f"One request at a time, medians of {ratio['runs']} runs of {TIMED} questions: never {spent['never']:.0f} ms, "
+        f"always {spent['always']:.0f} ms ({told['retrieval_ms']:.0f} of them to find and quote passages), the gate at "
+        f"{report.percent(told['rate'])} of the lookups {spent['entropy']:.0f} ms: {ratio['median']:.2f} "
+        f"({ratio['lowest']:.2f}–{ratio['highest']:.2f}) times always. By the latency formula a gate at this rate pays "
+        f"from {told['break_even_ms']:.0f} ms a lookup on."
+    )
+
+
+@app.command()
+def main(
+    context: typer.Context,
+    n: Annotated[int, typer.Option(min=40, help="Questions that are reported on.")] = 600,
+    calibration: Annotated[int, typer.Option(min=40, help="Questions that thresholds are chosen on.")] = 400,
+    distractors: Annotated[int, typer.Option(min=0, help="Documents about towns that nobody asks about.")] = 5000,
+    top_k: Annotated[int, typer.Option(min=1, help="Passages in the prompt; the bundled models read one best.")] = 1,
+    backend: Annotated[Literal["transformers", "vllm"], typer.Option(help="What runs the models.")] = "transformers",
+    runs: Annotated[int, typer.Option(min=1, help="Runs of the timed part.")] = 5,
+    seed: report.Seed = 60260,
+    at_once: Annotated[int, typer.Option(min=1, help="Questions in the air at a time.")] = 32,
+    models: report.Models = None,
+    out: report.Out = report.RESULTS,
+) -> None:
+    """`l_rag` at ten thresholds, its rival gates, never, always, chance and an oracle, on fresh questions.
+
+    Writes l_rag.json, .md, .png and .svg (l_rag_vllm for that backend). About 20 minutes on two cores.
+    """
+    report.need_extra()
+    from benchmarks.figures import l_rag as plot
+
+    settings = dict(context.params)
+    name = "l_rag_vllm" if backend == "vllm" else "l_rag"
+    if backend == "vllm":
+        report.need_vllm()
+    conditions = report.conditions("l-rag", settings)
+    with report.progress() as bar:
+        found = conditions | asyncio.run(measure(settings, bar))
+    plot(found, out, name)
+    report.write(out, name, found, [part.replace("l_rag.png", f"{name}.png") for part in page(found)])
+
+
+if __name__ == "__main__":
+    app()

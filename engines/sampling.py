@@ -16,6 +16,7 @@ import torch
 from engines.base import Sampling
 from engines.transforms import truncate
 from entropy import truncation
+from entropy.geometry import Geometry
 from entropy.truncation import Crop
 
 BLOCK = 256
@@ -61,12 +62,12 @@ class Drawn:
     crop_entropy: torch.Tensor | None = None
 
 
-def draw(logits: torch.Tensor, rows: Sequence[Row], geometry: torch.Tensor | None = None) -> Drawn:
+def draw(logits: torch.Tensor, rows: Sequence[Row], geometry: Geometry | None = None) -> Drawn:
     """Draw one token a row. A row's token depends on its own logits, its seed and its position in the answer only.
 
     Args:
         logits: `[rows, vocab]` float32, raw; masked tokens are `-inf`.
-        geometry: `[vocab, dim]`, the whitened embeddings, where a row's transforms need them.
+        geometry: the whitened embeddings, where a row's transforms may need them.
     """
     touched = [i for i, row in enumerate(rows) if not row.untouched]
     if touched:
@@ -107,7 +108,7 @@ def _touch(logits: torch.Tensor, row: Row) -> None:
         logits[said] -= s.presence_penalty + s.frequency_penalty * counts
 
 
-def _sample(logits: torch.Tensor, rows: Sequence[Row], geometry: torch.Tensor | None) -> Drawn:
+def _sample(logits: torch.Tensor, rows: Sequence[Row], geometry: Geometry | None) -> Drawn:
     samplings = [row.sampling for row in rows]
     temperatures = torch.tensor([max(s.temperature, 1e-5) for s in samplings], device=logits.device)
     seeds = np.array([s.seed & 0xFFFF_FFFF_FFFF_FFFF for s in samplings], dtype=np.uint64)

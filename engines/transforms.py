@@ -23,6 +23,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from entropy import truncation
+from entropy.geometry import Geometry
 from entropy.top_w import Weights, top_w
 from entropy.truncation import Crop
 
@@ -138,7 +139,7 @@ def needs_geometry(transforms: Sequence[Transform]) -> bool:
     return any(isinstance(each, TopW) and each.geometry_scale > 0 for each in transforms)
 
 
-Rule = Callable[[torch.Tensor, Sequence[Any], torch.Tensor, torch.Tensor | None], Crop]
+Rule = Callable[[torch.Tensor, Sequence[Any], torch.Tensor, Geometry | None], Crop]
 """`rule(logits, transforms, temperatures, geometry)`: one kind of truncation, on the rows that ask for it."""
 
 
@@ -156,9 +157,7 @@ def _by(function: Callable[[torch.Tensor, torch.Tensor], Crop], parameter: str) 
     return rule
 
 
-def _top_w(
-    logits: torch.Tensor, asked: Sequence[TopW], temperatures: torch.Tensor, geometry: torch.Tensor | None
-) -> Crop:
+def _top_w(logits: torch.Tensor, asked: Sequence[TopW], temperatures: torch.Tensor, geometry: Geometry | None) -> Crop:
     own = [each.selection_temperature for each in asked]
     same = torch.tensor([t is None for t in own], device=logits.device)
     how = Weights(
@@ -196,7 +195,7 @@ def _rule(transform: Transform) -> Rule:
 def truncate(
     logits: torch.Tensor,
     transforms: Sequence[Sequence[Transform]],
-    geometry: torch.Tensor | None = None,
+    geometry: Geometry | None = None,
     temperatures: torch.Tensor | None = None,
 ) -> Crop:
     """Apply each row's transforms, one after the other; each kind runs once, on all rows that ask for it.
@@ -204,7 +203,7 @@ def truncate(
     Args:
         logits: `[rows, vocab]` float32, after temperature; they are left as they are.
         transforms: for each row its own, or none.
-        geometry: `[vocab, dim]` from `entropy.geometry.whiten`, where `needs_geometry`.
+        geometry: from `entropy.geometry.whiten`, where `needs_geometry`.
         temperatures: `[rows]`, what the logits were divided by, where a transform selects at one of its own.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from math import prod
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 
 EMBEDDING = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight", "embed_in.weight")
+LARGEST = 1e15
+"""What no entry of a useful embedding comes near, and the sum of whose squares float32 still holds."""
+BLOCK = 4096
+"""Rows of the matrix that are looked at together."""
 
 
 def directory(model: str, revision: str | None = None) -> Path:
@@ -23,7 +28,7 @@ def directory(model: str, revision: str | None = None) -> Path:
         return Path(model)
     try:
         return Path(snapshot_download(model, revision=revision, local_files_only=True))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"the files of {model!r} are not on this machine: {str(error).splitlines()[0]}") from error
 
 
@@ -50,27 +55,30 @@ def parameters(model: str, revision: str | None = None) -> int:
     return count
 
 
-def find_embedding(model: str, revision: str | None = None) -> tuple[Path, str]:
-    """The file that has the input embedding matrix, and its name there; nothing is loaded.
+def embedding(model: str, revision: str | None = None) -> torch.Tensor:
+    """The input embedding matrix, `[vocab, hidden]`, as stored.
 
     Raises:
-        ValueError: the checkpoint has none under any of the usual names.
+        ValueError: the checkpoint has none under any of the usual names, or is not on this machine.
     """
     for file in _files(directory(model, revision)):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 if name.endswith(EMBEDDING):
-                    return file, name
+                    matrix: torch.Tensor = tensors.get_tensor(name)
+                    return matrix
     raise ValueError(f"{model!r} has no embedding matrix under a name that is known")
 
 
-def embedding(model: str, revision: str | None = None) -> torch.Tensor:
-    """The input embedding matrix, `[vocab, hidden]`, as stored.
-
-    Raises:
-        ValueError: as `find_embedding` does.
-    """
-    file, name = find_embedding(model, revision)
-    with safe_open(file, framework="pt") as tensors:
-        matrix: torch.Tensor = tensors.get_tensor(name)
-    return matrix
+@cache
+def embedding_flaw(model: str, revision: str | None, vocabulary: int) -> str | None:
+    """Why the embeddings of a vocabulary cannot be whitened, or None. The matrix is read once, and not kept."""
+    try:
+        matrix = embedding(model, revision)
+    except ValueError as error:
+        return str(error)
+    if matrix.ndim != 2 or len(matrix) < vocabulary:
+        return f"its input embeddings have the shape {tuple(matrix.shape)}, for {vocabulary} tokens"
+    if not all(block.float().abs().max() < LARGEST for block in matrix.split(BLOCK)):
+        return "the embedding matrix has entries that are not finite"
+    return None

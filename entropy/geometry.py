@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+
+Geometry = torch.Tensor | Callable[[], torch.Tensor]
+"""The whitened embeddings, `[vocab, dim]`, or what has them made when they are needed. They may lie in the host's
+memory while the logits are on a device."""
 
 VARIANCE_FLOOR = 1e-6
 NORM_FLOOR = 1e-12
@@ -85,5 +91,6 @@ def potential(
 
 
 def _points(geometry: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """`geometry[ids]`: whole rows are copied, several times as fast as by index on a CPU."""
-    return geometry.index_select(0, ids.flatten()).view(*ids.shape, -1)
+    """`geometry[ids]`, where the ids are: whole rows are copied, several times as fast as by index on a CPU."""
+    rows = geometry.index_select(0, ids.flatten().to(geometry.device))
+    return rows.to(ids.device).view(*ids.shape, -1)

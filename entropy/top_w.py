@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import torch
 
-from entropy.geometry import BLOCK, potential
+from entropy.geometry import BLOCK, Geometry, potential
 from entropy.truncation import Crop, ranked, widening
 
 QUICK = 64
@@ -85,11 +85,12 @@ def scan(logw: torch.Tensor, phi: torch.Tensor, c: torch.Tensor) -> torch.Tensor
     return (total / mass + c[:, None] * mass.log()).masked_fill(logw == -torch.inf, -torch.inf)
 
 
-def top_w(logits: torch.Tensor, how: Weights, geometry: torch.Tensor | None = None) -> Crop:
+def top_w(logits: torch.Tensor, how: Weights, geometry: Geometry | None = None) -> Crop:
     """Truncate `[rows, vocab]` logits after temperature.
 
     Args:
-        geometry: `[vocab, dim]`, from `entropy.geometry.whiten`; it may be left out where no row comes to need it.
+        geometry: from `entropy.geometry.whiten`; it is looked at, or made, only if a row comes to need it, and may be
+            left out where none does.
 
     Raises:
         ValueError: a row needs the geometry, and there is none.
@@ -108,7 +109,8 @@ def top_w(logits: torch.Tensor, how: Weights, geometry: torch.Tensor | None = No
         if width >= min(widest, logits.shape[-1]) and len(rest := (~settled).nonzero()[:, 0]):
             if geometry is None:
                 raise ValueError("Top-W needs the whitened embedding matrix here")
-            keep[rest] = alternate(logw[rest], ids[rest], warm[rest], how.rows(rest), geometry)
+            matrix = geometry if isinstance(geometry, torch.Tensor) else geometry()
+            keep[rest] = alternate(logw[rest], ids[rest], warm[rest], how.rows(rest), matrix)
         keep[:, 0] = True
         return ranked(logits, values, ids, keep), settled
 

@@ -54,11 +54,6 @@ class Ask:
         penalised = s.presence_penalty or s.frequency_penalty or s.repetition_penalty != 1.0
         return bool(penalised) or s.grammar is not None
 
-    @property
-    def truncates(self) -> tuple[Transform, ...]:
-        """The transforms, whoever draws."""
-        return self.transforms if self.sampling is None else self.sampling.transforms
-
     def settled(self) -> Settled:
         """The value under `KEY` that the worker takes."""
         return Settled(settled=self._to_json())

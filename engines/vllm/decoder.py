@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from llguidance import LLMatcher
 from engines.base import Gate, Sampling
 from engines.grammar import Grammar
 from engines.sampling import Row, draw
-from engines.transforms import needs_geometry, truncate
+from engines.transforms import truncate
 from engines.vllm.ask import LONGEST_WINDOW, Ask
 from engines.vllm.board import COMPLETE, EAGER, LAGGED, TOP, Pen
 from entropy import BatchedRollingEntropy, fastest
@@ -127,8 +128,8 @@ class Decoder:
     Args:
         capacity: most requests in a batch. known: tokens that the tokenizer knows; ids from there on are padding.
         board: where to report; None for a worker that does not (another rank of its group does).
-        grammar, geometry: make the compiler of JSON schemas, and the whitened embeddings (`[vocab, dim]`, on the
-            device), when a request first needs them.
+        grammar, geometry: make the compiler of JSON schemas, and the whitened embeddings (`[vocab, dim]`), when a
+            row first needs them.
     """
 
     def __init__(
@@ -153,8 +154,7 @@ class Decoder:
         self._pen = Pen(board, device) if board else None
         self._make_grammar = grammar
         self._grammar: Grammar | None = None
-        self._make_geometry = geometry
-        self._geometry: torch.Tensor | None = None
+        self._geometry = None if geometry is None else cache(geometry)
 
     @property
     def nbytes(self) -> int:
@@ -169,8 +169,6 @@ class Decoder:
         Args:
             length: tokens of its prompt. written: tokens that vLLM has generated for it. origin: see `Live`.
         """
-        if self._geometry is None and self._make_geometry is not None and needs_geometry(ask.truncates):
-            self._geometry = self._make_geometry()
         live = self._back(ask, written, origin)
         if live is None:
             live = Live(ask, length, prompt, origin)

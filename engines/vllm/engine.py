@@ -22,7 +22,7 @@ from engines.transforms import needs_geometry
 from engines.vllm.ask import KEY, LONGEST_WINDOW, Ask
 from engines.vllm.board import COMPLETE, EAGER, LAGGED, ROWS, TOP, Entry
 from engines.vllm.core import Core, Running
-from engines.weights import embedding, find_embedding, parameters
+from engines.weights import embedding, embedding_flaw, parameters
 from entropy import entropy_bounds
 
 FIRST, NEXT = 0, -1
@@ -91,10 +91,9 @@ class VllmEngine:
             start = len(ids) if sampling.answer_start is None else sampling.answer_start
             self._grammar.matcher(sampling.grammar, ids[start:])
         if needs_geometry(sampling.transforms):
-            try:
-                find_embedding(self._config.model, self._config.args.get("revision"))
-            except ValueError as error:
-                raise Unsupported(str(error), "policy") from error
+            flaw = embedding_flaw(self._config.model, self._config.args.get("revision"), self.vocabulary)
+            if flaw:
+                raise Unsupported(f"{self.name!r} cannot truncate by geometry: {flaw}", "policy")
 
     @cached_property
     def _grammar(self) -> Grammar:

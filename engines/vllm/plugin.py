@@ -27,7 +27,7 @@ from engines.tokens import TokenText
 from engines.transforms import needs_geometry
 from engines.vllm.ask import KEY, Ask, Settled
 from engines.vllm.decoder import Decoder, Live, Place
-from engines.weights import embedding, find_embedding
+from engines.weights import embedding, embedding_flaw
 from entropy.geometry import whiten
 
 SHARDED = "batch-sharded sampling gives each worker other requests from step to step, so none can follow one of them"
@@ -73,10 +73,10 @@ class WaverProcessor(V1Processor, V2Processor):  # type: ignore[misc]
             floor = max(ask.gate.min_tokens, sampling_params.min_tokens)
             ask = replace(ask, stop=stop, gate=replace(ask.gate, min_tokens=floor))
         if needs_geometry(ask.transforms):
-            try:
-                find_embedding(front.model_config.model, front.model_config.revision)
-            except ValueError as error:  # in the worker it would be the end of every request
-                raise ValueError(f"{KEY}.transforms: top_w needs the model's embeddings, and {error}") from None
+            model = front.model_config
+            # In the worker it would be the end of every request.
+            if flaw := embedding_flaw(model.model, model.revision, model.get_vocab_size()):
+                raise ValueError(f"{KEY}.transforms: top_w needs the model's embeddings, and {flaw}")
         ask = replace(ask, temperature=sampling_params.temperature)
         extra[KEY] = replace(ask, tag=secrets.randbits(31)).settled()
 
@@ -135,8 +135,16 @@ def _decoder(vllm_config: Any, capacity: int, device: torch.device) -> Decoder:
         device,
         Path(board) if board and get_tensor_model_parallel_rank() == 0 else None,
         partial(Grammar, tokens, vocabulary),
-        lambda: whiten(embedding(model.model, model.revision).to(device)[:vocabulary]),
+        lambda: _geometry(embedding(model.model, model.revision)[:vocabulary], device),
     )
+
+
+def _geometry(matrix: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The embeddings whitened: on the device where it has room for them, else in the host's memory, which is slower."""
+    try:
+        return whiten(matrix.to(device))
+    except torch.OutOfMemoryError:
+        return whiten(matrix)
 
 
 def _request_id() -> str | None:

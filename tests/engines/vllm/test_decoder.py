@@ -13,9 +13,13 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from engines.base import Sampling
 from engines.grammar import Grammar
-from engines.vllm.ask import KEY
+from engines.transforms import TopH, TopW, truncate
+from engines.vllm.ask import KEY, Ask
 from engines.vllm.board import COMPLETE, Board
+from engines.vllm.decoder import Decoder, Place
+from entropy.geometry import whiten
 from tests.engines.vllm.reference import KNOWN, Request, expect, requests
 from tests.engines.vllm.runners import KINDS, V1, V2, SamplingParams, Sent
 
@@ -169,3 +173,33 @@ def test_every_request_is_as_if_alone(
 
     drive()
     assert all(seen[what] for what in ("ends", "chunks", "back", "drawn")), seen
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_embeddings_are_made_once_and_only_when_a_row_needs_them(stock: bool) -> None:
+    made = list[torch.Tensor]()
+
+    def make() -> torch.Tensor:
+        made.append(whiten(torch.randn(KNOWN, 8, generator=torch.Generator().manual_seed(3))))
+        return made[-1]
+
+    decoder = Decoder(4, KNOWN, KNOWN, torch.device("cpu"), geometry=make)
+    wide = TopW(warm_mass=0.05, mass_weight=6.0)
+    asks = [
+        Ask(transforms=(each,)) if stock else Ask(None, Sampling(seed=1, transforms=(each,)))
+        for each in (TopW(), TopH(), wide)
+    ]
+    lives = [decoder.join(ask, 3, 0, list) for ask in asks]
+    assert not made
+    peaked = torch.zeros(3, KNOWN)
+    peaked[:, 9] = 20.0
+    decoder.apply(peaked, [Place(row, live, 0) for row, live in enumerate(lives)])
+    assert not made
+    for position in (1, 2):
+        flat = torch.randn(3, KNOWN, generator=torch.Generator().manual_seed(position))
+        left = flat.clone()
+        decoder.apply(left, [Place(row, live, position) for row, live in enumerate(lives)])
+        assert len(made) == 1
+        expected = truncate(flat[2:], [(wide,)], made[0]).logits[0] > -torch.inf
+        kept = left[2] > -torch.inf
+        assert torch.equal(kept, expected) if stock else bool(expected[left[2].argmax()])

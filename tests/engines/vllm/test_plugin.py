@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
@@ -38,7 +39,9 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
     build_custom_logits_processors_params_validator,
 )
 
-from engines.vllm.plugin import V1Adapter, V2Adapter, WaverProcessor, reserved_token
+from engines.vllm.plugin import V1Adapter, V2Adapter, WaverProcessor, _geometry, reserved_token
+from engines.weights import embedding_flaw
+from entropy.geometry import whiten
 
 CPU = torch.device("cpu")
 RULE = {"threshold": 0.7, "window": 3}
@@ -127,6 +130,40 @@ def test_what_cannot_be_asked_is_refused(loader: str, wanted: Any, says: str, ad
     with pytest.raises(VLLMValidationError, match=re.escape(says)) as raised:
         admit(loader, SamplingParams(max_tokens=9, extra_args={KEY: wanted}))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_embeddings_that_cannot_be_whitened_are_refused(
+    loader: str, checkpoint: Callable[[int], Path], admit: Callable[..., Any]
+) -> None:
+    """The worker would meet them in the middle of everybody's step."""
+    file, transforms = checkpoint(KNOWN + 3) / "model.safetensors", [{"name": "top_w"}]
+    whole = torch.randn(KNOWN + 3, 8)
+    broken = whole.clone()
+    broken[7] = torch.nan
+    for matrix, says in ((broken, "not finite"), (whole[:-1], f"for {KNOWN + 3} tokens")):
+        save_file({"model.embed_tokens.weight": matrix}, file)
+        embedding_flaw.cache_clear()
+        with pytest.raises(VLLMValidationError, match=says):
+            admit(loader, asking(transforms=transforms), KNOWN + 3)
+        admit(loader, asking(transforms=[{"name": "top_w", "geometry_scale": 0.0}]), KNOWN + 3)
+    save_file({"model.embed_tokens.weight": whole}, file)
+    embedding_flaw.cache_clear()
+    admit(loader, asking(transforms=transforms), KNOWN + 3)
+
+
+def test_a_device_without_room_leaves_the_embeddings_with_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, tried = torch.randn(50, 6), list[int]()
+
+    def cramped(rows: torch.Tensor) -> torch.Tensor:
+        tried.append(len(rows))
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError
+        return whiten(rows)
+
+    monkeypatch.setattr("engines.vllm.plugin.whiten", cramped)
+    assert torch.equal(_geometry(matrix, CPU), whiten(matrix))
+    assert tried == [50, 50]
 
 
 @pytest.mark.parametrize("loader", LOADERS)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from engines.base import Gate, Sampling, Unsupported
 from engines.tokens import TokenText
-from engines.transforms import MinP, Transform
+from engines.transforms import Transform
 from engines.vllm.ask import KEY, LONGEST_WINDOW
 
 TOLD: dict[str, dict[str, Any]] = {
@@ -19,6 +19,8 @@ TOLD: dict[str, dict[str, Any]] = {
     "names": {},
 }
 """What a request asks for to get token ids back."""
+PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""By name, with the value that changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +72,8 @@ def body(
     # What is left out takes the upstream's default, which need not be the neutral value.
     further = {
         "top_k": (sampling.top_k or -1, -1),
-        "min_p": (0.0 if truncations(sampling) else sampling.min_p, 0.0),
-        "repetition_penalty": (sampling.repetition_penalty, 1.0),
-        "presence_penalty": (sampling.presence_penalty, 0.0),
-        "frequency_penalty": (sampling.frequency_penalty, 0.0),
+        "min_p": (sampling.min_p, 0.0),
+        **{name: (getattr(sampling, name), neutral) for name, neutral in PENALTIES.items()},
     }
     out |= {name: value for name, (value, neutral) in further.items() if able.extras or value != neutral}
     optional = {
@@ -88,15 +88,17 @@ def body(
 
 
 def gate_travels(sampling: Sampling, able: Abilities, written: int) -> bool:
-    """Whether the upstream's plugin can run the gate just as it is meant. (It holds a gate back while vLLM's
-    `min_tokens` bars every end.)"""
+    """Whether the upstream's plugin can run the gate just as it is meant: on the raw logits, which it does not see
+    where vLLM's bias, `min_tokens` or repetition penalty are at work before it."""
     gate = sampling.gate
     return (
         gate is not None
         and able.reserved is not None
         and gate.window <= LONGEST_WINDOW
         and gate.threshold >= 0
-        and sampling.min_tokens - written <= gate.min_tokens
+        and sampling.min_tokens <= written
+        and not sampling.logit_bias
+        and sampling.repetition_penalty == 1.0
     )
 
 
@@ -135,6 +137,13 @@ def _refuse(sampling: Sampling, able: Abilities, written: int) -> None:
             "engine",
             "policy",
         )
+    for param, neutral in PENALTIES.items():
+        if sampling.transforms and sampling.temperature > 0 and getattr(sampling, param) != neutral:
+            raise Unsupported(
+                f"{param} cannot be used with a policy that truncates on this engine: its upstream may truncate before "
+                "it penalises; leave one of them out, or use another engine",
+                param,
+            )
     if sampling.top_logprobs > able.top:
         raise Unsupported(f"this engine's upstream gives at most {able.top} top log-probabilities", "top_logprobs")
     if able.reserved is not None and able.reserved in (*sampling.stop_token_ids, *sampling.logit_bias):
@@ -162,15 +171,7 @@ def _guide(grammar: str | None) -> dict[str, Any] | None:
 
 def _wishes(sampling: Sampling, able: Abilities, written: int) -> dict[str, str]:
     gate = sampling.gate if gate_travels(sampling, able, written) else None
-    return wishes(gate, truncations(sampling))
-
-
-def truncations(sampling: Sampling) -> tuple[Transform, ...]:
-    """What the plugin truncates. vLLM has its own `min_p` before any plugin and it belongs after these, so the plugin
-    does both."""
-    if not sampling.transforms or not sampling.temperature:
-        return ()
-    return (*sampling.transforms, *([MinP(p=sampling.min_p)] if sampling.min_p else ()))
+    return wishes(gate, sampling.transforms if sampling.temperature else ())
 
 
 def wishes(gate: Gate | None, transforms: Sequence[Transform] = ()) -> dict[str, str]:

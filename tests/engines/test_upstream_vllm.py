@@ -116,6 +116,29 @@ async def test_gates(vllm_serve: Served, small: TransformersEngine, timing: Any,
     await up.aclose()
 
 
+@pytest.mark.parametrize(
+    "touched",
+    [
+        {"logit_bias": {5: 30.0, 6: 30.0}, "max_tokens": 12},
+        {"min_tokens": 40},
+        {"repetition_penalty": 1.4},
+        {"logit_bias": {7: -5.0}, "temperature": 1.2, "top_k": 1},
+    ],
+    ids=["bias", "min_tokens", "repetition", "a cooler draw"],
+)
+async def test_a_gate_sees_the_models_own_logits(
+    up: UpstreamEngine, small: TransformersEngine, touched: dict[str, Any]
+) -> None:
+    """What vLLM applies before any plugin changes the entropies that the plugin would see."""
+    fired = 0
+    for prompt in (ids(small, question) for question in QUESTIONS):
+        for gate in (Gate(1, 0.3, min_tokens=2), Gate(2, 1e-4, above=False, min_tokens=3)):
+            out, expected = [await steps(engine, prompt, gate=gate, **touched) for engine in (up, small)]
+            assert [(step.token, step.finish) for step in out] == [(step.token, step.finish) for step in expected]
+            fired += out[-1].finish == "gate"
+    assert fired > 3
+
+
 async def test_a_gate_beside_min_tokens(up: UpstreamEngine, small: TransformersEngine) -> None:
     """vLLM bars every end until there are so many tokens; the gate still fires where it should."""
     gate, prompt = Gate(1, 0.0, min_tokens=3), ids(small, QUESTIONS[0])
@@ -165,7 +188,13 @@ async def test_truncations_run_in_the_plugin(served: Served, vllm_stock: Served,
         with pytest.raises(Unsupported, match="no vLLM with Waver's plugin"):
             await steps(up, prompt, **narrow)
         return
-    assert [step.token for step in await steps(up, prompt, **narrow)] == [s.token for s in await steps(up, prompt)]
+    greedy = [step.token for step in await steps(up, prompt)]
+    assert [step.token for step in await steps(up, prompt, **narrow)] == greedy
+    for penalty in ("presence_penalty", "frequency_penalty", "repetition_penalty"):
+        with pytest.raises(Unsupported, match="truncate before it penalises") as caught:
+            await steps(up, prompt, **narrow, **{penalty: 0.5})
+        assert caught.value.param == penalty
+        assert await steps(up, prompt, **{**narrow, "temperature": 0.0}, **{penalty: 0.5})
     with pytest.raises(Unsupported, match="reserved") as caught:
         await steps(up, prompt, stop_token_ids=(up.able.reserved,))
     assert caught.value.param == "stop_token_ids"

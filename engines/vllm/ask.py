@@ -33,7 +33,8 @@ class Ask:
     `sampling` is None where the drawing is left to vLLM: then `transforms` truncate what it draws from, at
     `temperature`. `ends` are the tokens that end the answer, `stop` is the token
     that ends the request when its gate fires (None until the processor's own side has chosen it). `slot` is the
-    request's row on the board (-1: nothing is reported), and `tag` tells requests apart.
+    request's row on the board (-1: nothing is reported), and `tag` tells requests apart. `given` are tokens that are
+    taken instead of drawn, and only measured.
     """
 
     gate: Gate | None = None
@@ -44,6 +45,7 @@ class Ask:
     stop: int | None = None
     slot: int = -1
     tag: int = 0
+    given: tuple[int, ...] = ()
 
     @property
     def remembers(self) -> bool:
@@ -82,7 +84,8 @@ class Ask:
             how |= {"logit_bias": dict(how["logit_bias"]), "gate": data["gate"]}
             how |= {"stop_token_ids": tuple(how.get("stop_token_ids", ()))}
             data["sampling"] = Sampling(**how | {"transforms": _transforms(how["transforms"])})
-        return cls(**data | {"ends": tuple(data.get("ends", ())), "transforms": _transforms(data["transforms"])})
+        data |= {name: tuple(data.get(name, ())) for name in ("ends", "given")}
+        return cls(**data | {"transforms": _transforms(data["transforms"])})
 
     @classmethod
     def from_client(cls, given: Any) -> Ask:

@@ -1,8 +1,9 @@
 """The board: exact entropies on their way from the process that has the logits to the one that serves requests.
 
-A file in memory that both map. Each request owns a row; the entry of its token at position t lies at `t % DEPTH`. It is
-written before the token itself leaves the worker, so whoever has the token finds the entry. One process writes: the
-first of a tensor-parallel group, as every rank computes the same. An engine that is restarted gets a new board.
+A file in memory that both map. Each request owns a row; the entry of its token at position t lies at `t % DEPTH`, its
+alternatives at `t % DEPTH_TOP`. They are written before the token itself leaves the worker, so whoever has the token
+finds the entry. A row has one writer: the first of a tensor-parallel group, as every rank computes the same, in the
+data-parallel replica that has the request. An engine that is restarted gets a new board.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ import torch
 
 ROWS = 1024
 """Requests at a time; more wait for a row."""
-DEPTH = 256
-"""Tokens by which a reader may fall behind."""
+DEPTH, DEPTH_TOP = 1024, 256
+"""Tokens by which a reader may fall behind, and one who wants alternatives."""
 TOP = 20
 """Most alternatives with their log-probabilities."""
 WORDS = 8
 """An entry: tag, position, flags, kept; entropy, logprob, crop entropy, unused (float32)."""
 ENTRY = struct.Struct("4i3f4x")
+WORDS_TOP = 2 + 2 * TOP
+"""Alternatives: tag, position; ids, log-probabilities (float32)."""
+
+Words = np.ndarray[Any, np.dtype[np.int32]]
 
 EAGER, LAGGED, COMPLETE = 1, 2, 4
 """Flags: a gate fired before this position was written, or on it; the token there completes the request's grammar."""
@@ -46,19 +51,18 @@ class Entry:
 
 
 class Board:
-    """Two views of one file: `[ROWS, DEPTH, WORDS]` words, and `[ROWS, DEPTH, 2 * TOP]` alternatives, int32 each.
+    """Two views of one file: `[ROWS, DEPTH, WORDS]` and `[ROWS, DEPTH_TOP, WORDS_TOP]`, int32 each.
 
-    48 MiB, taken when it is made: running out of memory later could not be told apart from a crash.
+    74 MiB, taken when it is made: running out of memory later could not be told apart from a crash.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        shape, shape_top = (ROWS, DEPTH, WORDS), (ROWS, DEPTH, 2 * TOP)
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
-        size = int(np.prod(shape)) * 4
-        self.words = np.frombuffer(self._map, np.int32, size // 4).reshape(shape)
-        self.top = np.frombuffer(self._map, np.int32, offset=size).reshape(shape_top)
+        both = np.frombuffer(self._map, np.int32)
+        self.words = both[: ROWS * DEPTH * WORDS].reshape(ROWS, DEPTH, WORDS)
+        self.top = both[ROWS * DEPTH * WORDS :].reshape(ROWS, DEPTH_TOP, WORDS_TOP)
 
     @classmethod
     def create(cls) -> Board:
@@ -67,7 +71,7 @@ class Board:
         Raises:
             OSError: there is room nowhere.
         """
-        size = ROWS * DEPTH * (WORDS + 2 * TOP) * 4
+        size = ROWS * (DEPTH * WORDS + DEPTH_TOP * WORDS_TOP) * 4
         for folder in ("/dev/shm", tempfile.gettempdir()):
             with suppress(OSError):
                 handle, name = tempfile.mkstemp(prefix="waver-board-", dir=folder)
@@ -82,15 +86,17 @@ class Board:
         raise OSError(f"there is no room for {size >> 20} MiB in /dev/shm or {tempfile.gettempdir()}")
 
     def read(self, row: int, tag: int, position: int, top: int = 0) -> Entry | None:
-        """The entry of a position; None if it is not there (any more)."""
-        place = position % DEPTH
-        words = self.words[row, place]
+        """The entry of a position; None if it is not there (any more), or not with its alternatives."""
+        words = self.words[row, position % DEPTH]
         found, at, flags, kept, entropy, logprob, crop = ENTRY.unpack_from(words)
         pairs: tuple[tuple[int, float], ...] = ()
         if top:
-            both = self.top[row, place].copy()
-            values = both[TOP:].view(np.float32)[:top].tolist()
-            pairs = tuple(pair for pair in zip(both[:top].tolist(), values, strict=True) if pair[1] > -np.inf)
+            place = self.top[row, position % DEPTH_TOP]
+            both = place.copy()
+            if not all(w[0] == tag and w[1] == position for w in (both, place)):
+                return None
+            values = both[2 + TOP :].view(np.float32)[:top].tolist()
+            pairs = tuple(pair for pair in zip(both[2 : 2 + top].tolist(), values, strict=True) if pair[1] > -np.inf)
         # Looked at again after all is read, for a writer that is a whole turn ahead may have come between.
         if (found, at) != (tag, position) or ENTRY.unpack_from(words)[:2] != (tag, position):
             return None
@@ -125,15 +131,19 @@ class Pen:
         ints = torch.stack([where[2], where[3], flags.to(device), kept.to(device)], dim=1).to(torch.int32)
         self._words[where[0], where[1]] = torch.cat([ints, floats], dim=1)
 
-    def write_top(self, rows: list[int], positions: list[int], ids: torch.Tensor, logprobs: torch.Tensor) -> None:
+    def write_top(
+        self, rows: list[int], tags: list[int], positions: list[int], ids: torch.Tensor, logprobs: torch.Tensor
+    ) -> None:
         """The alternatives: `[n, k]` ids and log-probabilities, most likely first, k at most `TOP`."""
         device, k = self._top.device, ids.shape[1]
-        where = torch.tensor([rows, [p % DEPTH for p in positions]], dtype=torch.long).to(device, non_blocking=True)
-        self._top[where[0], where[1], :k] = ids.to(device, torch.int32)
-        self._top[where[0], where[1], TOP : TOP + k] = logprobs.to(device, torch.float32).view(torch.int32)
+        where = torch.tensor([rows, [p % DEPTH_TOP for p in positions], tags, positions], dtype=torch.long)
+        where = where.to(device, non_blocking=True)
+        self._top[where[0], where[1], :2] = where[2:].T.to(torch.int32)
+        self._top[where[0], where[1], 2 : 2 + k] = ids.to(device, torch.int32)
+        self._top[where[0], where[1], 2 + TOP : 2 + TOP + k] = logprobs.to(device, torch.float32).view(torch.int32)
 
 
-def _on(device: torch.device, view: np.ndarray[Any, np.dtype[np.int32]]) -> torch.Tensor:
+def _on(device: torch.device, view: Words) -> torch.Tensor:
     """The board as the device sees it: registered with CUDA, a kernel writes it in stream order, ahead of the token.
     A device that cannot do that writes through the host, and waits for it."""
     shared = torch.from_numpy(view)
@@ -145,3 +155,15 @@ def _on(device: torch.device, view: np.ndarray[Any, np.dtype[np.int32]]) -> torc
             mapped: torch.Tensor = get_accelerator_view_from_cpu_tensor(shared)
             return mapped
     return shared
+
+
+def post(config: Any, board: Path) -> None:
+    """Tell vLLM's workers where the board is: beside the configuration's fields, for these make the key of vLLM's
+    compile cache, and the board has another name at each start."""
+    config.waver_board = str(board)
+
+
+def posted(config: Any) -> Path | None:
+    """The board that a worker was told of."""
+    board = getattr(config, "waver_board", None)
+    return None if board is None else Path(board)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from engines.vllm.board import Board
+from engines.vllm.board import Board, post
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -21,8 +23,9 @@ log = structlog.get_logger("waver")
 GIB = 2**30
 WATCH = 0.2
 """Seconds between two looks at whether the engine core lives."""
-SLOWEST = 60.0
-"""Longest pause before another attempt to start (seconds); it doubles from one second on."""
+QUICKEST, SLOWEST = 1.0, 60.0
+"""Shortest and longest pause before another attempt to start (seconds). It doubles with each, until an engine has lived
+for longer than the longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,21 @@ class Running:
 class Core:
     """Starts in the constructor (blocking: run it in a thread).
 
+    Args:
+        warm: puts a first request to an engine that was started again, before others may; None: there is no need.
+
     Raises:
         ValueError: vLLM is not installed, or cannot start the model; the message says why.
     """
 
-    def __init__(self, name: str, model: str, args: Mapping[str, Any]) -> None:
-        self._name, self._model, self._args = name, model, args
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        args: Mapping[str, Any],
+        warm: Callable[[Running], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        self._name, self._model, self._args, self._warm = name, model, args, warm
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = threading.Event()
         self._running: Running | None = self._start()
@@ -73,6 +85,7 @@ class Core:
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.platforms import current_platform
+            from vllm.usage.usage_lib import UsageContext
             from vllm.v1.engine.async_llm import AsyncLLM
         except ImportError as error:
             raise ValueError(
@@ -90,30 +103,53 @@ class Core:
                 defaults["block_size"] = 32  # vLLM's 128 would be read again at each hand-over
                 if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
                     defaults["kv_cache_memory_bytes"] = GIB
-            extra = {"waver_board": str(board.path)} | (self._args.get("additional_config") or {})
-            args = AsyncEngineArgs(**{**defaults, **self._args, "model": self._model, "additional_config": extra})
-            return Running(AsyncLLM.from_engine_args(args), board)
+            args = AsyncEngineArgs(**{**defaults, **self._args, "model": self._model})
+            config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+            post(config, board.path)
+            llm = AsyncLLM.from_vllm_config(
+                config, enable_log_requests=args.enable_log_requests, disable_log_stats=args.disable_log_stats
+            )
+            return Running(llm, board)
         except Exception as error:  # vLLM, transformers and the drivers each raise their own kinds
-            board.close()
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"engine {self._name!r}: vLLM cannot start {self._model!r}: {reason}") from error
+        finally:
+            board.close()  # the workers have it by now, and a server that is killed leaves nothing behind
 
     def _watch(self) -> None:
-        pause = 1.0
+        pause, born = QUICKEST, time.monotonic()
         while not self._closed.wait(WATCH):
             running = self._running
             if running is not None and running.llm.errored:
                 self._bury(running)
-                pause = 1.0
+                if time.monotonic() - born > SLOWEST:
+                    pause = QUICKEST
             if self._running is None and not self._closed.wait(pause):
                 pause = min(2 * pause, SLOWEST)
                 try:
-                    self._running = self._start()
+                    self._running = self._start_warm()
                 except ValueError as error:
                     log.error("an engine does not start again", engine=self._name, reason=str(error), next=pause)
                     continue
+                born = time.monotonic()
                 self.restarts += 1
                 log.warning("an engine was started again", engine=self._name)
+
+    def _start_warm(self) -> Running:
+        """An engine that has answered once, if anybody asked the one before."""
+        started = self._start()
+        if self._warm is None or self._loop is None or self._loop.is_closed():
+            return started
+        answer = asyncio.run_coroutine_threadsafe(self._warm(started), self._loop)
+        while not wait([answer], WATCH).done:
+            if started.llm.errored or self._closed.is_set():
+                answer.cancel()
+        try:
+            answer.result()
+        except Exception as error:  # it may die of it in many ways
+            self._stop(started)
+            raise ValueError(f"engine {self._name!r}: it started, but did not answer: {error!r}") from error
+        return started
 
     def _bury(self, dead: Running) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -135,4 +171,3 @@ class Core:
             log.warning("an engine did not shut down cleanly", engine=self._name, error=repr(error))
         # Its destructor does this again, and does not bear the end of the interpreter.
         running.llm.shutdown = lambda timeout=None: None
-        running.board.close()

@@ -43,10 +43,16 @@ class Place:
         return Row(live.ask.sampling or Sampling(), live.ids(self.position), live.start, live.ask.ends)
 
     @property
+    def given(self) -> int | None:
+        """The token that is to be taken here, where the request says."""
+        given = self.live.ask.given
+        return given[self.position] if self.position < len(given) else None
+
+    @property
     def draws(self) -> bool:
         """Whether the token is drawn here: nothing is to be done where vLLM takes the likeliest of untouched logits."""
         how = self.live.ask.sampling
-        if how is None:
+        if how is None or self.live.ask.given:
             return False
         return how.temperature > 0 or how.grammar is not None or not self.as_row.untouched
 
@@ -251,6 +257,11 @@ class Decoder:
             logprob[picked] = logits_drawn.gather(1, tokens[:, None])[:, 0] - norm[picked]
             self._remember([batch[i] for i in drawn], drawn, tokens, flags)
             logits[index[picked], tokens] = CERTAIN
+        given = [(i, token) for i, place in enumerate(batch) if (token := place.given) is not None]
+        if given:
+            which_given, taken = torch.tensor(given, device=self._device).T
+            logprob[which_given] = mine[which_given, taken] - norm[which_given]
+            logits[index[which_given], taken] = CERTAIN
         if misled := self._misled(batch):
             which_misled = torch.tensor(misled, device=self._device)
             logprob[which_misled] = mine[which_misled].amax(-1) - norm[which_misled]
@@ -356,7 +367,8 @@ class Decoder:
             return
         if top is not None:
             places, ids, logprobs = top
-            self._pen.write_top([p.live.ask.slot for p in places], [p.position for p in places], ids, logprobs)
+            slots, tags = [p.live.ask.slot for p in places], [p.live.ask.tag for p in places]
+            self._pen.write_top(slots, tags, [p.position for p in places], ids, logprobs)
         if len(read) < len(batch):
             which = torch.tensor(read, device=self._device)
             values, flags, kept, batch = values[which], flags[which], kept[which], [batch[i] for i in read]

@@ -12,7 +12,6 @@ import secrets
 import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,11 +25,17 @@ from engines.grammar import Grammar
 from engines.tokens import TokenText
 from engines.transforms import needs_geometry
 from engines.vllm.ask import KEY, Ask, Settled
+from engines.vllm.board import posted
 from engines.vllm.decoder import Decoder, Live, Place
 from engines.weights import embedding, embedding_flaw
 from entropy.geometry import whiten
 
 SHARDED = "batch-sharded sampling gives each worker other requests from step to step, so none can follow one of them"
+
+ELSEWHERE = (
+    "this worker is on another machine than Waver, and its entropies have no way there; for a model across machines "
+    "run `vllm serve` with Waver's plugin, and name it in Waver's configuration with `backend: openai`"
+)
 
 
 class WaverProcessor(V1Processor, V2Processor):  # type: ignore[misc]
@@ -113,9 +118,13 @@ def _decoder(vllm_config: Any, capacity: int, device: torch.device) -> Decoder:
     from vllm.distributed import get_tensor_model_parallel_rank
 
     model = vllm_config.model_config
-    board = (vllm_config.additional_config or {}).get("waver_board")
-    if board and vllm_config.parallel_config.enable_batch_sharded_sampling:
+    board = posted(vllm_config)
+    if board is not None and vllm_config.parallel_config.enable_batch_sharded_sampling:
         raise ValueError(SHARDED)
+    if get_tensor_model_parallel_rank() != 0:
+        board = None  # every rank of a group computes the same
+    if board is not None and not board.exists():
+        raise ValueError(ELSEWHERE)
     vocabulary = model.get_vocab_size()
 
     def text() -> TokenText:
@@ -133,7 +142,7 @@ def _decoder(vllm_config: Any, capacity: int, device: torch.device) -> Decoder:
         vocabulary,
         tokens.vocab_size,
         device,
-        Path(board) if board and get_tensor_model_parallel_rank() == 0 else None,
+        board,
         partial(Grammar, tokens, vocabulary),
         lambda: _geometry(embedding(model.model, model.revision)[:vocabulary], device),
     )

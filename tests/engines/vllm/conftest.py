@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, LlamaConfig
 
 from engines.grammar import Grammar
 from engines.tokens import TokenText
-from engines.vllm.board import Board
+from engines.vllm.board import Board, post
 from tests.engines.driving import ROOT
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """A model's directory without weights: the bundled tokenizer under an output layer of a given width."""
+    """A model's directory: the bundled tokenizer under an output layer of a given width; of the weights the input
+    embeddings."""
 
     @cache
     def one(vocabulary: int) -> Path:
@@ -32,6 +35,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path
         ).save_pretrained(folder)  # fmt: skip
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             shutil.copy(ROOT / "models" / "small" / file, folder / file)
+        matrix = torch.randn(vocabulary, 64, generator=torch.Generator().manual_seed(vocabulary))
+        save_file({"model.embed_tokens.weight": matrix}, folder / "model.safetensors")
         return folder
 
     return one
@@ -44,12 +49,14 @@ def configure(checkpoint: Callable[[int], Path], one_rank: None) -> Callable[...
 
     @cache
     def one(vocabulary: int, board: Path | None = None, speculative: str = "null") -> Any:
-        extra = {} if board is None else {"waver_board": str(board)}
         args = EngineArgs(
             model=str(checkpoint(vocabulary)), dtype="float32", enforce_eager=True, max_num_seqs=16, max_model_len=96,
-            additional_config=extra, speculative_config=json.loads(speculative),
+            speculative_config=json.loads(speculative),
         )  # fmt: skip
-        return args.create_engine_config()
+        config = args.create_engine_config()
+        if board is not None:
+            post(config, board)
+        return config
 
     return one
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engines.base import Gate, Sampling
 from engines.grammar import Grammar
 from engines.sampling import Row, draw
-from engines.transforms import TopP, Transform
+from engines.transforms import TopH, TopP, TopW, Transform, truncate
 from engines.vllm.ask import Ask
 from engines.vllm.board import COMPLETE, EAGER, LAGGED
 
@@ -61,11 +61,14 @@ class Expected:
     token: int | None
     logprob: float
     raw: torch.Tensor
+    left: torch.Tensor
+    """Which tokens vLLM may draw, where it draws."""
     doubtful: bool
 
 
-def expect(request: Request, logits: torch.Tensor, grammar: Callable[[], Grammar]) -> Expected:
-    """What should become of the next token of a request that asks; its entropy is taken down."""
+def expect(request: Request, logits: torch.Tensor, grammar: Callable[[], Grammar], geometry: torch.Tensor) -> Expected:
+    """What should become of the next token of a request that asks; its entropy is taken down. `geometry`: the whitened
+    embeddings."""
     ask = request.ask
     assert ask is not None
     how, gate, position = ask.sampling, ask.gate, len(request.written)
@@ -103,7 +106,9 @@ def expect(request: Request, logits: torch.Tensor, grammar: Callable[[], Grammar
         if matcher is not None:
             matcher.consume_token(token)
             flags |= COMPLETE * matcher.is_stopped()
-    return Expected(entropy, flags, ends, token, logprob, raw, doubtful)
+    temperature = torch.tensor([ask.temperature])
+    left = truncate(barred[None] / temperature, [ask.transforms], geometry, temperature).logits[0] > -torch.inf
+    return Expected(entropy, flags, ends, token, logprob, raw, left, doubtful)
 
 
 gates = st.builds(
@@ -134,7 +139,10 @@ penalties = st.fixed_dictionaries(
 )
 hows = penalties.map(lambda options: Sampling(**options))
 tokens = st.lists(st.integers(3, KNOWN - 1), min_size=1, max_size=8)
-cut: st.SearchStrategy[tuple[Transform, ...]] = st.sampled_from(((), (TopP(p=0.6),)))
+WIDE = TopW(warm_mass=0.05, mass_weight=4.0)
+"""Here the geometry decides."""
+CUTS: tuple[tuple[Transform, ...], ...] = ((TopP(p=0.6),), (TopW(),), (WIDE,), (TopH(alpha=0.6),), (TopH(), WIDE))
+cut: st.SearchStrategy[tuple[Transform, ...]] = st.just(()) | st.sampled_from(CUTS)
 
 
 @st.composite

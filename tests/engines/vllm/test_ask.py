@@ -73,6 +73,7 @@ def test_nothing_is_lost_on_the_way_to_the_worker(data: st.DataObject) -> None:
         transforms=data.draw(transforms),
         temperature=data.draw(numbers),
         ends=data.draw(id_lists),
+        given=data.draw(id_lists),
         stop=data.draw(st.none() | ids),
         slot=data.draw(st.integers(-1, 1023)),
         tag=data.draw(ids),

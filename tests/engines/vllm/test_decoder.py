@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +20,9 @@ from engines.transforms import TopH, TopW, truncate
 from engines.vllm.ask import KEY, Ask
 from engines.vllm.board import COMPLETE, Board
 from engines.vllm.decoder import Decoder, Place
+from engines.weights import embedding
 from entropy.geometry import whiten
-from tests.engines.vllm.reference import KNOWN, Request, expect, requests
+from tests.engines.vllm.reference import END, KNOWN, Request, expect, requests
 from tests.engines.vllm.runners import KINDS, V1, V2, SamplingParams, Sent
 
 PHASES = [Phase.explicit, Phase.reuse, Phase.generate]  # to shrink a case takes minutes
@@ -36,12 +38,12 @@ class Drive:
 
     def __init__(self, runner: V1 | V2, wanted: list[Request], dice: random.Random, board: Board, **known: Any) -> None:
         self.runner, self.dice, self.board = runner, dice, board
-        self.vocabulary, self.grammar = known["vocabulary"], known["grammar"]
+        self.vocabulary, self.grammar, self.geometry = (known[name] for name in ("vocabulary", "grammar", "geometry"))
         self.requests = {request.name: request for request in wanted}
         self.sent = {request.name: Sent(request.name, params(request), request.prompt) for request in wanted}
         self.waiting, self.running, self.over = list(self.requests), list[str](), set[str]()
         self.evicted = set[str]()
-        self.seen = {"ends": 0, "chunks": 0, "back": 0, "complete": 0, "drawn": 0}
+        self.seen = {"ends": 0, "chunks": 0, "back": 0, "complete": 0, "drawn": 0, "cut": 0}
 
     def run(self) -> None:
         for _ in range(300):
@@ -108,7 +110,7 @@ class Drive:
         """Compare one row; whether the request is at its end."""
         ask = request.ask
         assert ask is not None
-        want = expect(request, logits, self.grammar)
+        want = expect(request, logits, self.grammar, self.geometry)
         if want.doubtful:
             self.over.add(request.name)
             return True
@@ -123,9 +125,8 @@ class Drive:
             plain = want.raw.index_fill(0, torch.tensor([ask.stop]), -torch.inf)
             kept = left > -torch.inf
             assert torch.equal(left[kept], plain[kept])
-            order = (plain / ask.temperature).softmax(-1).sort(descending=True)
-            mass = order.values.cumsum(-1) - order.values < (ask.transforms[0].p if ask.transforms else 2.0)
-            assert abs(int(kept.sum()) - int(mass.logical_and(order.values > 0).sum())) <= (1 if ask.transforms else 0)
+            assert int((kept ^ want.left).sum()) <= (1 if ask.transforms else 0)
+            self.seen["cut"] += bool(ask.transforms)
         if ask.sampling is not None and ask.slot >= 0:
             entry = self.board.read(ask.slot, ask.tag, len(request.written), ask.sampling.top_logprobs)
             assert entry is not None
@@ -150,8 +151,14 @@ def params(request: Request) -> SamplingParams:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_request_is_as_if_alone(
-    kind: str, vocabulary: int, make: Callable[..., Any], board: Board, grammar: Callable[..., Grammar]
+    kind: str,
+    vocabulary: int,
+    make: Callable[..., Any],
+    board: Board,
+    grammar: Callable[..., Grammar],
+    checkpoint: Callable[[int], Path],
 ) -> None:
+    geometry = whiten(embedding(str(checkpoint(vocabulary))))
     stop = 0 if vocabulary == KNOWN else KNOWN
     seen = dict[str, int]()
 
@@ -165,14 +172,14 @@ def test_every_request_is_as_if_alone(
         if first.ask is not None and first.ask.slot < 0 and data.draw(st.booleans()):
             # Two choices of one request: only the engine's name for them differs.
             wanted.append(replace(first, name="twin", seed=first.seed + 1, written=[], entropies=[], fired=set()))
-        known = {"vocabulary": vocabulary, "grammar": lambda: grammar(vocabulary)}
+        known = {"vocabulary": vocabulary, "grammar": lambda: grammar(vocabulary), "geometry": geometry}
         case = Drive(make(kind, vocabulary), wanted, random.Random(steps), board, **known)
         case.run()
         for key, value in case.seen.items():
             seen[key] = seen.get(key, 0) + value
 
     drive()
-    assert all(seen[what] for what in ("ends", "chunks", "back", "drawn")), seen
+    assert all(seen[what] for what in ("ends", "chunks", "back", "drawn", "cut")), seen
 
 
 @pytest.mark.parametrize("stock", [False, True])
@@ -203,3 +210,33 @@ def test_embeddings_are_made_once_and_only_when_a_row_needs_them(stock: bool) ->
         expected = truncate(flat[2:], [(wide,)], made[0]).logits[0] > -torch.inf
         kept = left[2] > -torch.inf
         assert torch.equal(kept, expected) if stock else bool(expected[left[2].argmax()])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_given_tokens_are_taken_and_measured(kind: str, make: Callable[..., Any], board: Board) -> None:
+    """Beside one that draws; what is measured past their end is thrown away."""
+    runner = make(kind, KNOWN + 10)
+    given, how = (7, END, 1279), Sampling(temperature=0.0, top_logprobs=2)
+    asks = [Ask(None, how, slot=4, tag=8, given=given), Ask(None, replace(how, seed=1, temperature=1.0), slot=5, tag=9)]
+    sent = [
+        Sent(f"r{i}", SamplingParams(temperature=0.0, max_tokens=9, extra_args={KEY: dict(ask.settled())}), [5, 6])
+        for i, ask in enumerate(asks)
+    ]
+    runner.update((), sent)
+    for position in range(4):
+        logits = torch.randn(2, KNOWN + 10, generator=torch.Generator().manual_seed(position))
+        _, taken = runner.step(logits.clone(), sent)
+        raw = logits[:, :KNOWN].double().log_softmax(-1)
+        if position < len(given):
+            assert taken[0] == given[position]
+        for row, (ask, token) in enumerate(zip(asks, taken, strict=True)):
+            entry = board.read(ask.slot, ask.tag, position, 2)
+            assert entry is not None
+            assert entry.logprob == pytest.approx(float(raw[row, token]), abs=1e-4)
+            assert entry.entropy == pytest.approx(float(-(raw[row].exp() * raw[row]).sum()), abs=1e-4)
+            assert [value for _, value in entry.top] == pytest.approx(raw[row].topk(2).values.tolist(), abs=1e-4)
+        for each, token in zip(sent, taken, strict=True):
+            each.lengths = each.lengths[1:]
+            runner.keep(each, token)
+            each.output.append(token)
+        runner.update((), ())

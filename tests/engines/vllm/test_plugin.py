@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
@@ -21,7 +22,7 @@ from engines.base import Gate, Sampling
 from engines.sampling import Row, draw
 from engines.tokens import TokenText
 from engines.vllm.ask import KEY, Ask
-from engines.vllm.board import Board
+from engines.vllm.board import Board, post, posted
 from tests.engines.vllm.reference import KNOWN
 from tests.engines.vllm_here import needs_vllm
 
@@ -123,7 +124,6 @@ def test_parameters_that_are_used_again_are_settled_once(loader: str, admit: Cal
         (json.dumps({"settled": "{}"}), "there is no settled"),
         ({"settled": json.dumps({"stop": 10**9, "slot": 10**9})}, "there is no settled"),
         (7, "should be a JSON object"),
-        (json.dumps({"transforms": [{"name": "top_w"}]}), "top_w needs the model's embeddings"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(loader: str, wanted: Any, says: str, admit: Callable[..., Any]) -> None:
@@ -138,13 +138,17 @@ def test_embeddings_that_cannot_be_whitened_are_refused(
 ) -> None:
     """The worker would meet them in the middle of everybody's step."""
     file, transforms = checkpoint(KNOWN + 3) / "model.safetensors", [{"name": "top_w"}]
-    whole = torch.randn(KNOWN + 3, 8)
+    whole = load_file(file)["model.embed_tokens.weight"]
     broken = whole.clone()
     broken[7] = torch.nan
-    for matrix, says in ((broken, "not finite"), (whole[:-1], f"for {KNOWN + 3} tokens")):
-        save_file({"model.embed_tokens.weight": matrix}, file)
+    for name, matrix, says in (
+        ("embed_tokens.weight", broken, "not finite"),
+        ("embed_tokens.weight", whole[:-1], f"for {KNOWN + 3} tokens"),
+        ("table", whole, "no embedding matrix"),
+    ):
+        save_file({name: matrix}, file)
         embedding_flaw.cache_clear()
-        with pytest.raises(VLLMValidationError, match=says):
+        with pytest.raises(VLLMValidationError, match=f"top_w needs the model's embeddings, and .*{says}"):
             admit(loader, asking(transforms=transforms), KNOWN + 3)
         admit(loader, asking(transforms=[{"name": "top_w", "geometry_scale": 0.0}]), KNOWN + 3)
     save_file({"model.embed_tokens.weight": whole}, file)
@@ -231,10 +235,23 @@ def test_sharded_sampling_is_refused_at_the_start(configure: Callable[..., Any],
     config = configure(KNOWN, tmp_path / "board")
     sharded = SimpleNamespace(
         model_config=config.model_config, scheduler_config=config.scheduler_config, speculative_config=None,
-        additional_config=config.additional_config, parallel_config=SimpleNamespace(enable_batch_sharded_sampling=True),
+        parallel_config=SimpleNamespace(enable_batch_sharded_sampling=True),
     )  # fmt: skip
+    post(sharded, tmp_path / "board")
     with pytest.raises(ValueError, match="batch-sharded sampling"):
         V1Adapter(sharded, CPU, False)
+
+
+def test_the_board_does_not_change_the_key_of_the_compile_cache(configure: Callable[..., Any], tmp_path: Path) -> None:
+    """And it arrives with the worker, which vLLM starts by spawn."""
+    plain, one, other = configure(KNOWN), configure(KNOWN, tmp_path / "one"), configure(KNOWN, tmp_path / "other")
+    assert plain.compute_hash() == one.compute_hash() == other.compute_hash()
+    assert [posted(pickle.loads(pickle.dumps(each))) for each in (plain, one)] == [None, tmp_path / "one"]
+
+
+def test_a_worker_on_another_machine_says_so(configure: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="on another machine"):
+        V1Adapter(configure(KNOWN, tmp_path / "far"), CPU, False)
 
 
 def test_sharded_sampling_is_refused_at_admission(

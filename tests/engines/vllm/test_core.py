@@ -1,0 +1,168 @@
+"""How an engine that dies is started again: when, and what it has shown before others may ask it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from engines.vllm import core
+from engines.vllm.core import Core, Running
+from tests.conftest import until
+from tests.engines.vllm_here import needs_vllm
+
+pytestmark = needs_vllm
+SHORT = 0.05
+"""Seconds of the shortest pause."""
+
+
+class Fragile(Core):
+    """A core whose engines are none, and live as long as the test lets them."""
+
+    def __init__(self, warm: Callable[[Running], Coroutine[Any, Any, None]]) -> None:
+        self.starts: list[float] = []
+        self.stopped: list[Any] = []
+        self.broken = False
+        super().__init__("fragile", "no model", {}, warm)
+
+    def _start(self) -> Running:
+        self.starts.append(time.monotonic())
+        if self.broken:
+            raise ValueError("no room on the device")
+        awake: Any = SimpleNamespace(propagate_error=lambda error: None)
+        llm: Any = SimpleNamespace(errored=False, output_processor=awake, output_handler=None)
+        llm.shutdown = lambda: self.stopped.append(llm)
+        board: Any = None
+        return Running(llm, board)
+
+    def kill(self) -> None:
+        assert self._running is not None
+        self._running.llm.errored = True
+
+    def pauses(self) -> list[float]:
+        """Seconds between two starts."""
+        return [later - sooner for sooner, later in zip(self.starts, self.starts[1:], strict=False)]
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch, loop: asyncio.AbstractEventLoop) -> Iterator[Callable[..., Fragile]]:
+    monkeypatch.setattr(core, "WATCH", SHORT / 10)
+    monkeypatch.setattr(core, "QUICKEST", SHORT)
+    monkeypatch.setattr(core, "SLOWEST", 16 * SHORT)
+    made = list[Fragile]()
+
+    async def answers(running: Running) -> None: ...
+
+    def one(warm: Callable[[Running], Coroutine[Any, Any, None]] = answers) -> Fragile:
+        made.append(Fragile(warm))
+
+        async def attach() -> None:
+            made[-1].attach()
+
+        asyncio.run_coroutine_threadsafe(attach(), loop).result()
+        return made[-1]
+
+    yield one
+    for each in made:
+        each.close()
+
+
+def test_an_engine_that_cannot_start_is_tried_less_and_less(make: Callable[..., Fragile]) -> None:
+    fragile = make()
+    fragile.broken = True
+    fragile.kill()
+    until(lambda: len(fragile.starts) == 8, "eight starts")
+    assert fragile.running is None
+    assert fragile.restarts == 0
+    pauses = fragile.pauses()[1:]  # the first is the life of the first engine
+    for pause, factor in zip(pauses, (2, 4, 8, 16, 16, 16), strict=True):
+        assert pause >= factor * SHORT
+    assert pauses[0] < pauses[3]
+    fragile.broken = False
+    until(lambda: fragile.running is not None, "the engine")
+    assert fragile.restarts == 1
+
+
+def test_an_engine_that_dies_soon_again_is_tried_less_and_less(make: Callable[..., Fragile]) -> None:
+    fragile = make()
+    for restarts in range(1, 6):
+        fragile.kill()
+        until(lambda: fragile.restarts == restarts and fragile.running is not None, "the engine")  # noqa: B023
+    assert [pause >= 2**i * SHORT for i, pause in enumerate(fragile.pauses())] == [True] * 5
+    time.sleep(17 * SHORT)
+    fragile.kill()
+    died = time.monotonic()
+    until(lambda: fragile.running is not None, "the engine")
+    assert fragile.starts[-1] - died < 8 * SHORT  # it lived long, so its death is the first again
+
+
+def test_who_asks_meets_an_engine_that_has_answered(
+    make: Callable[..., Fragile], loop: asyncio.AbstractEventLoop
+) -> None:
+    answering, seen = asyncio.Event(), list[Running]()
+
+    async def slowly(running: Running) -> None:
+        seen.append(running)
+        await answering.wait()
+
+    fragile = make(slowly)
+    assert not seen
+    fragile.kill()
+    until(lambda: len(seen) == 1, "the first request")
+    time.sleep(SHORT)
+    assert fragile.running is None
+    loop.call_soon_threadsafe(answering.set)
+    until(lambda: fragile.running is not None, "the engine")
+    assert fragile.running is seen[0]
+
+
+@pytest.mark.parametrize("death", ["says so", "is silent"])
+def test_an_engine_that_dies_of_its_first_request_is_tried_again(make: Callable[..., Fragile], death: str) -> None:
+    seen = list[Running]()
+
+    async def fatal(running: Running) -> None:
+        seen.append(running)
+        if len(seen) > 2:
+            return
+        if death == "says so":
+            raise RuntimeError("out of memory")
+        running.llm.errored = True
+        await asyncio.sleep(3600)
+
+    fragile = make(fatal)
+    fragile.kill()
+    until(lambda: fragile.running is not None, "the engine")
+    assert fragile.restarts == 1
+    assert fragile.running is seen[2]
+    assert fragile.stopped[1:] == [seen[0].llm, seen[1].llm]
+
+
+def test_closing_waits_for_no_answer(make: Callable[..., Fragile]) -> None:
+    seen = list[Running]()
+
+    async def never(running: Running) -> None:
+        seen.append(running)
+        await asyncio.sleep(3600)
+
+    fragile = make(never)
+    fragile.kill()
+    until(lambda: len(seen) == 1, "the first request")
+    fragile.close()
+    assert seen[0].llm in fragile.stopped
+    assert fragile.running is None

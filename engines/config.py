@@ -32,6 +32,9 @@ class VllmConfig(_Config):
 
     backend: Literal["vllm"] = "vllm"
     args: dict[str, Any] = {}
+    parameters: int | None = Field(
+        default=None, ge=1, description="for cost; default: what the safetensors hold, else what the name says (`-8B`)"
+    )
 
 
 class UpstreamConfig(_Config):

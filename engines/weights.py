@@ -1,8 +1,9 @@
-"""What a checkpoint says about its model without loading it: how many parameters it has, and its token embeddings."""
+"""What a checkpoint, or its name, says about a model: how many parameters it has, and its token embeddings."""
 
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -16,6 +17,7 @@ LARGEST = 1e15
 """What no entry of a useful embedding comes near, and the sum of whose squares float32 still holds."""
 BLOCK = 4096
 """Rows of the matrix that are looked at together."""
+_SIZE = re.compile(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", re.IGNORECASE)
 
 
 def directory(model: str, revision: str | None = None) -> Path:
@@ -53,6 +55,31 @@ def parameters(model: str, revision: str | None = None) -> int:
     if not count:
         raise ValueError(f"{model!r} has no weights in safetensors")
     return count
+
+
+def size_in_name(model: str) -> int:
+    """The parameter count that a name such as `Qwen3-8B`, `Mixtral-8x7B` or `gemma-3-270m` tells.
+
+    Raises:
+        ValueError: it tells none.
+    """
+    match = _SIZE.search(model.rstrip("/").rsplit("/", 1)[-1])
+    if match is None:
+        raise ValueError(f"the name {model!r} does not tell how large the model is; set `parameters`, for cost")
+    experts, number, unit = match.groups()
+    return round(int(experts or 1) * float(number) * {"b": 1e9, "m": 1e6}[unit.lower()])
+
+
+def size(model: str, revision: str | None = None) -> int:
+    """Parameters of a checkpoint in safetensors, else what its name says.
+
+    Raises:
+        ValueError: neither tells.
+    """
+    try:
+        return parameters(model, revision)
+    except ValueError:
+        return size_in_name(model)
 
 
 def embedding(model: str, revision: str | None = None) -> torch.Tensor:

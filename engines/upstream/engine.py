@@ -8,7 +8,6 @@ the stream is closed when it fires.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator
 from collections.abc import Sequence as Ids
 from contextlib import aclosing, suppress
@@ -25,8 +24,7 @@ from engines.upstream.protocol import reason
 from engines.upstream.reading import Reader
 from engines.upstream.request import TOLD, body, prompt
 from engines.upstream.segment import Segment
-
-_SIZE = re.compile(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", re.IGNORECASE)
+from engines.weights import size_in_name
 
 
 class UpstreamEngine:
@@ -172,16 +170,3 @@ def load_tokenizer(config: UpstreamConfig) -> TokenText:
     except (OSError, ValueError):
         ends = None
     return TokenText(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
-
-
-def size_in_name(model: str) -> int:
-    """The parameter count that a name such as `Qwen3-8B`, `Mixtral-8x7B` or `gemma-3-270m` tells.
-
-    Raises:
-        ValueError: it tells none.
-    """
-    match = _SIZE.search(model.rstrip("/").rsplit("/", 1)[-1])
-    if match is None:
-        raise ValueError(f"the name {model!r} does not tell how large the model is; set `parameters`, for cost")
-    experts, number, unit = match.groups()
-    return round(int(experts or 1) * float(number) * {"b": 1e9, "m": 1e6}[unit.lower()])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from functools import cached_property
-from itertools import count
-from typing import Any
+from itertools import chain, count, pairwise
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoTokenizer
@@ -22,11 +23,16 @@ from engines.transforms import needs_geometry
 from engines.vllm.ask import KEY, LONGEST_WINDOW, Ask
 from engines.vllm.board import COMPLETE, EAGER, LAGGED, ROWS, TOP, Entry
 from engines.vllm.core import Core, Running
-from engines.weights import embedding, embedding_flaw, parameters
+from engines.weights import embedding, embedding_flaw, size
 from entropy import entropy_bounds
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
 
 FIRST, NEXT = 0, -1
 """Priorities (lower goes first): a new answer, and one that has begun."""
+SPAN, ABREAST = 32, 64
+"""Tokens of a text that one request scores at least (whole blocks of vLLM's cache), and most such requests at once."""
 
 
 class VllmEngine:
@@ -36,10 +42,24 @@ class VllmEngine:
     def __init__(self, name: str, config: VllmConfig) -> None:
         self.name = name
         self._config = config
-        self._core = Core(name, config.model, config.args)
-        running = self._core.running
-        assert running is not None
-        model = running.llm.model_config
+        self._rows = deque(range(ROWS))
+        self._room = asyncio.Semaphore(ROWS)
+        self._tags = count(1)
+        self._active = 0
+        self._core = Core(name, config.model, config.args, self._warm)
+        try:
+            self._describe(self._running().llm)
+        except Exception as error:  # a tokenizer may fail in as many ways as a model
+            self._core.close()
+            raise ValueError(f"engine {name!r}: {error}") from error
+
+    def _describe(self, llm: AsyncLLM) -> None:
+        """What is to be known of the model.
+
+        Raises:
+            ValueError: nothing tells how large it is.
+        """
+        model = llm.model_config
         options = {"revision": model.tokenizer_revision, "trust_remote_code": model.trust_remote_code}
         ends = (model.try_get_generation_config() or {}).get("eos_token_id")
         self.tokens = TokenText(
@@ -48,13 +68,9 @@ class VllmEngine:
         )
         self.vocabulary: int = model.get_vocab_size()
         self.context_length: int = model.max_model_len
-        self.parameters = parameters(config.model, model.revision)
-        self._speculates = running.llm.vllm_config.speculative_config is not None
+        self.parameters = self._config.parameters or size(self._config.model, model.revision)
+        self._speculates = llm.vllm_config.speculative_config is not None
         self._known = min(self.vocabulary, self.tokens.vocab_size)
-        self._rows = deque(range(ROWS))
-        self._room = asyncio.Semaphore(ROWS)
-        self._tags = count(1)
-        self._active = 0
 
     @property
     def active(self) -> int:
@@ -75,11 +91,20 @@ class VllmEngine:
         self._check_known(sampling.stop_token_ids, "stop_token_ids")
         if sampling.grammar is not None or needs_geometry(sampling.transforms):
             await asyncio.to_thread(self._try, prompt_ids, sampling)
-        decode = self._plainly if self._speculates else self._exactly
         with self._counted():
-            async with self._room, aclosing(decode(list(prompt_ids), sampling)) as steps:
+            async with self._room, aclosing(self._decode(self._running(), list(prompt_ids), sampling)) as steps:
                 async for step in steps:
                     yield step
+
+    def _decode(self, running: Running, ids: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
+        return (self._plainly if self._speculates else self._exactly)(running, ids, sampling)
+
+    async def _warm(self, running: Running) -> None:
+        """Let an engine that was started again compile what its first request would wait for."""
+        how = Sampling(max_tokens=2, top_logprobs=1)
+        async with self._room, aclosing(self._decode(running, self.tokens.encode("Hello")[:16], how)) as steps:
+            async for _ in steps:
+                pass
 
     def _try(self, ids: Sequence[int], sampling: Sampling) -> None:
         """Do here what would fail in the worker: there it would be the end of every request.
@@ -99,14 +124,16 @@ class VllmEngine:
     def _grammar(self) -> Grammar:
         return Grammar(self.tokens, self.vocabulary)
 
-    async def _exactly(self, ids: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
-        """Steps with their entries from the board."""
+    async def _exactly(
+        self, running: Running, ids: list[int], sampling: Sampling, given: Sequence[int] = ()
+    ) -> AsyncGenerator[Step, None]:
+        """Steps with their entries from the board; of `given` tokens, or of drawn ones."""
         ends = (*(() if sampling.ignore_eos else self.tokens.eos_ids), *sampling.stop_token_ids)
         stop = None if sampling.gate is None else self._stop(sampling, ends)
-        running, row, tag = self._running(), self._rows.popleft(), next(self._tags) % 2**31
+        row, tag = self._rows.popleft(), next(self._tags) % 2**31
         start = len(ids) if sampling.answer_start is None else sampling.answer_start
         how = replace(sampling, answer_start=start)
-        ask = Ask(sampling.gate, how, ends=ends, stop=stop, slot=row, tag=tag)
+        ask = Ask(sampling.gate, how, ends=ends, stop=stop, slot=row, tag=tag, given=tuple(given))
         limit = min(sampling.max_tokens - (len(ids) - start), self.context_length - len(ids))
         position = 0
         try:
@@ -194,7 +221,7 @@ class VllmEngine:
         except VLLMClientError as error:
             raise Unsupported(f"vLLM refuses the request: {error}") from error
 
-    async def _plainly(self, ids: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
+    async def _plainly(self, running: Running, ids: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         """Steps as vLLM draws them, for an engine that speculates: its processors see no single positions."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -234,7 +261,7 @@ class VllmEngine:
             skip_clone=True,
         )
         made = 0
-        async with aclosing(self._outputs(self._running(), ids, params, begun)) as outputs:
+        async with aclosing(self._outputs(running, ids, params, begun)) as outputs:
             async for output in outputs:
                 completion = output.outputs[0]
                 for token, known in zip(completion.token_ids, completion.logprobs, strict=True):
@@ -256,16 +283,41 @@ class VllmEngine:
     async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:
         """Raises:
         EngineError: the engine is dead. Unsupported: the ids are none of this model's."""
+        self._check(ids)
+        if len(ids) < 2:
+            return []
+        running = self._running()
+        if self._speculates or not running.llm.vllm_config.cache_config.enable_prefix_caching:
+            return await self._read(running, ids, top_logprobs)
+        with self._counted():
+            # The first request reads the text, and leaves it in vLLM's cache for the others.
+            last = len(ids) - 1
+            end = await self._along(running, ids, last, len(ids), top_logprobs)
+            stride = SPAN * math.ceil(last / (SPAN * ABREAST))
+            parts = pairwise([1, *range(stride, last, stride), last])
+            steps = await asyncio.gather(
+                *(self._along(running, ids, *part, top_logprobs) for part in parts if part[0] < last)
+            )
+        return [*chain(*steps), *end]
+
+    async def _along(self, running: Running, ids: Sequence[int], start: int, end: int, top_logprobs: int) -> list[Step]:
+        """Steps of the tokens of a text from `start` to `end`: the worker takes them instead of drawing, and measures
+        as ever."""
+        how = Sampling(temperature=0.0, max_tokens=end - start, ignore_eos=True, top_logprobs=top_logprobs)
+        async with self._room, aclosing(self._exactly(running, list(ids[:start]), how, ids[start:end])) as steps:
+            return [replace(step, finish=None) async for step in steps]
+
+    async def _read(self, running: Running, ids: Sequence[int], top_logprobs: int) -> list[Step]:
+        """Steps from vLLM's own log-probabilities of a prompt, whose first request compiles for a while."""
         from vllm import SamplingParams
 
-        self._check(ids)
         # vLLM has to be asked for a token, too.
         room = len(ids) < self.context_length
         given = list(ids) if room else list(ids[:-1])
         params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=TOP, detokenize=False, skip_clone=True)
         with self._counted():
             async with self._room:
-                outputs = [output async for output in self._outputs(self._running(), given, params)]
+                outputs = [output async for output in self._outputs(running, given, params)]
         known = outputs[-1].prompt_logprobs
         return [self._bounded(token, at, top_logprobs) for token, at in zip(given[1:], known[1:], strict=True)]
 

@@ -17,7 +17,6 @@ from engines.base import NO_TOKEN, Engine, EngineError, Gate, Sampling, Step, Un
 from engines.transformers import TransformersEngine
 from engines.transforms import TopW
 from engines.upstream import UpstreamEngine
-from engines.upstream.engine import size_in_name
 from engines.upstream.request import segment_seed
 from engines.upstream.turnstile import Turnstile
 from policies.base import Job, Report
@@ -301,28 +300,6 @@ async def test_closing_ends_what_runs(connect: Callable[..., Any], running: Runn
     for call in (steps(engine, [5, 6]), engine.score([5, 6])):
         with pytest.raises(EngineError, match="closed"):
             await call
-
-
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("Qwen/Qwen3-8B", 8e9),
-        ("qwen3-0.6b", 6e8),
-        ("Llama-3.2-1B-Instruct", 1e9),
-        ("google/gemma-3-270m-it", 270e6),
-        ("Mixtral-8x7B-v0.1", 56e9),
-        ("Qwen3-30B-A3B-AWQ-4bit", 30e9),
-        ("/models/7b/opt-125m/", 125e6),
-    ],
-)
-def test_size_in_name(name: str, size: float) -> None:
-    assert size_in_name(name) == size
-
-
-@pytest.mark.parametrize("name", ["small", "phi-4", "gpt-4bit", "8B/model", "m5-v2"])
-def test_no_size_in_name(name: str) -> None:
-    with pytest.raises(ValueError, match="set `parameters`"):
-        size_in_name(name)
 
 
 @pytest.mark.parametrize(

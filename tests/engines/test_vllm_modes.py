@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import prometheus_client
@@ -153,6 +154,11 @@ def test_speculation_refuses_what_it_cannot_do(run: Run[Any], small: Transformer
         for mine, other in zip(ours, theirs, strict=True):
             low, high = mine.entropy_bounds or (1.0, 0.0)
             assert low - 1e-4 <= other.entropy <= high + 1e-4
+        scored, exact = run(speculating.score(prompt, 3)), asyncio.run(small.score(prompt, 3))
+        assert [s.logprob for s in scored] == pytest.approx([s.logprob for s in exact], abs=1e-3)
+        for mine, other in zip(scored, exact, strict=True):
+            low, high = mine.entropy_bounds or (1.0, 0.0)
+            assert low - 1e-3 <= other.entropy <= high + 1e-3
         for wanted in (Sampling(gate=Gate(1, 0.1)), Sampling(transforms=(TopW(),)), Sampling(logit_bias={5: 1.0})):
             with pytest.raises(Unsupported, match="decodes speculatively"):
                 run(answer(speculating, prompt, wanted))
@@ -160,9 +166,18 @@ def test_speculation_refuses_what_it_cannot_do(run: Run[Any], small: Transformer
         run(speculating.aclose())
 
 
-def test_prefix_caching_and_choices_change_nothing(vllm_running: Any) -> None:
+def test_prefix_caching_and_choices_change_nothing(vllm_running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same prompts again, and one prompt three times at once: what is cached is measured and drawn all the same."""
-    engines = vllm_running.runtime.engines
+    engines, cached = vllm_running.runtime.engines, list[int]()
+    outputs = engines["small"]._outputs
+
+    async def watched(*args: Any, **options: Any) -> AsyncIterator[Any]:
+        async with aclosing(outputs(*args, **options)) as arriving:
+            async for output in arriving:
+                cached.append(output.num_cached_tokens or 0)
+                yield output
+
+    monkeypatch.setattr(engines["small"], "_outputs", watched)
     asked = [*requests(8), *[requests(8)[3]] * 3]
 
     async def everybody(name: str) -> list[list[Step]]:
@@ -170,18 +185,27 @@ def test_prefix_caching_and_choices_change_nothing(vllm_running: Any) -> None:
 
     expected = vllm_running.run(everybody("embedded-small"))
     for _ in range(2):
+        cached.clear()
         assert_same(vllm_running.run(everybody("small")), expected, asked, engines["embedded-small"])
+    whole_blocks = [(len(prompt) - 1) // 32 * 32 for prompt, _ in asked]
+    assert set(cached) >= set(whole_blocks) - {0}, "nothing was read from the cache: the test shows nothing"
 
 
-def test_echoed_prompts_are_scored(vllm_running: Any) -> None:
+@pytest.mark.parametrize("length", [1, 2, 3, 32, 33, 34, 65, 180])
+def test_given_texts_are_scored(vllm_running: Any, length: int) -> None:
+    """An end of the text in the middle ends nothing; nor does it matter whose requests are between."""
     engines = vllm_running.runtime.engines
-    prompt = requests(1)[0][0]
-    ours, theirs = (vllm_running.run(engines[name].score(prompt, 3)) for name in ("small", "embedded-small"))
-    assert [s.token for s in ours] == [s.token for s in theirs] == prompt[1:]
-    assert [s.logprob for s in ours] == pytest.approx([s.logprob for s in theirs], abs=1e-3)
-    for mine, other in zip(ours, theirs, strict=True):
-        low, high = mine.entropy_bounds or (1.0, 0.0)
-        assert low - 1e-3 <= other.entropy <= high + 1e-3
+    end = engines["small"].tokens.eos_ids[0]
+    text = [end if i == length // 2 else token for i, token in enumerate(requests(16)[length % 16][0] * 9)][:length]
+
+    async def both() -> Any:
+        others = answer(engines["small"], text[:20], Sampling(max_tokens=60, seed=length, ignore_eos=True))
+        return await asyncio.gather(*(engines[name].score(text, 3) for name in ("small", "embedded-small")), others)
+
+    ours, theirs, _ = vllm_running.run(both())
+    assert [s.token for s in ours] == [s.token for s in theirs] == text[1:]
+    assert_equal(ours, theirs)
+    assert all(s.entropy_bounds is None for s in ours)
 
 
 def test_what_would_fail_in_the_worker_is_refused_before_it_gets_there(vllm_running: Any) -> None:

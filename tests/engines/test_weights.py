@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from engines.transformers import TransformersEngine
-from engines.weights import embedding, embedding_flaw, parameters
+from engines.weights import embedding, embedding_flaw, parameters, size, size_in_name
 
 
 def checkpoint(folder: Path, matrix: torch.Tensor, name: str = "model.embed_tokens.weight") -> str:
@@ -46,3 +46,36 @@ def test_a_matrix_that_cannot_be_whitened(tmp_path: Path) -> None:
 def test_no_weights(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no weights in safetensors"):
         parameters(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Qwen/Qwen3-8B", 8e9),
+        ("qwen3-0.6b", 6e8),
+        ("Llama-3.2-1B-Instruct", 1e9),
+        ("google/gemma-3-270m-it", 270e6),
+        ("Mixtral-8x7B-v0.1", 56e9),
+        ("Qwen3-30B-A3B-AWQ-4bit", 30e9),
+        ("/models/7b/opt-125m/", 125e6),
+    ],
+)
+def test_size_in_name(name: str, expected: float) -> None:
+    assert size_in_name(name) == expected
+
+
+@pytest.mark.parametrize("name", ["small", "phi-4", "gpt-4bit", "8B/model", "m5-v2"])
+def test_no_size_in_name(name: str) -> None:
+    with pytest.raises(ValueError, match="set `parameters`"):
+        size_in_name(name)
+
+
+def test_the_name_speaks_where_there_are_no_weights(
+    tmp_path: Path, wild: TransformersEngine, wild_directory: Path
+) -> None:
+    named = tmp_path / "wild-7b"
+    named.symlink_to(wild_directory)
+    assert size(str(named)) == wild.parameters
+    assert size(str(tmp_path / "gone-7b")) == 7e9
+    with pytest.raises(ValueError, match="set `parameters`"):
+        size(str(tmp_path / "gone"))

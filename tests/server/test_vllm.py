@@ -149,9 +149,22 @@ def test_a_client_that_leaves_frees_both_engines(vllm_running: Any) -> None:
             for _, _line in zip(range(turn + 1), answer.iter_lines(), strict=False):
                 pass
         assert vllm_running.idle(within=5)
-    for name in ("small", "large"):
-        llm = vllm_running.runtime.engines[name]._core.running.llm
-        assert llm.get_num_unfinished_requests() == 0
+
+
+@pytest.mark.parametrize("name", ["small", "large"])
+def test_a_client_that_leaves_frees_the_worker(vllm_running: Any, name: str) -> None:
+    """Nothing more is written on the board, long before the answer's end."""
+    words = vllm_running.runtime.engines[name]._core.running.board.words
+    body = {"model": name, "prompt": "What is", "max_tokens": 900, "ignore_eos": True, "stream": True}
+    with vllm_running.http() as http, http.stream("POST", "/v1/completions", json=body) as answer:
+        next(answer.iter_lines())
+    assert vllm_running.idle(within=5)
+    time.sleep(0.3)
+    before = words.copy()
+    newest = before[before[..., 0] == before[..., 0].max()]
+    time.sleep(1.0)
+    assert (words == before).all()
+    assert 0 < newest[:, 1].max() < 800
 
 
 def test_choices_and_log_probabilities_equal_the_embedded_engines(vllm_running: Any) -> None:

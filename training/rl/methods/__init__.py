@@ -1,0 +1,1 @@
+"""One file for each method. How to write one: docs/training-methods.md."""

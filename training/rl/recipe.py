@@ -1,0 +1,236 @@
+"""A recipe: the base and a list of methods, as the few steps that a trainer calls in order.
+
+    plan -> (draw, score) -> keep -> (pass without gradient) -> advantages -> control -> for each update: loss
+
+Hook 8, `aggregate`, is chosen by the settings `aggregation` and `denominator`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from entropy import shannon_entropy
+from training.rl.advantages import advantages
+from training.rl.batch import Batch, Rollouts, wide
+from training.rl.composition import RecipeError, check_pairs, merge_defaults, merge_measures
+from training.rl.loss import aggregate, clipped, clipped_loss, importance_ratio, k3
+from training.rl.method import Draw, Measure, Method
+from training.rl.settings import BASES, Settings
+from training.rl.shaping import mixed_groups, overlong_penalty
+
+
+class Recipe:
+    """Base settings and methods, composed. Where several methods fill a hook, they run in the order of the list.
+
+    Token weights multiply, extra losses add up, everything else is passed on from one to the next.
+
+    Args:
+        base: a name in `BASES`.
+        methods: what to put on it; their `defaults` go over the base.
+        settings: fields of `Settings`, over both.
+
+    Raises:
+        RecipeError: unknown base or setting, or methods that cannot stand together.
+    """
+
+    def __init__(self, base: str = "grpo", methods: Sequence[Method] = (), **settings: Any) -> None:
+        if base not in BASES:
+            raise RecipeError(f"there is no base {base!r}; there are {', '.join(BASES)}")
+        self.methods = tuple(methods)
+        check_pairs(self.methods)
+        self.measures = merge_measures(self.methods)
+        values = {**BASES[base], **merge_defaults(self.methods, set(settings)), **settings}
+        try:
+            self.settings = Settings(**values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            message = first["msg"].removeprefix("Value error, ")
+            raise RecipeError(f"{place}: {message}" if place else message) from None
+        if self.settings.denominator == "selected":
+            for method in self.methods:
+                if method.live_weight is not None:
+                    raise RecipeError(
+                        f"the weights of {method.name} change with every update and cannot be counted ahead for the "
+                        "denominator `selected`; use `all`"
+                    )
+        if self.settings.entropy and not self.wants("entropy", live=True):
+            self.measures = (*self.measures, Measure("entropy", shannon_entropy, old=False, live=True))
+
+    @cached_property
+    def needs_reference(self) -> bool:
+        """Whether the trainer must give `ref_logprob`."""
+        return self.settings.kl > 0 or any(method.needs_reference for method in self.methods)
+
+    def wants(self, name: str, *, live: bool) -> bool:
+        """Whether a measure of that name is to be computed in the updates (`live`) or in the pass before them."""
+        return any(m.name == name and (m.live if live else m.old) for m in self.measures)
+
+    def measured(self, logits: torch.Tensor, *, live: bool) -> dict[str, torch.Tensor]:
+        """The measures of `[..., vocab]` logits that this recipe wants, each `[...]`; attention is not among them.
+
+        Args:
+            logits: of the positions that predict response tokens, divided by the temperature.
+            live: in an update, with gradient; else in the pass before the updates, without.
+        """
+        with torch.set_grad_enabled(live and torch.is_grad_enabled()):
+            wanted = [m for m in self.measures if m.source == "logits" and (m.live if live else m.old)]
+            return {m.name: m.of(wide(logits)) for m in wanted}
+
+    def plan(self) -> tuple[Draw, ...]:
+        """Hook 1: how the rows of the next step are drawn; the main draw first."""
+        plan: tuple[Draw, ...] = (Draw(),)
+        for _, hook in self._hooks("rollout_sampler"):
+            plan = hook(plan)
+        return plan
+
+    def keep(self, rollouts: Rollouts) -> torch.Tensor:
+        """Hook 2: the rows worth a forward pass, `[B]` bool; each hook sees what the ones before it left."""
+        keep = torch.ones(len(rollouts), dtype=torch.bool, device=rollouts.mask.device)
+        if self.settings.dynamic_sampling:
+            keep = mixed_groups(rollouts.correct, rollouts.group) | (rollouts.draw > 0)
+        for _, hook in self._hooks("rollout_filter"):
+            rows = keep.nonzero().squeeze(1)
+            keep = torch.zeros_like(keep).index_fill(0, rows[hook(rollouts.select(rows))], True)
+        return keep
+
+    @torch.no_grad()
+    def advantages(self, batch: Batch) -> Batch:
+        """Hook 3: rewards shaped, then turned into the base advantage. Call it once a step: methods may keep count."""
+        s = self.settings
+        reward = wide(batch.reward)
+        if s.overlong_buffer is not None and s.max_length is not None:
+            reward = reward + overlong_penalty(batch.lengths, s.max_length, s.overlong_buffer)
+        if s.kl and s.kl_in == "reward":
+            reward = reward - s.kl * (batch.old_logprob - batch.reference).masked_fill(batch.mask == 0, 0.0).sum(1)
+        if s.mask_truncated:
+            batch = replace(batch, mask=batch.mask * ~batch.truncated.unsqueeze(1))
+        batch = replace(batch, reward=reward)
+        for _, hook in self._hooks("reward"):
+            batch = replace(batch, reward=hook(batch))
+        replaced = [hook(batch) for _, hook in self._hooks("advantage")]
+        found = (
+            replaced[0]
+            if replaced
+            else advantages(reward=batch.reward, group=batch.group, estimator=s.advantage, eps=s.advantage_eps)
+        )
+        return replace(batch, advantage=_by_token(found, batch))
+
+    @torch.no_grad()
+    def control(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
+        """Hooks 4 to 6, and what to log of the step. Call it once a step: controllers move their state.
+
+        An optimizer batch of the result whose `totals["selected"]` is 0 has nothing to learn from: skip its update.
+        """
+        main = batch.select(batch.draw == 0)
+        tokens = batch.mask.sum().clamp(min=1)
+        metrics = {
+            "reward": float(main.reward.mean()),
+            "accuracy": float(main.correct.to(main.reward.dtype).mean()),
+            "length": float(main.lengths.mean()),
+            "entropy": float((main.entropy * main.mask).sum() / main.mask.sum().clamp(min=1)),
+        }
+        for _, hook in self._hooks("step_controller"):
+            batch = hook(batch)
+        for _, hook in self._hooks("advantage_transform"):
+            batch = replace(batch, advantage=_by_token(hook(batch), batch))
+        for _, hook in self._hooks("token_weight"):
+            batch = replace(batch, weight=batch.weight * hook(batch).to(batch.weight.dtype))
+        metrics["selected"] = float((batch.mask * batch.weight).sum() / tokens)
+        for method, hook in self._hooks("report"):
+            metrics |= {f"{method.name}/{name}": value for name, value in hook(batch).items()}
+        return batch, metrics
+
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        """Hooks 6 to 9 over one micro-batch with its `logprob` and `live`: the scalar to differentiate, and metrics.
+
+        Micro-batches of an optimizer batch (`batch.counted().split(n)`) add up: so do their gradients and metrics.
+        """
+        s = self.settings
+        if not batch.totals:
+            batch = batch.counted()
+        weight = batch.weight
+        for _, hook in self._hooks("live_weight"):
+            weight = weight * hook(batch).detach()
+        ratio = importance_ratio(batch.logprob, batch.old_logprob, batch.mask, s.ratio)
+        replaced = [hook(batch, s) for _, hook in self._hooks("ratio_clip")]
+        matrix = replaced[0] if replaced else clipped_loss(ratio, batch.advantage, s.clip_low, s.clip_high, s.dual_clip)
+
+        def mean(x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+            """Divided as the policy term is, but by everything valid."""
+            return aggregate(x, batch.mask, weight, s.aggregation, totals=batch.totals, constant=s.max_length)
+
+        total = aggregate(
+            matrix,
+            batch.mask,
+            weight,
+            s.aggregation,
+            s.denominator,
+            counted=batch.weight,
+            totals=batch.totals,
+            constant=s.max_length,
+        )
+        if s.kl and s.kl_in == "loss":
+            # Auxiliary rows are drawn from another distribution on purpose: no leash on them.
+            main = (batch.draw == 0).to(matrix.dtype).unsqueeze(1).expand_as(matrix)
+            total = total + s.kl * mean(k3(batch.logprob, batch.reference, batch.mask), main)
+        if s.entropy:
+            total = total - s.entropy * mean(batch.live["entropy"])
+        for _, hook in self._hooks("extra_loss"):
+            total = total + hook(batch, s)
+        return total, self._metrics(batch, ratio.detach(), weight)
+
+    def _metrics(self, batch: Batch, ratio: torch.Tensor, weight: torch.Tensor) -> dict[str, float]:
+        """Means over the valid tokens of the optimizer batch. `weight` is what the denominator `selected` takes out."""
+        s, m = self.settings, batch.mask
+        tokens = batch.totals["tokens"] or 1.0
+        outside = clipped(ratio, batch.advantage, s.clip_low, s.clip_high)
+        metrics = {
+            "ratio": float((ratio * m).sum()) / tokens,
+            "clip_fraction": float((outside * m).sum()) / tokens,
+            "kept": float((m * (weight > 0)).sum()) / tokens,
+            "updated": float((m * (weight > 0) * (batch.advantage != 0)).sum()) / tokens,
+            "weight": float((weight * m).sum()) / tokens,
+            "approx_kl": float(k3(batch.old_logprob, batch.logprob.detach(), m).sum()) / tokens,
+        }
+        if batch.ref_logprob is not None:
+            metrics["kl"] = float((k3(batch.logprob.detach(), batch.ref_logprob, m)).sum()) / tokens
+        return metrics
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """What the methods must remember, by name; plain data and tensors for a checkpoint."""
+        return {method.name: deepcopy(method.state) for method in self.methods}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take up where `state_dict` was called.
+
+        Raises:
+            RecipeError: the state is that of other methods.
+        """
+        names = [method.name for method in self.methods]
+        if sorted(state) != sorted(names):
+            raise RecipeError(
+                f"the checkpoint was made with {', '.join(sorted(state)) or 'no method'}, "
+                f"this recipe has {', '.join(sorted(names)) or 'none'}"
+            )
+        for method in self.methods:
+            method.state.clear()
+            method.state.update(deepcopy(dict(state[method.name])))
+
+    def _hooks(self, name: str) -> Iterator[tuple[Method, Any]]:
+        for method in self.methods:
+            if (hook := getattr(method, name)) is not None:
+                yield method, hook
+
+
+def _by_token(advantage: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """`[B]` or `[B, T]` to `[B, T]` with 0 on padding, where a method's arithmetic may have left anything."""
+    rows = advantage.unsqueeze(1) if advantage.ndim == 1 else advantage
+    return rows.to(batch.mask.dtype).expand_as(batch.mask).masked_fill(batch.mask == 0, 0.0)

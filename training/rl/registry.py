@@ -1,0 +1,58 @@
+"""Methods by name, and recipes as data. A method is a module; nothing of it is imported before it is asked for."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from pydantic import ValidationError
+
+from training.rl import methods as package
+from training.rl.composition import RecipeError
+from training.rl.method import Method
+from training.rl.recipe import Recipe
+
+
+def names() -> tuple[str, ...]:
+    """All methods that come with Waver: the modules of `training.rl.methods`."""
+    return tuple(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def load(name: str, **parameters: Any) -> Method:
+    """The method of that name with these parameters.
+
+    Its module has a class `Parameters` (a `Strict` model) and a function `method(parameters) -> Method`. A name with a
+    dot is a module of yours, such as `lab.surprise`.
+
+    Raises:
+        RecipeError: there is no such method, or it has no such parameter.
+    """
+    if "." not in name and name not in names():
+        raise RecipeError(f"there is no method {name!r}; there are {', '.join(names()) or 'none yet'}")
+    try:
+        module = import_module(name if "." in name else f"{package.__name__}.{name}")
+    except ModuleNotFoundError as error:
+        raise RecipeError(f"the method {name} cannot be imported: {error}") from error
+    try:
+        method: Method = module.method(module.Parameters(**parameters))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise RecipeError(f"{name}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return method
+
+
+def make_recipe(base: str = "grpo", methods: Sequence[str | Mapping[str, Any]] = (), **settings: Any) -> Recipe:
+    """A recipe from data: `make_recipe("dapo", ["earl", {"name": "steer", "smallest": 0.5}], kl=1e-3)`.
+
+    Raises:
+        RecipeError: what `load` or `Recipe` refuse.
+    """
+    loaded = []
+    for item in methods:
+        parameters = {"name": item} if isinstance(item, str) else dict(item)
+        if not isinstance(parameters.get("name"), str):
+            raise RecipeError(f"a method is a name, or a mapping with a `name` and parameters, not {item!r}")
+        loaded.append(load(**parameters))
+    return Recipe(base, loaded, **settings)

@@ -1,0 +1,78 @@
+"""The base that methods stand on: which estimator, clip, denominator and penalties, as data."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from training.rl.advantages import Estimator
+from training.rl.loss import Aggregation, Denominator, RatioLevel
+
+
+class Strict(BaseModel):
+    """Frozen data that refuses what it does not know: settings, and the parameters of a method."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Settings(Strict):
+    """The base loss. The defaults are verl's GRPO; `BASES` names the others."""
+
+    advantage: Estimator = "grpo"
+    advantage_eps: float = Field(1e-6, ge=0)
+    """Added to the standard deviation; TRL has 1e-4."""
+    ratio: RatioLevel = "token"
+    clip_low: float = Field(0.2, ge=0)
+    clip_high: float = Field(0.2, ge=0)
+    dual_clip: float | None = Field(3.0, gt=1)
+    aggregation: Aggregation = "token-mean"
+    denominator: Denominator = "all"
+    """Whether a token that a method weighs with 0 still counts when the loss is averaged."""
+    max_length: int | None = Field(None, ge=1)
+    """The longest response in tokens: the constant of `seq-mean-token-sum-norm`, and where overlong shaping ends."""
+    kl: float = Field(0.0, ge=0)
+    """Coefficient of the divergence from the reference; above 0 the trainer must give `ref_logprob`."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """The k3 estimate in the loss, or the summed log-ratio taken off the reward (RLOO)."""
+    entropy: float = Field(0.0, ge=0)
+    """Coefficient of an entropy bonus."""
+    dynamic_sampling: bool = False
+    """Leave out groups whose rows are all right or all wrong."""
+    overlong_buffer: int | None = Field(None, ge=1)
+    """Tokens before `max_length` over which the reward falls by 1."""
+    mask_truncated: bool = False
+    """Learn nothing from rows that were cut at the length limit."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.ratio == "gspo" and self.aggregation != "seq-mean-token-mean":
+            raise ValueError("a GSPO ratio belongs to a row: it needs aggregation seq-mean-token-mean")
+        if self.aggregation == "seq-mean-token-sum-norm" and self.max_length is None:
+            raise ValueError("seq-mean-token-sum-norm divides by a constant: set max_length")
+        if self.overlong_buffer is not None and (self.max_length or 0) < self.overlong_buffer:
+            raise ValueError("overlong_buffer ends at max_length: set max_length, at least as large as the buffer")
+        return self
+
+
+BASES: dict[str, dict[str, Any]] = {
+    "grpo": {},
+    "dapo": {"clip_high": 0.28, "dynamic_sampling": True, "mask_truncated": True},
+    "dr_grpo": {"advantage": "dr_grpo", "aggregation": "seq-mean-token-sum-norm"},
+    "gspo": {
+        "ratio": "gspo",
+        "aggregation": "seq-mean-token-mean",
+        "clip_low": 3e-4,
+        "clip_high": 4e-4,
+        "dual_clip": None,
+    },
+    "rloo": {
+        "advantage": "rloo",
+        "ratio": "sequence",
+        "aggregation": "seq-mean-token-mean",
+        "dual_clip": None,
+        "kl": 0.05,
+        "kl_in": "reward",
+    },
+}
+"""The papers' settings. `dr_grpo` needs `max_length`; `dapo` shapes overlong rewards once it is given a buffer."""

@@ -1,0 +1,156 @@
+"""STEER: a token's loss weighs the less, the more its update would move the entropy, whichever way.
+
+Rethinking Entropy Interventions in RLVR, arXiv 2510.10150, and its code. With x the probability under the current
+policy, o and H probability and entropy under the old one, all without gradient:
+
+    Omega = A / o x (1 - x) (ln x + H)          0 where not finite
+    M     = the largest |Omega|, at least floor
+    w     = exp(ln(smallest) |Omega| / M)       in [smallest, 1]
+    loss  = w (clipped loss, 0.2 / 0.28, dual clip 10), token mean over all valid tokens
+
+`form="linear"` is the code's variant: w falls linearly from `largest` at the smallest |Omega| to `smallest` at the
+largest; their mean if all are equal.
+
+`estimator`: the released Omega stands for a step on the sampled token's logit alone, and for one that lacks a factor x
+(`with_x` has it). `exact` is A x / o (S - E[S]), the first-order change under the step that is really taken
+(training/rl/entropy_change.py); on random states it correlates with the true change at 1.00 where `with_x` does at 0.74
+and the released form at 0.65.
+
+M is that of the rows of one forward pass: of the optimizer batch if memory holds it, else of each micro-batch, as in
+the code. `scope="step"` takes it once a step from the old policy, over all rows, and micro-batching changes nothing.
+One improbable token can set M alone and leave all others near 1: `quantile` below 1 takes a quantile for M instead. A
+clipped token has no gradient but keeps its Omega and may set M, as in the code. The v4 paper has no floor.
+
+When: for a slower drift of entropy at nearly the same gradients; in small runs it takes a `smallest` of 0.5 or less to
+see it, and under Adam, which rescales what is damped, less of it is left. Cost: none; `exact` one pass over the logits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from training.rl.batch import Batch
+from training.rl.entropy_change import discriminator, expected_discriminator
+from training.rl.method import Measure, Method
+from training.rl.settings import Strict
+
+TINY = 1e-8
+
+
+class Parameters(Strict):
+    smallest: float = Field(0.8, gt=0, le=1)
+    """The least weight; lambda_min in the paper."""
+    form: Literal["exponential", "linear"] = "exponential"
+    largest: float = Field(1.2, gt=0)
+    """The largest weight of the linear form; that of the exponential one is 1."""
+    floor: float = Field(0.02, ge=0)
+    """Below which M does not fall: where nothing moves the entropy, nothing is damped. In the code only."""
+    estimator: Literal["released", "with_x", "exact"] = "released"
+    scope: Literal["pass", "step"] = "pass"
+    """Over what M is taken."""
+    quantile: float = Field(1.0, gt=0, le=1)
+    """Of |Omega|, for M; 1 is the maximum. The linear form always takes the maximum."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.form == "linear" and self.largest < self.smallest:
+            raise ValueError("largest must not be below smallest")
+        if self.form == "linear" and (self.scope == "step" or self.quantile < 1):
+            raise ValueError("scope and quantile belong to the exponential form")
+        return self
+
+
+def entropy_change(
+    logprob: torch.Tensor,
+    old_logprob: torch.Tensor,
+    entropy: torch.Tensor,
+    advantage: torch.Tensor,
+    mask: torch.Tensor,
+    estimator: Literal["released", "with_x", "exact"] = "released",
+    nec: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Omega, `[B, T]` signed: the entropy of the token's distribution changes by about -(step size) Omega.
+
+    Args:
+        nec: E[S] under the old policy, for `exact`.
+    """
+    x = logprob.detach().exp().clamp(TINY, 1 - TINY)
+    o = old_logprob.exp().clamp(TINY, 1)
+    if estimator == "exact":
+        assert nec is not None
+        moved = x * (discriminator(x.log(), entropy) - nec)
+    else:
+        moved = x * (1 - x) * (x.log() + entropy) * (x if estimator == "with_x" else 1)
+    omega = advantage / o * moved
+    return omega.masked_fill(~omega.isfinite() | (mask == 0), 0.0)
+
+
+def scale_of(omega: torch.Tensor, mask: torch.Tensor, floor: float = 0.02, quantile: float = 1.0) -> torch.Tensor:
+    """M, a scalar: the largest |Omega| of the valid tokens, or a quantile of it, at least `floor`."""
+    valid = omega.abs()[mask > 0]
+    if not len(valid):
+        return omega.new_tensor(floor)
+    return (valid.max() if quantile == 1 else valid.quantile(quantile)).clamp(min=floor)
+
+
+def exponential(omega: torch.Tensor, scale: torch.Tensor, smallest: float = 0.8) -> torch.Tensor:
+    """exp(ln(smallest) |Omega| / M), in [smallest, 1]."""
+    share = (omega.abs() / scale).nan_to_num(0.0)  # 0 / 0 where nothing moves and there is no floor
+    return (math.log(smallest) * share).exp().clamp(smallest, 1.0)
+
+
+def linear(omega: torch.Tensor, mask: torch.Tensor, smallest: float = 0.8, largest: float = 1.2) -> torch.Tensor:
+    """From `largest` at the smallest |Omega| of the valid tokens down to `smallest` at the largest."""
+    size, valid = omega.abs(), mask > 0
+    low, high = size.masked_fill(~valid, torch.inf).min(), size.masked_fill(~valid, -torch.inf).max()
+    if not high > low:
+        return torch.full_like(size, (smallest + largest) / 2)
+    return (largest - (size - low) / (high - low) * (largest - smallest)).clamp(smallest, largest)
+
+
+def method(p: Parameters) -> Method:
+    def change(batch: Batch) -> torch.Tensor:
+        return entropy_change(
+            batch.logprob,
+            batch.old_logprob,
+            batch.entropy,
+            batch.advantage,
+            batch.mask,
+            p.estimator,
+            batch.measures.get("nec"),
+        )
+
+    def note_scale(batch: Batch) -> Batch:
+        scale = scale_of(change(batch), batch.mask, p.floor, p.quantile)
+        return replace(batch, measures={**batch.measures, "steer_scale": scale.expand(len(batch))})
+
+    def weigh(batch: Batch) -> torch.Tensor:
+        omega = change(batch)
+        if p.form == "linear":
+            return linear(omega, batch.mask, p.smallest, p.largest) * batch.mask
+        if p.scope == "step":
+            scale = batch.measures["steer_scale"].unsqueeze(1)
+        else:
+            scale = scale_of(omega, batch.mask, p.floor, p.quantile)
+        return exponential(omega, scale, p.smallest) * batch.mask
+
+    def report(batch: Batch) -> dict[str, float]:
+        omega = change(batch)
+        tokens = batch.mask.sum().clamp(min=1)
+        return {"change": float(omega.sum() / tokens), "largest_change": float(omega.abs().max())}
+
+    return Method(
+        name="steer",
+        paper="arXiv 2510.10150",
+        summary="damps every token by how much its update would move the entropy",
+        step_controller=note_scale if p.scope == "step" else None,
+        live_weight=weigh,
+        report=report,
+        measures=(Measure("nec", expected_discriminator),) if p.estimator == "exact" else (),
+        defaults={"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 10.0},
+    )

@@ -47,6 +47,8 @@ GATES: dict[str, dict[str, Any]] = {
 }
 INSIDE = ("dragin", "seakr")
 """Gates that look into the model, which vLLM does not allow."""
+PARTS = ("Upper ", "Lower ", "Old ")
+"""There are not enough names in Velmora for all the towns that nobody asks about."""
 TIMED = 40
 """Questions asked one after another to take times."""
 TOKENS = 40
@@ -63,8 +65,15 @@ def corpus(distractors: int, seed: int) -> list[Document]:
         for kind in ("frequent", "rare")
         for town in towns()[kind]
     ]
-    names = rng.sample(unknown_names(), distractors)
-    return [*made, *(Document(f"other-{name.lower()}", random_town(name, rng).description(rng)) for name in names)]
+    others = [f"{part}{name}" for part in ("", *PARTS) for name in unknown_names()]
+    names = rng.sample(others, distractors)
+    return [
+        *made,
+        *(
+            Document(f"other-{name.lower().replace(' ', '-')}", random_town(name, rng).description(rng))
+            for name in names
+        ),
+    ]
 
 
 def questions(n: int, seed: int) -> list[Item]:
@@ -345,7 +354,9 @@ def main(
     context: typer.Context,
     n: Annotated[int, typer.Option(min=40, help="Questions that are reported on.")] = 600,
     calibration: Annotated[int, typer.Option(min=40, help="Questions that thresholds are chosen on.")] = 400,
-    distractors: Annotated[int, typer.Option(min=0, help="Documents about towns that nobody asks about.")] = 5000,
+    distractors: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Documents about towns that nobody asks about.")
+    ] = 5000,
     top_k: Annotated[int, typer.Option(min=1, help="Passages in the prompt; the bundled models read one best.")] = 1,
     backend: Annotated[Literal["transformers", "vllm"], typer.Option(help="What runs the models.")] = "transformers",
     runs: Annotated[int, typer.Option(min=1, help="Runs of the timed part.")] = 5,

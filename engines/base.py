@@ -139,6 +139,18 @@ class Engine(Protocol):
         """
         ...
 
+    def check(self, sampling: Sampling, begun: bool) -> None:
+        """Refuse at once what `generate` would refuse of a sampling, whatever the tokens are. It may take a while, as
+        a grammar is tried: call it in a thread.
+
+        Args:
+            begun: an earlier segment of the answer was written, perhaps by another engine.
+
+        Raises:
+            Unsupported, EngineError: as `generate`.
+        """
+        ...
+
     async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:
         """Steps for given tokens, one for each position from 1 on: `len(ids) - 1` of them."""
         ...

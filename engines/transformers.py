@@ -128,6 +128,16 @@ class TransformersEngine:
             if sequence in self._live:
                 self._live.remove(sequence)
 
+    def check(self, sampling: Sampling, begun: bool) -> None:
+        if self._closed:
+            raise EngineError(f"engine {self.name!r} is closed")
+        self._check_known(sampling.logit_bias, "logit_bias")
+        self._check_known(sampling.stop_token_ids, "stop_token_ids")
+        if needs_geometry(sampling.transforms) and self._geometry is None:
+            self._thread.submit(self._whiten).result()
+        if sampling.grammar is not None:
+            self._matcher(sampling.grammar, [])
+
     def _matcher(self, schema: str, answer: list[int]) -> LLMatcher:
         if self._grammar is None:
             self._grammar = Grammar(self.tokens, self.vocabulary)

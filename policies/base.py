@@ -198,6 +198,11 @@ class Policy(BaseModel):
             RetrievalError: a collection is not there, or cannot be read.
         """
 
+    def foresee(self, job: Job) -> list[Job]:
+        """One job of each kind that `decode` may hand on, so that what an engine would refuse of it in the middle of an
+        answer is refused at its beginning."""
+        return [job]
+
     def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
         """Yield the steps of the answer; `proceed(job)` runs what is inside. Close what you stop reading."""
         raise NotImplementedError

@@ -69,6 +69,11 @@ class EntropyAdaptiveDecoding(Policy):
             raise ValueError("threshold_down must not be above threshold")
         return self
 
+    def foresee(self, job: Job) -> list[Job]:
+        watched = self.monitor == "small"  # then no gate watches the large one, which goes a token at a time
+        gates = {self.small: self._gate((), False), self.large: None if watched else self._gate((), True)}
+        return [continuation(job, job.prompt_ids[-1:], engine, gate) for engine, gate in gates.items()]
+
     async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
         written: list[int] = []
         window = RollingEntropy(self.window)
@@ -93,15 +98,18 @@ class EntropyAdaptiveDecoding(Policy):
         self, job: Job, proceed: Proceed, written: list[int], window: RollingEntropy, on_large: bool
     ) -> AsyncGenerator[Step, None]:
         """A segment that its own engine ends, where the other one should write."""
-        gate = Gate(
+        gate = self._gate(window.values, on_large)
+        return proceed(continuation(job, written, self.large if on_large else self.small, gate=gate))
+
+    def _gate(self, history: tuple[float, ...], on_large: bool) -> Gate:
+        return Gate(
             window=self.window,
             threshold=self._threshold(on_large),
             above=not on_large,
             min_tokens=self.min_tokens,
             timing=self.timing,
-            history=window.values,
+            history=history,
         )
-        return proceed(continuation(job, written, self.large if on_large else self.small, gate=gate))
 
     def _threshold(self, on_large: bool) -> float:
         return self.threshold if self.threshold_down is None or not on_large else self.threshold_down

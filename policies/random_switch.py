@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from itertools import groupby
 from typing import ClassVar, Literal
 
@@ -24,6 +25,11 @@ class RandomSwitch(Policy):
     small: str = Field(default="small", description="engine that writes the rest")
     large: str = Field(default="large", description="engine that writes a share of the tokens")
     rate: float = Field(default=0.5, ge=0.0, le=1.0, description="share of tokens on the large engine")
+
+    def foresee(self, job: Job) -> list[Job]:
+        if self.rate in (0.0, 1.0):
+            return [replace(job, engine=self.large if self.rate else self.small)]
+        return [continuation(job, job.prompt_ids[-1:], engine) for engine in (self.small, self.large)]
 
     async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
         rng = random.Random(f"random_switch:{job.sampling.seed}")

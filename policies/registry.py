@@ -110,6 +110,21 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     return f" (a {schema.get('type', 'value')}{' ' if limits else ''}{', '.join(limits)})"
 
 
+def check_engines(policies: Sequence[Policy], job: Job) -> None:
+    """Ask every engine that may come to write whether it can do its part (blocking).
+
+    Raises:
+        Unsupported, EngineError: one of them cannot.
+    """
+    jobs = [job]
+    for policy in policies:
+        jobs = [inner for outer in jobs for inner in policy.foresee(outer)]
+    for each in jobs:
+        start = each.sampling.answer_start
+        begun = start is not None and start < len(each.prompt_ids)
+        each.engines[each.engine].check(each.sampling, begun)
+
+
 def compose(policies: Sequence[Policy]) -> Proceed:
     """Wrap policies (sorted by stage) around the engine: the first is the outermost."""
     proceed: Proceed = _engine

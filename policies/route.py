@@ -27,6 +27,9 @@ class Route(Policy):
     )
     draft_tokens: int = Field(default=16, ge=1, le=1024, description="tokens in the draft")
 
+    def foresee(self, job: Job) -> list[Job]:
+        return [continuation(job, job.prompt_ids[-1:], self.small), replace(job, engine=self.large)]
+
     async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
         async with aclosing(proceed(continuation(job, (), self.small, max_new=self.draft_tokens))) as draft:
             steps = [step async for step in draft]

@@ -22,8 +22,12 @@ class Truncation(Policy):
 
     stage: ClassVar[Stage] = "sample"
 
+    def foresee(self, job: Job) -> list[Job]:
+        return [replace(job, sampling=self.apply(job.sampling))]
+
     def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
-        return proceed(replace(job, sampling=self.apply(job.sampling)))
+        (inner,) = self.foresee(job)
+        return proceed(inner)
 
     def apply(self, sampling: Sampling) -> Sampling:
         own = transforms.from_data(self.model_dump())

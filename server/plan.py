@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
 from policies.base import Job, Report
+from policies.registry import check_engines
 from server.decoding import Plan, Prompt
 from server.errors import invalid
 from server.runtime import Route, Runtime
@@ -24,7 +26,7 @@ async def make_plan(
 ) -> Plan:
     """Raises:
     APIError: 400, something about the request cannot be.
-    Unsupported, RetrievalError: a policy cannot do its part."""
+    Unsupported, RetrievalError, EngineError: a policy or an engine cannot do its part."""
     bounds = runtime.config.server
     if body.n > bounds.max_n:
         raise invalid(f"n should be at most {bounds.max_n}.", "n")
@@ -55,4 +57,5 @@ async def make_plan(
     job = Job(first.ids, sampled, route.engine, runtime.engines, Report(), first.question, runtime.library)
     for policy in route.policies:
         await policy.check(job)
+    await asyncio.to_thread(check_engines, route.policies, job)
     return plan

@@ -22,7 +22,7 @@ from engines.upstream.link import DRAIN, Link
 from engines.upstream.probe import probe
 from engines.upstream.protocol import reason
 from engines.upstream.reading import Reader
-from engines.upstream.request import TOLD, body, prompt
+from engines.upstream.request import TOLD, body, prompt, refuse
 from engines.upstream.segment import Segment
 from engines.weights import size_in_name
 
@@ -80,6 +80,11 @@ class UpstreamEngine:
             raise EngineError(f"{self._link.who} ended its answer in the middle")
         finally:
             self._active -= 1
+
+    def check(self, sampling: Sampling, begun: bool) -> None:
+        if self._link.closed:
+            raise EngineError(f"engine {self.name!r} is closed")
+        refuse(sampling, self.able, int(begun))
 
     async def score(self, ids: Ids[int], top_logprobs: int = 0) -> list[Step]:
         self._check(ids)

@@ -54,7 +54,7 @@ def body(
     """
     start = len(ids) if sampling.answer_start is None else sampling.answer_start
     written = len(ids) - start
-    _refuse(sampling, able, written)
+    refuse(sampling, able, written)
     limit = max(min(sampling.max_tokens - written, room), 1)
     out = {
         "model": model,
@@ -128,7 +128,7 @@ def segment_seed(seed: int, written: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _refuse(sampling: Sampling, able: Abilities, written: int) -> None:
+def refuse(sampling: Sampling, able: Abilities, written: int) -> None:
     """Raises:
     Unsupported: what an upstream cannot do, or cannot take up where another left it."""
     if sampling.transforms and sampling.temperature > 0 and able.reserved is None:

@@ -85,6 +85,20 @@ class VllmEngine:
         """How often the engine had to be started again."""
         return self._core.restarts
 
+    def check(self, sampling: Sampling, begun: bool) -> None:
+        self._running()
+        self._check_known(tuple(sampling.logit_bias), "logit_bias")
+        self._check_known(sampling.stop_token_ids, "stop_token_ids")
+        if self._speculates:
+            self._refuse_speculating(sampling, begun)
+        else:
+            self._try((), replace(sampling, answer_start=0))
+            if sampling.gate is not None:
+                self._stop(sampling, self._ends(sampling))
+
+    def _ends(self, sampling: Sampling) -> tuple[int, ...]:
+        return (*(() if sampling.ignore_eos else self.tokens.eos_ids), *sampling.stop_token_ids)
+
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         self._check(prompt_ids, room=1)
         self._check_known(tuple(sampling.logit_bias), "logit_bias")
@@ -128,7 +142,7 @@ class VllmEngine:
         self, running: Running, ids: list[int], sampling: Sampling, given: Sequence[int] = ()
     ) -> AsyncGenerator[Step, None]:
         """Steps with their entries from the board; of `given` tokens, or of drawn ones."""
-        ends = (*(() if sampling.ignore_eos else self.tokens.eos_ids), *sampling.stop_token_ids)
+        ends = self._ends(sampling)
         stop = None if sampling.gate is None else self._stop(sampling, ends)
         row, tag = self._rows.popleft(), next(self._tags) % 2**31
         start = len(ids) if sampling.answer_start is None else sampling.answer_start
@@ -221,13 +235,9 @@ class VllmEngine:
         except VLLMClientError as error:
             raise Unsupported(f"vLLM refuses the request: {error}") from error
 
-    async def _plainly(self, running: Running, ids: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
-        """Steps as vLLM draws them, for an engine that speculates: its processors see no single positions."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        start = len(ids) if sampling.answer_start is None else sampling.answer_start
-        begun = len(ids) > start
+    def _refuse_speculating(self, sampling: Sampling, begun: bool) -> None:
+        """Raises:
+        Unsupported: what vLLM does not do, or not as it should, where it speculates."""
         asked = {
             "policy": (sampling.gate is not None or bool(sampling.transforms), "a gate or a truncation"),
             "logit_bias": (bool(sampling.logit_bias), "logit_bias"),
@@ -241,7 +251,16 @@ class VllmEngine:
         for param, (wanted, what) in asked.items():
             if wanted:
                 raise Unsupported(f"engine {self.name!r} decodes speculatively, which does not allow {what}", param)
-        ends = (*(() if sampling.ignore_eos else self.tokens.eos_ids), *sampling.stop_token_ids)
+
+    async def _plainly(self, running: Running, ids: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
+        """Steps as vLLM draws them, for an engine that speculates: its processors see no single positions."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        start = len(ids) if sampling.answer_start is None else sampling.answer_start
+        begun = len(ids) > start
+        self._refuse_speculating(sampling, begun)
+        ends = self._ends(sampling)
         limit = min(sampling.max_tokens - (len(ids) - start), self.context_length - len(ids))
         params = SamplingParams(
             temperature=sampling.temperature,

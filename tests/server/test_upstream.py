@@ -128,10 +128,13 @@ def test_a_client_that_leaves_frees_both(front: Running, running: Running, polic
 )
 def test_what_an_upstream_cannot_do_is_a_400(front: Running, fields: dict[str, Any], param: str) -> None:
     body = {"model": "large", "messages": HELLO, "max_tokens": 40, "ignore_eos": True, "temperature": 0.0, **fields}
-    with front.http() as http:
-        response = http.post("/v1/chat/completions", json=body)
-    assert response.status_code == 400, response.text
-    assert response.json()["error"]["param"] == param
+    written = front.runtime.metrics.tokens.labels("small")._value.get()
+    for stream in (False, True):
+        with front.http() as http:
+            response = http.post("/v1/chat/completions", json=body | {"stream": stream})
+        assert response.status_code == 400, response.text
+        assert response.json()["error"]["param"] == param
+    assert front.runtime.metrics.tokens.labels("small")._value.get() == written, "before the first token"
 
 
 def test_a_lost_upstream(lone: tuple[Running, Wire]) -> None:

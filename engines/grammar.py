@@ -58,4 +58,4 @@ class Grammar:
         bits = llguidance.torch.allocate_token_bitmask(1, self._vocabulary)
         llguidance.torch.fill_next_token_bitmask(matcher, bits)
         allowed = (bits[0, :, None] >> torch.arange(32, dtype=torch.int32)) & 1
-        logits[(allowed.flatten()[: self._vocabulary] == 0).to(logits.device)] = -torch.inf
+        logits.masked_fill_((allowed.flatten()[: self._vocabulary] == 0).to(logits.device), -torch.inf)

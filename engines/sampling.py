@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from engines.base import Sampling
+from engines.sending import send
 from engines.transforms import truncate
 from entropy import truncation
 from entropy.geometry import Geometry
@@ -80,7 +81,7 @@ def draw(logits: torch.Tensor, rows: Sequence[Row], geometry: Geometry | None = 
         return Drawn(tokens)
     if len(sampled) == len(rows):
         return _sample(logits, rows, geometry)
-    index = torch.tensor(sampled, device=logits.device)
+    index = send(sampled, logits.device)
     drawn = _sample(logits[index], [rows[i] for i in sampled], geometry)
     tokens[index] = drawn.tokens
     if drawn.kept is None or drawn.crop_entropy is None:
@@ -110,10 +111,10 @@ def _touch(logits: torch.Tensor, row: Row) -> None:
 
 def _sample(logits: torch.Tensor, rows: Sequence[Row], geometry: Geometry | None) -> Drawn:
     samplings = [row.sampling for row in rows]
-    temperatures = torch.tensor([max(s.temperature, 1e-5) for s in samplings], device=logits.device)
+    temperatures = send([max(s.temperature, 1e-5) for s in samplings], logits.device)
     seeds = np.array([s.seed & 0xFFFF_FFFF_FFFF_FFFF for s in samplings], dtype=np.uint64)
     positions = np.array([row.position for row in rows], dtype=np.uint64)
-    points = torch.from_numpy(uniform(seeds, positions)).to(logits.device)
+    points = send(uniform(seeds, positions), logits.device)
     if all(row.untruncated for row in rows):
         # A few rows at a time on a CPU: getting fresh memory for all of them takes longer than the arithmetic.
         size = max(1, PART // logits.shape[1]) if logits.device.type == "cpu" else len(rows)
@@ -163,11 +164,11 @@ def _native(crop: Crop, samplings: Sequence[Sampling]) -> Crop:
         chosen = [i for i, wanted in enumerate(asked) if wanted]
         if not chosen:
             continue
-        parameter = torch.tensor([numbers[i] for i in chosen], device=crop.logits.device)
+        parameter = send([numbers[i] for i in chosen], crop.logits.device)
         if len(chosen) == len(samplings):
             crop = function(crop.logits, parameter)
             continue
-        index = torch.tensor(chosen, device=crop.logits.device)
+        index = send(chosen, crop.logits.device)
         for whole, own in zip(crop, function(crop.logits[index], parameter), strict=True):
             whole[index] = own
     return crop

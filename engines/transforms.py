@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from engines.sending import send
 from entropy import truncation
 from entropy.geometry import Geometry
 from entropy.top_w import Weights, top_w
@@ -144,7 +145,7 @@ Rule = Callable[[torch.Tensor, Sequence[Any], torch.Tensor, Geometry | None], Cr
 
 
 def _column(values: Sequence[float], logits: torch.Tensor) -> torch.Tensor:
-    numbers = torch.tensor(values, device=logits.device)
+    numbers = send(values, logits.device)
     return numbers.double() if numbers.is_floating_point() else numbers
 
 
@@ -159,7 +160,7 @@ def _by(function: Callable[[torch.Tensor, torch.Tensor], Crop], parameter: str) 
 
 def _top_w(logits: torch.Tensor, asked: Sequence[TopW], temperatures: torch.Tensor, geometry: Geometry | None) -> Crop:
     own = [each.selection_temperature for each in asked]
-    same = torch.tensor([t is None for t in own], device=logits.device)
+    same = send([t is None for t in own], logits.device)
     how = Weights(
         entropy=_column([each.entropy_weight for each in asked], logits),
         mass=_column([each.mass_weight for each in asked], logits),
@@ -168,7 +169,7 @@ def _top_w(logits: torch.Tensor, asked: Sequence[TopW], temperatures: torch.Tens
         iterations=_column([each.iterations for each in asked], logits),
         geometry=_column([each.geometry_scale for each in asked], logits),
         neighbours=_column([each.neighbours if each.potential == "knn" else 0 for each in asked], logits),
-        chord=torch.tensor([each.metric == "chord" for each in asked], device=logits.device),
+        chord=send([each.metric == "chord" for each in asked], logits.device),
         sharpness=torch.where(same, 1.0, temperatures / _column([t or 1.0 for t in own], logits)),
     )
     return top_w(logits, how, geometry)
@@ -226,7 +227,7 @@ def truncate(
             if len(chosen) == rows:
                 out = rule(out.logits, asked, temperatures, geometry)
                 continue
-            index = torch.tensor(chosen, device=logits.device)
+            index = send(chosen, logits.device)
             part = rule(out.logits[index], asked, temperatures[index], geometry)
             if out.logits is logits:
                 out = out._replace(logits=logits.clone())

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from engines.sending import send
+
 ROWS = 1024
 """Requests at a time; more wait for a row."""
 DEPTH, DEPTH_TOP = 1024, 256
@@ -125,8 +127,7 @@ class Pen:
             flags, kept: `[n]` integers. values: `[n, 3]` float32: entropy, logprob, crop entropy.
         """
         device = self._words.device
-        where = torch.tensor([rows, [p % DEPTH for p in positions], tags, positions], dtype=torch.long)
-        where = where.to(device, non_blocking=True)
+        where = send([rows, [p % DEPTH for p in positions], tags, positions], device)
         floats = torch.nn.functional.pad(values, (0, 1)).to(device).view(torch.int32)
         ints = torch.stack([where[2], where[3], flags.to(device), kept.to(device)], dim=1).to(torch.int32)
         self._words[where[0], where[1]] = torch.cat([ints, floats], dim=1)
@@ -136,8 +137,7 @@ class Pen:
     ) -> None:
         """The alternatives: `[n, k]` ids and log-probabilities, most likely first, k at most `TOP`."""
         device, k = self._top.device, ids.shape[1]
-        where = torch.tensor([rows, [p % DEPTH_TOP for p in positions], tags, positions], dtype=torch.long)
-        where = where.to(device, non_blocking=True)
+        where = send([rows, [p % DEPTH_TOP for p in positions], tags, positions], device)
         self._top[where[0], where[1], :2] = where[2:].T.to(torch.int32)
         self._top[where[0], where[1], 2 : 2 + k] = ids.to(device, torch.int32)
         self._top[where[0], where[1], 2 + TOP : 2 + TOP + k] = logprobs.to(device, torch.float32).view(torch.int32)

@@ -19,6 +19,7 @@ from llguidance import LLMatcher
 from engines.base import Gate, Sampling
 from engines.grammar import Grammar
 from engines.sampling import Row, draw
+from engines.sending import send
 from engines.transforms import truncate
 from engines.vllm.ask import LONGEST_WINDOW, Ask
 from engines.vllm.board import COMPLETE, EAGER, LAGGED, TOP, Pen
@@ -51,16 +52,7 @@ class Place:
     @property
     def draws(self) -> bool:
         """Whether the token is drawn here: nothing is to be done where vLLM takes the likeliest of untouched logits."""
-        how = self.live.ask.sampling
-        if how is None or self.live.ask.given:
-            return False
-        return how.temperature > 0 or how.grammar is not None or not self.as_row.untouched
-
-    @property
-    def cuts(self) -> bool:
-        """Whether vLLM draws, from what transforms leave."""
-        ask = self.live.ask
-        return ask.sampling is None and bool(ask.transforms) and ask.temperature > 0
+        return self.live.always_draws or self.position < self.live.until
 
 
 class Live:
@@ -76,26 +68,27 @@ class Live:
         """The last position that was measured."""
         self.window = -1
         """Its row in the table of windows, if it has a gate."""
+        how = ask.sampling
+        self.start = length if how is None or how.answer_start is None else how.answer_start
+        """Where the answer begins."""
+        self.always_draws, self.until = False, 0
+        """Whether all of its tokens are drawn here, else up to which position: a minimum of tokens touches the logits
+        until then."""
+        if how is not None and not ask.given:
+            untouched = Row(how, (), -how.min_tokens, ()).untouched  # once there are so many
+            self.always_draws = how.temperature > 0 or how.grammar is not None or not untouched
+            self.until = how.min_tokens + self.start - length
+        self.cuts = how is None and bool(ask.transforms) and ask.temperature > 0
+        """Whether vLLM draws, from what transforms leave."""
+        self.reserves = ask.gate is not None and ask.stop not in ask.ends
+        """Whether the token that ends the request has no other use, and so is none that may be drawn."""
+        self.reports = how is not None and how.logprobs
+        """Whether the log-probability of its tokens is asked for."""
+        self.schema = None if how is None else how.grammar
         self._prompt = prompt
         self._ids: list[int] | None = None
         self._matcher: LLMatcher | None = None
         self._read = 0
-
-    @property
-    def reserves(self) -> bool:
-        """Whether the token that ends the request has no other use, and so is none that may be drawn."""
-        return self.window >= 0 and self.ask.stop not in self.ask.ends
-
-    @property
-    def reports(self) -> bool:
-        """Whether the log-probability of its tokens is asked for."""
-        return self.ask.sampling is not None and self.ask.sampling.logprobs
-
-    @property
-    def start(self) -> int:
-        """Where the answer begins."""
-        how = self.ask.sampling
-        return self.length if how is None or how.answer_start is None else how.answer_start
 
     def ids(self, position: int) -> Sequence[int]:
         """The prompt and the tokens before a position; only as many, of no meaning, where their number is enough."""
@@ -228,12 +221,13 @@ class Decoder:
             return
         for place in batch:
             place.live.position = place.position
-        index = torch.tensor([place.row for place in batch], device=self._device)
+        index = send([place.row for place in batch], self._device)
         whole = len(batch) == logits.shape[0]
         if self._known < logits.shape[1]:
             logits[slice(None) if whole else index, self._known :] = -torch.inf
         for place in batch:
-            self._guide(logits[place.row], place)
+            if place.live.schema is not None:
+                self._guide(logits[place.row], place, place.live.schema)
         mine = logits if whole else logits[index]
         entropy, norm, peak = self._measure(mine)
         logprob = peak - norm
@@ -242,13 +236,13 @@ class Decoder:
         flags, kept = torch.zeros(2, len(batch), dtype=torch.long, device=self._device)
         crop = torch.zeros_like(entropy)
         if gated:
-            which = torch.tensor(gated, device=self._device)
-            stops = torch.tensor([batch[i].live.ask.stop for i in gated], device=self._device)
+            which = send(gated, self._device)
+            stops = send([batch[i].live.ask.stop for i in gated], self._device)
             self._bar(logits, index, mine, batch)
             ends, flags[which] = self._gates([batch[i] for i in gated], entropy[which])
         drawn = [i for i, place in enumerate(batch) if place.draws]
         if drawn:
-            picked = torch.tensor(drawn, device=self._device)
+            picked = send(drawn, self._device)
             logits_drawn = mine if len(drawn) == len(batch) else mine[picked]
             result = draw(logits_drawn, [batch[i].as_row for i in drawn], self._geometry)
             tokens = result.tokens
@@ -259,13 +253,13 @@ class Decoder:
             logits[index[picked], tokens] = CERTAIN
         given = [(i, token) for i, place in enumerate(batch) if (token := place.given) is not None]
         if given:
-            which_given, taken = torch.tensor(given, device=self._device).T
+            which_given, taken = send(given, self._device).T
             logprob[which_given] = mine[which_given, taken] - norm[which_given]
             logits[index[which_given], taken] = CERTAIN
         if misled := self._misled(batch):
-            which_misled = torch.tensor(misled, device=self._device)
+            which_misled = send(misled, self._device)
             logprob[which_misled] = mine[which_misled].amax(-1) - norm[which_misled]
-        cut = [i for i, place in enumerate(batch) if place.cuts]
+        cut = [i for i, place in enumerate(batch) if place.live.cuts]
         if cut:
             self._truncate(logits, index, mine, [batch[i].live.ask for i in cut], cut)
         if gated:
@@ -277,7 +271,7 @@ class Decoder:
         """Nobody draws a token that is kept for ending a request, unless it ends the answer anyway."""
         barred = [(i, place.live.ask.stop) for i, place in enumerate(batch) if place.live.reserves]
         if barred:
-            which, stops = torch.tensor(barred, device=self._device).T
+            which, stops = send(barred, self._device).T
             mine[which, stops] = -torch.inf
             logits[index[which], stops] = -torch.inf
 
@@ -286,8 +280,8 @@ class Decoder:
     ) -> None:
         """Bar, in place, what the transforms of rows that vLLM draws for take away. They see the tempered distribution,
         the kept logits stay as they are: vLLM's temperature is still to come."""
-        which = torch.tensor(cut, device=self._device)
-        temperatures = torch.tensor([ask.temperature for ask in asks], device=self._device)
+        which = send(cut, self._device)
+        temperatures = send([ask.temperature for ask in asks], self._device)
         left = truncate(
             mine[which] / temperatures[:, None], [ask.transforms for ask in asks], self._geometry, temperatures
         ).logits
@@ -298,16 +292,13 @@ class Decoder:
         """Rows whose likeliest token vLLM takes, and that may have been the one that is kept for the gate."""
         return [i for i, place in enumerate(batch) if place.live.reserves and not place.draws and place.live.reports]
 
-    def _guide(self, row: torch.Tensor, place: Place) -> None:
+    def _guide(self, row: torch.Tensor, place: Place, schema: str) -> None:
         """Mask, in place, what the request's grammar does not allow next."""
-        how = place.live.ask.sampling
-        if how is None or how.grammar is None:
-            return
         if self._grammar is None:
             if self._make_grammar is None:
                 raise RuntimeError("this worker was given no tokenizer")
             self._grammar = self._make_grammar()
-        self._grammar.mask(row, place.live.matcher(self._grammar, how.grammar, place.position))
+        self._grammar.mask(row, place.live.matcher(self._grammar, schema, place.position))
 
     def _gates(self, batch: Sequence[Place], entropy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """For rows with a gate: whether the request ends here, and what to tell its reader.
@@ -317,9 +308,9 @@ class Decoder:
         """
         gates = [place.live.ask.gate or Gate(1, 0.0) for place in batch]
         numbers = [(p.live.window, p.position, g.window, g.min_tokens) for p, g in zip(batch, gates, strict=True)]
-        rows, positions, windows, least = torch.tensor(numbers).to(self._device, non_blocking=True).T
+        rows, positions, windows, least = send(numbers, self._device).T
         rules = [(g.threshold, g.above, g.timing == "eager") for g in gates]
-        threshold, above, eager = torch.tensor(rules, dtype=torch.float64).to(self._device, non_blocking=True).T
+        threshold, above, eager = send(rules, self._device, torch.float64).T
         means = self._windows.observe(rows, positions, windows, entropy, max(gate.window for gate in gates))
         crossed = torch.where(above > 0, means >= threshold, means < threshold)
         standing = positions + (eager == 0)
@@ -350,7 +341,7 @@ class Decoder:
         ]
         if not wanted or self._pen is None:
             return None
-        which = torch.tensor(wanted, device=self._device)
+        which = send(wanted, self._device)
         values, ids = logits[which].topk(min(TOP, logits.shape[1]), dim=-1)
         return [batch[i] for i in wanted], ids, values - norm[which, None]
 
@@ -370,7 +361,7 @@ class Decoder:
             slots, tags = [p.live.ask.slot for p in places], [p.live.ask.tag for p in places]
             self._pen.write_top(slots, tags, [p.position for p in places], ids, logprobs)
         if len(read) < len(batch):
-            which = torch.tensor(read, device=self._device)
+            which = send(read, self._device)
             values, flags, kept, batch = values[which], flags[which], kept[which], [batch[i] for i in read]
         asks = [place.live.ask for place in batch]
         self._pen.write([a.slot for a in asks], [a.tag for a in asks], [p.position for p in batch], flags, values, kept)

@@ -204,12 +204,12 @@ class Table:
 
 
 def test_entropy_goes_where_it_is_told() -> None:
-    """To 0.6 of 0.85 at the start, within 0.01 on average from step 70 on; plain GRPO falls through it to 0.43."""
+    """To 0.6 of 0.85 at the start, within 0.01 on average over the last 60 of 150 steps; plain GRPO goes on to 0.40."""
     table = Table(0)
     recipe = make_recipe("grpo", [{"name": "aepo", "target": 0.6, "alpha": 0.5, "share": 1.0}], dual_clip=None)
-    held = [table.step(recipe) for _ in range(100)]
+    held = [table.step(recipe) for _ in range(150)]
     assert held[0] > 0.7
-    assert sum(abs(h - 0.6) for h in held[-30:]) / 30 < 0.03
+    assert sum(abs(h - 0.6) for h in held[-60:]) / 60 < 0.03
     assert table.accuracy() > 0.98
 
 

@@ -22,6 +22,9 @@ app = typer.Typer(
 training = typer.Typer(no_args_is_help=True, help="Train models.")
 app.add_typer(training, name="train")
 
+calibrating = typer.Typer(no_args_is_help=True, help="Set a policy's threshold from questions of your own.")
+app.add_typer(calibrating, name="calibrate")
+
 bench = typer.Typer(no_args_is_help=True, help="Measure quality and speed; each writes numbers, tables and figures.")
 app.add_typer(bench, name="bench")
 
@@ -162,6 +165,91 @@ def ingest(
     except (RetrievalError, ValueError, Refused) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
+    raise typer.Exit(status)
+
+
+@calibrating.command("l_rag")
+def calibrate_l_rag(
+    questions: Annotated[Path, typer.Argument(help="JSONL: `question`, and `answer`, a text or a list of texts.")],
+    collection: Annotated[str, typer.Option("--collection", "-n", help="Where things are looked up.")],
+    gate: Annotated[str, typer.Option(help="entropy, margin, targ, seakr, flare or dragin.")] = "entropy",
+    pooling: Annotated[
+        str | None, typer.Option(help="mean, first, max or prefix_k; of the gate entropy.", show_default="mean")
+    ] = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, another parameter of `l_rag`; repeatable.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="The share of requests that may look things up.")] = None,
+    loss: Annotated[
+        float | None,
+        typer.Option(help="Accuracy that may be lost against always looking up.", show_default="0.01, with answers"),
+    ] = None,
+    scorer: Annotated[str, typer.Option(help="When an answer is right: contains, exact or number.")] = "contains",
+    model: Annotated[
+        str | None, typer.Option(help="An engine, or waver/PRESET with its other policies.", show_default="as in chat")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="The most tokens an answer may have.")] = None,
+    at_once: Annotated[int, typer.Option(min=1, help="Requests in the air at a time.")] = 8,
+    base_url: Annotated[
+        str | None, typer.Option(help="A server's address, with /v1.", show_default="one is started for the while")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            envvar="WAVER_CONFIG",
+            help="A YAML file, for the server that is started.",
+            show_default="the bundled pair",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for calibration.json and a plot.")] = None,
+) -> None:
+    """Find the threshold at which `l_rag` looks things up as often as it should, and no more.
+
+    Each question is asked without lookups, for its score, and again with one. With --rate the threshold is the one at
+    which so many of them look things up; with --loss, the one with the fewest lookups that stays within so much of the
+    accuracy of always looking up. Bring some hundred questions of the kind that users ask: a threshold fits one model,
+    collection and kind of question. The last line of the output goes into a preset.
+
+    A server that wants a key gets the one in WAVER_API_KEY.
+
+        waver ingest handbook/ --collection handbook
+
+        waver calibrate l_rag questions.jsonl --collection handbook --loss 0.01
+    """
+    import os
+
+    import yaml
+    from rich.console import Console
+
+    from clients.calibrate import Wanted, calibrate, questions_for
+    from clients.questions import Refused
+
+    pairs = [entry.partition("=") for entry in parameters or []]
+    if any(not key or not sign for key, sign, _ in pairs):
+        raise typer.BadParameter("a parameter is given as KEY=VALUE.", param_hint="--set")
+    try:
+        wanted = Wanted(
+            collection, gate, pooling, {key: yaml.safe_load(value) for key, _, value in pairs}, rate, loss, scorer
+        )
+        asked = questions_for(questions, wanted, Console(stderr=True))
+        common = {"model": model, "at_once": at_once, "out": out, "temperature": temperature, "max_tokens": max_tokens}
+        if base_url is not None:
+            status = calibrate(asked, wanted, base_url, os.environ.get("WAVER_API_KEY"), **common)
+        else:
+            from server.run import serving
+
+            with serving(config) as (address, key):
+                status = calibrate(asked, wanted, address, key, **common)
+    except yaml.YAMLError as error:
+        raise typer.BadParameter(f"the value cannot be read: {error}", param_hint="--set") from None
+    except (ValueError, Refused) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
     raise typer.Exit(status)
 
 

@@ -22,7 +22,7 @@ SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 QUIET = frozenset({"/health", "/ready", "/metrics"})
 
 
-def configure_logs() -> None:
+def configure_logs(level: int = logging.INFO) -> None:
     """JSON lines on standard error."""
     structlog.configure(
         processors=[
@@ -32,7 +32,7 @@ def configure_logs() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
 

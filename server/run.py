@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import logging
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +116,30 @@ def serve(config_path: str | Path | None = None, **flags: Any) -> int:
     if failure:
         print(failure, file=sys.stderr)
     return 1 if failure or not server.started else 0
+
+
+@contextmanager
+def serving(config_path: str | Path | None = None) -> Iterator[tuple[str, str | None]]:
+    """A server beside the caller, on a free port that only this machine reaches, while the context lasts. Yields, once
+    its engines are warm, its address (with /v1) and a key if it wants one. It logs warnings only.
+
+    Raises:
+        ValueError: it could not start; the message is for the user.
+    """
+    config = load_config(config_path, {"server": {"host": "127.0.0.1", "port": 0}})
+    server = make_server(config)
+    configure_logs(logging.WARNING)
+    thread = threading.Thread(target=server.run, name="server", daemon=True)
+    thread.start()
+    runtime = server.config.app.state.runtime  # type: ignore[union-attr]
+    try:
+        while not (server.started and runtime.ready):
+            if runtime.failure or not thread.is_alive():
+                raise ValueError(runtime.failure or "The server could not start.")
+            time.sleep(0.05)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        keys = keys_from_environment(config.server.api_keys_env)
+        yield f"http://127.0.0.1:{port}/v1", keys[0] if keys else None
+    finally:
+        server.should_exit = True
+        thread.join(config.server.shutdown_grace + 30)

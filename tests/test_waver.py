@@ -20,7 +20,8 @@ def waver(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["serve", "--help"], ["chat", "-h"], ["ingest", "-h"], ["--version"]]
+    "arguments",
+    [["--help"], ["serve", "--help"], ["chat", "-h"], ["ingest", "-h"], ["calibrate", "l_rag", "-h"], ["--version"]],
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     done = waver(*arguments)

@@ -1,0 +1,72 @@
+"""Which of TRL's arguments a recipe takes over, and which do not go together with one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from trl import GRPOConfig
+
+from training.rl.composition import RecipeError
+from training.rl.recipe import Recipe
+from training.rl.registry import make_recipe
+from training.rl.settings import BASES
+
+INSTEAD = {
+    "loss_type": "aggregation",
+    "scale_rewards": "advantage",
+    "epsilon": "clip_low",
+    "epsilon_high": "clip_high",
+    "delta": "dual_clip",
+    "beta": "kl",
+    "importance_sampling_level": "ratio",
+    "entropy_coef": "entropy",
+    "mask_truncated_completions": "mask_truncated",
+}
+"""Arguments of TRL that a recipe decides, and its own names for them."""
+WITHOUT = (
+    *("use_adaptive_entropy", "top_entropy_quantile", "off_policy_mask_threshold"),
+    *("multi_objective_aggregation", "use_liger_kernel"),
+)
+"""Arguments of TRL that have no place beside a recipe."""
+
+
+def as_recipe(recipe: Recipe | str | Mapping[str, Any], max_length: int) -> Recipe:
+    """A recipe from itself, from the name of a base or of a method on `grpo`, or from the arguments of `make_recipe`.
+
+    Raises:
+        RecipeError: what `make_recipe` refuses.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str):
+        recipe = {"base": recipe} if recipe in BASES else {"methods": [recipe]}
+    return make_recipe(**{"max_length": max_length, **recipe})
+
+
+def updates_per_generation(args: GRPOConfig) -> int:
+    """How many updates each generation is used for.
+
+    Raises:
+        RecipeError: the arguments do not go together with a recipe.
+    """
+    defaults = {field.name: field.default for field in fields(GRPOConfig)}
+    for name in (*INSTEAD, *WITHOUT):
+        if getattr(args, name) != defaults[name]:
+            if name in INSTEAD:
+                raise RecipeError(f"{name} is for the recipe to decide: leave it out, and set {INSTEAD[name]} there")
+            raise RecipeError(f"{name} has no place beside a recipe: leave it out")
+    parts, accumulation = args.steps_per_generation, args.gradient_accumulation_steps
+    if parts % accumulation:
+        raise RecipeError(
+            f"an update must not mix rows of two generations: steps_per_generation ({parts}) must be a multiple of "
+            f"gradient_accumulation_steps ({accumulation})"
+        )
+    updates: int = parts // accumulation * args.num_iterations
+    if args.save_strategy == "steps" and args.save_steps % updates:
+        raise RecipeError(
+            f"a checkpoint between two updates on the same rows could not be resumed exactly: save_steps must be a "
+            f"multiple of {updates}"
+        )
+    return updates

@@ -270,6 +270,73 @@ def bundled(
         raise typer.BadParameter(str(error)) from None
 
 
+@training.command()
+def rl(
+    out: Annotated[Path, typer.Option(help="Folder for the run; a stopped run there goes on.")],
+    model: Annotated[
+        str | None, typer.Option(help="A causal language model: a folder, or a name.", show_default="the bundled small")
+    ] = None,
+    task: Annotated[str, typer.Option(help="`arithmetic`, `gsm8k` (with --data) or `custom` (--data, --reward).")] = (
+        "arithmetic"
+    ),
+    data: Annotated[Path | None, typer.Option(help="JSONL: `question` and `answer` in each line.")] = None,
+    reward: Annotated[str | None, typer.Option(help="MODULE:FUNCTION, called as TRL calls a reward function.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="YAML: `base`, `methods` and settings.")] = None,
+    base: Annotated[str, typer.Option(help="`grpo`, `dapo`, `dr_grpo`, `gspo` or `rloo`.")] = "grpo",
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="A method; repeatable.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE of the base, METHOD.KEY=VALUE of a method; repeatable.")
+    ] = None,
+    chain: Annotated[tuple[int, int], typer.Option(min=1, help="Shortest and longest sums, in operations.")] = (4, 8),
+    steps: Annotated[int, typer.Option(min=1, help="Generations.")] = 100,
+    prompts: Annotated[int, typer.Option(min=1, help="Questions a step.")] = 16,
+    group: Annotated[int, typer.Option(min=2, help="Answers to each.")] = 8,
+    updates: Annotated[int, typer.Option(min=1, help="Optimizer steps on the rows of a step.")] = 2,
+    micro_batches: Annotated[int, typer.Option(min=1, help="Passes an update; more take less memory.")] = 1,
+    length: Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Of the draws.")] = 1.0,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="Of AdamW, constant.")] = 1e-4,
+    held_out: Annotated[int, typer.Option(min=0, help="Questions to judge by; 0 for none.")] = 128,
+    every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints, and between judgements.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of questions and draws.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """Train a model by reinforcement learning on questions whose answers can be checked.
+
+    The trained model is in OUT/model, ready for `waver serve`, beside metrics.jsonl, curves.png and TensorBoard's
+    runs. Needs `pip install 'waver[train]'`. docs/training-methods.md tells the methods apart.
+
+    Example: `waver train rl --out run --base dapo --set clip_high=0.25`
+    """
+    try:
+        from training.rl.run import Run, parse_settings, train
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(f"{error.name} is missing: pip install 'waver[train]'") from None
+    try:
+        run = Run(
+            model=model or str(Path(__file__).parent / "models" / "small"),
+            recipe=parse_settings(base, method or [], setting or [], recipe),
+            task=task,
+            data=None if data is None else str(data),
+            reward=reward,
+            chain=chain,
+            steps=steps,
+            prompts=prompts,
+            group=group,
+            updates=updates,
+            micro_batches=micro_batches,
+            length=length,
+            temperature=temperature,
+            learning_rate=learning_rate,
+            held_out=held_out,
+            every=every,
+            seed=seed,
+        )
+        train(run, out, threads)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 BENCHMARKS = {
     "frontier": "Accuracy against the share of tokens by the large model: `ead` and its controls.",
     "truncation": "Top-W and its rivals at five temperatures: accuracy, kept tokens, diversity.",

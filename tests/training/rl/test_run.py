@@ -1,0 +1,132 @@
+"""`waver train rl`: runs that end, go on exactly and are served; tasks and settings that are read right or refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+pytest.importorskip("trl")
+
+from typer.testing import CliRunner
+
+from engines.base import Sampling
+from engines.config import TransformersConfig
+from engines.transformers import TransformersEngine
+from training.rl.monitor import read
+from training.rl.run import parse_settings
+from training.rl.tasks import arithmetic, from_file, last_number, same_number
+from training.world import draw
+from waver import app
+
+SMALL_RUN = ("--steps", "2", "--prompts", "2", "--group", "4", "--held-out", "4", "--every", "1", "--chain", "3", "4")
+
+
+def waver(*options: Any) -> str:
+    """What `waver train rl` prints; it must end well."""
+    result = CliRunner().invoke(app, ["train", "rl", *map(str, options)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+async def test_a_run_goes_on_exactly_and_is_served(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    recipe = ("--base", "dapo", "--set", "clip_high=0.25", "--set", "entropy=0.01", "--set", "dynamic_sampling=false")
+    waver("--out", out, *recipe, *SMALL_RUN)
+    whole, lines = load_file(out / "model" / "model.safetensors"), read(out / "metrics.jsonl")
+    assert [line["update"] for line in lines if "reward" in line] == [1, 3]
+    assert [line["step"] for line in lines if "eval_reward" in line] == [0, 1, 2]
+    assert (out / "curves.png").stat().st_size > 10_000
+    assert list((out / "runs").rglob("events.out.tfevents.*"))
+    assert json.loads((out / "run.json").read_text())["recipe"]["clip_high"] == 0.25
+
+    shutil.rmtree(out / "checkpoint-4")
+    shutil.rmtree(out / "model")
+    assert "going on from" in waver("--out", out, *recipe, *SMALL_RUN).replace("\n", " ")
+    again = load_file(out / "model" / "model.safetensors")
+    assert all((again[name] == whole[name]).all() for name in whole)
+    timed = ("time", "second", "runtime", "train_loss", "flos")
+    plain = [
+        [{k: v for k, v in x.items() if not any(t in k for t in timed)} for x in run]
+        for run in (lines, read(out / "metrics.jsonl"))
+    ]
+    assert plain[0] == plain[1]
+    other = CliRunner().invoke(app, ["train", "rl", "--out", str(out), *SMALL_RUN], env={"COLUMNS": "500"})
+    assert other.exit_code == 2
+    assert "holds another run" in other.output
+
+    engine = TransformersEngine("trained", TransformersConfig(model=str(out / "model")))
+    try:
+        steps = [step async for step in engine.generate([1, 5, 6], Sampling(max_tokens=3, temperature=0.0))]
+        assert steps
+    finally:
+        await engine.aclose()
+
+
+def test_settings_of_the_command_line_go_over_the_file(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("base: dapo\nmethods: [earl, {name: steer, smallest: 0.5}]\nkl: 0.1\n")
+    given = ["kl=1e-3", "steer.smallest=0.25", "lab.mine.share=2"]
+    assert parse_settings("grpo", ["lab.mine"], given, tmp_path / "recipe.yaml") == {
+        "base": "dapo",
+        "methods": [{"name": "earl"}, {"name": "steer", "smallest": 0.25}, {"name": "lab.mine", "share": 2}],
+        "kl": 1e-3,
+    }
+
+
+@pytest.mark.parametrize(("given", "reason"), [("kl", "is not a setting"), ("steer.x=1", "add --method steer")])
+def test_settings_that_cannot_be_are_refused(given: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_settings("grpo", [], [given])
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--base", "nothing"), "no base 'nothing'"),
+        (("--task", "gsm8k"), "needs --data"),
+        (("--task", "riddles"), "no task 'riddles'"),
+        (("--updates", "3"), "cannot be cut into 3 updates"),
+    ],
+)
+def test_what_cannot_be_done_is_said(options: tuple[str, ...], reason: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["train", "rl", "--out", str(tmp_path / "run"), *options], env={"COLUMNS": "500"})
+    assert result.exit_code == 2
+    assert reason in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_sums_are_not_those_held_out() -> None:
+    task = arithmetic(200, 50, seed=3, steps=(2, 4))
+    assert [row["question"] for row in task.held_out] == [i.prompt for i in draw("arithmetic", 3, 50, steps=(2, 4))]
+    assert not {row["question"] for row in task.train} & {row["question"] for row in task.held_out}
+    row = task.train[0]
+    texts = [f"The answer is {row['answer']}.", "The answer is 1000."]
+    assert task.reward(texts, question=[row["question"]] * 2, answer=[row["answer"]] * 2) == [1, 0]
+
+
+def test_answers_as_gsm8k_writes_them() -> None:
+    assert last_number("48/2 = <<48/2=24>>24 clips.\n#### 1,072") == "1072"
+    assert last_number("none") is None
+    completions = [[{"role": "assistant", "content": text}] for text in ("so $1,072.00", "1073", "no idea")]
+    assert same_number(completions, ["#### 1072"] * 3) == [1, 0, 0]
+
+
+def test_a_file_is_gone_through_in_passes_and_its_end_is_held_out(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps({"question": f"q{i}", "answer": f"#### {i}"}) + "\n" for i in range(5)))
+    task = from_file(path, rows=7, held_out=2, seed=0)
+    asked = [row["question"] for row in task.train]
+    assert sorted(asked[:3]) == sorted(asked[3:6]) == ["q0", "q1", "q2"]
+    assert [row["question"] for row in task.held_out] == ["q3", "q4"]
+    for line, reason in (
+        ("{", "line 1: not JSON"),
+        ('{"q": 1}', "string `question`"),
+        ('{"question": "a"}', "no number"),
+    ):
+        path.write_text(line)
+        with pytest.raises(ValueError, match=reason):
+            from_file(path, rows=1, held_out=0, seed=0)

@@ -1,0 +1,192 @@
+"""`waver train rl`: a causal language model, a recipe and a checkable task, through TRL, into a folder that is served.
+
+The folder holds `model/` (to serve), `metrics.jsonl`, TensorBoard's `runs/`, `curves.png`, `run.json` and the last two
+checkpoints. The same command in the same folder goes on from the last checkpoint as if it had not been stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from datasets import Dataset
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig
+
+from training.rl.adapters.trl_trainer import RecipeTrainer
+from training.rl.monitor import Monitor, plot
+from training.rl.recipe import Recipe
+from training.rl.registry import make_recipe
+from training.rl.tasks import Verifiable, arithmetic, custom, from_file, same_number
+
+console = Console()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is, down to its seed; a stopped run goes on only as the same one."""
+
+    model: str
+    recipe: dict[str, Any]
+    task: str = "arithmetic"
+    data: str | None = None
+    reward: str | None = None
+    chain: tuple[int, int] = (4, 8)
+    steps: int = 100
+    prompts: int = 16
+    group: int = 8
+    updates: int = 2
+    micro_batches: int = 1
+    length: int = 128
+    temperature: float = 1.0
+    learning_rate: float = 1e-4
+    held_out: int = 128
+    every: int = 20
+    seed: int = 1
+
+
+def parse_settings(base: str, methods: Sequence[str], given: Sequence[str], file: Path | None = None) -> dict[str, Any]:
+    """The arguments of `make_recipe` from a YAML file, and what the command line puts over it.
+
+    `given` are `key=value` for the base and `method.key=value` for a method; values are read as JSON or YAML.
+
+    Raises:
+        ValueError: a setting is not key=value, or the file is not a mapping.
+    """
+    recipe: dict[str, Any] = {"base": base}
+    if file is not None:
+        read = yaml.safe_load(file.read_text())
+        if not isinstance(read, dict):
+            raise ValueError(f"{file}: a recipe is a mapping with `base`, `methods` and settings")
+        recipe |= read
+    listed = [{"name": m} if isinstance(m, str) else dict(m) for m in (*recipe.get("methods", ()), *methods)]
+    for entry in given:
+        key, sign, value = entry.partition("=")
+        if not key or not sign:
+            raise ValueError(f"{entry!r} is not a setting: write key=value, or method.key=value")
+        name, dot, parameter = key.rpartition(".")
+        target = next((m for m in listed if m["name"] == name), None) if dot else recipe
+        if target is None:
+            raise ValueError(f"{entry!r} sets a parameter of {name}, which is not in the recipe: add --method {name}")
+        target[parameter if dot else key] = _value(value)
+    return {**recipe, "methods": listed}
+
+
+def _value(written: str) -> Any:
+    """As JSON, which knows `1e-3` for a number, or else as YAML."""
+    try:
+        return json.loads(written)
+    except json.JSONDecodeError:
+        return yaml.safe_load(written)
+
+
+def questions(run: Run) -> Verifiable:
+    """The run's task.
+
+    Raises:
+        ValueError: there is no such task, or its data cannot be used.
+    """
+    rows = run.steps * run.prompts
+    if run.task == "arithmetic":
+        return arithmetic(rows, run.held_out, run.seed, run.chain)
+    if run.task not in ("gsm8k", "custom"):
+        raise ValueError(f"there is no task {run.task!r}; there are arithmetic, gsm8k, custom")
+    if run.data is None:
+        raise ValueError(f"the task {run.task} needs --data, a JSONL file with a `question` in each line")
+    if run.task == "custom" and run.reward is None:
+        raise ValueError("the task custom needs --reward module:function")
+    reward = same_number if run.reward is None else custom(run.reward)
+    return from_file(Path(run.data), rows, run.held_out, run.seed, reward)
+
+
+def train(run: Run, out: Path, threads: int = 1) -> Path:
+    """Train, or go on; returns the folder of the trained model.
+
+    Raises:
+        ValueError: what is asked for cannot be done (`RecipeError` is one), or `out` holds another run.
+    """
+    rows = run.prompts * run.group
+    if rows % (run.updates * run.micro_batches):
+        raise ValueError(
+            f"{rows} rows a step ({run.prompts} prompts of {run.group}) cannot be cut into {run.updates} updates of "
+            f"{run.micro_batches} micro-batches"
+        )
+    recipe = make_recipe(**{"max_length": run.length, **run.recipe})
+    task = questions(run)
+    out.mkdir(parents=True, exist_ok=True)
+    record = json.loads(json.dumps(asdict(run)))
+    if (past := out / "run.json").exists() and json.loads(past.read_text()) != record:
+        raise ValueError(f"{out} holds another run: choose another --out, or give the same options to go on")
+    past.write_text(json.dumps(record, indent=1) + "\n")
+    torch.set_num_threads(threads)
+    checkpoint = get_last_checkpoint(str(out))
+    trainer = _trainer(run, recipe, task, out, resumed=checkpoint is not None)
+    if checkpoint is not None:
+        console.print(f"going on from {checkpoint}")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(str(out / "model"))
+    plot(out / "metrics.jsonl", out / "curves.png")
+    console.print(f"The model is in {out / 'model'}, its curves in {out / 'curves.png'}.")
+    return out / "model"
+
+
+def _trainer(run: Run, recipe: Recipe, task: Verifiable, out: Path, *, resumed: bool) -> RecipeTrainer:
+    seeing = any(measure.source == "attention" for measure in recipe.measures)
+    options = {"attn_implementation": "eager"} if seeing or not torch.cuda.is_available() else {}
+    model = AutoModelForCausalLM.from_pretrained(run.model, dtype=torch.float32, **options)
+    tokenizer = AutoTokenizer.from_pretrained(run.model, padding_side="left")
+    size = run.prompts * run.group // (run.updates * run.micro_batches)
+    args = GRPOConfig(
+        output_dir=str(out),
+        use_cpu=not torch.cuda.is_available(),
+        bf16=torch.cuda.is_available(),
+        gradient_checkpointing=False,
+        per_device_train_batch_size=size,
+        per_device_eval_batch_size=64,
+        gradient_accumulation_steps=run.micro_batches,
+        steps_per_generation=run.updates * run.micro_batches,
+        num_generations=run.group,
+        num_generations_eval=1,
+        max_completion_length=run.length,
+        temperature=run.temperature,
+        learning_rate=run.learning_rate,
+        lr_scheduler_type="constant",
+        max_steps=run.steps * run.updates,
+        seed=run.seed,
+        shuffle_dataset=False,
+        logging_steps=1,
+        eval_strategy="steps" if run.held_out else "no",
+        eval_steps=run.every * run.updates,
+        eval_on_start=bool(run.held_out) and not resumed,
+        save_strategy="steps",
+        save_steps=run.every * run.updates,
+        save_total_limit=2,
+        report_to="tensorboard",
+        disable_tqdm=True,
+    )
+    train, held_out = (Dataset.from_list([_asked(row, tokenizer) for row in r]) for r in (task.train, task.held_out))
+    trainer = RecipeTrainer(
+        model,
+        task.reward,
+        args,
+        train,
+        recipe=recipe,
+        eval_dataset=held_out if run.held_out else None,
+        processing_class=tokenizer,
+        callbacks=[Monitor(out / "metrics.jsonl", run.updates, console)],
+    )
+    trainer.remove_callback(PrinterCallback)  # our bar and our file take its place
+    return trainer
+
+
+def _asked(row: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """A row with its prompt: a user's message where the model has a chat template, else the question itself."""
+    question = row["question"]
+    return {**row, "prompt": [{"role": "user", "content": question}] if tokenizer.chat_template else question}

@@ -1,0 +1,116 @@
+"""What can be trained on because an answer can be checked: sums, word problems as GSM8K has them, or your own."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from training.world import TASKS, draw, score_text
+
+Reward = Callable[..., list[float]]
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Verifiable:
+    """Questions and their checker.
+
+    `train` and `held_out` are rows with `question` and the columns that the reward function takes by name, beside
+    `prompts` and `completions`.
+    """
+
+    train: list[dict[str, Any]]
+    held_out: list[dict[str, Any]]
+    reward: Reward
+
+
+def text(completion: Any) -> str:
+    """What was written, from a string or a list of messages."""
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
+
+
+def arithmetic(rows: int, held_out: int, seed: int, steps: tuple[int, int]) -> Verifiable:
+    """Chains of additions and subtractions of the bundled world; a reward of 1 for the right sum.
+
+    Training draws from a stream of its own, `held_out` is `training.world.draw("arithmetic", seed)`.
+    """
+    rng = random.Random(f"rl:arithmetic:{seed}")
+    drawn = [TASKS["arithmetic"](rng, steps=steps) for _ in range(rows)]
+    kept = draw("arithmetic", seed, held_out, steps=steps)
+
+    def right(completions: list[Any], question: list[str], answer: list[str], **_: Any) -> list[float]:
+        asked = zip(question, answer, map(text, completions), strict=True)
+        return [float(score_text("arithmetic", *row)) for row in asked]
+
+    train, test = ([{"question": item.prompt, "answer": item.answer} for item in items] for items in (drawn, kept))
+    return Verifiable(train, test, right)
+
+
+def last_number(words: str) -> str | None:
+    """The last number in a text, without its thousands separators; GSM8K writes it after `####`."""
+    found = NUMBER.findall(words)
+    return found[-1].replace(",", "") if found else None
+
+
+def same_number(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
+    """1 where the last number of a completion is that of the answer."""
+    pairs = zip(map(last_number, map(text, completions)), map(last_number, answer), strict=True)
+    return [
+        float(found is not None and wanted is not None and float(found) == float(wanted)) for found, wanted in pairs
+    ]
+
+
+def from_file(path: Path, rows: int, held_out: int, seed: int, reward: Reward = same_number) -> Verifiable:
+    """Questions of a JSONL file, each line an object with `question` and what the reward takes (for GSM8K, `answer`).
+
+    The last `held_out` lines are kept back. The others are gone through in a random order, again and again.
+
+    Raises:
+        ValueError: a line is not such an object, or too few of them are there.
+    """
+    read: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict) or not isinstance(row.get("question"), str):
+            raise ValueError(f"{path}, line {number}: an object with a string `question` is wanted")
+        if reward is same_number and last_number(str(row.get("answer", ""))) is None:
+            raise ValueError(f"{path}, line {number}: `answer` has no number; other answers need --reward")
+        read.append(row)
+    if len(read) <= held_out:
+        raise ValueError(f"{path} has {len(read)} questions, and {held_out} are to be held out: none is left")
+    split = len(read) - held_out
+    return Verifiable(_again(read[:split], rows, seed), read[split:], reward)
+
+
+def _again(items: Sequence[dict[str, Any]], rows: int, seed: int) -> list[dict[str, Any]]:
+    rng = random.Random(f"rl:file:{seed}")
+    found: list[dict[str, Any]] = []
+    while len(found) < rows:
+        found += rng.sample(items, len(items))
+    return found[:rows]
+
+
+def custom(name: str) -> Reward:
+    """The function `module:function`, looked for in the working directory too.
+
+    Raises:
+        ValueError: there is none.
+    """
+    module, _, function = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"no reward function {name!r}; it is named module:function ({error})") from None
+    return found  # type: ignore[no-any-return]

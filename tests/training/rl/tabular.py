@@ -35,8 +35,8 @@ class Table:
         where = torch.arange(prompts).repeat_interleave(group)
         for step in range(1, steps + 1):
             logprob = self.theta.log_softmax(-1)
-            draws = [torch.multinomial(row.exp(), group, True, generator=self.generator).T for row in logprob]
-            tokens = torch.stack(draws)
+            draws = torch.multinomial(logprob.exp().flatten(0, 1), group, True, generator=self.generator)
+            tokens = draws.view(prompts, positions, group).transpose(1, 2)
             reward = self.score(tokens, self.generator)
             mixed = (reward != reward[:, :1]).any(1).repeat_interleave(group)
             tokens = tokens.flatten(0, 1)[mixed]

@@ -159,7 +159,7 @@ def test_entropy_rises_as_the_threshold_falls_and_not_by_chance() -> None:
         return 1 - ((torch.rand(b.mask.shape, generator=g) < 0.25) & (b.advantage < 0)).to(b.mask.dtype)
 
     def entropy(made: Recipe) -> float:
-        return Bandits(0).run(made, steps=120).entropy()
+        return Bandits(0).run(made, steps=100).entropy()
 
     def clip_at(threshold: float) -> Recipe:
         return make_recipe("grpo", [{"name": "entropy_dynamics", "threshold": threshold}])

@@ -49,3 +49,11 @@ def middle(values: Sequence[float]) -> dict[str, float | int]:
     """Median and spread of repeated runs."""
     median = float(np.median(values))
     return {"median": median, "lowest": float(min(values)), "highest": float(max(values)), "runs": len(values)}
+
+
+def mean_interval(values: Array) -> tuple[float, float]:
+    """Student's interval of a mean, for few runs; the mean itself if they are all alike."""
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half

@@ -220,6 +220,7 @@ def calibrate_l_rag(
         waver calibrate l_rag questions.jsonl --collection handbook --loss 0.01
     """
     import os
+    from functools import partial
 
     import yaml
     from rich.console import Console
@@ -235,14 +236,23 @@ def calibrate_l_rag(
             collection, gate, pooling, {key: yaml.safe_load(value) for key, _, value in pairs}, rate, loss, scorer
         )
         asked = questions_for(questions, wanted, Console(stderr=True))
-        common = {"model": model, "at_once": at_once, "out": out, "temperature": temperature, "max_tokens": max_tokens}
+        run = partial(
+            calibrate,
+            asked,
+            wanted,
+            model=model,
+            at_once=at_once,
+            out=out,
+            temperature=temperature,
+            max_tokens=max_tokens,
+        )
         if base_url is not None:
-            status = calibrate(asked, wanted, base_url, os.environ.get("WAVER_API_KEY"), **common)
+            status = run(base_url, os.environ.get("WAVER_API_KEY"))
         else:
             from server.run import serving
 
             with serving(config) as (address, key):
-                status = calibrate(asked, wanted, address, key, **common)
+                status = run(address, key)
     except yaml.YAMLError as error:
         raise typer.BadParameter(f"the value cannot be read: {error}", param_hint="--set") from None
     except (ValueError, Refused) as error:

@@ -21,7 +21,7 @@ class Monitor(TrainerCallback):
         self.metrics, self.updates, self.console = metrics, updates, console
         words = TextColumn("reward {task.fields[reward]:.3f}, entropy {task.fields[entropy]:.3f}")
         self.bar = Progress(*COLUMNS, words, console=console)
-        self.last = {"reward": float("nan"), "entropy": float("nan")}
+        self.last: dict[str, Any] = {"reward": float("nan"), "entropy": float("nan")}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Lines of steps that a stopped run had taken beyond its last checkpoint are dropped."""

@@ -113,4 +113,4 @@ def custom(name: str) -> Reward:
         found = getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"no reward function {name!r}; it is named module:function ({error})") from None
-    return found  # type: ignore[no-any-return]
+    return found

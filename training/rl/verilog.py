@@ -172,7 +172,8 @@ def rewards(
         SimulatorMissing: `iverilog` or `vvp` is not on the path.
     """
     with ThreadPoolExecutor(at_once) as pool:
-        verdicts = pool.map(lambda pair: judge(*pair, limits), zip(responses, tasks, strict=True))
+        pairs = zip(responses, tasks, strict=True)
+        verdicts = pool.map(lambda pair: judge(pair[0], pair[1], limits), pairs)
         return [verdict.reward for verdict in verdicts]
 
 

@@ -1,0 +1,151 @@
+"""Recipes in verl: the base loss and advantages, and methods that need no entropies, registered under the name `waver`.
+
+    actor_rollout_ref.model.external_lib=training.rl.adapters.verl
+    actor_rollout_ref.actor.policy_loss.loss_mode=waver  algorithm.adv_estimator=waver
+
+Importing this module in a process with WAVER_RECIPE set, the path of a YAML file with `make_recipe`'s arguments,
+registers that recipe there; the driver has to import it too, for the advantages. verl's registries hand over neither
+entropies nor whole steps, so a method whose hooks read them is refused. Written from the signatures of verl 0.10.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from training.rl.batch import Batch, Rollouts
+from training.rl.composition import RecipeError
+from training.rl.method import Method
+from training.rl.recipe import Recipe
+from training.rl.registry import make_recipe
+
+NAME = "waver"
+HOOKS = {"reward", "advantage", "ratio_clip"}
+"""What verl's two registries have a place for."""
+ELSEWHERE = {
+    "kl": "set actor.use_kl_loss and actor.kl_loss_coef in verl, and kl=0",
+    "entropy": "set actor.entropy_coeff in verl, and entropy=0",
+    "dynamic_sampling": "set algorithm.filter_groups in verl, and dynamic_sampling=false",
+    "mask_truncated": "verl does not say which rows were cut; set mask_truncated=false",
+}
+"""Settings that verl has a place for outside its registries, and what to do."""
+
+
+def check(recipe: Recipe) -> None:
+    """Whether verl's registries can carry the recipe.
+
+    Raises:
+        RecipeError: they cannot, with what to do instead.
+    """
+    for setting, advice in ELSEWHERE.items():
+        if getattr(recipe.settings, setting):
+            raise RecipeError(f"{setting} is not for a registered loss: {advice}")
+    if recipe.settings.denominator != "all":
+        raise RecipeError("verl divides by all valid tokens: set denominator=all")
+    plain = {field.name for field in fields(Method)} - {"name", "paper", "summary", "state", "defaults", "excludes"}
+    for method in recipe.methods:
+        for hook in sorted(plain - HOOKS):
+            if getattr(method, hook):
+                raise RecipeError(f"{method.name} needs {hook}, which verl's registries do not offer: train with TRL")
+
+
+def _batch(mask: torch.Tensor, *, old: torch.Tensor, reward: torch.Tensor, group: torch.Tensor) -> Batch:
+    """Rows of which verl says no more than this; what it does not say of entropies is nan."""
+    no = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+    rows = Rollouts(
+        mask=mask.to(old.dtype),
+        reward=reward,
+        group=group,
+        correct=reward > 0,
+        draw=no.long(),
+        truncated=no,
+        tokens=torch.zeros_like(mask, dtype=torch.long),
+    )
+    return Batch.of(rows, old_logprob=old, entropy=torch.full_like(old, torch.nan))
+
+
+def policy_loss(recipe: Recipe) -> Callable[..., tuple[torch.Tensor, dict[str, float]]]:
+    """The recipe as verl calls a policy loss: a scalar and metrics from `[B, T]` tensors of a micro-batch.
+
+    Raises:
+        RecipeError: `check` refuses the recipe; when called, `loss_agg_mode` is not the recipe's aggregation.
+    """
+    check(recipe)
+
+    def loss(
+        old_log_prob: torch.Tensor,
+        log_prob: torch.Tensor,
+        advantages: torch.Tensor,
+        response_mask: torch.Tensor,
+        loss_agg_mode: str = "token-mean",
+        config: Any = None,
+        rollout_is_weights: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        s = recipe.settings
+        if s.ratio != "gspo" and loss_agg_mode != s.aggregation:
+            raise RecipeError(f"the recipe aggregates by {s.aggregation}: set actor.loss_agg_mode to that")
+        nothing = torch.zeros(len(log_prob), device=log_prob.device)
+        batch = _batch(response_mask, old=old_log_prob, reward=nothing, group=nothing.long()).counted()
+        whole = getattr(config, "global_batch_info", None) or {}
+        share = whole.get("dp_size", 1)  # verl averages over so many workers afterwards
+        totals = dict(batch.totals)
+        for name, given in (("tokens", "batch_num_tokens"), ("rows", "global_batch_size")):
+            if whole.get(given) is not None:
+                totals[name] = float(whole[given]) / share
+        weight = batch.weight if rollout_is_weights is None else rollout_is_weights.detach()
+        batch = replace(batch, logprob=log_prob, advantage=advantages, weight=weight, totals=totals)
+        total, metrics = recipe.loss(batch)
+        return total, {f"actor/{name}": value for name, value in metrics.items()}
+
+    return loss
+
+
+def advantage(recipe: Recipe) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """The recipe as verl calls an advantage estimator: `[B, T]` advantages, and the same as returns.
+
+    Raises:
+        RecipeError: `check` refuses the recipe.
+    """
+    check(recipe)
+
+    def estimate(
+        token_level_rewards: torch.Tensor, response_mask: torch.Tensor, config: Any = None, index: Any = None, **_: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if index is None:
+            raise RecipeError("the advantages of a group need `uid`, which says whose rows belong together")
+        _, group = np.unique(np.asarray(index).astype(str), return_inverse=True)
+        batch = _batch(
+            response_mask,
+            old=torch.zeros_like(token_level_rewards),
+            reward=token_level_rewards.sum(1),
+            group=torch.as_tensor(group, device=token_level_rewards.device),
+        )
+        found = recipe.advantages(batch).advantage
+        return found, found
+
+    return estimate
+
+
+def register(recipe: Recipe, name: str = NAME) -> None:
+    """Put a recipe into verl's registries, in this process.
+
+    Raises:
+        RecipeError: `check` refuses it. ModuleNotFoundError: verl is not installed.
+    """
+    loss, estimate = policy_loss(recipe), advantage(recipe)
+    from verl.trainer.ppo import core_algos
+
+    core_algos.register_policy_loss(name)(loss)
+    core_algos.register_adv_est(name)(estimate)
+
+
+if (_file := os.environ.get("WAVER_RECIPE")) and find_spec("verl") is not None:
+    register(make_recipe(**yaml.safe_load(Path(_file).read_text())))

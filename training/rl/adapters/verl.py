@@ -121,7 +121,7 @@ def advantage(recipe: Recipe) -> Callable[..., tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if index is None:
             raise RecipeError("the advantages of a group need `uid`, which says whose rows belong together")
-        _, group = np.unique(np.asarray(index).astype(str), return_inverse=True)
+        group = np.unique(np.asarray(index).astype(str), return_inverse=True)[1]
         batch = _batch(
             response_mask,
             old=torch.zeros_like(token_level_rewards),

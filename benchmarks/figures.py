@@ -186,18 +186,23 @@ def l_rag(numbers: Mapping[str, Any], out: Path, name: str = "l_rag") -> None:
         figure, columns = plt.subplots(1, len(engines), figsize=(10, 4.6), layout="constrained", sharey=True)
         for axes, (engine, told) in zip(columns, engines.items(), strict=True):
             ends = [row for row in told["rows"] if row["policy"] in ("never", "always")]
-            coin = sorted([*ends, *(row["random"] for row in told["sweep"])], key=lambda row: row["rate"])
-            for label, rows, colour, marker in (
-                ("a coin", coin, GREY, "D"),
-                ("entropy, ten thresholds", sorted(told["sweep"], key=lambda row: row["rate"]), SHADES[1], "o"),
-            ):
-                rates, shares = [row["rate"] for row in rows], [row["accuracy"] for row in rows]
-                bounds = list(zip(*(row["accuracy_interval"] for row in rows), strict=True))
-                around = [
-                    [share - low for share, low in zip(shares, bounds[0], strict=True)],
-                    [high - share for share, high in zip(shares, bounds[1], strict=True)],
-                ]
-                axes.errorbar(rates, shares, around, label=label, color=colour, marker=marker, capsize=2)
+            axes.plot([row["rate"] for row in ends], [row["accuracy"] for row in ends], ":", color=GREY, label="a coin")
+            rows = sorted(told["sweep"], key=lambda row: row["rate"])
+            shares = [row["accuracy"] for row in rows]
+            low, high = zip(*(row["accuracy_interval"] for row in rows), strict=True)
+            around = [
+                [share - below for share, below in zip(shares, low, strict=True)],
+                [above - share for share, above in zip(shares, high, strict=True)],
+            ]
+            axes.errorbar(
+                [row["rate"] for row in rows],
+                shares,
+                around,
+                label="entropy, ten thresholds",
+                color=SHADES[1],
+                marker="o",
+                capsize=2,
+            )
             others = [row for row in told["rows"] if row["policy"] not in ("never", "always", "entropy")]
             axes.scatter([r["rate"] for r in others], [r["accuracy"] for r in others], color=BLUE, marker="s", zorder=3)
             for row in [*others, *ends]:

@@ -114,7 +114,7 @@ def test_l_rag(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(l_rag.corpus(3, 1)) == 12
     for told in found["engines"].values():
         rows = {row["policy"]: row for row in told["rows"]}
-        assert set(rows) == {"never", "always", "entropy", "flare", "oracle"}
+        assert set(rows) == {"never", "always", "entropy", "random", "flare", "oracle"}
         assert (rows["never"]["rate"], rows["always"]["rate"], rows["always"]["over"]) == (0, 1, 0)
         for row in told["sweep"]:
             assert abs(row["rate"] - row["calibrated_rate"]) < 0.35

@@ -31,6 +31,7 @@ MODEL = "model"
 """The name under which both serve it."""
 CONCURRENCIES = {1: 4, 8: 24, 32: 64}
 """Requests at a time, and the requests of one load."""
+BATCHES = list(CONCURRENCIES)
 TEMPERATURES = (0.0, 1.0)
 ARGS: dict[str, Any] = {
     "dtype": "float32",
@@ -154,7 +155,8 @@ def servers(model: Path, args: Mapping[str, Any], folder: Path) -> Iterator[dict
     ports = {name: free_port() for name in (WAVER, VLLM)}
     file = folder / "waver.yaml"
     engines = {MODEL: {"backend": "vllm", "model": str(model), "args": dict(args)}}
-    file.write_text(yaml.safe_dump({"engines": engines, "server": {"port": ports[WAVER]}}))
+    server = {"port": ports[WAVER], "max_concurrency": args["max_num_seqs"]}
+    file.write_text(yaml.safe_dump({"engines": engines, "server": server}))
     waver = [sys.executable, "-m", "waver", "serve", "--config", str(file)]
     vllm = vllm_command(model, args, ports[VLLM])
     with (
@@ -233,12 +235,16 @@ def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
     share = 4 if settings["quick"] else 1
     loads = {
         f"{concurrency} at a time, temperature {temperature:g}": Load(
-            concurrency, max(requests // share, concurrency), temperature, prompt, tokens
+            concurrency,
+            max(CONCURRENCIES.get(concurrency, 2 * concurrency) // share, concurrency),
+            temperature,
+            prompt,
+            tokens,
         )
-        for concurrency, requests in CONCURRENCIES.items()
+        for concurrency in settings["batches"]
         for temperature in TEMPERATURES
     }
-    args = ARGS | {"enforce_eager": settings["eager"]}
+    args = ARGS | {"enforce_eager": settings["eager"], "max_num_seqs": max(ARGS["max_num_seqs"], *settings["batches"])}
     found: dict[str, Any] = {"args": args, "models": {}}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -326,6 +332,7 @@ def main(
     tokens: Annotated[int, typer.Option(min=8, max=256, help="Tokens of an answer.")] = 64,
     eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: it starts sooner.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Short loads on the random model alone.")] = False,
+    batches: Annotated[list[int], typer.Option(min=1, help="Requests at a time.")] = BATCHES,
     seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 1,
     out: report.Out = report.RESULTS,
 ) -> None:

@@ -29,12 +29,15 @@ from benchmarks.stats import middle
 from benchmarks.vllm_hand_over import CONTEXTS, SEGMENT, hand_overs
 from engines.base import Gate, Sampling
 from engines.vllm.ask import KEY, Ask
-from engines.vllm.board import DEPTH, ROWS, TOP, WORDS
+from engines.vllm.board import BYTES, ROWS
 from engines.vllm.core import Core, Running
 from engines.vllm.decoder import Decoder
 
 CONCURRENCIES = {1: 64, 32: 32, 64: 20}
 """Requests at a time, and the tokens of each."""
+BATCHES = list(CONCURRENCIES)
+FEWEST = 20
+"""Tokens of each where more are asked at a time."""
 PROMPT = 4
 """Tokens of a prompt: only steps are measured."""
 VOCABULARIES = (32768, 131072)
@@ -158,22 +161,23 @@ def worker() -> int:
     return found
 
 
-async def memory(bench: Bench, vocabulary: int) -> dict[str, int]:
-    """Bytes of the extra state: the tables in the worker for a batch of 64, the board, and what the worker grew by when
-    64 requests asked for everything after 64 that asked for nothing."""
-    decoder = Decoder(ARGS["max_num_seqs"], vocabulary, vocabulary, torch.device("cpu"))
+async def memory(bench: Bench, vocabulary: int, batch: int) -> dict[str, int]:
+    """Bytes of the extra state: the tables in the worker for the largest batch, the board, and what the worker grew by
+    when such a batch asked for everything after one that asked for nothing."""
+    decoder = Decoder(batch, vocabulary, vocabulary, torch.device("cpu"))
     for _ in range(2):
-        await bench.step(WAYS["vLLM, temperature 1"], ARGS["max_num_seqs"], 8)
+        await bench.step(WAYS["vLLM, temperature 1"], batch, 8)
     before = resident(worker())
     for _ in range(2):
-        await bench.step(WAYS["exact entropy, gate and seeded draw, temperature 1"], ARGS["max_num_seqs"], 8)
+        await bench.step(WAYS["exact entropy, gate and seeded draw, temperature 1"], batch, 8)
     grown = resident(worker()) - before
-    return {"tables": decoder.nbytes, "board": ROWS * DEPTH * (WORDS + 2 * TOP) * 4, "grown": grown}
+    return {"tables": decoder.nbytes, "board": BYTES, "grown": grown}
 
 
 async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
     quick, runs = settings["quick"], settings["runs"]
-    args = ARGS | {"enforce_eager": settings["eager"]}
+    batches = [batch for batch in settings["batches"] if not quick or batch < 64]
+    args = ARGS | {"enforce_eager": settings["eager"], "max_num_seqs": max(ARGS["max_num_seqs"], *settings["batches"])}
     found: dict[str, Any] = {"args": args, "vocabularies": {}}
     with tempfile.TemporaryDirectory() as scratch:
         for vocabulary in VOCABULARIES[: 1 if quick else None]:
@@ -184,14 +188,15 @@ async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
                 bar.remove_task(waiting)
                 assert core.running is not None
                 bench = Bench(core.running, vocabulary, settings["seed"])
-                held = await memory(bench, vocabulary)  # first: the worker has not grown yet
+                held = await memory(bench, vocabulary, args["max_num_seqs"])  # first: the worker has not grown yet
                 found["vocabularies"][vocabulary] = {
                     "parameters": parameters,
                     "memory": held,
                     "steps": {
-                        batch: await bench.compare(batch, tokens, runs, bar, f"vocabulary {vocabulary}")
-                        for batch, tokens in CONCURRENCIES.items()
-                        if not quick or batch < 64
+                        batch: await bench.compare(
+                            batch, CONCURRENCIES.get(batch, FEWEST), runs, bar, f"vocabulary {vocabulary}"
+                        )
+                        for batch in batches
                     },
                 }
         found["hand_over"] = await hand_overs(Path(scratch), args, runs, settings["seed"], bar)
@@ -222,7 +227,7 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         "![Steps](vllm_steps.png)",
         *(part for vocabulary, found in numbers["vocabularies"].items() for part in _steps(vocabulary, found)),
         *_hand_over(numbers["hand_over"]),
-        *_memory(numbers["vocabularies"]),
+        *_memory(numbers["vocabularies"], numbers["args"]["max_num_seqs"]),
         f"vLLM's arguments: {', '.join(f'{key}={value}' for key, value in numbers['args'].items())}; the others as "
         "Waver sets them. On a CPU vLLM leaves one core to everything but its worker.",
     ]
@@ -266,16 +271,16 @@ def _hand_over(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _memory(vocabularies: Mapping[Any, Any]) -> list[str]:
+def _memory(vocabularies: Mapping[Any, Any], batch: int) -> list[str]:
     rows = [
         [f"{vocabulary:,}", *(f"{found['memory'][part] / 2**20:.1f} MiB" for part in ("tables", "board", "grown"))]
         for vocabulary, found in vocabularies.items()
     ]
     return [
         "## Memory",
-        f"For a batch of {ARGS['max_num_seqs']}: the tables of windows and crossings in the worker; the board, shared "
-        "with the server; and by how much the worker's resident memory grew when all rows asked for everything, after "
-        "vLLM had drawn for as many rows by itself (what it has touched of the board is in it).",
+        f"For a batch of {batch}: the tables of windows and crossings in the worker; the board, shared with the "
+        "server; and by how much the worker's resident memory grew when all rows asked for everything, after vLLM had drawn "
+        "for as many rows by itself (what it has touched of the board is in it).",
         report.table(("vocabulary", "tables", "board", "growth of the worker"), rows),
     ]
 
@@ -290,6 +295,7 @@ def main(
     runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 5,
     eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: it starts sooner.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="One vocabulary, and no batch of 64.")] = False,
+    batches: Annotated[list[int], typer.Option(min=1, max=ROWS, help="Requests at a time.")] = BATCHES,
     seed: Annotated[int, typer.Option(help="Seed of prompts and draws.")] = 1,
     out: report.Out = report.RESULTS,
 ) -> None:

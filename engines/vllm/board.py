@@ -33,6 +33,8 @@ WORDS = 8
 ENTRY = struct.Struct("4i3f4x")
 WORDS_TOP = 2 + 2 * TOP
 """Alternatives: tag, position; ids, log-probabilities (float32)."""
+BYTES = ROWS * (DEPTH * WORDS + DEPTH_TOP * WORDS_TOP) * 4
+"""Memory of a board."""
 
 Words = np.ndarray[Any, np.dtype[np.int32]]
 
@@ -73,19 +75,18 @@ class Board:
         Raises:
             OSError: there is room nowhere.
         """
-        size = ROWS * (DEPTH * WORDS + DEPTH_TOP * WORDS_TOP) * 4
         for folder in ("/dev/shm", tempfile.gettempdir()):
             with suppress(OSError):
                 handle, name = tempfile.mkstemp(prefix="waver-board-", dir=folder)
                 try:
-                    os.posix_fallocate(handle, 0, size)
+                    os.posix_fallocate(handle, 0, BYTES)
                     return cls(Path(name))
                 except OSError:
                     os.unlink(name)
                     raise
                 finally:
                     os.close(handle)
-        raise OSError(f"there is no room for {size >> 20} MiB in /dev/shm or {tempfile.gettempdir()}")
+        raise OSError(f"there is no room for {BYTES >> 20} MiB in /dev/shm or {tempfile.gettempdir()}")
 
     def read(self, row: int, tag: int, position: int, top: int = 0) -> Entry | None:
         """The entry of a position; None if it is not there (any more), or not with its alternatives."""

@@ -20,12 +20,13 @@ def measure(logits: torch.Tensor) -> Measures:
     any in-place step, so that a compiler makes two passes over memory of it; the value is `shannon_entropy`'s.
     """
     peak = logits.amax(-1, keepdim=True)
-    centred = logits - peak
+    centred = logits - peak.clamp(min=torch.finfo(logits.dtype).min)  # a row may have no token at all
     weights = centred.exp()
     partition = weights.sum(-1)
     weighted = torch.where(weights > 0, weights * centred, 0.0).sum(-1)
     log_partition = partition.log()
-    return log_partition - weighted / partition, peak[:, 0] + log_partition, peak[:, 0]
+    entropy = torch.where(partition > 0, log_partition - weighted / partition, 0.0)
+    return entropy, peak[:, 0] + log_partition, peak[:, 0]
 
 
 @cache

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+import httpx
 import pytest
 
 from engines import UpstreamConfig, load_engine
@@ -145,6 +146,32 @@ async def test_a_gate_beside_min_tokens(up: UpstreamEngine, small: TransformersE
     out = await steps(up, prompt, gate=gate, min_tokens=20)
     assert [step.token for step in out] == [s.token for s in await steps(small, prompt, gate=gate, min_tokens=20)]
     assert (len(out), out[-1].finish) == (4, "gate")
+
+
+async def test_choices_of_one_gated_request(vllm_serve: Served, small: TransformersEngine) -> None:
+    """Without Waver between: each choice ends where its own entropies say."""
+    gate, ended, seen = {"threshold": 1.2, "window": 2, "min_tokens": 2}, list[bool](), set[tuple[int, ...]]()
+    async with httpx.AsyncClient(timeout=120) as client:
+        for seed, question in enumerate(QUESTIONS):
+            prompt = ids(small, question)
+            body = {"model": "small", "prompt": prompt, "n": 2, "seed": seed, "temperature": 1.4, "max_tokens": 20}
+            body |= {"return_token_ids": True, "vllm_xargs": {"waver": json.dumps({"gate": gate})}}
+            choices = (await client.post(f"{vllm_serve.v1}/completions", json=body)).json()["choices"]
+            assert len(choices) == 2
+            for choice in choices:
+                written, fired = choice["token_ids"], choice["stop_reason"] is not None
+                if fired:
+                    assert written.pop() == choice["stop_reason"]
+                # The token after the last one only asks for the distribution that it is drawn from.
+                scored = (await small.score([*prompt, *written, prompt[0]]))[len(prompt) - 1 :]
+                entropies = [step.entropy for step in scored]
+                means = [sum(entropies[max(0, i - 1) : i + 1]) / min(i + 1, 2) for i in range(len(entropies))]
+                above = [i for i, mean in enumerate(means) if i >= 2 and mean >= 1.2]
+                assert above[:1] == [len(written)] if fired else not [i for i in above if i < len(written)]
+                ended.append(fired)
+                seen.add(tuple(written))
+    assert len(set(ended)) == 2
+    assert len(seen) > len(QUESTIONS)
 
 
 async def test_taking_turns(up: UpstreamEngine, small: TransformersEngine) -> None:

@@ -230,8 +230,7 @@ def test_memory_is_bounded_and_stated() -> None:
     assert decoder.nbytes == stated
 
 
-def test_several_choices_among_the_alternatives_of_requests_that_report_and_that_do_not(board: Board) -> None:
-    """Who has no row on the board writes into nobody else's."""
+def test_who_has_no_row_on_the_board_writes_into_nobody_elses(board: Board) -> None:
     decoder = Decoder(4, KNOWN, KNOWN, torch.device("cpu"), board.path)
     how = Sampling(temperature=0.0, top_logprobs=4)
     before = board.top.copy(), board.words.copy()

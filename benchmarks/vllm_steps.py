@@ -279,8 +279,8 @@ def _memory(vocabularies: Mapping[Any, Any], batch: int) -> list[str]:
     return [
         "## Memory",
         f"For a batch of {batch}: the tables of windows and crossings in the worker; the board, shared with the "
-        "server; and by how much the worker's resident memory grew when all rows asked for everything, after vLLM had drawn "
-        "for as many rows by itself (what it has touched of the board is in it).",
+        "server; and by how much the worker's resident memory grew when all rows asked for everything, after vLLM had "
+        "drawn for as many rows by itself (what it has touched of the board is in it).",
         report.table(("vocabulary", "tables", "board", "growth of the worker"), rows),
     ]
 

@@ -87,7 +87,7 @@ def test_nothing_is_lost_on_the_way_to_the_worker(data: st.DataObject) -> None:
 def test_every_field_is_tried() -> None:
     assert {field.name for field in fields(Sampling)} == {*SAMPLING, "gate"}
     assert {field.name for field in fields(Ask)} == {
-        "gate", "sampling", "transforms", "temperature", "ends", "stop", "slot", "tag",
+        "gate", "sampling", "transforms", "temperature", "ends", "given", "stop", "slot", "tag",
     }  # fmt: skip
 
 

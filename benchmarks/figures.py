@@ -205,10 +205,14 @@ def l_rag(numbers: Mapping[str, Any], out: Path, name: str = "l_rag") -> None:
             )
             others = [row for row in told["rows"] if row["policy"] not in ("never", "always", "entropy")]
             axes.scatter([r["rate"] for r in others], [r["accuracy"] for r in others], color=BLUE, marker="s", zorder=3)
-            for row in [*others, *ends]:
-                axes.annotate(
-                    row["policy"], (row["rate"], row["accuracy"]), (4, -9), textcoords="offset points", fontsize=7
-                )
+            placed: list[float] = []
+            for row in sorted([*others, *ends], key=lambda row: row["rate"]):
+                beside = sum(
+                    abs(row["rate"] - rate) < 0.1 for rate in placed
+                )  # labels of neighbours go below each other
+                placed.append(row["rate"])
+                at = (row["rate"], row["accuracy"])
+                axes.annotate(row["policy"], at, (6, -10 - 9 * beside), textcoords="offset points", fontsize=7)
             axes.set(title=f"{engine} model", xlabel="share of questions looked up")
         columns[0].set_ylabel("accuracy")
         columns[0].legend(loc="lower right")

@@ -21,6 +21,7 @@ from rich.progress import Progress
 from benchmarks import report
 from benchmarks.answers import LARGE, SMALL, Answer, How, InProcess, Question, ask_all, load_pair
 from benchmarks.stats import Array, middle, percentiles, resamples, wilson
+from clients import outcome
 from policies.calibration import Latency, budget, curve, within
 from retrieval.base import Document
 from retrieval.config import RetrievalConfig
@@ -125,13 +126,8 @@ class Bench:
 
 def auroc(scores: Array, wrong: Array) -> float:
     """The chance that a wrong first answer has a higher score than a right one; NaN if all are alike."""
-    from scipy.stats import rankdata
-
-    n, m = int(wrong.sum()), int((1 - wrong).sum())
-    if not n or not m:
-        return float("nan")
-    ranks = rankdata(np.nan_to_num(scores, posinf=1e12))
-    return float((ranks[wrong == 1].sum() - n * (n + 1) / 2) / (n * m))
+    found = outcome.auroc(scores.tolist(), [bool(each) for each in wrong])
+    return float("nan") if found is None else found
 
 
 def row(name: str, run: Run, always: Run, **more: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A probe: a small network that reads a model's hidden state and names a class (DiffAdapt, arXiv 2510.19669).
 
-A folder with `probe.safetensors` and `probe.json` (the `Record`). One fits one model and one chat template: it carries a
-reference prompt with the hidden state that its model has there, and is refused where the engine's differs.
+A folder with `probe.safetensors` and `probe.json` (the `Record`). One fits one model and one chat template: it carries
+a reference prompt with the hidden state that its model has there, and is refused where the engine's differs.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Record(BaseModel):
     """What a probe is for, and how it came about.
 
     `words` open the assistant's turn, after the generation prompt: the hidden state at their last token is what is
-    read. `labels` names the rule of its classes, `thresholds` their alpha, beta (nats) and gamma. `about` is for people:
-    questions, samples, scores.
+    read. `labels` names the rule of its classes, `thresholds` their alpha, beta (nats) and gamma. `about` is for
+    people: questions, samples, scores.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -6,6 +6,7 @@ import asyncio
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from engines.probe import CLASSES, Probe, Record, reference_ids
 from server.config import load_config
 from server.runtime import Runtime
 from tests.conftest import ROOT, Running
+from tests.engines.vllm_here import needs_vllm
+from training.data import STRATEGIES
 from training.world import documents, draw, score_text
 
 WORDS = "How hard is this question? It is"
+WORDING = {"easy": STRATEGIES["direct"], "normal": STRATEGIES["checked"], "hard": STRATEGIES["working"]}
 SUMS = draw("arithmetic", 277, 240)
 TAIL = draw("tail_facts", 277, 4)
 
@@ -203,7 +207,7 @@ def test_both_are_counted(world: Running, client: openai.OpenAI) -> None:
 def test_by_preset_text_and_ids(world: Running, client: openai.OpenAI) -> None:
     item = SUMS[2]
     chat = ask(client, item.prompt, model="waver/thoughtful", extra_body={"policy": None})
-    assert report(chat).policy[0]["easy"]["words"] == "Simple task: answer now."
+    assert {name: report(chat).policy[0][name]["words"] for name in WORDING} == WORDING, "what the pair was taught"
     tokens = world.runtime.engines["large"].tokens
     ids = tokens.chat([{"role": "user", "content": item.prompt}])
     text = f"<|im_start|>user\n{item.prompt}<|im_end|>\n<|im_start|>assistant\n"
@@ -240,11 +244,14 @@ def test_with_ead_and_a_lookup_in_one_trace(client: openai.OpenAI) -> None:
 def test_an_oracle_and_a_blind_mix(client: openai.OpenAI) -> None:
     item = next(item for item in SUMS[:40] if steps(item.prompt) == 4)
     told = report(response := ask(client, item.prompt, diffadapt(strategy="oracle", answer=item.answer)))
-    assert told.strategy == "hard", "the shortest that is right"
     assert told.difficulty is not None
     runs = told.difficulty["runs"]
-    assert told.discarded_tokens == sum(run["tokens"] for name, run in runs.items() if name != "hard")
-    assert response.usage.completion_tokens == runs["hard"]["tokens"]
+    right = {name: run["tokens"] for name, run in runs.items() if run["right"]}
+    assert {"normal", "hard"} <= set(right)
+    assert told.strategy == min(right, key=lambda name: right[name])
+    assert score_text(item.task, item.prompt, item.answer, response.choices[0].message.content)
+    spent = sum(run["tokens"] for run in runs.values())
+    assert response.usage.completion_tokens == right[told.strategy] == spent - told.discarded_tokens
     mix = diffadapt(strategy="shuffled", mix={"easy": 1, "hard": 1})
     drawn = {seed: report(ask(client, item.prompt, mix, seed=seed, max_tokens=4)).strategy for seed in range(12)}
     assert set(drawn.values()) == {"easy", "hard"}
@@ -309,3 +316,28 @@ def test_a_probe_that_is_damaged_or_unknown_stops_the_start(probe: Path, tmp_pat
         assert failed
         assert runtime.failure is not None
         assert said in runtime.failure
+
+
+@needs_vllm
+@pytest.mark.timeout(1500)
+def test_strategies_and_forced_answers_are_the_same_under_vllm(vllm_running: Running) -> None:
+    """The same words, shares and ends, whoever decodes."""
+    prompts = [item.prompt for item in SUMS if steps(item.prompt) > 5][:3]
+    pair = {name: {"words": words, "temperature": None} for name, words in WORDING.items()}
+    for prompt, (strategy, limit) in product(prompts, (("easy", 60), ("normal", 200), ("hard", 90))):
+        policies = [
+            diffadapt(strategy=strategy, **pair),  # type: ignore[arg-type]
+            forced_answer(words=" The answer is", tokens=8, temperature=None, until="."),
+        ]
+        with vllm_running.openai() as client:
+            both = [
+                ask(client, prompt, *policies, model=f"{prefix}large", max_tokens=limit, extra_body={"trace": True})
+                for prefix in ("", "embedded-")
+            ]
+        ours, theirs = (report(each) for each in both)
+        assert both[0].choices[0].message == both[1].choices[0].message
+        assert (ours.strategy, ours.forced_answer) == (theirs.strategy, theirs.forced_answer)
+        assert [t.entropy for t in ours.trace] == pytest.approx([t.entropy for t in theirs.trace], abs=1e-3)
+        assert [t.logprob for t in ours.trace] == pytest.approx([t.logprob for t in theirs.trace], abs=1e-3)
+        assert ours.forced_answer is not None
+        assert ours.forced_answer["forced"] or strategy != "hard"

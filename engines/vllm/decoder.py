@@ -210,12 +210,15 @@ class Decoder:
             del self._gone[id(found)]
         return found
 
-    def apply(self, logits: torch.Tensor, batch: Sequence[Place]) -> None:
+    def apply(
+        self, logits: torch.Tensor, batch: Sequence[Place], states: Callable[[], torch.Tensor | None] = lambda: None
+    ) -> None:
         """Act on a step, in place.
 
         Args:
             logits: `[rows, vocab]` float32: the model's own; a grammar's mask and a bias of vLLM's are in them.
             batch: the rows that asked, in their order.
+            states: finds the hidden states behind the logits, `[rows, hidden]`, where a row asks for its own.
         """
         if not batch:
             return
@@ -272,6 +275,7 @@ class Decoder:
             rows = index[which]
             logits[rows, stops] = torch.where(ends, 10 * CERTAIN, logits[rows, stops])
         self._report(batch, entropy, logprob, flags, crop, top)
+        self._hand_out(len(logits), batch, states)
 
     def _bar(self, logits: torch.Tensor, index: torch.Tensor, mine: torch.Tensor, batch: Sequence[Place]) -> None:
         """Nobody draws a token that is kept for ending a request, unless it ends the answer anyway."""
@@ -373,3 +377,12 @@ class Decoder:
         asks = [place.live.ask for place in batch]
         slots, tags = [ask.slot for ask in asks], [ask.tag for ask in asks]
         self._pen.write(slots, tags, [place.position for place in batch], entropy, logprob, flags, crop)
+
+    def _hand_out(self, rows: int, batch: Sequence[Place], states: Callable[[], torch.Tensor | None]) -> None:
+        """Report the hidden states of those who ask. One that is missing is noticed by who waits for it; one of another
+        shape than the board's would end every request."""
+        asked = [place for place in batch if place.live.ask.hidden]
+        if not asked or self._pen is None or (found := states()) is None or found.shape != (rows, self._pen.hidden):
+            return
+        own = found[send([place.row for place in asked], found.device)]
+        self._pen.write_states([p.live.ask.slot for p in asked], [p.live.ask.tag for p in asked], own)

@@ -32,8 +32,8 @@ A_CENTRE = 200
 SPREAD = 1.0
 """Length of what is added to a centre, which has length 1: two of one topic have a cosine of about 1/2."""
 QUESTIONS, TIMED, ROUNDS = 200, 50, 5
-"""Questions that recall is taken of, how many of them are timed, and how often each. The median of a question's times
-counts, so that an interruption does not."""
+"""Questions that recall is taken of, how many of them are timed, and how often each: the median of a question's times
+counts."""
 
 app = report.command()
 
@@ -79,10 +79,10 @@ def exact(questions: Vectors, file: Path) -> Ids:
 
 
 def build_index(kind: Kind, count: int, vectors: Path, file: Path) -> float:
-    """Seconds to build an index and write it."""
-    begun = time.perf_counter()
+    """CPU seconds to build an index and write it."""
+    begun = time.process_time()
     build(kind, count, DIMENSION, lambda: blocks(vectors), file)
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
 def search_index(kind: Kind, count: int, file: Path, questions: Vectors) -> tuple[Ids, dict[str, float]]:
@@ -94,9 +94,9 @@ def search_index(kind: Kind, count: int, file: Path, questions: Vectors) -> tupl
     seconds = np.empty((ROUNDS, min(TIMED, len(questions))))
     for row in seconds:
         for i in range(len(row)):
-            begun = time.perf_counter()
+            begun = time.process_time()
             index.search(questions[i : i + 1], WANTED)
-            row[i] = time.perf_counter() - begun
+            row[i] = time.process_time() - begun
     spent = np.median(seconds, axis=0)
     return found, {
         "questions_a_second": float(1 / spent.mean()),
@@ -150,9 +150,9 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         "# Retrieval",
         f"Unit vectors of {DIMENSION} dimensions around one random centre for every {A_CENTRE} of them (seed "
         f"{settings['seed']}). Recall of the {WANTED} nearest is against an exact search in NumPy, over {QUESTIONS} "
-        f"questions drawn alike. Times are those of {TIMED} of them, asked one after another, {ROUNDS} times each, on "
-        f"{numbers['threads']} thread(s). Memory is what the process that searches has grown by, pages of the mapped "
-        "file included; the system can take those back.",
+        f"questions drawn alike. {TIMED} of them are timed, one after another, {ROUNDS} times each; a search keeps one "
+        "core busy, and times are CPU time, so that other work on the machine hardly matters. Memory is what the "
+        "process that searches has grown by, pages of the mapped file included; the system can take those back.",
         report.table(
             (
                 "vectors, kind",
@@ -179,7 +179,7 @@ def begun(file: Path, new: dict[str, Any]) -> dict[str, Any]:
         typer.BadParameter: it was run with other settings or packages, or elsewhere.
     """
     old: dict[str, Any] = json.loads(file.read_text()) if file.exists() else new
-    for key in ("settings", "versions", "threads"):
+    for key in ("settings", "versions"):
         if old[key] != new[key]:
             raise typer.BadParameter(f"{file} was made with other {key}: {old[key]}, not {new[key]}.")
     if old["machine"] | {"load": 0} != new["machine"] | {"load": 0}:
@@ -204,7 +204,7 @@ def main(
     settings = {key: value for key, value in context.params.items() if key != "resume"}
     found = report.conditions("retrieval", settings)
     found["versions"]["faiss"] = faiss.__version__
-    found |= {"threads": faiss.omp_get_max_threads(), "indices": {}, "ingestion": {}}
+    found |= {"indices": {}, "ingestion": {}}
     if resume:
         found = begun(out / "retrieval.json", found)
 

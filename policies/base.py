@@ -201,7 +201,8 @@ class Policy(BaseModel):
         """Refuse, before the first token, what could not be done later.
 
         Raises:
-            Unsupported: an engine, or the form of the request, does not allow it.
+            Unsupported: an engine, or the form of the request, does not allow it; its `param`, if any, is a field of
+                the policy.
             RetrievalError: a collection is not there, or cannot be read.
         """
 

@@ -98,7 +98,7 @@ class LRAG(Where, Policy):
             raise Unsupported(
                 f"the gate {self.gate} needs {what}, which engine {job.engine!r} does not hand out; entropy, margin, "
                 "targ and flare do without",
-                "policy",
+                "gate",
             )
         await looking(self, job)
 

@@ -54,7 +54,10 @@ async def make_plan(
     )
     first = plan.prompts[0]  # the others are of its kind
     sampled = replace(plan.sampling, max_tokens=first.limit, seed=plan.seed)
-    job = Job(first.ids, sampled, route.engine, runtime.engines, Report(), first.question, runtime.library)
+    report = Report(parameters=runtime.parameters(route))
+    job = Job(
+        first.ids, sampled, route.engine, runtime.engines, report, first.question, runtime.library, runtime.probes
+    )
     for policy in route.policies:
         await policy.check(job)
     await asyncio.to_thread(check_engines, route.policies, job)

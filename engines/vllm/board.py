@@ -116,22 +116,37 @@ class Pen:
 
     def __init__(self, path: Path, device: torch.device) -> None:
         board = Board(path)
+        self._host = board.words if device.type == "cpu" else None
         self._words, self._top = (_on(device, view) for view in (board.words, board.top))
 
     def write(
-        self, rows: list[int], tags: list[int], positions: list[int], flags: torch.Tensor, values: torch.Tensor,
-        kept: torch.Tensor,
+        self, rows: list[int], tags: list[int], positions: list[int], entropy: torch.Tensor, logprob: torch.Tensor,
+        flags: torch.Tensor | None = None, crop: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:  # fmt: skip
         """One entry for each of n requests.
 
         Args:
-            flags, kept: `[n]` integers. values: `[n, 3]` float32: entropy, logprob, crop entropy.
+            entropy, logprob: `[n]` float32. flags: `[n]` integers. crop: how many tokens a truncation left, integers,
+            and their entropy, float32, `[n]` each.
         """
+        if self._host is not None:  # a handful of numbers: numpy takes a fifth of the time of as many kernels
+            entries = np.zeros((len(rows), WORDS), np.int32)
+            floats = entries.view(np.float32)
+            entries[:, 0], entries[:, 1] = tags, positions
+            floats[:, 4], floats[:, 5] = entropy.numpy(), logprob.numpy()
+            if flags is not None:
+                entries[:, 2] = flags.numpy()
+            if crop is not None:
+                entries[:, 3], floats[:, 6] = crop[0].numpy(), crop[1].numpy()
+            self._host[rows, [p % DEPTH for p in positions]] = entries
+            return
         device = self._words.device
         where = send([rows, [p % DEPTH for p in positions], tags, positions], device)
-        floats = torch.nn.functional.pad(values, (0, 1)).to(device).view(torch.int32)
-        ints = torch.stack([where[2], where[3], flags.to(device), kept.to(device)], dim=1).to(torch.int32)
-        self._words[where[0], where[1]] = torch.cat([ints, floats], dim=1)
+        nothing = torch.zeros_like(entropy)
+        kept, left = (nothing, nothing) if crop is None else crop
+        ints = [*where[2:], *(each.to(device) for each in (nothing if flags is None else flags, kept))]
+        values = torch.stack([entropy, logprob, left, nothing], dim=1).to(device).view(torch.int32)
+        self._words[where[0], where[1]] = torch.cat([torch.stack([i.to(torch.int32) for i in ints], dim=1), values], 1)
 
     def write_top(
         self, rows: list[int], tags: list[int], positions: list[int], ids: torch.Tensor, logprobs: torch.Tensor

@@ -23,8 +23,9 @@ CPU = torch.device("cpu")
 
 
 def write(pen: Pen, row: int, tag: int, position: int, entropy: float, flags: int = 0, kept: int = 0) -> None:
-    values = torch.tensor([[entropy, -entropy / 2, entropy / 3]])
-    pen.write([row], [tag], [position], torch.tensor([flags]), values, torch.tensor([kept]))
+    values = torch.tensor([entropy, -entropy / 2, entropy / 3])
+    crop = (torch.tensor([kept]), values[2:])
+    pen.write([row], [tag], [position], values[:1], values[1:2], torch.tensor([flags]), crop)
 
 
 def test_an_entry_comes_back_whole(board: Board) -> None:
@@ -32,7 +33,7 @@ def test_an_entry_comes_back_whole(board: Board) -> None:
     values = torch.tensor([[1.5, -0.25, 0.75], [-1e-9, -7.0, 0.0], [11.5, -30.0, 0.0]])
     rows, tags, positions = [0, 7, ROWS - 1], [1, 2**31 - 1, 5], [0, 3, 10**6]
     flags = torch.tensor([EAGER, LAGGED | COMPLETE, 0])
-    pen.write(rows, tags, positions, flags, values, torch.tensor([12, 0, 0]))
+    pen.write(rows, tags, positions, values[:, 0], values[:, 1], flags, (torch.tensor([12, 0, 0]), values[:, 2]))
     first, second, third = (board.read(r, t, p) for r, t, p in zip(rows, tags, positions, strict=True))
     assert first is not None
     assert second is not None

@@ -127,8 +127,8 @@ SPECS = {
             sums=5.0, frequent=0.7, rare=2.0, unknown=0.6, reading=2.0, talk=0.2, steps=(2, 1, 1, 1, 1, 1, 1, 1)
         ),
         lesson=Lesson(
-            steps=400,
-            learning_rate=3e-3,
+            steps=200,
+            learning_rate=1.5e-3,
             mixture=Mixture(
                 sums=6.0,
                 frequent=0.5,
@@ -137,9 +137,9 @@ SPECS = {
                 reading=2.5,
                 talk=0.2,
                 steps=(2, 1.5, 1, 1, 1, 1, 1, 1),
-                ways=(0.35, 0.4, 0.08, 0.17),
-                direct=(4, 3, 1),
-                offhand=(0.35, 0.15),
+                ways=(0.4, 0.25, 0.1, 0.25),
+                direct=(3, 1),
+                offhand=(0.35,),
                 passages=(0.4, 0.15, 0.3, 0.15),
             ),
         ),

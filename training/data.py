@@ -75,10 +75,13 @@ SMALL_TALK = [
 
 
 def answer_sum(terms: Sequence[int], strategy: str) -> str:
-    """The model answer to a sum: `direct`, with `working`, or with working and a backwards check (`checked`)."""
+    """The model answer to a sum: `direct`, as one `equation`, with `working`, or with working and a backwards check
+    (`checked`)."""
     final = f"The answer is {sum(terms)}."
     if strategy == "direct":
         return final
+    if strategy == "equation":
+        return f"{write_sum(terms)} = {sum(terms)}."
     lines, total = [], terms[0]
     for term in terms[1:]:
         lines.append(f"{write_sum([total, term])} = {total + term}.")
@@ -107,9 +110,10 @@ class Mixture:
     those of two steps or more that may pass 99 on the way.
 
     `ways`: how often a sum comes without words for a way to answer it, and with those for each of `STRATEGIES`.
-    `direct`: chain lengths of sums to be answered directly, where they differ from `steps`. `offhand`: the share of
-    sums of one step, two and so on that are answered directly though nobody asked for it. `passages`: weights of one
-    to four passages to read.
+    `direct`: chain lengths of sums to be answered directly, if they are to be answered so with an equation, beside
+    which a model adds more easily than after "The answer is". `offhand`: the share of sums of one step, two and so on
+    that are answered with an equation alone though nobody asked for it. `passages`: weights of one to four passages to
+    read.
     """
 
     sums: float
@@ -134,12 +138,13 @@ def _sum_turn(rng: random.Random, mixture: Mixture) -> Turn:
     strategy = rng.choices(("", *STRATEGIES), mixture.ways)[0]
     if not strategy:
         offhand = steps <= len(mixture.offhand) and rng.random() < mixture.offhand[steps - 1]
-        return Turn(prompt, answer_sum(terms, "direct" if offhand else "working"))
+        return Turn(prompt, answer_sum(terms, "equation" if offhand else "working"))
     if strategy == "direct" and mixture.direct:
         (steps,) = rng.choices(range(1, len(mixture.direct) + 1), mixture.direct)
         terms = chain(steps, rng)
         prompt = rng.choice((*SUM_PROMPTS, "{sum}")).format(sum=write_sum(terms))
-    answer, words = answer_sum(terms, strategy), STRATEGIES[strategy]
+    equation = strategy == "direct" and bool(mixture.direct)
+    answer, words = answer_sum(terms, "equation" if equation else strategy), STRATEGIES[strategy]
     return Turn(prompt, answer, system=words) if rng.random() < 0.3 else Turn(prompt, f" {answer}", prefix=words)
 
 

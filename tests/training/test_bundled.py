@@ -143,11 +143,11 @@ def test_what_the_lesson_teaches_is_drawn_as_it_says() -> None:
     rng, only_sums = random.Random(0), replace(LESSON.mixture, frequent=0, rare=0, unknown=0, reading=0, talk=0)
     turns = [draw_turn(rng, only_sums) for _ in range(6000)]
     steps = [len(re.findall(r"[+-] ", turn.user)) for turn in turns]
-    direct = [bool(re.fullmatch(r" ?The answer is \d+\.", turn.answer)) for turn in turns]
+    direct = [bool(re.fullmatch(r" ?[^.=]+ = \d+\.", turn.answer)) for turn in turns]
     asked = [STRATEGIES["direct"] in turn.prefix + turn.system for turn in turns]
-    assert {s for s, a in zip(steps, asked, strict=True) if a} == {1, 2, 3}
+    assert {s for s, a in zip(steps, asked, strict=True) if a} == {1, 2}
     assert all(d for d, a in zip(direct, asked, strict=True) if a)
     plain = [not turn.prefix + turn.system for turn in turns]
-    for length, share in ((1, 0.35), (2, 0.15), (3, 0.0)):
+    for length, share in ((1, 0.35), (2, 0.0), (3, 0.0)):
         offhand = [d for s, d, p in zip(steps, direct, plain, strict=True) if p and s == length]
         assert sum(offhand) / len(offhand) == pytest.approx(share, abs=0.06)

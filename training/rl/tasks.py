@@ -67,16 +67,30 @@ def same_number(completions: list[Any], answer: list[str], **_: Any) -> list[flo
     ]
 
 
-def from_file(path: Path, rows: int, held_out: int, seed: int, reward: Reward = same_number) -> Verifiable:
-    """Questions of a JSONL file, each line an object with `question` and what the reward takes (for GSM8K, `answer`).
+def holds_answer(completions: list[Any], answer: list[Any], **_: Any) -> list[float]:
+    """1 where a completion holds its answer, or one of a list of answers, as whole words; case does not count."""
 
-    The last `held_out` lines are kept back. The others are gone through in a random order, again and again.
+    def plain(words: Any) -> str:
+        return " ".join(str(words).casefold().split())
+
+    def one(said: str, wanted: Any) -> bool:
+        ways = [plain(each) for each in (wanted if isinstance(wanted, list) else [wanted])]
+        return any(way and re.search(rf"(?<!\w){re.escape(way)}(?!\w)", said) for way in ways)
+
+    return [float(one(plain(text(said)), wanted)) for said, wanted in zip(completions, answer, strict=True)]
+
+
+SCORERS: dict[str, Reward] = {"number": same_number, "contains": holds_answer}
+
+
+def read_rows(path: Path, reward: Reward) -> list[dict[str, Any]]:
+    """The lines of a JSONL file, each an object with `question` and what the reward takes (for SCORERS, `answer`).
 
     Raises:
-        ValueError: a line is not such an object, or too few of them are there.
+        ValueError: a line is not such an object. OSError: the file cannot be read.
     """
     read: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -84,8 +98,21 @@ def from_file(path: Path, rows: int, held_out: int, seed: int, reward: Reward = 
         if not isinstance(row, dict) or not isinstance(row.get("question"), str):
             raise ValueError(f"{path}, line {number}: an object with a string `question` is wanted")
         if reward is same_number and last_number(str(row.get("answer", ""))) is None:
-            raise ValueError(f"{path}, line {number}: `answer` has no number; other answers need --reward")
+            raise ValueError(f"{path}, line {number}: `answer` has no number; other answers need --scorer, or --reward")
+        if reward is holds_answer and not row.get("answer"):
+            raise ValueError(f"{path}, line {number}: there is no `answer`, a text or a list of texts")
         read.append(row)
+    return read
+
+
+def from_file(path: Path, rows: int, held_out: int, seed: int, reward: Reward = same_number) -> Verifiable:
+    """Questions of a JSONL file (`read_rows`). The last `held_out` lines are kept back. The others are gone through in
+    a random order, again and again.
+
+    Raises:
+        ValueError: a line is not as it should be, or too few of them are there.
+    """
+    read = read_rows(path, reward)
     if len(read) <= held_out:
         raise ValueError(f"{path} has {len(read)} questions, and {held_out} are to be held out: none is left")
     split = len(read) - held_out

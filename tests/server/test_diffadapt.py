@@ -275,8 +275,8 @@ def test_what_cannot_be_is_an_http_status(world: Running) -> None:
     }
     cases: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
         ({}, {"probe": "../../etc"}, "there are mine", "policy[0].probe"),
-        ({}, {"labels": "strict_easy"}, "no probe with the labels strict_easy", "policy"),
-        ({"model": "small"}, {}, "trained on models/large, which engine 'small' does not run", "policy"),
+        ({}, {"labels": "strict_easy"}, "no probe with the labels strict_easy", "policy[0]"),
+        ({"model": "small"}, {}, "trained on models/large, which engine 'small' does not run", "policy[0]"),
         (begun, {"strategy": "easy"}, "continue_final_message", "policy"),
         ({"add_generation_prompt": False}, {}, "where the answer begins", "policy"),
         ({}, {"easy": {"share": 2}}, "at most 1", "policy[0].easy.share"),

@@ -1,4 +1,4 @@
-"""What can be trained on because an answer can be checked: sums, word problems as GSM8K has them, or your own."""
+"""What can be trained on because an answer can be checked: sums, word problems as GSM8K has them, Verilog, your own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from training.rl.verilog import VerilogTask, rewards
 from training.world import TASKS, draw, score_text
 
 Reward = Callable[..., list[float]]
+Flaw = Callable[[dict[str, Any]], str | None]
+"""What is wrong with a row, in words, for those who are to judge answers to it."""
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
@@ -67,7 +72,43 @@ def same_number(completions: list[Any], answer: list[str], **_: Any) -> list[flo
     ]
 
 
-def from_file(path: Path, rows: int, held_out: int, seed: int, reward: Reward = same_number) -> Verifiable:
+def no_number(row: dict[str, Any]) -> str | None:
+    """The flaw of a row that `same_number` cannot judge by."""
+    found = last_number(str(row.get("answer", "")))
+    return "`answer` has no number; other answers need --reward" if found is None else None
+
+
+def verilog_task(row: dict[str, Any]) -> VerilogTask:
+    """The columns `testbench`, and `top` and `samples` where they are there and not None."""
+    return VerilogTask(**{name: row[name] for name in VerilogTask.model_fields if row.get(name) is not None})
+
+
+def no_testbench(row: dict[str, Any]) -> str | None:
+    """The flaw of a row that `passes_testbench` cannot judge by."""
+    try:
+        verilog_task(row)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        return f"`{first['loc'][0]}`: {first['msg']}"
+    return None
+
+
+def passes_testbench(completions: list[Any], testbench: list[str], **columns: Any) -> list[float]:
+    """The reward of `training.rl.verilog` for each completion, by the testbench of its row.
+
+    Raises:
+        SimulatorMissing: Icarus Verilog is not installed.
+    """
+    rows = [
+        {"testbench": bench} | {name: columns[name][i] for name in ("top", "samples") if name in columns}
+        for i, bench in enumerate(testbench)
+    ]
+    return rewards([text(completion) for completion in completions], [verilog_task(row) for row in rows])
+
+
+def from_file(
+    path: Path, rows: int, held_out: int, seed: int, reward: Reward = same_number, flaw: Flaw = no_number
+) -> Verifiable:
     """Questions of a JSONL file, each line an object with `question` and what the reward takes (for GSM8K, `answer`).
 
     The last `held_out` lines are kept back. The others are gone through in a random order, again and again.
@@ -83,8 +124,8 @@ def from_file(path: Path, rows: int, held_out: int, seed: int, reward: Reward = 
             raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
         if not isinstance(row, dict) or not isinstance(row.get("question"), str):
             raise ValueError(f"{path}, line {number}: an object with a string `question` is wanted")
-        if reward is same_number and last_number(str(row.get("answer", ""))) is None:
-            raise ValueError(f"{path}, line {number}: `answer` has no number; other answers need --reward")
+        if (wrong := flaw(row)) is not None:
+            raise ValueError(f"{path}, line {number}: {wrong}")
         read.append(row)
     if len(read) <= held_out:
         raise ValueError(f"{path} has {len(read)} questions, and {held_out} are to be held out: none is left")

@@ -362,7 +362,9 @@ BENCHMARKS = {
     "throughput": "16 requests at once against one after another; what a hand-over costs.",
     "vllm-serving": "Waver over vLLM against vLLM's own server, with vLLM's own client.",
     "vllm-steps": "Gates and entropies inside vLLM: time, hand-overs, memory.",
-    "rl-methods": "Training methods against plain GRPO on a toy task: accuracy, entropy, tokens learned from.",
+    "rl-methods": "Training methods against their plain base on a toy task: accuracy, entropy, tokens learned from.",
+    "rl-text": "Reinforcement learning on real text: reward, held-out accuracy, and what it does for `ead`.",
+    "rl-cost": "What training methods cost against plain GRPO: time of a step, memory.",
     "bundled": "What the bundled pair knows: accuracy by task, entropy of wrong answers, ways to answer.",
     "entropy-check": "Whether reported entropies are those of a float64 softmax.",
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -351,6 +351,99 @@ def rl(
         train(run, out, threads)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from None
+
+
+@training.command()
+def probe(
+    out: Annotated[Path, typer.Option(help="Folder for the probes; a stopped run there goes on.")],
+    questions: Annotated[
+        Path | None,
+        typer.Argument(
+            help="JSONL: `question`, `answer`, and if known `level`, a number.",
+            show_default="sums as the bundled pair has",
+        ),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="The engine whose model is asked and read.")] = "large",
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", envvar="WAVER_CONFIG", help="A YAML file.", show_default="the bundled pair"),
+    ] = None,
+    scorer: Annotated[
+        str,
+        typer.Option(help="When an answer is right: number (its last one is), contains, or MODULE:FUNCTION."),
+    ] = "number",
+    n: Annotated[int, typer.Option(min=2, help="Sums, where no file is given.")] = 600,
+    chain: Annotated[tuple[int, int], typer.Option(min=1, help="Shortest and longest of them, in operations.")] = (
+        1,
+        8,
+    ),
+    samples: Annotated[int, typer.Option(min=1, help="Answers to each question, for labels.")] = 10,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 4096,
+    opening: Annotated[str, typer.Option(help="Words that the answers for labels begin with.")] = "",
+    words: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Words behind which the probe reads; repeat it to try several.",
+            show_default="a sentence that is about to say how hard the question is",
+        ),
+    ] = None,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Above this rate of right answers none is hard.")] = 0.85,
+    beta: Annotated[
+        str, typer.Option(help="Entropy from which a question is easy: nats, `median`, or `solved` (see below).")
+    ] = "median",
+    gamma: Annotated[float, typer.Option(min=0, max=1, help="Below this rate of right answers all are hard.")] = 0.6,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each probe; the best is kept.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the answers, and of the sums.")] = 1,
+    at_once: Annotated[int, typer.Option(min=1, help="Answers in the making at a time.")] = 64,
+) -> None:
+    """Train probes for `diffadapt`: small networks that tell from a question which strategy suits it.
+
+    The engine's model answers every question several times; how often it is right, and how much its tokens waver, gives
+    a question its class, and its hidden state is what the probe learns from. Bring some hundred questions of the kind
+    that users ask, easy and hard ones: a probe fits one model, one chat template and one kind of question.
+
+    OUT gets a probe for each rule of labels: `paper`, `strict_easy`, and with --strategy-samples `oracle`, which goes
+    by the cheapest strategy that is right. README.md says how they came about. Run it again with other --words,
+    --alpha, --beta or --gamma: the answers are there already.
+
+    `--beta median` is the median entropy of questions with nine of ten answers right. `--beta solved` is the least at
+    which the easy strategy solves what is called easy; it needs --strategy-samples. Strategies are those of `diffadapt`
+    in the configuration.
+
+        waver train probe questions.jsonl --out models/mine/probe --engine large --config mine.yaml
+    """
+    from engines.base import EngineError
+    from server.config import load_config
+    from training.probe.labels import PLAIN
+    from training.probe.questions import from_file, sums
+    from training.probe.run import Run, Source, Tuning, model_name, train, way
+
+    try:
+        configured = load_config(config)
+        if engine not in configured.engines:
+            raise ValueError(f"there is no engine {engine!r} in the configuration: {', '.join(configured.engines)}")
+        chosen = configured.engines[engine]
+        rows, reward = from_file(questions, scorer) if questions else sums(n, seed, chain)
+        asked = str(questions) if questions else f"sums of {chain[0]} to {chain[1]} steps"
+        ways = {PLAIN: way(opening, samples, max_tokens)}
+        tuning = Tuning(tuple(words or ()), alpha, _beta(beta), gamma, seeds)
+        run = Run(model_name(chosen.model), asked, ways, seed)
+        train(Source(engine, chosen, {}, at_once), rows, reward, run, tuning, out)
+    except (ValueError, OSError, EngineError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _beta(given: str) -> Any:
+    """A number of nats, or the name of a way to find one."""
+    if given in ("median", "solved"):
+        return given
+    try:
+        return float(given)
+    except ValueError:
+        raise ValueError(f"--beta is a number of nats, `median` or `solved`, not {given!r}") from None
 
 
 BENCHMARKS = {

@@ -64,6 +64,8 @@ class WaverReport(BaseModel):
     truncation: TruncationSummary | None = None
     retrieval: dict[str, Any] | None = None
     strategy: str | None = None
+    difficulty: dict[str, Any] | None = None
+    forced_answer: dict[str, Any] | None = None
     trace: list[TracedToken] = []
 
 

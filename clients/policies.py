@@ -39,6 +39,44 @@ class RouteParameters(TypedDict, total=False):
     draft_tokens: int
 
 
+class StrategyParameters(TypedDict, total=False):
+    """A way to think; None for temperature and top_p: the request's own."""
+
+    words: str
+    think: bool
+    temperature: float | None
+    top_p: float | None
+    share: float
+
+
+class DiffAdaptParameters(TypedDict, total=False):
+    """DiffAdapt (arXiv 2510.19669): a probe on the hidden state chooses how to think."""
+
+    strategy: Literal["auto", "easy", "normal", "hard", "shuffled", "oracle"]
+    probe: str | None
+    labels: Literal["paper", "strict_easy", "oracle"]
+    min_confidence: float
+    bonus: dict[Literal["easy", "normal", "hard"], float]
+    easy: StrategyParameters
+    normal: StrategyParameters
+    hard: StrategyParameters
+    fallback: Literal["refuse", "draft"]
+    draft_tokens: int
+    draft_easy: float
+    draft_hard: float
+    mix: dict[Literal["easy", "normal", "hard"], float]
+    answer: str | None
+
+
+class ForcedAnswerParameters(TypedDict, total=False):
+    """An answer that its limit would cut off is brought to its end."""
+
+    words: str
+    tokens: int
+    temperature: float | None
+    until: str
+
+
 class LRagParameters(TypedDict, total=False):
     """L-RAG (arXiv 2601.06551): passages are looked up only where the model wavers."""
 
@@ -113,6 +151,16 @@ def random_switch(**parameters: Unpack[RandomSwitchParameters]) -> dict[str, Any
 def route(**parameters: Unpack[RouteParameters]) -> dict[str, Any]:
     """Send the whole request to the small or to the large engine."""
     return {"name": "route", **parameters}
+
+
+def diffadapt(**parameters: Unpack[DiffAdaptParameters]) -> dict[str, Any]:
+    """Choose how to think by how hard the question is."""
+    return {"name": "diffadapt", **parameters}
+
+
+def forced_answer(**parameters: Unpack[ForcedAnswerParameters]) -> dict[str, Any]:
+    """Bring an answer that its limit would cut off to its end."""
+    return {"name": "forced_answer", **parameters}
 
 
 def l_rag(**parameters: Unpack[LRagParameters]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from engines.tokens import TokenText
 from engines.transforms import Transform
 
 Finish = Literal["stop", "length", "gate"]
-Inside = Literal["hidden_state", "attention"]
-"""What an engine may let others see of its model."""
+Inside = Literal["hidden_state", "hidden_states", "attention"]
+"""What an engine may let others see of its model: the last layer's hidden state, those of any layer, attention."""
 NO_TOKEN = -1
 """The id of a `Step` that carries no token: an eager gate fired before position t was sampled."""
 

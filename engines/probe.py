@@ -1,7 +1,7 @@
 """A probe: a small network that reads a model's hidden state and names a class (DiffAdapt, arXiv 2510.19669).
 
-A folder with `probe.safetensors` and `probe.json` (the `Record`). One fits one model and one chat template: it carries a
-reference prompt with the hidden state that its model has there, and is refused where the engine's differs.
+A folder with `probe.safetensors` and `probe.json` (the `Record`). One fits one model and one chat template: it carries
+a reference prompt with the hidden state that its model has there, and is refused where the engine's differs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from engines.base import Engine, Unsupported
 
-CLASSES = ("easy", "normal", "hard")
+Class = Literal["easy", "normal", "hard"]
+CLASSES: tuple[Class, ...] = ("easy", "normal", "hard")
 """What the three outputs stand for, in order."""
 ALIKE = 0.99
 """Cosine from which two hidden states are taken for one model's; bfloat16 and int8 weights stay above it."""
@@ -30,8 +31,8 @@ class Record(BaseModel):
     """What a probe is for, and how it came about.
 
     `words` open the assistant's turn, after the generation prompt: the hidden state at their last token is what is
-    read. `labels` names the rule of its classes, `thresholds` their alpha, beta (nats) and gamma. `about` is for people:
-    questions, samples, scores.
+    read. `labels` names the rule of its classes, `thresholds` their alpha, beta (nats) and gamma. `about` is for
+    people: questions, samples, scores.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,7 +56,7 @@ class Probe:
     record: Record
     ids: tuple[int, ...]
     state: torch.Tensor
-    _fits: dict[int, Engine] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[int, tuple[Engine, str | None]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def hidden(self) -> int:
@@ -98,20 +99,23 @@ class Probe:
         Raises:
             Unsupported: it does not, or does not hand out hidden states.
         """
-        if self._fits.get(id(engine)) is engine:
-            return
+        known, reason = self._known.get(id(engine), (None, None))
+        if known is not engine:
+            reason = await self._misfit(engine)
+            self._known[id(engine)] = (engine, reason)
+        if reason is not None:
+            raise Unsupported(reason, "policy")
+
+    async def _misfit(self, engine: Engine) -> str | None:
+        """Why this probe cannot read an engine; None: it can."""
+        if "hidden_state" not in engine.exposes:
+            return f"engine {engine.name!r} does not hand out hidden states, which a probe reads"
         if reference_ids(engine, self.record.words) != self.ids:
-            raise Unsupported(
-                f"this probe was trained with another chat template or tokenizer than that of engine {engine.name!r}",
-                "policy",
-            )
+            return f"this probe was trained with another chat template or tokenizer than that of engine {engine.name!r}"
         state = await engine.hidden_state(self.ids)
-        alike = state.shape == self.state.shape and torch.cosine_similarity(state, self.state, dim=0) >= ALIKE
-        if not alike:
-            raise Unsupported(
-                f"this probe was trained on {self.record.model}, which engine {engine.name!r} does not run", "policy"
-            )
-        self._fits[id(engine)] = engine
+        if state.shape != self.state.shape or torch.cosine_similarity(state, self.state, dim=0) < ALIKE:
+            return f"this probe was trained on {self.record.model}, which engine {engine.name!r} does not run"
+        return None
 
 
 def reference_ids(engine: Engine, words: str) -> tuple[int, ...]:

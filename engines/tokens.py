@@ -89,6 +89,12 @@ class TokenText:
         """A token for display; what is not whole UTF-8 shows as a replacement character."""
         return self.token_bytes(token).decode("utf-8", errors="replace")
 
+    @cached_property
+    def think(self) -> tuple[int, int] | None:
+        """Ids of `<think>` and `</think>`, where a model has them as tokens of their own."""
+        known = self.tokenizer.get_vocab()
+        return (known["<think>"], known["</think>"]) if {"<think>", "</think>"} <= known.keys() else None
+
     def stream(self) -> TextStream:
         """A fresh incremental detokeniser."""
         return TextStream(self)

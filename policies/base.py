@@ -1,7 +1,7 @@
 """The other two nouns, `Job` and `Report`, and what a policy is: middleware around decoding.
 
 A request's policies are sorted by `stage` and wrapped around the engine, outermost first:
-`admit > prompt > search > decode > sample > engine`. Each one's `decode(job, proceed)` yields steps, and
+`admit > prompt > search > finish > decode > sample > engine`. Each one's `decode(job, proceed)` yields steps, and
 `proceed(job)` runs what is inside.
 """
 
@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from engines.base import Engine, Gate, Sampling, Step
+from engines.probe import Probe
 from retrieval.library import Library
 
-Stage = Literal["admit", "prompt", "search", "decode", "sample"]
-STAGES: tuple[Stage, ...] = ("admit", "prompt", "search", "decode", "sample")
+Stage = Literal["admit", "prompt", "search", "finish", "decode", "sample"]
+STAGES: tuple[Stage, ...] = ("admit", "prompt", "search", "finish", "decode", "sample")
 
 
 @dataclass
@@ -122,10 +123,12 @@ class Question:
 
     `led_by(words)` makes the prompt's ids with more words in front of the question; whatever these spell, none of it
     becomes a control token. It works in the calling thread, and may raise what a chat template refuses (ValueError).
+    `opens`: the prompt ends where the answer begins, so that more words can open it.
     """
 
     text: str
     led_by: Callable[[str], Sequence[int]]
+    opens: bool = True
 
 
 @dataclass
@@ -133,7 +136,8 @@ class Job:
     """One choice being decoded: the prompt, how to sample, which engine writes, and the report that is being filled.
 
     `engine` is the engine that runs unless a policy picks another; `engines` are all there are, by name. `question` is
-    None where the prompt came as token ids, `library` where there are no collections to look into.
+    None where the prompt came as token ids, `library` where there are no collections to look into. `probes` are those
+    of the configuration, by name.
     """
 
     prompt_ids: tuple[int, ...]
@@ -143,6 +147,7 @@ class Job:
     report: Report
     question: Question | None = None
     library: Library | None = None
+    probes: Mapping[str, Probe] = field(default_factory=dict)
 
     @property
     def context_length(self) -> int:
@@ -179,7 +184,8 @@ class Policy(BaseModel):
     """A decoding method. Its fields are its per-request parameters; its docstring's first line is its summary.
 
     Subclasses set `stage` and `paper`, give `name` a `Literal` default, and write `decode`. A field that names an
-    engine (`engine_fields`) must name a configured one: `policies.registry` checks it.
+    engine (`engine_fields`), or a probe (`probe_fields`, or None), must name a configured one: `policies.registry`
+    checks it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -187,6 +193,7 @@ class Policy(BaseModel):
     stage: ClassVar[Stage]
     paper: ClassVar[str | None] = None
     engine_fields: ClassVar[tuple[str, ...]] = ()
+    probe_fields: ClassVar[tuple[str, ...]] = ()
 
     name: str
 
@@ -194,7 +201,8 @@ class Policy(BaseModel):
         """Refuse, before the first token, what could not be done later.
 
         Raises:
-            Unsupported: an engine, or the form of the request, does not allow it.
+            Unsupported: an engine, or the form of the request, does not allow it; its `param`, if any, is a field of
+                the policy.
             RetrievalError: a collection is not there, or cannot be read.
         """
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from engines.base import Engine, Step
 from engines.tokens import differences
 from policies.base import STAGES, Job, Policy, Proceed
+from policies.diffadapt import DiffAdapt
 from policies.ead import EntropyAdaptiveDecoding
+from policies.forced_answer import ForcedAnswer
 from policies.l_rag import LRAG
 from policies.random_switch import RandomSwitch
 from policies.route import Route
@@ -20,7 +22,7 @@ from policies.truncation import Epsilon, Eta, MinP, TopH, TopNSigma, TopP, Typic
 REGISTRY: dict[str, type[Policy]] = {
     policy.model_fields["name"].default: policy
     for policy in (
-        LRAG,
+        *(DiffAdapt, LRAG, ForcedAnswer),
         *(EntropyAdaptiveDecoding, RandomSwitch, Route),
         *(TopW, TopP, MinP, Typical, Eta, Epsilon, TopNSigma, TopH),
     )
@@ -43,20 +45,24 @@ class PolicyError(ValueError):
 
 
 def parse(
-    items: Sequence[Any], engines: Mapping[str, Engine], defaults: Mapping[str, Mapping[str, Any]] | None = None
+    items: Sequence[Any],
+    engines: Mapping[str, Engine],
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+    probes: Collection[str] = (),
 ) -> tuple[Policy, ...]:
     """Check a request's list of policies and sort it by stage.
 
     Args:
         items: objects such as `{"name": "ead", "threshold": 0.7}`. engines: all configured engines by name.
-        defaults: parameters for policies that leave them out, by policy name.
+        defaults: parameters for policies that leave them out, by policy name. probes: names of all configured probes.
 
     Raises:
-        PolicyError: unknown name or field, wrong type or range, unknown engine, or policies that cannot stand together.
+        PolicyError: unknown name or field, wrong type or range, unknown engine or probe, or policies that cannot stand
+            together.
     """
     if len(items) > MOST:
         raise PolicyError(f"at most {MOST} policies in one request, not {len(items)}", "policy")
-    policies = [_one(item, f"policy[{i}]", engines, defaults or {}) for i, item in enumerate(items)]
+    policies = [_one(item, f"policy[{i}]", engines, defaults or {}, probes) for i, item in enumerate(items)]
     for i, policy in enumerate(policies):
         for other in policies[:i]:
             if other.name == policy.name:
@@ -66,16 +72,27 @@ def parse(
     return tuple(sorted(policies, key=lambda policy: STAGES.index(policy.stage)))
 
 
-def _one(item: Any, param: str, engines: Mapping[str, Engine], defaults: Mapping[str, Mapping[str, Any]]) -> Policy:
+def _one(
+    item: Any,
+    param: str,
+    engines: Mapping[str, Engine],
+    defaults: Mapping[str, Mapping[str, Any]],
+    probes: Collection[str],
+) -> Policy:
     if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
         raise PolicyError('a policy is an object with a name, such as {"name": "ead"}', param)
     name = item["name"]
     if name not in REGISTRY:
         raise PolicyError(f"unknown policy {name[:64]!r}; there are {', '.join(REGISTRY)}", f"{param}.name")
     try:
-        policy = REGISTRY[name].model_validate({**defaults.get(name, {}), **item})
+        policy = REGISTRY[name].model_validate(_over(defaults.get(name, {}), item, REGISTRY[name]))
     except ValidationError as error:
         raise _readable(error, REGISTRY[name], param) from None
+    for field in policy.probe_fields:
+        if (probe := getattr(policy, field)) is not None and probe not in probes:
+            raise PolicyError(
+                f"unknown probe {probe[:64]!r}; there are {', '.join(probes) or 'none'}", f"{param}.{field}"
+            )
     for field in policy.engine_fields:
         if (engine := getattr(policy, field)) not in engines:
             raise PolicyError(f"unknown engine {engine[:64]!r}; there are {', '.join(engines)}", f"{param}.{field}")
@@ -88,17 +105,38 @@ def _one(item: Any, param: str, engines: Mapping[str, Engine], defaults: Mapping
     return policy
 
 
+def _over(defaults: Mapping[str, Any], given: Mapping[str, Any], policy: type[Policy]) -> dict[str, Any]:
+    """What is given over the defaults; a field that is an object itself, part by part."""
+    out = {**defaults, **given}
+    for name, field in policy.model_fields.items():
+        below, above = defaults.get(name), given.get(name)
+        if isinstance(field.default, BaseModel) and isinstance(below, Mapping) and isinstance(above, Mapping):
+            out[name] = {**below, **above}
+    return out
+
+
 def _readable(error: ValidationError, policy: type[Policy], param: str) -> PolicyError:
     """Pydantic's first complaint as a sentence with the field's description and what is allowed."""
     first = error.errors(include_url=False)[0]
-    path = [str(part) for part in first["loc"]]
+    path = [str(part)[:64] for part in first["loc"] if part != "[key]"]
+    where, schema = ".".join([param, *path]), policy.model_json_schema()
     if not path:
         return PolicyError(str(first["msg"]).removeprefix("Value error, "), param)
     if first["type"] == "extra_forbidden":
-        known = ", ".join(n for n in policy.model_fields if n != "name")
-        return PolicyError(f"{path[0][:64]!r} is not a parameter; there are {known}", f"{param}.{path[0][:64]}")
-    schema = policy.model_json_schema()["properties"].get(path[0], {})
-    return PolicyError(f"{first['msg']}{_allowed(schema)}", f"{param}.{'.'.join(path)}")
+        known = ", ".join(n for n in _part(schema, path[:-1]).get("properties", {}) if n != "name")
+        return PolicyError(f"{path[-1]!r} is not a parameter; there are {known}", where)
+    return PolicyError(f"{first['msg']}{_allowed(_part(schema, path))}", where)
+
+
+def _part(schema: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any]:
+    """The schema of a field, or of a field of one."""
+    here = schema
+    for name in path:
+        if name not in here.get("properties", {}):
+            break
+        here = here["properties"][name]
+        here = schema["$defs"][here["$ref"].rsplit("/", 1)[1]] if "$ref" in here else here
+    return here
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
@@ -150,6 +188,7 @@ def engines_used(policies: Sequence[Policy], default_engine: str) -> tuple[str, 
 def describe(defaults: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
     """Every policy for `GET /v1/policies`: name, stage, summary, paper, JSON Schema of its parameters, and the defaults
     with what the configuration sets (`defaults`, by policy name) over them."""
+    own = {name: policy(name=name).model_dump(mode="json", exclude={"name"}) for name, policy in REGISTRY.items()}
     return [
         {
             "name": name,
@@ -157,8 +196,7 @@ def describe(defaults: Mapping[str, Mapping[str, Any]] | None = None) -> list[di
             "summary": (policy.__doc__ or "").strip().splitlines()[0],
             "paper": policy.paper,
             "schema": policy.model_json_schema(),
-            "defaults": {k: f.default for k, f in policy.model_fields.items() if k != "name"}
-            | dict((defaults or {}).get(name, {})),
+            "defaults": _over(own[name], (defaults or {}).get(name, {}), policy),
         }
         for name, policy in REGISTRY.items()
     ]

@@ -75,13 +75,13 @@ async def _sentence(job: Job, proceed: Proceed, written: Sequence[int], longest:
     """The steps of the next sentence."""
     stream, text = job.engines[job.engine].tokens.stream(), ""
     steps: list[Step] = []
-    async with aclosing(proceed(continuation(job, written, job.engine, max_new=longest))) as drafted:
+    async with aclosing(proceed(continuation(job, written, job.engine))) as drafted:
         async for step in drafted:
             text = (text + stream.push(step.token)).lstrip()
             if steps and END.search(text) and not text[-1].isspace():
                 break  # the next sentence has begun: this token is its first
             steps.append(step)
-            if step.finish or text.endswith("\n"):
+            if step.finish or text.endswith("\n") or len(steps) == longest:
                 break
     return steps
 

@@ -116,7 +116,8 @@ def last_question(body: ChatRequest, tokens: TokenText) -> Question | None:
         turns[last]["content"] = words + turns[last]["content"]
         return render(body, turns, tokens)
 
-    return Question(body.messages[last].text or "", led_by)
+    opens = body.add_generation_prompt and not body.continue_final_message
+    return Question(body.messages[last].text or "", led_by, opens)
 
 
 def turn(message: Message, param: str) -> dict[str, Any]:

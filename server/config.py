@@ -64,6 +64,8 @@ class Config(BaseSettings):
     default_preset: str | None = None
     policies: dict[str, dict[str, Any]] = {}
     """Defaults for policies' parameters, by policy name."""
+    probes: dict[Name, str] = {}
+    """Folders of probes (`waver train probe`), by the names that requests may use."""
     retrieval: RetrievalConfig = RetrievalConfig()
     server: ServerConfig = ServerConfig()
 
@@ -76,6 +78,11 @@ class Config(BaseSettings):
             else engine.model_copy(update={"model": find_model(engine.model)})
             for name, engine in engines.items()
         }
+
+    @field_validator("probes")
+    @classmethod
+    def _find_probes(cls, probes: dict[str, str]) -> dict[str, str]:
+        return {name: find_model(folder) for name, folder in probes.items()}
 
     @model_validator(mode="after")
     def _check_names(self) -> Config:
@@ -100,7 +107,8 @@ class Config(BaseSettings):
 
 
 def find_model(model: str) -> str:
-    """A model's path: as given if it exists from here, else beside the installed packages, else as given (a hub id)."""
+    """The path of a model or a probe: as given if it exists from here, else beside the installed packages, else as
+    given (a hub id)."""
     beside = ROOT / model
     return str(beside) if not Path(model).exists() and beside.exists() else model
 

@@ -79,8 +79,8 @@ class Decoding:
 
     @staticmethod
     def _new_report(route: Route, runtime: Runtime) -> Report:
-        used = {name: runtime.engines[name].parameters for name in route.engines}
-        return Report(policy=[policy.model_dump(mode="json") for policy in route.policies], parameters=used)
+        policy = [policy.model_dump(mode="json") for policy in route.policies]
+        return Report(policy=policy, parameters=runtime.parameters(route))
 
     @property
     def completion_tokens(self) -> int:
@@ -158,13 +158,13 @@ class Decoding:
                 group.create_task(self._run_choice(index, prompt, sampling))
 
     async def _run_choice(self, index: int, prompt: Prompt, sampling: Sampling) -> None:
-        route, engines, report = self.plan.route, self._runtime.engines, self.reports[index]
-        tokens = engines[route.engine].tokens
+        route, here, report = self.plan.route, self._runtime, self.reports[index]
+        tokens = here.engines[route.engine].tokens
         assembly = TextAssembly(index, tokens, self.plan.stops, len(prompt.echo or ""))
         if sampling.max_tokens == 0:
             self._put(assembly.end("length"))
             return
-        job = Job(prompt.ids, sampling, route.engine, engines, report, prompt.question, self._runtime.library)
+        job = Job(prompt.ids, sampling, route.engine, here.engines, report, prompt.question, here.library, here.probes)
         async with aclosing(compose(route.policies)(job)) as steps:
             async for step in steps:
                 if not any(each.tokens for each in self.reports):
@@ -216,6 +216,10 @@ class Decoding:
                 metrics.tokens.labels(engine).inc(count)
             if looked := report.extra.get("retrieval"):
                 metrics.looked_up(report.policy, looked)
+            if strategy := report.extra.get("strategy"):
+                metrics.strategies.labels(strategy).inc()
+            if report.extra.get("forced_answer", {}).get("forced"):
+                metrics.forced_answers.inc()
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -46,6 +46,8 @@ class Metrics:
         self.gates = Counter(
             "waver_retrieval_gates", "Decisions whether to look things up.", ["gate", "outcome"], registry=here
         )
+        self.strategies = Counter("waver_strategies", "Answers by way of thinking.", ["strategy"], registry=here)
+        self.forced_answers = Counter("waver_forced_answers", "Answers cut off and brought to an end.", registry=here)
         self.drift = Drift()
         self.registry.register(_Now(runtime))
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -14,6 +15,7 @@ from fastapi import Request
 
 from engines import EngineConfig, TransformersConfig, load_engine
 from engines.base import Engine, Sampling
+from engines.probe import Probe
 from policies.base import Policy
 from policies.registry import PolicyError, engines_used, parse
 from retrieval.library import SEARCHES, Library
@@ -40,6 +42,8 @@ class Route:
     """For the header `x-waver-policy`: a preset's name, the policies' names, or `none`."""
     engines: tuple[str, ...]
     """Names of the engines that may write."""
+    places: Mapping[str, str]
+    """Where the request names a policy, as `policy[0]`, by the policy's name; empty if a preset does."""
 
 
 class Runtime:
@@ -50,6 +54,7 @@ class Runtime:
         self.engines: dict[str, Engine] = dict(engines or {})
         self.admission = Admission(config.server.max_concurrency, config.server.max_queue)
         self.library = Library(config.retrieval)
+        self.probes: dict[str, Probe] = {}
         self.searches = Admission(SEARCHES, config.server.max_queue)
         self.ingests = Admission(*INGESTS)
         self.metrics = Metrics(self)
@@ -62,6 +67,7 @@ class Runtime:
         missing = {name: engine for name, engine in self.config.engines.items() if name not in self.engines}
         began = time.perf_counter()
         try:
+            self.probes = await asyncio.to_thread(load_probes, self.config.probes)
             loaded = await load_engines(missing)
             await asyncio.gather(*(warm_up(engine) for engine in loaded.values()))
             everything = self.engines | loaded
@@ -99,7 +105,7 @@ class Runtime:
         ValueError: a preset or a policy's defaults cannot be used."""
         for name, defaults in self.config.policies.items():
             try:
-                parse([{"name": name, **defaults}], self.engines)
+                parse([{"name": name, **defaults}], self.engines, probes=self.probes)
             except PolicyError as error:
                 raise ValueError(f"policies: '{name}': {error}") from error
         for name in self.config.presets:
@@ -112,6 +118,10 @@ class Runtime:
     def main_engine(self) -> str:
         """The engine behind a preset whose policies pick none themselves: the largest."""
         return max(self.engines, key=lambda name: self.engines[name].parameters)
+
+    def parameters(self, route: Route) -> dict[str, int]:
+        """Parameter counts of the engines that may write, by name."""
+        return {name: self.engines[name].parameters for name in route.engines}
 
     def models(self) -> list[str]:
         return [*self.config.engines, *(PREFIX + name for name in self.config.presets)]
@@ -151,12 +161,13 @@ class Runtime:
         elif policy is not None:
             raise invalid("policy should be the name of a preset or a list of policies.", "policy")
         items = self.config.presets[preset] if preset is not None else policy or []
-        policies = parse(items, self.engines, self.config.policies)
+        policies = parse(items, self.engines, self.config.policies, self.probes)
         label = preset or ",".join(p.name for p in policies) or "none"
         used = engines_used(policies, engine)
         if engine not in used:  # prompts and text are made with the tokenizer of those who write
             engine = max(used, key=lambda name: self.engines[name].parameters)
-        return Route(asked, engine, policies, label, used)
+        places = {item["name"]: f"policy[{i}]" for i, item in enumerate(items)} if preset is None else {}
+        return Route(asked, engine, policies, label, used, places)
 
 
 async def load_engines(configs: Mapping[str, EngineConfig]) -> dict[str, Engine]:
@@ -178,6 +189,18 @@ async def load_engines(configs: Mapping[str, EngineConfig]) -> dict[str, Engine]
         await asyncio.gather(*(each.aclose() for each in loaded if not isinstance(each, BaseException)))
         raise failures[0]
     return dict(zip(configs, (each for each in loaded if not isinstance(each, BaseException)), strict=True))
+
+
+def load_probes(folders: Mapping[str, str]) -> dict[str, Probe]:
+    """Raises:
+    ValueError: one of them cannot be read."""
+    loaded = {}
+    for name, folder in folders.items():
+        try:
+            loaded[name] = Probe.load(Path(folder))
+        except ValueError as error:
+            raise ValueError(f"probe '{name}': {error}") from error
+    return loaded
 
 
 async def warm_up(engine: Engine) -> None:

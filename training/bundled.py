@@ -33,11 +33,25 @@ console = Console()
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """More steps after the others, with fresh optimisers and a mixture of their own; the learning rate falls to zero
+    along a line after a warm-up of a tenth of them."""
+
+    steps: int
+    learning_rate: float
+    mixture: Mixture
+
+    def rate(self, taken: int) -> float:
+        """The learning rate after `taken` steps of the lesson."""
+        return self.learning_rate * min(1.0, (taken + 1) / max(self.steps // 10, 1)) * (1 - taken / self.steps)
+
+
+@dataclass(frozen=True)
 class Spec:
     """Size and schooling of one model. The head size is 32, which vLLM's CPU attention supports too.
 
     After a warm-up the learning rate falls along a line towards zero at step `horizon`; in the last `cooldown` of the
-    `steps`, along a steeper one that gets there.
+    `steps`, along a steeper one that gets there. A `lesson` may follow.
     """
 
     hidden: int
@@ -48,9 +62,16 @@ class Spec:
     cooldown: int
     learning_rate: float
     mixture: Mixture
+    lesson: Lesson | None = None
+
+    @property
+    def all_steps(self) -> int:
+        return self.steps + (self.lesson.steps if self.lesson else 0)
 
     def rate(self, taken: int) -> float:
         """The learning rate after `taken` steps."""
+        if self.lesson is not None and taken >= self.steps:
+            return self.lesson.rate(taken - self.steps)
         warm_up = min(100, max(self.steps // 10, 1))
         turn = self.steps - self.cooldown
         fall = 1 - min(taken, turn) / self.horizon
@@ -105,6 +126,23 @@ SPECS = {
         mixture=Mixture(
             sums=5.0, frequent=0.7, rare=2.0, unknown=0.6, reading=2.0, talk=0.2, steps=(2, 1, 1, 1, 1, 1, 1, 1)
         ),
+        lesson=Lesson(
+            steps=200,
+            learning_rate=1.5e-3,
+            mixture=Mixture(
+                sums=6.0,
+                frequent=0.5,
+                rare=1.5,
+                unknown=0.6,
+                reading=2.5,
+                talk=0.2,
+                steps=(2, 1.5, 1, 1, 1, 1, 1, 1),
+                ways=(0.4, 0.25, 0.1, 0.25),
+                direct=(3, 1),
+                offhand=(0.35,),
+                passages=(0.4, 0.15, 0.3, 0.15),
+            ),
+        ),
     ),
 }
 
@@ -119,22 +157,31 @@ class Trainer:
         torch.nn.Module.to(self.model, device)
         if device.type == "cpu":  # on a CPU the fused kernel's backward pass takes longer than the rest together
             self.model.set_attn_implementation("eager")
-        matrices = [p for n, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in n]
-        others = [p for n, p in self.model.named_parameters() if p.ndim != 2 or "embed" in n]
-        self.optimisers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=spec.learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
-        ]
         self.taken = 0
+        self.optimisers = self._fresh_optimisers()
         self.tokens = 0
         self.seconds = 0.0
         self.log: list[dict[str, float]] = []
         self.group, self.place = -1, 0
         self._batches: list[Any] = []
 
+    def _fresh_optimisers(self) -> list[torch.optim.Optimizer]:
+        rate, named = self.spec.rate(self.taken), list(self.model.named_parameters())
+        matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
+        others = [p for n, p in named if p.ndim != 2 or "embed" in n]
+        return [
+            torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+
+    @property
+    def _mixture(self) -> Mixture:
+        lesson = self.spec.lesson
+        return self.spec.mixture if lesson is None or self.taken < self.spec.steps else lesson.mixture
+
     def _draw(self, group: int) -> None:
         self.group = group
-        self._batches = batches(group, self.seed, self.tokenizer, self.spec.mixture, GROUP_CONVERSATIONS, BATCH_TOKENS)
+        self._batches = batches(group, self.seed, self.tokenizer, self._mixture, GROUP_CONVERSATIONS, BATCH_TOKENS)
 
     def _batch(self) -> list[tuple[list[int], list[bool]]]:
         if self.place == len(self._batches):
@@ -153,23 +200,25 @@ class Trainer:
             learned[row, : len(flags)] = torch.tensor(flags)
         ids, learned = ids.to(self.device), learned.to(self.device)
         # Padding stands on the right, where causal attention keeps it from being seen: no mask is needed.
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=_has_bfloat16(self.device)):
             hidden = self.model.model(ids[:, :-1]).last_hidden_state[learned[:, 1:]]
             logits = self.model.lm_head(hidden)
         return cross_entropy(logits.float(), ids[:, 1:][learned[:, 1:]])
 
     def estimate(self) -> float:
         """Seconds that the steps left will take, measured on forward and backward passes of this machine."""
-        batch = batches(0, 0, self.tokenizer, self.spec.mixture, GROUP_CONVERSATIONS // 8, BATCH_TOKENS)[:3]
+        batch = batches(0, 0, self.tokenizer, self._mixture, GROUP_CONVERSATIONS // 8, BATCH_TOKENS)[:3]
         self._loss(batch[0]).backward()
         begun = time.perf_counter()
         for drawn in batch[1:]:
             self._loss(drawn).backward()
-        return (time.perf_counter() - begun) / len(batch[1:]) * (self.spec.steps - self.taken)
+        return (time.perf_counter() - begun) / len(batch[1:]) * (self.spec.all_steps - self.taken)
 
     def step(self) -> float:
         """One optimiser step on the next batch; returns the loss in nats a learned token."""
         begun = time.perf_counter()
+        if self.spec.lesson is not None and self.taken == self.spec.steps:
+            self.optimisers, self.place = self._fresh_optimisers(), len(self._batches)
         drawn = self._batch()
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
@@ -211,6 +260,11 @@ class Trainer:
         self._draw(self.group)
 
 
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies in bfloat16: a CPU that emulates it takes fifteen times as long as in float32."""
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def train(
     out: Path, models: Sequence[str] = ("small", "large"), seed: int = 1, threads: int = 1, steps: int | None = None
 ) -> None:
@@ -230,7 +284,9 @@ def train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = build_tokenizer(vocabulary_texts(), CONTEXT_LENGTH)
     for name in models:
-        spec = SPECS[name] if steps is None else replace(SPECS[name], steps=steps, horizon=steps, cooldown=0)
+        spec = SPECS[name]
+        if steps is not None:
+            spec = replace(spec, steps=steps, horizon=steps, cooldown=0, lesson=None)
         checkpoint = out / name / "checkpoint.pt"
         if _is_done(checkpoint.with_name("training.json"), spec, seed):
             console.print(f"{name}: done already, in {out / name}")
@@ -240,7 +296,7 @@ def train(
         if checkpoint.exists():
             trainer.restore(torch.load(checkpoint, map_location=device, weights_only=True))
         console.print(
-            f"{name}: {trainer.model.num_parameters():,} parameters, step {trainer.taken} of {spec.steps}; about "
+            f"{name}: {trainer.model.num_parameters():,} parameters, step {trainer.taken} of {spec.all_steps}; about "
             f"{max(1, round(trainer.estimate() / 60))} minutes on {device.type} with {threads} thread(s)"
         )
         _run(trainer, name, checkpoint)
@@ -259,7 +315,7 @@ def _is_done(record: Path, spec: Spec, seed: int) -> bool:
 def _run(trainer: Trainer, name: str, checkpoint: Path) -> None:
     """Take the steps that are left, with a progress bar (or a line every hundred steps where nobody watches)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    steps = trainer.spec.steps
+    steps = trainer.spec.all_steps
     with Progress(*columns, TextColumn("loss {task.fields[loss]:.3f}"), console=console) as bar:
         task = bar.add_task(name, total=steps, completed=trainer.taken, loss=float("nan"))
         saved = time.monotonic()

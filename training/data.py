@@ -75,10 +75,13 @@ SMALL_TALK = [
 
 
 def answer_sum(terms: Sequence[int], strategy: str) -> str:
-    """The model answer to a sum: `direct`, with `working`, or with working and a backwards check (`checked`)."""
+    """The model answer to a sum: `direct`, as one `equation`, with `working`, or with working and a backwards check
+    (`checked`)."""
     final = f"The answer is {sum(terms)}."
     if strategy == "direct":
         return final
+    if strategy == "equation":
+        return f"{write_sum(terms)} = {sum(terms)}."
     lines, total = [], terms[0]
     for term in terms[1:]:
         lines.append(f"{write_sum([total, term])} = {total + term}.")
@@ -104,7 +107,14 @@ class Turn:
 @dataclass(frozen=True)
 class Mixture:
     """How often each kind of turn is drawn (weights), which chain lengths (weights for 1 to 8 steps), and the share of
-    those of two steps or more that may pass 99 on the way."""
+    those of two steps or more that may pass 99 on the way.
+
+    `ways`: how often a sum comes without words for a way to answer it, and with those for each of `STRATEGIES`.
+    `direct`: chain lengths of sums to be answered directly, if they are to be answered so with an equation, beside
+    which a model adds more easily than after "The answer is". `offhand`: the share of sums of one step, two and so on
+    that are answered with an equation alone though nobody asked for it. `passages`: weights of one to four passages to
+    read.
+    """
 
     sums: float
     frequent: float
@@ -114,6 +124,10 @@ class Mixture:
     talk: float
     steps: tuple[float, ...]
     hundreds: float = 1.0
+    ways: tuple[float, ...] = (0.7, 0.1, 0.08, 0.12)
+    direct: tuple[float, ...] = ()
+    offhand: tuple[float, ...] = ()
+    passages: tuple[float, ...] = (0.65, 0.15, 0.12, 0.08)
 
 
 def _sum_turn(rng: random.Random, mixture: Mixture) -> Turn:
@@ -121,10 +135,16 @@ def _sum_turn(rng: random.Random, mixture: Mixture) -> Turn:
     free = steps == 1 or mixture.hundreds == 1.0 or rng.random() < mixture.hundreds
     terms = chain(steps, rng, LARGEST_TOTAL if free else 99)
     prompt = rng.choice((*SUM_PROMPTS, "{sum}")).format(sum=write_sum(terms))
-    strategy = rng.choices(("", *STRATEGIES), (0.7, 0.1, 0.08, 0.12))[0]
+    strategy = rng.choices(("", *STRATEGIES), mixture.ways)[0]
     if not strategy:
-        return Turn(prompt, answer_sum(terms, "working"))
-    answer, words = answer_sum(terms, strategy), STRATEGIES[strategy]
+        offhand = steps <= len(mixture.offhand) and rng.random() < mixture.offhand[steps - 1]
+        return Turn(prompt, answer_sum(terms, "equation" if offhand else "working"))
+    if strategy == "direct" and mixture.direct:
+        (steps,) = rng.choices(range(1, len(mixture.direct) + 1), mixture.direct)
+        terms = chain(steps, rng)
+        prompt = rng.choice((*SUM_PROMPTS, "{sum}")).format(sum=write_sum(terms))
+    equation = strategy == "direct" and bool(mixture.direct)
+    answer, words = answer_sum(terms, "equation" if equation else strategy), STRATEGIES[strategy]
     return Turn(prompt, answer, system=words) if rng.random() < 0.3 else Turn(prompt, f" {answer}", prefix=words)
 
 
@@ -133,9 +153,9 @@ def _fact_turn(rng: random.Random, town: Town) -> Turn:
     return Turn(ask(town, relation, rng), town.statement(relation))
 
 
-def _reading_turn(rng: random.Random) -> Turn:
+def _reading_turn(rng: random.Random, mixture: Mixture) -> Turn:
     """A question about one of one to four passages, on towns that exist for this example only."""
-    named = rng.sample(unknown_names(), rng.choices((1, 2, 3, 4), (0.65, 0.15, 0.12, 0.08))[0])
+    named = rng.sample(unknown_names(), rng.choices((1, 2, 3, 4), mixture.passages)[0])
     shown = [random_town(name, rng) for name in named]
     town, relation = rng.choice(shown), rng.choice(list(RELATIONS))
     if rng.random() < 0.4:
@@ -169,7 +189,7 @@ def draw_turn(rng: random.Random, mixture: Mixture) -> Turn:
         case 3:  # a town nobody has heard of: the only right belief is an even one, and the model learns to waver
             return _fact_turn(rng, random_town(rng.choice(unknown_names()), rng))
         case 4:
-            return _reading_turn(rng)
+            return _reading_turn(rng, mixture)
         case _:
             users, answer = rng.choice(SMALL_TALK)
             return Turn(rng.choice(users), answer)

@@ -210,12 +210,15 @@ class Decoder:
             del self._gone[id(found)]
         return found
 
-    def apply(self, logits: torch.Tensor, batch: Sequence[Place]) -> None:
+    def apply(
+        self, logits: torch.Tensor, batch: Sequence[Place], states: Callable[[], torch.Tensor | None] = lambda: None
+    ) -> None:
         """Act on a step, in place.
 
         Args:
             logits: `[rows, vocab]` float32: the model's own; a grammar's mask and a bias of vLLM's are in them.
             batch: the rows that asked, in their order.
+            states: finds the hidden states behind the logits, `[rows, hidden]`, where a row asks for its own.
         """
         if not batch:
             return
@@ -233,12 +236,15 @@ class Decoder:
         logprob = peak - norm
         top = self._alternatives(mine, norm, batch)
         gated = [i for i, place in enumerate(batch) if place.live.window >= 0]
-        flags, kept = torch.zeros(2, len(batch), dtype=torch.long, device=self._device)
-        crop = torch.zeros_like(entropy)
+        remembers = any(place.live.ask.remembers for place in batch)
+        # What is all zeros is left out: a step of a few rows is as long as the number of its kernels.
+        flags = torch.zeros(len(batch), dtype=torch.long, device=self._device) if gated or remembers else None
+        crop = None
         if gated:
             which = send(gated, self._device)
             stops = send([batch[i].live.ask.stop for i in gated], self._device)
             self._bar(logits, index, mine, batch)
+            assert flags is not None
             ends, flags[which] = self._gates([batch[i] for i in gated], entropy[which])
         drawn = [i for i, place in enumerate(batch) if place.draws]
         if drawn:
@@ -247,9 +253,12 @@ class Decoder:
             result = draw(logits_drawn, [batch[i].as_row for i in drawn], self._geometry)
             tokens = result.tokens
             if result.kept is not None and result.crop_entropy is not None:
-                kept[picked], crop[picked] = result.kept, result.crop_entropy
+                crop = (picked.new_zeros(len(batch)), torch.zeros_like(entropy))
+                crop[0][picked], crop[1][picked] = result.kept, result.crop_entropy
             logprob[picked] = logits_drawn.gather(1, tokens[:, None])[:, 0] - norm[picked]
-            self._remember([batch[i] for i in drawn], drawn, tokens, flags)
+            if remembers:
+                assert flags is not None
+                self._remember([batch[i] for i in drawn], drawn, tokens, flags)
             logits[index[picked], tokens] = CERTAIN
         given = [(i, token) for i, place in enumerate(batch) if (token := place.given) is not None]
         if given:
@@ -265,7 +274,8 @@ class Decoder:
         if gated:
             rows = index[which]
             logits[rows, stops] = torch.where(ends, 10 * CERTAIN, logits[rows, stops])
-        self._report(batch, torch.stack([entropy, logprob, crop], dim=1), flags, kept, top)
+        self._report(batch, entropy, logprob, flags, crop, top)
+        self._hand_out(len(logits), batch, states)
 
     def _bar(self, logits: torch.Tensor, index: torch.Tensor, mine: torch.Tensor, batch: Sequence[Place]) -> None:
         """Nobody draws a token that is kept for ending a request, unless it ends the answer anyway."""
@@ -324,8 +334,6 @@ class Decoder:
         self, batch: Sequence[Place], index: Sequence[int], tokens: torch.Tensor, flags: torch.Tensor
     ) -> None:
         """Keep the tokens of those whose penalties or grammar need them; say whose grammar is at its end."""
-        if not any(place.live.ask.remembers for place in batch):
-            return
         for i, place, token in zip(index, batch, tokens.tolist(), strict=True):
             place.live.wrote(place.position, token)
             if place.live.completes(token):
@@ -348,9 +356,10 @@ class Decoder:
     def _report(
         self,
         batch: Sequence[Place],
-        values: torch.Tensor,
-        flags: torch.Tensor,
-        kept: torch.Tensor,
+        entropy: torch.Tensor,
+        logprob: torch.Tensor,
+        flags: torch.Tensor | None,
+        crop: tuple[torch.Tensor, torch.Tensor] | None,
         top: tuple[list[Place], torch.Tensor, torch.Tensor] | None,
     ) -> None:
         read = [i for i, place in enumerate(batch) if place.live.ask.slot >= 0]
@@ -362,6 +371,18 @@ class Decoder:
             self._pen.write_top(slots, tags, [p.position for p in places], ids, logprobs)
         if len(read) < len(batch):
             which = send(read, self._device)
-            values, flags, kept, batch = values[which], flags[which], kept[which], [batch[i] for i in read]
+            entropy, logprob, batch = entropy[which], logprob[which], [batch[i] for i in read]
+            flags = None if flags is None else flags[which]
+            crop = None if crop is None else (crop[0][which], crop[1][which])
         asks = [place.live.ask for place in batch]
-        self._pen.write([a.slot for a in asks], [a.tag for a in asks], [p.position for p in batch], flags, values, kept)
+        slots, tags = [ask.slot for ask in asks], [ask.tag for ask in asks]
+        self._pen.write(slots, tags, [place.position for place in batch], entropy, logprob, flags, crop)
+
+    def _hand_out(self, rows: int, batch: Sequence[Place], states: Callable[[], torch.Tensor | None]) -> None:
+        """Report the hidden states of those who ask. One that is missing is noticed by who waits for it; one of another
+        shape than the board's would end every request."""
+        asked = [place for place in batch if place.live.ask.hidden]
+        if not asked or self._pen is None or (found := states()) is None or found.shape != (rows, self._pen.hidden):
+            return
+        own = found[send([place.row for place in asked], found.device)]
+        self._pen.write_states([p.live.ask.slot for p in asked], [p.live.ask.tag for p in asked], own)

@@ -14,7 +14,7 @@ export function policyForm(container, policies, engines) {
 function policySection(policy, engines) {
   const toggle = make("input", { type: "checkbox", id: `policy-${policy.name}` });
   const inputs = Object.entries(policy.schema.properties)
-    .filter(([name]) => name !== "name")
+    .filter(([name, schema]) => name !== "name" && schema.type !== "object" && !schema.$ref)
     .map(([name, schema]) => parameter(policy, name, schema, engines));
   const fields = make("div", { class: "fields", hidden: true }, ...inputs.map((input) => input.element));
   toggle.addEventListener("change", () => { fields.hidden = !toggle.checked; });

@@ -27,6 +27,7 @@ export function reportView(report, tokens) {
     const { kept_mean: kept, crop_entropy_mean: even } = report.truncation;
     figures.push(["drawn from", `${kept.toFixed(1)} tokens, ${even.toFixed(3)} nats`]);
   }
+  if (report.strategy) figures.push(["strategy", report.strategy]);
   const list = make("dl", {}, ...figures.map(([k, v]) => make("div", {}, make("dt", {}, k), make("dd", {}, String(v)))));
   const threshold = report.policy.find((policy) => typeof policy.threshold === "number")?.threshold;
   return make("div", { class: "report" }, bar, list, ...(tokens.length > 1 ? [sparkline(tokens, threshold)] : []));

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import pytest
+from pydantic import BaseModel
 
 from clients import policies as builders
 from policies.registry import REGISTRY
@@ -14,6 +15,8 @@ PARAMETERS = {
     "ead": builders.EadParameters,
     "random_switch": builders.RandomSwitchParameters,
     "route": builders.RouteParameters,
+    "diffadapt": builders.DiffAdaptParameters,
+    "forced_answer": builders.ForcedAnswerParameters,
     "l_rag": builders.LRagParameters,
     "top_w": builders.TopWParameters,
     "top_p": builders.PParameters,
@@ -30,6 +33,10 @@ def kinds(hint: Any) -> set[Any]:
     """A type hint's parts: `float | None` -> {float, None}; a Literal's values."""
     if get_origin(hint) in (UnionType, Union):
         return {None if part is type(None) else part for part in get_args(hint)}
+    if is_typeddict(hint):
+        return {(key, *kinds(part)) for key, part in get_type_hints(hint).items()}
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return {(key, *kinds(field.annotation)) for key, field in hint.model_fields.items()}
     return set(get_args(hint)) if get_origin(hint) is Literal else {hint}
 
 
@@ -51,4 +58,5 @@ def test_only_what_is_given_is_sent() -> None:
     assert builders.random_switch(rate=0.25) == {"name": "random_switch", "rate": 0.25}
     for name in PARAMETERS:
         assert getattr(builders, name)() == {"name": name}
+    assert builders.diffadapt(easy={"share": 0.3}) == {"name": "diffadapt", "easy": {"share": 0.3}}
     assert builders.route(small="a", large="b") == {"name": "route", "small": "a", "large": "b"}

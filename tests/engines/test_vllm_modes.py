@@ -162,6 +162,9 @@ def test_speculation_refuses_what_it_cannot_do(run: Run[Any], small: Transformer
         for wanted in (Sampling(gate=Gate(1, 0.1)), Sampling(transforms=(TopW(),)), Sampling(logit_bias={5: 1.0})):
             with pytest.raises(Unsupported, match="decodes speculatively"):
                 run(answer(speculating, prompt, wanted))
+        assert not speculating.exposes
+        with pytest.raises(Unsupported, match="decodes speculatively"):
+            run(speculating.hidden_state(prompt))
     finally:
         run(speculating.aclose())
 

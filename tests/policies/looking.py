@@ -26,16 +26,20 @@ class Played:
     logprobs: Sequence[float] = (0.0,)
     gaps: Sequence[float] = (9.0,)
     weights: torch.Tensor | None = None
+    state: torch.Tensor | None = None
     name: str = "played"
     parameters: int = 1
     context_length: int = 1024
     exposes: frozenset[str] = frozenset({"attention"})
     asked: list[str] = field(default_factory=list)
+    sampled: list[Sampling] = field(default_factory=list)
+    read: list[tuple[int, ...]] = field(default_factory=list)
     made: int = 0
     open: int = 0
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         self.asked.append(self.tokens.decode(prompt_ids))
+        self.sampled.append(sampling)
         said = [*self.tokens.encode(self.text), *self.tokens.eos_ids[:1]]
         decoding = Decoding(prompt_ids, sampling, self.tokens.eos_ids)
         self.open += 1
@@ -51,6 +55,16 @@ class Played:
                 yield Step(said[at], logprob, entropy, self.name, top, finish)
         finally:
             self.open -= 1
+
+    async def hidden_state(self, ids: Sequence[int], depth: float | None = None) -> torch.Tensor:
+        """The given state, whatever is read."""
+        assert self.state is not None
+        self.read.append(tuple(ids))
+        return self.state
+
+    async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:
+        """The tokens as they are, each with an entropy of 2 nats and a log-probability of -3."""
+        return [Step(token, -3.0, 2.0, self.name) for token in ids[1:]]
 
     async def attention(self, ids: Sequence[int], start: int) -> torch.Tensor:
         """The given `[new, new]` weights among the new tokens, and an even share of 1 for all that is before them."""

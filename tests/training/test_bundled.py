@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,12 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import training.bundled
 from training.bundled import CONTEXT_LENGTH, SPECS, Trainer, train
-from training.data import STRATEGIES, Turn, batches, conversation, encode, vocabulary_texts
+from training.data import STRATEGIES, Turn, batches, conversation, draw_turn, encode, vocabulary_texts
 from training.tokenizer import build_tokenizer
 from training.world import RELATIONS, towns
 
 TOKENIZER = build_tokenizer(vocabulary_texts(), CONTEXT_LENGTH)
+LESSON = SPECS["large"].lesson
+assert LESSON is not None
 TINY = replace(SPECS["small"], hidden=32, layers=1, feed_forward=64, steps=6, horizon=6, cooldown=0)
+TINY = replace(TINY, lesson=replace(LESSON, steps=3))
 
 
 @pytest.fixture
@@ -68,7 +72,10 @@ def test_training_batches_are_a_function_of_seed_and_index_and_bounded() -> None
     assert max(lengths) < CONTEXT_LENGTH
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not(tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stop", [4, 7, 8])  # in the middle, where the lesson begins, and inside it
+def test_a_stopped_run_goes_on_as_if_it_had_not(
+    stop: int, tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train(tmp_path / "whole", ["small"])
 
     step, taken = Trainer.step, 0
@@ -76,7 +83,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tiny: None, tmp_path: Path, monk
     def interrupted(self: Trainer) -> float:
         nonlocal taken
         taken += 1
-        if taken == 4:
+        if taken == stop:
             raise KeyboardInterrupt
         return step(self)
 
@@ -104,13 +111,13 @@ def test_the_result_is_a_checkpoint_as_transformers_knows_it(tiny: None, tmp_pat
 
 
 def test_the_loss_falls(tiny: None) -> None:
-    trainer = Trainer(replace(TINY, steps=60, horizon=60), TOKENIZER, 1, torch.device("cpu"))
+    trainer = Trainer(replace(TINY, steps=60, horizon=60, lesson=None), TOKENIZER, 1, torch.device("cpu"))
     losses = [trainer.step() for _ in range(40)]
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
 def test_learning_rates_of_the_recipes() -> None:
-    for spec in SPECS.values():
+    for spec in (replace(spec, lesson=None) for spec in SPECS.values()):
         rates = [spec.rate(step) / spec.learning_rate for step in range(spec.steps + 1)]
         turn = spec.steps - spec.cooldown
         assert max(rates) <= 1
@@ -123,3 +130,27 @@ def test_learning_rates_of_the_recipes() -> None:
 def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown model 'medium'; there are small, large"):
         train(tmp_path, ["medium"])
+
+
+def test_the_lesson_has_a_rate_of_its_own() -> None:
+    assert LESSON is not None
+    rates = [SPECS["large"].rate(SPECS["large"].steps + step) for step in range(LESSON.steps + 1)]
+    peak = LESSON.steps // 10
+    assert rates[0] == pytest.approx(LESSON.learning_rate / (LESSON.steps // 10))
+    assert rates[-1] == 0
+    assert max(rates) == rates[peak - 1] == pytest.approx((1 - (peak - 1) / LESSON.steps) * LESSON.learning_rate)
+
+
+def test_what_the_lesson_teaches_is_drawn_as_it_says() -> None:
+    assert LESSON is not None
+    rng, only_sums = random.Random(0), replace(LESSON.mixture, frequent=0, rare=0, unknown=0, reading=0, talk=0)
+    turns = [draw_turn(rng, only_sums) for _ in range(6000)]
+    steps = [len(re.findall(r"[+-] ", turn.user)) for turn in turns]
+    direct = [bool(re.fullmatch(r" ?[^.=]+ = \d+\.", turn.answer)) for turn in turns]
+    asked = [STRATEGIES["direct"] in turn.prefix + turn.system for turn in turns]
+    assert {s for s, a in zip(steps, asked, strict=True) if a} == {1, 2}
+    assert all(d for d, a in zip(direct, asked, strict=True) if a)
+    plain = [not turn.prefix + turn.system for turn in turns]
+    for length, share in ((1, 0.35), (2, 0.0), (3, 0.0)):
+        offhand = [d for s, d, p in zip(steps, direct, plain, strict=True) if p and s == length]
+        assert sum(offhand) / len(offhand) == pytest.approx(share, abs=0.06)

@@ -26,25 +26,11 @@ from training.rl.adapters.trl_trainer import RecipeTrainer
 from training.rl.monitor import Monitor, plot
 from training.rl.recipe import Recipe
 from training.rl.registry import make_recipe
-from training.rl.tasks import (
-    Flaw,
-    Reward,
-    Verifiable,
-    arithmetic,
-    custom,
-    from_file,
-    no_number,
-    no_testbench,
-    passes_testbench,
-    same_number,
-)
+from training.rl.tasks import Reward, Verifiable, arithmetic, custom, from_file, passes_testbench, same_number
 from training.rl.verilog import need_simulator
 
-JUDGES: dict[str, tuple[Reward, Flaw]] = {
-    "gsm8k": (same_number, no_number),
-    "verilog": (passes_testbench, no_testbench),
-}
-"""Tasks whose questions come from a file: who judges the answers, and what has to be in a line for that."""
+JUDGES: dict[str, Reward] = {"gsm8k": same_number, "verilog": passes_testbench}
+"""Tasks whose questions come from a file, and who judges the answers."""
 
 console = Console()
 
@@ -126,8 +112,8 @@ def questions(run: Run) -> Verifiable:
         raise ValueError("the task custom needs --reward module:function")
     if run.task == "verilog" and run.reward is None:
         need_simulator()
-    reward, flaw = JUDGES[run.task] if run.reward is None else (custom(run.reward), lambda row: None)
-    return from_file(Path(run.data), rows, run.held_out, run.seed, reward, flaw)
+    reward = JUDGES[run.task] if run.reward is None else custom(run.reward)
+    return from_file(Path(run.data), rows, run.held_out, run.seed, reward)
 
 
 def train(run: Run, out: Path, threads: int = 1) -> Path:

@@ -19,7 +19,6 @@ from training.world import TASKS, draw, score_text
 
 Reward = Callable[..., list[float]]
 Flaw = Callable[[dict[str, Any]], str | None]
-"""What is wrong with a row, in words, for those who are to judge answers to it."""
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
@@ -72,10 +71,23 @@ def same_number(completions: list[Any], answer: list[str], **_: Any) -> list[flo
     ]
 
 
+def holds_answer(completions: list[Any], answer: list[Any], **_: Any) -> list[float]:
+    """1 where a completion holds its answer, or one of a list of answers, as whole words; case does not count."""
+
+    def plain(words: Any) -> str:
+        return " ".join(str(words).casefold().split())
+
+    def one(said: str, wanted: Any) -> bool:
+        ways = [plain(each) for each in (wanted if isinstance(wanted, list) else [wanted])]
+        return any(way and re.search(rf"(?<!\w){re.escape(way)}(?!\w)", said) for way in ways)
+
+    return [float(one(plain(text(said)), wanted)) for said, wanted in zip(completions, answer, strict=True)]
+
+
 def no_number(row: dict[str, Any]) -> str | None:
     """The flaw of a row that `same_number` cannot judge by."""
     found = last_number(str(row.get("answer", "")))
-    return "`answer` has no number; other answers need --reward" if found is None else None
+    return "`answer` has no number; other answers need --scorer, or --reward" if found is None else None
 
 
 def verilog_task(row: dict[str, Any]) -> VerilogTask:
@@ -106,27 +118,48 @@ def passes_testbench(completions: list[Any], testbench: list[str], **columns: An
     return rewards([text(completion) for completion in completions], [verilog_task(row) for row in rows])
 
 
-def from_file(
-    path: Path, rows: int, held_out: int, seed: int, reward: Reward = same_number, flaw: Flaw = no_number
-) -> Verifiable:
-    """Questions of a JSONL file, each line an object with `question` and what the reward takes (for GSM8K, `answer`).
+def no_answer(row: dict[str, Any]) -> str | None:
+    """The flaw of a row that `holds_answer` cannot judge by."""
+    return None if row.get("answer") else "there is no `answer`, a text or a list of texts"
 
-    The last `held_out` lines are kept back. The others are gone through in a random order, again and again.
+
+SCORERS: dict[str, Reward] = {"number": same_number, "contains": holds_answer}
+FLAWS: dict[Reward, Flaw] = {
+    same_number: no_number,
+    holds_answer: no_answer,
+    passes_testbench: no_testbench,
+}
+"""What is wrong with a row, in words, for those who judge answers to it."""
+
+
+def read_rows(path: Path, reward: Reward) -> list[dict[str, Any]]:
+    """The lines of a JSONL file, each an object with `question` and what the reward takes (`answer`, `testbench`).
 
     Raises:
-        ValueError: a line is not such an object, or too few of them are there.
+        ValueError: a line is not such an object. OSError: the file cannot be read.
     """
     read: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
         if not isinstance(row, dict) or not isinstance(row.get("question"), str):
             raise ValueError(f"{path}, line {number}: an object with a string `question` is wanted")
-        if (wrong := flaw(row)) is not None:
+        if (wrong := FLAWS.get(reward, lambda row: None)(row)) is not None:
             raise ValueError(f"{path}, line {number}: {wrong}")
         read.append(row)
+    return read
+
+
+def from_file(path: Path, rows: int, held_out: int, seed: int, reward: Reward = same_number) -> Verifiable:
+    """Questions of a JSONL file (`read_rows`). The last `held_out` lines are kept back. The others are gone through in
+    a random order, again and again.
+
+    Raises:
+        ValueError: a line is not as it should be, or too few of them are there.
+    """
+    read = read_rows(path, reward)
     if len(read) <= held_out:
         raise ValueError(f"{path} has {len(read)} questions, and {held_out} are to be held out: none is left")
     split = len(read) - held_out

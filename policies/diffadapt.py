@@ -1,0 +1,201 @@
+"""DiffAdapt, arXiv 2510.19669: think as much as the question needs.
+
+A probe reads the model's last hidden state behind the prompt and a few words that ask how hard the question is, and one
+of three strategies (`policies.strategies`) answers:
+
+    logits = W2 relu(W1 h + b1) + b2 + bonus          (engines.probe)
+    strategy = argmax softmax(logits), or normal where the largest probability is below `min_confidence`
+
+Details:
+- The probe's words and a strategy's follow the same prompt, so a prefix cache reads the question once. The paper's code
+  gives the strategies a system prompt that its probe prompt lacks, and so reads it twice; here there is none but the
+  client's own, which both see.
+- A probe fits one model and template, and stands in the configuration (`probes`); requests only name it. Under `ead` it
+  may be that of either engine. A prompt of text or ids is taken as it is: it should be rendered by the chat template.
+- `labels` are the rule that a probe's training labels came from: the paper's, in which easy is a catch-all; one in
+  which only sure questions are easy; or what the cheapest right strategy was.
+- Under `l_rag` it judges the bare question, before anything is looked up.
+- Where no probe can be read, `fallback: draft` takes the mean entropy of a short greedy draft instead: below
+  `draft_easy` easy, above `draft_hard` hard. This is a reconstruction, and its thresholds belong to one model.
+- An answer that its share of `max_tokens` cuts off is cut off; the paper's code then forces an answer. That is a policy
+  of its own, `forced_answer`, so that it can be on for every policy or none.
+- `shuffled` and `oracle` are for evaluation: the same mix of decisions, drawn blindly; and the best of all three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, PrivateAttr, model_validator
+
+from engines.base import Engine, Sampling, Step, Unsupported
+from engines.probe import CLASSES, Class
+from policies.base import Job, Policy, Proceed, Stage
+from policies.oracle import best
+from policies.strategies import Easy, Hard, Normal, asked
+
+ANY = ("auto", "shuffled", "oracle")
+"""Under these every strategy may be chosen."""
+
+
+class DiffAdapt(Policy):
+    """Choose how to think by how hard the question is: answer at once, step by step, or only the key route."""
+
+    stage: ClassVar[Stage] = "prompt"
+    paper: ClassVar[str] = "arXiv 2510.19669"
+    probe_fields: ClassVar[tuple[str, ...]] = ("probe",)
+
+    name: Literal["diffadapt"] = "diffadapt"
+    strategy: Literal["auto", "easy", "normal", "hard", "shuffled", "oracle"] = Field(
+        default="auto", description="how to think; auto: a probe decides; shuffled and oracle: for evaluation"
+    )
+    probe: str | None = Field(
+        default=None, description="a probe of the configuration; default: the first with these labels that fits"
+    )
+    labels: Literal["paper", "strict_easy", "oracle"] = Field(
+        default="paper", description="the rule of the probe's training labels"
+    )
+    min_confidence: float = Field(
+        default=0.5, ge=0.0, le=1.0, description="probability of the likeliest class below which it is normal"
+    )
+    bonus: dict[Class, float] = Field(default={}, description="what is added to the logits of classes")
+    easy: Easy = Field(default=Easy(), description="how an easy question is answered")
+    normal: Normal = Field(default=Normal(), description="how a normal question is answered")
+    hard: Hard = Field(default=Hard(), description="how a hard question is answered")
+    fallback: Literal["refuse", "draft"] = Field(default="refuse", description="where no probe can be read")
+    draft_tokens: int = Field(default=16, ge=1, le=1024, description="tokens of that draft")
+    draft_easy: float = Field(default=0.1, ge=0.0, description="mean entropy below which a draft is easy (nats)")
+    draft_hard: float = Field(default=0.6, ge=0.0, description="mean entropy above which a draft is hard (nats)")
+    mix: dict[Class, float] = Field(
+        default={"easy": 1.0, "normal": 1.0, "hard": 1.0}, description="weights with which shuffled draws"
+    )
+    answer: str | None = Field(default=None, max_length=4096, description="the right answer, which the oracle knows")
+
+    # By prompt: the choices of one request share what was found out.
+    _turns: defaultdict[tuple[int, ...], asyncio.Lock] = PrivateAttr(default_factory=lambda: defaultdict(asyncio.Lock))
+    _judged: dict[tuple[int, ...], tuple[Class, dict[str, Any]]] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> DiffAdapt:
+        if self.draft_easy > self.draft_hard:
+            raise ValueError("draft_easy must not be above draft_hard")
+        if min(self.mix.values(), default=0.0) < 0 or not sum(self.mix.values()):
+            raise ValueError("the weights of mix must not be negative, and one of them above 0")
+        if self.strategy == "oracle" and not (self.answer or "").strip():
+            raise ValueError('the oracle needs the right answer: "answer": "…"')
+        return self
+
+    async def check(self, job: Job) -> None:
+        if self.strategy == "auto" and (found := await self._reader(job)) is not None:
+            probe_prompt(job, *found)
+
+    def foresee(self, job: Job) -> list[Job]:
+        return list(self._ways(job).values())
+
+    async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
+        ways = self._ways(job)
+        if self.strategy == "oracle":
+            assert self.answer is not None
+            answer = best(job, ways, proceed, self.answer)
+        else:
+            chosen = await self._choose(job)
+            job.report.extra["strategy"] = chosen
+            answer = proceed(ways[chosen])
+        async with aclosing(answer) as steps:
+            async for step in steps:
+                yield step
+
+    def _ways(self, job: Job) -> dict[str, Job]:
+        """The job in each way that may be chosen.
+
+        Raises:
+            Unsupported: one of them has no room.
+        """
+        named = {"easy": self.easy, "normal": self.normal, "hard": self.hard}
+        return {name: asked(job, how) for name, how in named.items() if self.strategy in (name, *ANY)}
+
+    async def _choose(self, job: Job) -> str:
+        if self.strategy == "shuffled":
+            rng = random.Random(f"diffadapt:{job.sampling.seed}")
+            return rng.choices(list(self.mix), list(self.mix.values()))[0]
+        if self.strategy != "auto":
+            return self.strategy
+        async with self._turns[job.prompt_ids]:
+            if job.prompt_ids not in self._judged:
+                self._judged[job.prompt_ids] = await self._judge(job)
+        chosen, record = self._judged[job.prompt_ids]
+        job.report.extra["difficulty"] = record
+        return chosen
+
+    async def _judge(self, job: Job) -> tuple[Class, dict[str, Any]]:
+        """The class of a question, and what a report says of it."""
+        began = time.perf_counter()
+        found = await self._reader(job)
+        chosen, record = await (self._drafted(job) if found is None else self._probed(job, *found))
+        return chosen, record | {"seconds": time.perf_counter() - began}
+
+    async def _reader(self, job: Job) -> tuple[str, Engine] | None:
+        """The name of a probe and the engine that it reads; None: a draft takes its place.
+
+        Raises:
+            Unsupported: no probe can be read.
+        """
+        probes = {
+            name: probe
+            for name, probe in job.probes.items()
+            if (probe.record.labels == self.labels if self.probe is None else name == self.probe)
+        }
+        reasons = []
+        for engine in dict.fromkeys((job.engine, *job.report.parameters)):
+            for name, probe in probes.items():
+                try:
+                    await probe.check(job.engines[engine])
+                except Unsupported as error:
+                    reasons.append(str(error))
+                else:
+                    return name, job.engines[engine]
+        if self.fallback == "draft":
+            return None
+        reason = reasons[0] if reasons else f"no probe with the labels {self.labels} is configured"
+        raise Unsupported(f'{reason}; name a strategy, or let a draft decide: "fallback": "draft"', "policy")
+
+    async def _probed(self, job: Job, name: str, engine: Engine) -> tuple[Class, dict[str, Any]]:
+        logits = job.probes[name](await engine.hidden_state(probe_prompt(job, name, engine)))
+        logits = logits + torch.tensor([self.bonus.get(each, 0.0) for each in CLASSES])
+        probabilities = dict(zip(CLASSES, logits.softmax(-1).tolist(), strict=True))
+        likeliest = max(CLASSES, key=lambda each: probabilities[each])
+        chosen = likeliest if probabilities[likeliest] >= self.min_confidence else "normal"
+        return chosen, {"probe": name, "engine": engine.name, "probabilities": probabilities}
+
+    async def _drafted(self, job: Job) -> tuple[Class, dict[str, Any]]:
+        engine = job.engines[job.engine]
+        sampling = Sampling(temperature=0.0, max_tokens=min(self.draft_tokens, job.sampling.max_tokens), logprobs=False)
+        async with aclosing(engine.generate(job.prompt_ids, sampling)) as steps:
+            entropies = [step.entropy async for step in steps]
+        job.report.discarded += len(entropies)
+        mean = sum(entropies) / len(entropies)
+        chosen: Class = "easy" if mean < self.draft_easy else "hard" if mean > self.draft_hard else "normal"
+        return chosen, {"engine": engine.name, "draft_entropy": mean}
+
+
+def probe_prompt(job: Job, name: str, engine: Engine) -> tuple[int, ...]:
+    """What a probe reads: the prompt and its own words behind it.
+
+    Raises:
+        Unsupported: the engine's context has no room for both.
+    """
+    words = engine.tokens.encode(job.probes[name].record.words, add_special_tokens=False)
+    if len(job.prompt_ids) + len(words) > engine.context_length:
+        raise Unsupported(
+            f"the prompt has {len(job.prompt_ids)} tokens and the words of the probe {name!r} {len(words)}, and the "
+            f"context of {engine.name!r} {engine.context_length}",
+            "policy",
+        )
+    return (*job.prompt_ids, *words)

@@ -1,0 +1,143 @@
+"""Forced answers: an answer that its limit would cut off is brought to its end (after DiffAdapt, arXiv 2510.19669).
+
+Where decoding stops by length, words that announce the answer are appended, and the model writes on for a few tokens,
+up to a closing brace. List it beside every policy of a comparison or beside none: it changes accuracy and length alike.
+
+Details:
+- The paper's code adds these tokens to the limit. A request's `max_tokens` is a promise here: they come out of it, at
+  most half of it. Under `diffadapt` the limit is the strategy's share.
+- The words are tokens of the answer: shown, counted, and in the trace with the entropies and log-probabilities that the
+  model has for them. The engine must be able to score a given text.
+- A think block that is still open is closed first, so that the answer stands behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import ClassVar, Literal
+from weakref import WeakValueDictionary
+
+from pydantic import Field
+
+from engines.base import Engine, Step, Unsupported
+from engines.tokens import TokenText
+from policies.base import Job, Policy, Proceed, Stage, continuation
+
+_SCORE: WeakValueDictionary[int, Engine] = WeakValueDictionary()
+"""Engines that have been seen to score a text, by id."""
+
+
+class ForcedAnswer(Policy):
+    """Bring an answer that its limit would cut off to its end, within that limit."""
+
+    stage: ClassVar[Stage] = "finish"
+    paper: ClassVar[str] = "arXiv 2510.19669"
+
+    name: Literal["forced_answer"] = "forced_answer"
+    words: str = Field(
+        default="\nThe final answer is \\boxed{", min_length=1, max_length=1024, description="what announces the answer"
+    )
+    tokens: int = Field(default=128, ge=1, le=4096, description="most tokens that follow the words")
+    temperature: float | None = Field(
+        default=0.6, ge=0.0, le=2.0, description="at which they are drawn; null: the request's own"
+    )
+    until: str = Field(
+        default="}",
+        min_length=1,
+        max_length=64,
+        description="text that ends the answer; a brace counts once those opened behind the words are closed",
+    )
+
+    async def check(self, job: Job) -> None:
+        engine = job.engines[job.engine]
+        if job.sampling.grammar is not None:
+            raise Unsupported("a forced answer would break what response_format asks for; use one of them", "policy")
+        if _SCORE.get(id(engine)) is not engine:
+            try:
+                await engine.score((*job.prompt_ids[-1:], *engine.tokens.encode_plain(self.words))[:2])
+            except Unsupported as error:
+                raise Unsupported(
+                    f"forced_answer has its words scored, and engine {engine.name!r} does not score a given text",
+                    "policy",
+                ) from error
+            _SCORE[id(engine)] = engine
+
+    def foresee(self, job: Job) -> list[Job]:
+        if self._limit(job) == job.sampling.max_tokens:
+            raise Unsupported(
+                f"a limit of {job.sampling.max_tokens} tokens leaves no room for an answer and the words of a forced "
+                "one; raise max_tokens",
+                "policy",
+            )
+        return [self._first(job), self._last(job, job.prompt_ids[-1:])]
+
+    async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
+        start = len(job.prompt_ids) if job.sampling.answer_start is None else job.sampling.answer_start
+        begun, limit = len(job.prompt_ids) - start, self._limit(job)
+        if not begun:
+            job.report.extra["forced_answer"] = {"forced": False}
+        written: list[int] = []
+        cut = begun >= limit  # by a policy outside, which writes the answer in parts
+        if not cut:
+            async with aclosing(proceed(self._first(job))) as steps:
+                async for step in steps:
+                    written.append(step.token)
+                    cut = step.finish == "length" and self._fits(job, begun, written)
+                    yield replace(step, finish=None) if cut else step
+        if not cut:
+            return
+        answer = (*job.prompt_ids, *written)[start:]
+        before, said = answer[:limit], answer[limit:]
+        words = self._words(job, before)
+        rest = words[len(said) :] if said == words[: len(said)] else ()
+        if not said:
+            job.report.extra["forced_answer"] = {"forced": True, "after": len(before)}
+        if rest:
+            written += rest
+            scored = await job.engines[job.engine].score((*job.prompt_ids, *written), job.sampling.top_logprobs)
+            for step in scored[-len(rest) :]:
+                yield step
+        text, stream = "", job.engines[job.engine].tokens.stream()
+        async with aclosing(proceed(self._last(job, written))) as steps:
+            async for step in steps:
+                text += stream.push(step.token)
+                ended = text.count(self.until) > (text.count("{") if self.until == "}" else 0)
+                yield replace(step, finish="stop") if ended else step
+                if ended:
+                    return
+
+    def _limit(self, job: Job) -> int:
+        """Most tokens before the words: all, where there is no room for words and what they announce."""
+        sampling, tokens = job.sampling, job.engines[job.engine].tokens
+        longest = len(_closing(tokens)) + len(tokens.encode_plain(self.words))
+        room = min(sampling.max_tokens // 2, sampling.max_tokens - sampling.min_tokens)
+        return sampling.max_tokens - (min(longest + self.tokens, room) if room > longest else 0)
+
+    def _first(self, job: Job) -> Job:
+        return replace(job, sampling=replace(job.sampling, max_tokens=self._limit(job)))
+
+    def _fits(self, job: Job, begun: int, written: Sequence[int]) -> bool:
+        """Whether the words, and a token behind them, have room."""
+        more = len(written) + len(self._words(job, written))
+        return begun + more < job.sampling.max_tokens and len(job.prompt_ids) + more < job.context_length
+
+    def _words(self, job: Job, answer: Sequence[int]) -> tuple[int, ...]:
+        """What stands between an answer that was cut off and its end."""
+        tokens, ids = job.engines[job.engine].tokens, (*job.prompt_ids, *answer)
+        thinking = tokens.think and next((i for i in reversed(ids) if i in tokens.think), None) == tokens.think[0]
+        return (*(_closing(tokens) if thinking else ()), *tokens.encode_plain(self.words))
+
+    def _last(self, job: Job, written: Sequence[int]) -> Job:
+        """The job that goes on behind the words."""
+        inner = continuation(job, written, job.engine, max_new=self.tokens)
+        temperature = job.sampling.temperature if self.temperature is None else self.temperature
+        return replace(inner, sampling=replace(inner.sampling, temperature=temperature, min_tokens=0))
+
+
+def _closing(tokens: TokenText) -> list[int]:
+    """The end of a think block, where a model has them."""
+    if tokens.think is None:
+        return []
+    return [*tokens.encode_plain("\n"), tokens.think[1], *tokens.encode_plain("\n\n")]

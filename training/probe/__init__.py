@@ -1,0 +1,1 @@
+"""Probes for DiffAdapt (arXiv 2510.19669): from a file of questions to a network that tells how hard one is."""

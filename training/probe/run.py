@@ -1,0 +1,224 @@
+"""`waver train probe`: questions, a live engine and its own answers to them, into probes for `diffadapt`.
+
+The folder holds a probe for each rule of labels (`paper/`, `strict_easy/`, and `oracle/` where the strategies were
+tried), `README.md` with plots, `questions.jsonl` (what the answers to each question were like) and `run.json`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from engines import EngineConfig, UpstreamConfig, load_engine
+from engines.base import Engine
+from engines.probe import CLASSES, Probe, Record, reference_ids
+from training.probe import card
+from training.probe.fit import CARD, Fitted, fit, split, weights
+from training.probe.labels import RULES, Thresholds, Ways, median_beta, solved_beta
+from training.probe.sampling import Asking, Opening, Way, ask_all, states
+from training.rl.tasks import Reward
+
+TEMPERATURE, TOP_P = 0.6, 0.95
+"""The card's, for the answers that labels are made from: beta hangs on them."""
+QUESTION = "Before I answer, let me judge how hard this is, to set a budget for it. This task is"
+FEW = 200
+"""With fewer questions a probe is mostly chance."""
+
+console = Console()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the answers hang on. A stopped run goes on only as the same one."""
+
+    model: str
+    questions: str
+    ways: dict[str, Way]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is made of the answers; a run can be repeated with other choices, without asking again.
+
+    `words` open the answer in a probe prompt: of several, those are kept whose probes score best. `beta` is in nats,
+    or how to find it.
+    """
+
+    words: tuple[str, ...] = ()
+    alpha: float = Thresholds.alpha
+    beta: float | Literal["median", "solved"] = "median"
+    gamma: float = Thresholds.gamma
+    seeds: int = 3
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an engine said: answers by way for each question; by probe words, hidden states `[questions, hidden]` and
+    the reference prompt with its state."""
+
+    asked: Sequence[Ways]
+    states: dict[str, torch.Tensor]
+    references: dict[str, tuple[tuple[int, ...], torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The best probe for a rule, and the held-out macro-F1 of all that were tried, by words."""
+
+    words: str
+    seed: int
+    fitted: Fitted
+    scores: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Who answers: an engine's name and configuration, how its strategies begin an answer, and answers at a time."""
+
+    name: str
+    config: EngineConfig
+    openings: Mapping[str, Opening]
+    at_once: int
+
+
+def way(words: str, samples: int, max_tokens: int, temperature: float | None = None, top_p: float | None = None) -> Way:
+    """A way to answer; at the card's temperature and top_p where it has none of its own."""
+    temperature = TEMPERATURE if temperature is None else temperature
+    return Way(words, temperature, TOP_P if top_p is None else top_p, max_tokens, samples)
+
+
+def model_name(model: str) -> str:
+    """What a card calls a model: the end of a folder's path, or a hub's name as it is."""
+    return "/".join(Path(model).resolve().parts[-2:]) if Path(model).is_dir() else model
+
+
+def train(
+    source: Source, rows: Sequence[Mapping[str, Any]], reward: Reward, run: Run, tuning: Tuning, out: Path
+) -> None:
+    """Ask, or go on asking; label, train and write everything into `out`.
+
+    Raises:
+        ValueError: this cannot be done, or `out` holds another run; the message is for the user.
+        EngineError: the engine died.
+    """
+    if isinstance(source.config, UpstreamConfig):
+        raise ValueError(f"engine {source.name!r} is a server elsewhere, which hands out no hidden states")
+    if tuning.beta == "solved" and CLASSES[0] not in run.ways:
+        raise ValueError("beta from what the easy strategy solves needs answers in it: add --strategy-samples 4")
+    if len(rows) < FEW:
+        console.print(f"{len(rows)} questions are few: below {FEW} a probe is mostly chance.", soft_wrap=True)
+    _claim(out, run, rows)
+    found = asyncio.run(_observe(source, rows, reward, run, tuning.words, out))
+    thresholds, suggested = _thresholds(found.asked, tuning)
+    labels = {rule: torch.tensor([RULES[rule](each, thresholds) for each in found.asked]) for rule in _rules(run)}
+    kept: dict[str, Kept] = {}
+    for rule, classes in labels.items():
+        if len(classes.unique()) < 2:
+            only = CLASSES[int(classes[0])]
+            console.print(f"{rule}: all questions are {only}, which needs no probe.", soft_wrap=True)
+            continue
+        kept[rule] = _best(found.states, classes, tuning.seeds)
+        best = kept[rule]
+        about = {
+            "questions": len(rows),
+            "asked": run.questions,
+            "ways": {name: asdict(way) for name, way in run.ways.items()},
+            "classes": _counts(classes),
+            "macro_f1": round(best.fitted.macro_f1, 4),
+            "seed": best.seed,
+            "epoch": best.fitted.epoch,
+        }
+        used = {} if rule == "oracle" else asdict(thresholds)
+        record = Record(model=run.model, words=best.words, labels=rule, thresholds=used, about=about)
+        Probe(weights(best.fitted.network), record, *found.references[best.words]).save(out / rule)
+    if not kept:
+        raise ValueError("no rule tells these questions apart: bring easier and harder ones")
+    card.write(out, run, rows, found.asked, thresholds, suggested, labels, kept)
+    console.print(f"The probes are in {out}: {', '.join(kept)}. How they came about: {out / 'README.md'}")
+
+
+def _rules(run: Run) -> list[str]:
+    return [rule for rule in RULES if rule != "oracle" or all(name in run.ways for name in CLASSES)]
+
+
+def _counts(classes: torch.Tensor) -> dict[str, int]:
+    return {name: int((classes == place).sum()) for place, name in enumerate(CLASSES)}
+
+
+def _claim(out: Path, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Make the folder this run's.
+
+    Raises:
+        ValueError: it is another's.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
+    record = json.loads(json.dumps(asdict(run))) | {"rows": len(rows), "sha256": digest}
+    if (past := out / "run.json").exists() and json.loads(past.read_text()) != record:
+        raise ValueError(f"{out} holds another run: choose another --out, or give the same options to go on")
+    past.write_text(json.dumps(record, indent=1) + "\n")
+
+
+async def _observe(
+    source: Source, rows: Sequence[Mapping[str, Any]], reward: Reward, run: Run, words: tuple[str, ...], out: Path
+) -> Found:
+    engine = await asyncio.to_thread(load_engine, source.name, source.config)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    try:
+        if "hidden_state" not in engine.exposes:
+            raise ValueError(f"engine {source.name!r} hands out no hidden states, which a probe reads")
+        with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+            task = bar.add_task("asking", total=len(rows))
+            asking = Asking(engine, run.ways, source.openings, reward, source.at_once, run.seed)
+            try:
+                asked = await ask_all(asking, rows, out / "questions.jsonl", lambda: bar.advance(task))
+            except asyncio.CancelledError:
+                done = int(bar.tasks[task].completed)
+                console.print(f"Stopped after {done} of {len(rows)} questions; the same command goes on from here.")
+                raise
+            tried = words or (default_words(engine),)
+            task = bar.add_task("hidden states", total=len(tried))
+            seen, references = {}, {}
+            for each in tried:
+                seen[each] = await states(engine, rows, each)
+                ids = reference_ids(engine, each)
+                references[each] = ids, await engine.hidden_state(ids)
+                bar.advance(task)
+        return Found(asked, seen, references)
+    finally:
+        await engine.aclose()
+
+
+def default_words(engine: Engine) -> str:
+    """A sentence that is about to say how hard the question is, inside the thoughts of a model that has them."""
+    thinks = "<think>" in engine.tokens.tokenizer.get_vocab()
+    return f"<think>\n{QUESTION}" if thinks else QUESTION
+
+
+def _thresholds(asked: Sequence[Ways], tuning: Tuning) -> tuple[Thresholds, dict[str, float]]:
+    """The thresholds to use, and the betas that the questions to train on suggest."""
+    taught = [asked[place] for place in split(len(asked), CARD)[0].tolist()]
+    suggested = {"median": median_beta(taught)}
+    if CLASSES[0] in asked[0]:
+        suggested["solved"] = solved_beta(taught, tuning.alpha)
+    beta = suggested[tuning.beta] if isinstance(tuning.beta, str) else tuning.beta
+    return Thresholds(tuning.alpha, beta, tuning.gamma), suggested
+
+
+def _best(seen: Mapping[str, torch.Tensor], classes: torch.Tensor, seeds: int) -> Kept:
+    """The words whose probes score best on average, and of these probes the best."""
+    fits = {words: [fit(h, classes, seed=seed) for seed in range(seeds)] for words, h in seen.items()}
+    scores = {words: [each.macro_f1 for each in made] for words, made in fits.items()}
+    words = max(scores, key=lambda each: sum(scores[each]))
+    seed = max(range(seeds), key=lambda each: scores[words][each])
+    return Kept(words, seed, fits[words][seed], scores)

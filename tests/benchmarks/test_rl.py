@@ -49,7 +49,9 @@ def test_a_frontier_moves_where_a_point_lies_above_the_line() -> None:
 
     def point(method: str, right: float, share: float) -> Point:
         settings = {"threshold": 0.1} if method == "ead" else {}
-        return Point(method, settings, np.arange(n) < right * n, share * total, total, np.zeros(n), np.zeros(n))
+        return Point(
+            method, settings, (np.arange(n) < right * n).astype(float), share * total, total, np.zeros(n), np.zeros(n)
+        )
 
     before = [point("small alone", 0.6, 0.0), point("ead", 0.8, 0.5), point("large alone", 1.0, 1.0)]
     after = [point("small alone", 0.8, 0.0), point("ead", 0.9, 0.25), point("large alone", 1.0, 1.0)]
@@ -68,8 +70,7 @@ def test_cost(tmp_path: Path) -> None:
     found = run(rl_cost, tmp_path, *options)
     assert list(found["rows"]) == ["grpo", "grpo, fused attention", "siren", "hapo"]
     assert found["rows"]["grpo"]["step"] == {"median": 1.0, "lowest": 1.0, "highest": 1.0, "runs": 2}
-    assert found["rows"]["grpo"]["peak"] > 1e5
-    assert found["rows"]["siren"]["more"] > 0  # it keeps the logits
+    assert all(row["peak"] > 1e5 and row["learning"]["median"] > 0 for row in found["rows"].values())
     assert found["seconds"]["median"] > found["learning_seconds"]["median"] > 0
 
 

@@ -230,7 +230,8 @@ def page(found: Mapping[str, Any]) -> list[str]:
         f"The bundled small model, {s['prompts'] * s['group']} rows a step ({s['prompts']} sums of {s['chain'][0]} to "
         f"{s['chain'][1]} operations, {s['group']} answers each of at most {s['length']} tokens), {s['updates']} "
         f"updates, one CPU thread, through `waver train rl`'s trainer. Methods take turns step by step; ratios of "
-        f"CPU time are to plain `grpo` in the same round, over {s['rounds']} rounds: the median, and in brackets the least and the "
+        f"CPU time are to plain `grpo` in the same round, over {s['rounds']} rounds:"
+        " the median, and in brackets the least and the "
         f"greatest. A step of `grpo` took {found['seconds']['median']:.2f} s of CPU, "
         f"{found['learning_seconds']['median']:.2f} s of it without the drawing of rows.",
         report.table(("method, on `grpo`", "step", "without the drawing", "memory, MiB", "more than `grpo`"), lines),

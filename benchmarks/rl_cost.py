@@ -163,7 +163,7 @@ def measure(settings: Mapping[str, Any], wanted: Mapping[str, dict[str, Any]]) -
     torch.set_num_threads(1)
     task, turns, watches, failed = questions(run), Turns(list(wanted)), {}, []
     with tempfile.TemporaryDirectory() as work:
-        trainers = {}
+        trainers: dict[str, Any] = {}
         for name, recipe in wanted.items():
             made = make_recipe(**{"max_length": run.length, **recipe})
             trainer = make_trainer(run, made, task, Path(work) / str(len(trainers)), resumed=False)

@@ -187,6 +187,8 @@ class Policy(BaseModel):
     stage: ClassVar[Stage]
     paper: ClassVar[str | None] = None
     engine_fields: ClassVar[tuple[str, ...]] = ()
+    combines: ClassVar[bool] = False
+    """Whether it goes together with another policy of a stage at which one is enough."""
 
     name: str
 

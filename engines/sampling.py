@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from engines.base import Sampling
-from engines.sending import send
 from engines.transforms import truncate
 from entropy import truncation
 from entropy.geometry import Geometry
+from entropy.sending import send
 from entropy.truncation import Crop
 
 BLOCK = 256
@@ -111,7 +111,8 @@ def _touch(logits: torch.Tensor, row: Row) -> None:
 
 def _sample(logits: torch.Tensor, rows: Sequence[Row], geometry: Geometry | None) -> Drawn:
     samplings = [row.sampling for row in rows]
-    temperatures = send([max(s.temperature, 1e-5) for s in samplings], logits.device)
+    heat = [max(s.temperature, 1e-5) for s in samplings]
+    temperatures = send(heat, logits.device)
     seeds = np.array([s.seed & 0xFFFF_FFFF_FFFF_FFFF for s in samplings], dtype=np.uint64)
     positions = np.array([row.position for row in rows], dtype=np.uint64)
     points = send(uniform(seeds, positions), logits.device)
@@ -122,7 +123,7 @@ def _sample(logits: torch.Tensor, rows: Sequence[Row], geometry: Geometry | None
         picked = [pick((own - own.amax(dim=-1, keepdim=True)).div_(t).exp_(), u) for own, t, u in parts]
         return Drawn(torch.cat(picked))
     tempered = logits / temperatures[:, None]
-    crop = _native(truncate(tempered, [s.transforms for s in samplings], geometry, temperatures), samplings)
+    crop = _native(truncate(tempered, [s.transforms for s in samplings], geometry, heat), samplings)
     return Drawn(pick(crop.logits.softmax(dim=-1), points), crop.kept, crop.entropy)
 
 

@@ -19,11 +19,11 @@ from llguidance import LLMatcher
 from engines.base import Gate, Sampling
 from engines.grammar import Grammar
 from engines.sampling import Row, draw
-from engines.sending import send
 from engines.transforms import truncate
 from engines.vllm.ask import LONGEST_WINDOW, Ask
 from engines.vllm.board import COMPLETE, EAGER, LAGGED, TOP, Pen
 from entropy import BatchedRollingEntropy, fastest
+from entropy.sending import send
 
 CERTAIN = 1e30
 """The logit of a token that must come: beyond any other, and finite after any temperature."""
@@ -281,10 +281,9 @@ class Decoder:
         """Bar, in place, what the transforms of rows that vLLM draws for take away. They see the tempered distribution,
         the kept logits stay as they are: vLLM's temperature is still to come."""
         which = send(cut, self._device)
-        temperatures = send([ask.temperature for ask in asks], self._device)
-        left = truncate(
-            mine[which] / temperatures[:, None], [ask.transforms for ask in asks], self._geometry, temperatures
-        ).logits
+        temperatures = [ask.temperature for ask in asks]
+        tempered = mine[which] / send(temperatures, self._device)[:, None]
+        left = truncate(tempered, [ask.transforms for ask in asks], self._geometry, temperatures).logits
         rows = index[which]
         logits[rows] = logits[rows].masked_fill(left == -torch.inf, -torch.inf)
 

@@ -106,8 +106,9 @@ def expect(request: Request, logits: torch.Tensor, grammar: Callable[[], Grammar
         if matcher is not None:
             matcher.consume_token(token)
             flags |= COMPLETE * matcher.is_stopped()
-    temperature = torch.tensor([ask.temperature])
-    left = truncate(barred[None] / temperature, [ask.transforms], geometry, temperature).logits[0] > -torch.inf
+    left = (
+        truncate(barred[None] / ask.temperature, [ask.transforms], geometry, [ask.temperature]).logits[0] > -torch.inf
+    )
     return Expected(entropy, flags, ends, token, logprob, raw, left, doubtful)
 
 

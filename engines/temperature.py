@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 import torch
 
-from engines.sending import send
 from engines.transforms import AdaptiveTemperature, Transform
+from entropy.sending import send
 from entropy.uncertainty import uncertainty
 
 

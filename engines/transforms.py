@@ -23,10 +23,11 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from engines.sending import send
 from entropy import truncation
 from entropy.geometry import Geometry
-from entropy.top_w import Weights, top_w
+from entropy.sending import send
+from entropy.surrogate import Weights
+from entropy.top_w import top_w
 from entropy.truncation import Crop
 
 
@@ -163,38 +164,36 @@ def needs_geometry(transforms: Sequence[Transform]) -> bool:
     return any(isinstance(each, TopW) and each.geometry_scale > 0 for each in transforms)
 
 
-Rule = Callable[[torch.Tensor, Sequence[Any], torch.Tensor, Geometry | None], Crop]
+Rule = Callable[[torch.Tensor, Sequence[Any], Sequence[float], Geometry | None], Crop]
 """`rule(logits, transforms, temperatures, geometry)`: one kind of truncation, on the rows that ask for it."""
-
-
-def _column(values: Sequence[float], logits: torch.Tensor) -> torch.Tensor:
-    numbers = send(values, logits.device)
-    return numbers.double() if numbers.is_floating_point() else numbers
 
 
 def _by(function: Callable[[torch.Tensor, torch.Tensor], Crop], parameter: str) -> Rule:
     """The rule of a truncation with one number a row."""
 
     def rule(logits: torch.Tensor, asked: Sequence[Any], *_: object) -> Crop:
-        return function(logits, _column([getattr(each, parameter) for each in asked], logits))
+        return function(logits, send([getattr(each, parameter) for each in asked], logits.device, torch.float64))
 
     return rule
 
 
-def _top_w(logits: torch.Tensor, asked: Sequence[TopW], temperatures: torch.Tensor, geometry: Geometry | None) -> Crop:
-    own = [each.selection_temperature for each in asked]
-    same = send([t is None for t in own], logits.device)
-    how = Weights(
-        entropy=_column([each.entropy_weight for each in asked], logits),
-        mass=_column([each.mass_weight for each in asked], logits),
-        pool=_column([each.pool for each in asked], logits),
-        warm_mass=_column([each.warm_mass for each in asked], logits),
-        iterations=_column([each.iterations for each in asked], logits),
-        geometry=_column([each.geometry_scale for each in asked], logits),
-        neighbours=_column([each.neighbours if each.potential == "knn" else 0 for each in asked], logits),
-        chord=send([each.metric == "chord" for each in asked], logits.device),
-        sharpness=torch.where(same, 1.0, temperatures / _column([t or 1.0 for t in own], logits)),
-    )
+def _top_w(
+    logits: torch.Tensor, asked: Sequence[TopW], temperatures: Sequence[float], geometry: Geometry | None
+) -> Crop:
+    how = [
+        Weights(
+            entropy=each.entropy_weight,
+            mass=each.mass_weight,
+            pool=each.pool,
+            warm_mass=each.warm_mass,
+            iterations=each.iterations,
+            geometry=each.geometry_scale,
+            neighbours=each.neighbours if each.potential == "knn" else 0,
+            chord=each.metric == "chord",
+            sharpness=1.0 if each.selection_temperature is None else temperature / each.selection_temperature,
+        )
+        for each, temperature in zip(asked, temperatures, strict=True)
+    ]
     return top_w(logits, how, geometry)
 
 
@@ -220,7 +219,7 @@ def truncate(
     logits: torch.Tensor,
     transforms: Sequence[Sequence[Transform]],
     geometry: Geometry | None = None,
-    temperatures: torch.Tensor | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> Crop:
     """Apply each row's truncations, one after the other; each kind runs once, on all rows that ask for it.
 
@@ -228,7 +227,7 @@ def truncate(
         logits: `[rows, vocab]` float32, after temperature; they are left as they are.
         transforms: for each row its own, or none; an adaptive temperature among them has been at work before.
         geometry: from `entropy.geometry.whiten`, where `needs_geometry`.
-        temperatures: `[rows]`, what the logits were divided by, where a transform selects at one of its own.
+        temperatures: for each row what its logits were divided by, where a transform selects at one of its own.
 
     Returns:
         A `Crop`; rows without a truncation have their logits as they were, and `kept` 0.
@@ -237,9 +236,8 @@ def truncate(
         ValueError: the geometry is needed, and there is none.
     """
     rows = len(transforms)
-    if temperatures is None:
-        temperatures = torch.ones(rows, dtype=torch.float64, device=logits.device)
-    out = Crop(logits, torch.zeros(rows, dtype=torch.long, device=logits.device), logits.new_zeros(rows))
+    temperatures = temperatures or [1.0] * rows
+    out: Crop | None = None
     wanted = [truncations(own) for own in transforms]
     for place in range(max(map(len, wanted), default=0)):
         groups: dict[Rule, list[int]] = defaultdict(list)
@@ -249,12 +247,17 @@ def truncate(
         for rule, chosen in groups.items():
             asked = [wanted[row][place] for row in chosen]
             if len(chosen) == rows:
-                out = rule(out.logits, asked, temperatures, geometry)
+                out = rule(logits if out is None else out.logits, asked, temperatures, geometry)
                 continue
+            if out is None:
+                out = _untouched(logits.clone())
             index = send(chosen, logits.device)
-            part = rule(out.logits[index], asked, temperatures[index], geometry)
-            if out.logits is logits:
-                out = out._replace(logits=logits.clone())
+            part = rule(out.logits[index], asked, [temperatures[row] for row in chosen], geometry)
             for whole, own_part in zip(out, part, strict=True):
                 whole[index] = own_part
-    return out
+    return _untouched(logits) if out is None else out
+
+
+def _untouched(logits: torch.Tensor) -> Crop:
+    rows = len(logits)
+    return Crop(logits, torch.zeros(rows, dtype=torch.long, device=logits.device), logits.new_zeros(rows))

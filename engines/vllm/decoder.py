@@ -19,12 +19,12 @@ from llguidance import LLMatcher
 from engines.base import Gate, Sampling
 from engines.grammar import Grammar
 from engines.sampling import Row, draw
-from engines.sending import send
 from engines.temperature import adapted
 from engines.transforms import truncate
 from engines.vllm.ask import LONGEST_WINDOW, Ask
 from engines.vllm.board import COMPLETE, EAGER, LAGGED, TOP, Pen
 from entropy import BatchedRollingEntropy, fastest
+from entropy.sending import send
 
 CERTAIN = 1e30
 """The logit of a token that must come: beyond any other, and finite after any temperature."""
@@ -298,9 +298,12 @@ class Decoder:
         """Bar, in place, what the transforms of rows that vLLM draws for take away. They see the tempered distribution;
         of the kept logits vLLM's temperature is still to come, and what an adaptive one makes of it is done here."""
         which = send(cut, self._device)
-        base, transforms = send([ask.temperature for ask in asks], self._device), [ask.transforms for ask in asks]
+        heat, transforms = [ask.temperature for ask in asks], [ask.transforms for ask in asks]
+        base = send(heat, self._device)
         temperatures = adapted(base, transforms, entropy[which])
-        left = truncate(mine[which] / temperatures[:, None], transforms, self._geometry, temperatures).logits
+        if temperatures is not base:
+            heat = temperatures.tolist()
+        left = truncate(mine[which] / temperatures[:, None], transforms, self._geometry, heat).logits
         rows = index[which]
         kept = logits[rows] if temperatures is base else logits[rows] * (base / temperatures)[:, None]
         logits[rows] = kept.masked_fill(left == -torch.inf, -torch.inf)

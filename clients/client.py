@@ -19,13 +19,16 @@ NO_KEY = "none"
 
 
 class TracedToken(BaseModel):
-    """One token of an answer that was asked for with `"trace": true`. Entropy and logprob are in nats."""
+    """One token of an answer that was asked for with `"trace": true`. Entropies and logprob are in nats; where a
+    truncation ran, `kept` tokens were left to draw from, with `crop_entropy`."""
 
     token: str
     id: int
     engine: str
     entropy: float
     logprob: float
+    kept: int | None = None
+    crop_entropy: float | None = None
 
 
 class EntropySummary(BaseModel):

@@ -224,7 +224,8 @@ def truncate(
     """Apply each row's truncations, one after the other; each kind runs once, on all rows that ask for it.
 
     Args:
-        logits: `[rows, vocab]` float32, after temperature; they are left as they are.
+        logits: `[rows, vocab]` after temperature; they are left as they are. Smaller types are taken as float32, which
+            is what comes back: sums of many probabilities need it.
         transforms: for each row its own, or none; an adaptive temperature among them has been at work before.
         geometry: from `entropy.geometry.whiten`, where `needs_geometry`.
         temperatures: for each row what its logits were divided by, where a transform selects at one of its own.
@@ -237,6 +238,7 @@ def truncate(
     """
     rows = len(transforms)
     temperatures = temperatures or [1.0] * rows
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     out: Crop | None = None
     wanted = [truncations(own) for own in transforms]
     for place in range(max(map(len, wanted), default=0)):

@@ -28,6 +28,8 @@ from entropy.truncation import Crop, ranked, widening
 
 FARTHEST = 2.0
 """No two tokens are farther apart, by either distance."""
+ROUNDING = 1e-5
+"""No distance in float32 is off by more."""
 LEAST = -1e4
 """Stands for a log-probability of -inf, to be multiplied."""
 NOWHERE = -1e9
@@ -131,7 +133,7 @@ def nearest(logw: torch.Tensor, ids: torch.Tensor, own: Columns, geometry: torch
     farther from it than of those that are here, if these are k."""
     members = first_set(logw.exp().cumsum(-1), own)
     inside = torch.arange(logw.shape[-1], device=logw.device) < members
-    f = potential(between(geometry, ids, 1, own.chord > 0), inside, own.neighbours).double()
+    f = potential(between(geometry, ids, 1, own.chord > 0), inside, own.neighbours).double() - ROUNDING
     return f.where(members >= own.neighbours, farthest(own))
 
 

@@ -78,5 +78,6 @@ def trace(steps: Sequence[Step], tokens: TokenText) -> list[dict[str, Any]]:
             "entropy": step.entropy,
             "logprob": finite(step.logprob),
         }
+        | ({} if step.kept is None else {"kept": step.kept, "crop_entropy": step.crop_entropy})
         for step in steps
     ]

@@ -24,7 +24,7 @@ Top = tuple[tuple[int | None, float], ...]
 class Heard:
     """One token: its id, and the most likely ones with their log-probabilities (nats), most likely first. An id is None
     where the upstream's spelling does not tell it. `ranked`: none is missing among `top`. `entropy` (nats) where the
-    upstream gives it."""
+    upstream gives it, and what a truncation left, as in `Step`."""
 
     token: int | None
     name: str
@@ -32,6 +32,8 @@ class Heard:
     top: Top = ()
     ranked: bool = True
     entropy: float | None = None
+    kept: int | None = None
+    crop_entropy: float | None = None
 
 
 class Reader:
@@ -66,7 +68,8 @@ class Reader:
                 f"{self._who} wrote token {heard.token}, which its tokenizer does not have; set `tokenizer` to the "
                 "model's own"
             )
-        return self.measure(heard, Step(heard.token, heard.logprob, 0.0, engine), top)
+        step = Step(heard.token, heard.logprob, 0.0, engine, kept=heard.kept, crop_entropy=heard.crop_entropy)
+        return self.measure(heard, step, top)
 
     def measure(self, heard: Heard, step: Step, top: int = 0) -> Step:
         """A step with the entropy at its position, and `top` alternatives."""
@@ -84,12 +87,16 @@ class Reader:
         return replace(step, entropy=(low + high) / 2, entropy_bounds=(low, high), top_logprobs=pairs)
 
     def _trace(self, trace: Sequence[Mapping[str, Any]], heard: list[Heard]) -> list[Heard]:
-        """Waver's own trace: ids and exact entropies. The alternatives stand beside it, if they were asked for."""
+        """Waver's own trace: ids, exact entropies, and what a truncation left. The alternatives stand beside it, if they
+        were asked for."""
         tops = [each.top for each in heard] if len(heard) == len(trace) else [()] * len(trace)
-        return [
-            Heard(_whole(t["id"]), str(t["token"]), _real(t["logprob"]), top, True, max(_real(t["entropy"]), 0.0))
-            for t, top in zip(trace, tops, strict=True)
-        ]
+        return [self._traced(token, top) for token, top in zip(trace, tops, strict=True)]
+
+    def _traced(self, t: Mapping[str, Any], top: Top) -> Heard:
+        cut = (_whole(t["kept"]), max(_real(t["crop_entropy"]), 0.0)) if "kept" in t else (None, None)
+        return Heard(
+            _whole(t["id"]), str(t["token"]), _real(t["logprob"]), top, True, max(_real(t["entropy"]), 0.0), *cut
+        )
 
     def _logprobs(self, data: Any) -> list[Heard]:
         if not data:

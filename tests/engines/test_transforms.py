@@ -124,6 +124,24 @@ def test_all_kinds_in_one_batch_are_what_each_is_alone() -> None:
             assert together.kept[i] == len(wanted)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("data", EVERY, ids=label)
+def test_half_precision(data: dict[str, Any], dtype: torch.dtype) -> None:
+    """Logits of a half-precision model as they come: the sets are those of the very same numbers in double precision.
+    They are sixteenths or more apart, so that no two are equal, and every type holds them exactly."""
+    generator = torch.Generator().manual_seed(11)
+    ranks = torch.stack([torch.randperm(VOCAB, generator=generator) for _ in range(40)])
+    logits = (ranks / 8 * torch.tensor([0.5, 1.0, 2.0, 4.0]).repeat(10)[:, None] - 3).to(dtype)
+    transform = from_data(data)
+    crop = truncate(logits, [(transform,)] * 40, GEOMETRY)
+    assert crop.logits.dtype == torch.float32
+    for row, kept, n in zip(logits, crop.logits, crop.kept.tolist(), strict=True):
+        wanted = expected(row, transform)
+        assert left(kept) == wanted
+        assert n == len(wanted)
+        assert torch.equal(kept[sorted(wanted)], row[sorted(wanted)].float())
+
+
 def test_several_transforms_act_in_their_order() -> None:
     first, second = from_data({"name": "min_p", "p": 0.05}), from_data({"name": "top_h", "alpha": 0.7})
     for own in ((first, second), (second, first)):

@@ -77,6 +77,8 @@ def same(a: list[Step], b: list[Step]) -> None:
     assert [s.finish for s in a] == [s.finish for s in b]
     assert [s.entropy for s in a] == pytest.approx([s.entropy for s in b], abs=1e-4)
     assert [s.logprob for s in a] == pytest.approx([s.logprob for s in b], abs=1e-4)
+    assert [s.kept for s in a] == [s.kept for s in b]
+    assert [s.crop_entropy for s in a] == [pytest.approx(s.crop_entropy, abs=1e-4) for s in b]
 
 
 async def test_is_an_engine(up: UpstreamEngine) -> None:
@@ -106,6 +108,7 @@ async def test_same_as_the_engine_itself(
         out, expected = await steps(up, prompt, **options), await steps(direct, prompt, **options)
         same(out, expected)
         assert all(step.entropy_bounds is None for step in out)  # Waver tells exact entropies
+        assert all((step.kept is not None) == ("top_p" in options) for step in out)
         for one, other in zip(out, expected, strict=True):
             assert [t for t, _ in one.top_logprobs] == [t for t, _ in other.top_logprobs]
 

@@ -58,8 +58,14 @@ def ask(server: Running, **options: Any) -> Any:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"policy": EAD}, {"temperature": 1.0, "seed": 8}, {"logprobs": True, "top_logprobs": 3}],
-    ids=["plain", "ead", "seeded", "logprobs"],
+    [
+        {},
+        {"policy": EAD},
+        {"temperature": 1.0, "seed": 8},
+        {"temperature": 1.0, "seed": 8, "top_p": 0.6},
+        {"logprobs": True, "top_logprobs": 3},
+    ],
+    ids=["plain", "ead", "seeded", "truncated", "logprobs"],
 )
 def test_the_same_answer_as_from_the_upstream_itself(front: Running, running: Running, options: dict[str, Any]) -> None:
     ours, theirs = ask(front, **options), ask(running, **options)
@@ -81,6 +87,8 @@ def test_the_same_answer_as_from_the_upstream_itself(front: Running, running: Ru
     assert mine["switches"] == its["switches"]
     assert mine["entropy"]["kind"] == "exact"
     assert mine["entropy"]["mean"] == pytest.approx(its["entropy"]["mean"], abs=1e-4)
+    assert ("truncation" in mine) == ("top_p" in options)
+    assert mine.get("truncation") == pytest.approx(its.get("truncation"), abs=1e-4)
     if "trace" in mine:
         assert [t["id"] for t in mine["trace"]] == [t["id"] for t in its["trace"]]
         assert [t["engine"] for t in mine["trace"]] == [t["engine"] for t in its["trace"]]

@@ -8,6 +8,8 @@ change the draws, the same rows.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import tempfile
 import threading
 import time
@@ -90,6 +92,8 @@ class Timed(TrainerCallback):
         self.whole: list[float] = []
         self.drawing: list[float] = []
         self.peak = 0
+        self._began = 0.0
+        self._profiler: Any = None
         self._draw = trainer._generate
         trainer._generate = self._drawn
 
@@ -106,7 +110,6 @@ class Timed(TrainerCallback):
         self.turns.wait(self.name)
         torch.manual_seed(round_)
         self.drawing.append(0.0)
-        self._profiler = None
         if round_ == self.rounds:
             self._profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
             self._profiler.start()
@@ -132,6 +135,13 @@ def peak_bytes(profiler: Any) -> int:
     return most
 
 
+def share_memory() -> None:
+    """One heap for all threads: each would keep one of its own, with all that its steps have freed."""
+    if sys.platform == "linux":
+        arena_max = -8
+        getattr(ctypes.CDLL(None), "mallopt", lambda *_: 1)(arena_max, 1)
+
+
 @contextmanager
 def leaving(turns: Turns, name: str) -> Iterator[None]:
     try:
@@ -150,7 +160,7 @@ def measure(settings: Mapping[str, Any], wanted: Mapping[str, dict[str, Any]]) -
     run = Run(
         model=str((settings["models"] or BUNDLED) / SMALL),
         recipe={},
-        chain=tuple(settings["chain"]),
+        chain=settings["chain"],
         steps=rounds + 1,
         prompts=settings["prompts"],
         group=settings["group"],
@@ -161,9 +171,12 @@ def measure(settings: Mapping[str, Any], wanted: Mapping[str, dict[str, Any]]) -
         every=rounds + 2,
     )
     torch.set_num_threads(1)
-    task, turns, watches, failed = questions(run), Turns(list(wanted)), {}, []
+    share_memory()
+    task, turns = questions(run), Turns(list(wanted))
+    watches: dict[str, Timed] = {}
+    failed: list[tuple[str, BaseException]] = []
     with tempfile.TemporaryDirectory() as work:
-        trainers = {}
+        trainers: dict[str, Any] = {}
         for name, recipe in wanted.items():
             made = make_recipe(**{"max_length": run.length, **recipe})
             trainer = make_trainer(run, made, task, Path(work) / str(len(trainers)), resumed=False)
@@ -230,8 +243,8 @@ def page(found: Mapping[str, Any]) -> list[str]:
         f"The bundled small model, {s['prompts'] * s['group']} rows a step ({s['prompts']} sums of {s['chain'][0]} to "
         f"{s['chain'][1]} operations, {s['group']} answers each of at most {s['length']} tokens), {s['updates']} "
         f"updates, one CPU thread, through `waver train rl`'s trainer. Methods take turns step by step; ratios of "
-        f"CPU time are to plain `grpo` in the same round, over {s['rounds']} rounds: the median, and in brackets the least and the "
-        f"greatest. A step of `grpo` took {found['seconds']['median']:.2f} s of CPU, "
+        f"CPU time are to plain `grpo` in the same round, over {s['rounds']} rounds: the median, and in brackets the "
+        f"least and the greatest. A step of `grpo` took {found['seconds']['median']:.2f} s of CPU, "
         f"{found['learning_seconds']['median']:.2f} s of it without the drawing of rows.",
         report.table(("method, on `grpo`", "step", "without the drawing", "memory, MiB", "more than `grpo`"), lines),
         "*Without the drawing*: rewards, the pass before the updates, hooks, updates. *Memory*: the most that tensors "

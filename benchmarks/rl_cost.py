@@ -9,6 +9,7 @@ change the draws, the same rows.
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 import tempfile
 import threading
@@ -29,6 +30,7 @@ from benchmarks import report
 from benchmarks.answers import BUNDLED, SMALL
 from benchmarks.stats import middle
 from training.rl import make_recipe, names
+from training.rl.adapters.forward import needs_logits
 from training.rl.monitor import Monitor
 from training.rl.run import Run, make_trainer, questions
 
@@ -122,6 +124,7 @@ class Timed(TrainerCallback):
         if self._profiler is not None:
             self._profiler.stop()
             self.peak = peak_bytes(self._profiler)
+        gc.collect()  # a step's tensors wait in cycles, and twenty trainers have one each
         self.turns.passes()
 
 
@@ -249,9 +252,11 @@ def page(found: Mapping[str, Any]) -> list[str]:
         report.table(("method, on `grpo`", "step", "without the drawing", "memory, MiB", "more than `grpo`"), lines),
         "*Without the drawing*: rewards, the pass before the updates, hooks, updates. *Memory*: the most that tensors "
         "made in a step held at once (PyTorch's profiler, one step; the model and the optimizer's state are not in "
-        "it). On a CPU `waver train rl` computes attention unfused for all, which is faster here; a method that reads "
-        "attention weights cannot do otherwise, so compare it with fused attention too. The model is tiny: a pass of a "
-        "reference or over all logits weighs here as it does elsewhere, the arithmetic of a hook weighs more.",
+        "it). On a CPU `waver train rl` computes attention unfused for all, as a method that reads attention weights "
+        "has to; the row with fused attention says what that costs where it is not needed. Methods that read logits "
+        f"({', '.join(f'`{name}`' for name in found['reading_logits'])}) keep them whole, "
+        "where TRL's own head makes them in tiles and once more in the backward pass: with the 1,280 tokens of this "
+        "vocabulary that is cheaper in time and memory, with a hundred thousand it is dearer in memory.",
     ]
 
 
@@ -274,7 +279,7 @@ def main(
 ) -> None:
     """The time of a step and the memory of its tensors, for every training method against plain GRPO.
 
-    Writes rl_cost.json and .md. About ten minutes of one core.
+    Writes rl_cost.json and .md. About ten minutes of one core, and some GiB for the trainers of all methods.
     """
     report.need_extra()
     wanted = methods.split(",") if methods else list(names())
@@ -282,7 +287,9 @@ def main(
         raise typer.BadParameter(f"there is no {', '.join(unknown)}; there are {', '.join(names())}")
     settings = dict(context.params)
     conditions = report.conditions("rl-cost", settings)
-    found = conditions | numbers(measure(settings, cases(wanted)), rounds)
+    planned = cases(wanted)
+    reading = [name for name, recipe in planned.items() if needs_logits(make_recipe(**recipe))]
+    found = conditions | {"reading_logits": reading} | numbers(measure(settings, planned), rounds)
     report.write(out, "rl_cost", found, page(found))
 
 

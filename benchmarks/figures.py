@@ -226,7 +226,9 @@ def rl_text(numbers: Mapping[str, Any], out: Path) -> None:
     with plt.rc_context(STYLE):
         figure, (reward, held, entropy) = plt.subplots(1, 3, figsize=(13.5, 4.2), layout="constrained")
         for i, (name, case) in enumerate(numbers["cases"].items()):
-            look = {"color": INK if i == 0 else colours((i - 1) % 10), "linewidth": 2.4 if i == 0 else 1.2}
+            look: dict[str, Any] = {"color": colours((i - 1) % 10), "linewidth": 1.2}
+            if i == 0:
+                look = {"color": INK, "linewidth": 2.4}
             for axes, key in ((reward, "reward"), (entropy, "entropy")):
                 axes.plot(*_smooth(case["curves"][key], max(1, steps // 12)), label=name, **look)
             held.plot(*zip(*case["held_out"], strict=True), marker="o", markersize=3, **look)

@@ -84,6 +84,8 @@ def command_line(name: str, settings: Mapping[str, Any]) -> str:
         option = f"--{key.replace('_', '-')}"
         if value is True:
             words.append(option)
+        elif isinstance(value, tuple):
+            words += [option, *map(str, value)]
         elif value is not None and value is not False:
             words += [option, str(value)]
     return shlex.join(words)

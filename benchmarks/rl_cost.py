@@ -8,6 +8,9 @@ change the draws, the same rows.
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 import tempfile
 import threading
 import time
@@ -27,6 +30,7 @@ from benchmarks import report
 from benchmarks.answers import BUNDLED, SMALL
 from benchmarks.stats import middle
 from training.rl import make_recipe, names
+from training.rl.adapters.forward import needs_logits
 from training.rl.monitor import Monitor
 from training.rl.run import Run, make_trainer, questions
 
@@ -90,6 +94,8 @@ class Timed(TrainerCallback):
         self.whole: list[float] = []
         self.drawing: list[float] = []
         self.peak = 0
+        self._began = 0.0
+        self._profiler: Any = None
         self._draw = trainer._generate
         trainer._generate = self._drawn
 
@@ -106,7 +112,6 @@ class Timed(TrainerCallback):
         self.turns.wait(self.name)
         torch.manual_seed(round_)
         self.drawing.append(0.0)
-        self._profiler = None
         if round_ == self.rounds:
             self._profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
             self._profiler.start()
@@ -119,6 +124,7 @@ class Timed(TrainerCallback):
         if self._profiler is not None:
             self._profiler.stop()
             self.peak = peak_bytes(self._profiler)
+        gc.collect()  # a step's tensors wait in cycles, and twenty trainers have one each
         self.turns.passes()
 
 
@@ -130,6 +136,13 @@ def peak_bytes(profiler: Any) -> int:
             held += event.nbytes()
             most = max(most, held)
     return most
+
+
+def share_memory() -> None:
+    """One heap for all threads: each would keep one of its own, with all that its steps have freed."""
+    if sys.platform == "linux":
+        arena_max = -8
+        getattr(ctypes.CDLL(None), "mallopt", lambda *_: 1)(arena_max, 1)
 
 
 @contextmanager
@@ -150,7 +163,7 @@ def measure(settings: Mapping[str, Any], wanted: Mapping[str, dict[str, Any]]) -
     run = Run(
         model=str((settings["models"] or BUNDLED) / SMALL),
         recipe={},
-        chain=tuple(settings["chain"]),
+        chain=settings["chain"],
         steps=rounds + 1,
         prompts=settings["prompts"],
         group=settings["group"],
@@ -161,7 +174,10 @@ def measure(settings: Mapping[str, Any], wanted: Mapping[str, dict[str, Any]]) -
         every=rounds + 2,
     )
     torch.set_num_threads(1)
-    task, turns, watches, failed = questions(run), Turns(list(wanted)), {}, []
+    share_memory()
+    task, turns = questions(run), Turns(list(wanted))
+    watches: dict[str, Timed] = {}
+    failed: list[tuple[str, BaseException]] = []
     with tempfile.TemporaryDirectory() as work:
         trainers: dict[str, Any] = {}
         for name, recipe in wanted.items():
@@ -230,16 +246,17 @@ def page(found: Mapping[str, Any]) -> list[str]:
         f"The bundled small model, {s['prompts'] * s['group']} rows a step ({s['prompts']} sums of {s['chain'][0]} to "
         f"{s['chain'][1]} operations, {s['group']} answers each of at most {s['length']} tokens), {s['updates']} "
         f"updates, one CPU thread, through `waver train rl`'s trainer. Methods take turns step by step; ratios of "
-        f"CPU time are to plain `grpo` in the same round, over {s['rounds']} rounds:"
-        " the median, and in brackets the least and the "
-        f"greatest. A step of `grpo` took {found['seconds']['median']:.2f} s of CPU, "
+        f"CPU time are to plain `grpo` in the same round, over {s['rounds']} rounds: the median, and in brackets the "
+        f"least and the greatest. A step of `grpo` took {found['seconds']['median']:.2f} s of CPU, "
         f"{found['learning_seconds']['median']:.2f} s of it without the drawing of rows.",
         report.table(("method, on `grpo`", "step", "without the drawing", "memory, MiB", "more than `grpo`"), lines),
         "*Without the drawing*: rewards, the pass before the updates, hooks, updates. *Memory*: the most that tensors "
         "made in a step held at once (PyTorch's profiler, one step; the model and the optimizer's state are not in "
-        "it). On a CPU `waver train rl` computes attention unfused for all, which is faster here; a method that reads "
-        "attention weights cannot do otherwise, so compare it with fused attention too. The model is tiny: a pass of a "
-        "reference or over all logits weighs here as it does elsewhere, the arithmetic of a hook weighs more.",
+        "it). On a CPU `waver train rl` computes attention unfused for all, as a method that reads attention weights "
+        "has to; the row with fused attention says what that costs where it is not needed. Methods that read logits "
+        f"({', '.join(f'`{name}`' for name in found['reading_logits'])}) keep them whole, "
+        "where TRL's own head makes them in tiles and once more in the backward pass: with the 1,280 tokens of this "
+        "vocabulary that is cheaper in time and memory, with a hundred thousand it is dearer in memory.",
     ]
 
 
@@ -262,7 +279,7 @@ def main(
 ) -> None:
     """The time of a step and the memory of its tensors, for every training method against plain GRPO.
 
-    Writes rl_cost.json and .md. About ten minutes of one core.
+    Writes rl_cost.json and .md. About ten minutes of one core, and some GiB for the trainers of all methods.
     """
     report.need_extra()
     wanted = methods.split(",") if methods else list(names())
@@ -270,7 +287,9 @@ def main(
         raise typer.BadParameter(f"there is no {', '.join(unknown)}; there are {', '.join(names())}")
     settings = dict(context.params)
     conditions = report.conditions("rl-cost", settings)
-    found = conditions | numbers(measure(settings, cases(wanted)), rounds)
+    planned = cases(wanted)
+    reading = [name for name, recipe in planned.items() if needs_logits(make_recipe(**recipe))]
+    found = conditions | {"reading_logits": reading} | numbers(measure(settings, planned), rounds)
     report.write(out, "rl_cost", found, page(found))
 
 

@@ -67,7 +67,7 @@ def planned(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Run]
         name: Run(
             model=str((settings["models"] or BUNDLED) / SMALL),
             recipe=dict(CASES[name].recipe),
-            chain=tuple(settings["chain"]),
+            chain=settings["chain"],
             held_out=0,  # every checkpoint is judged below, by more questions
             keep=max(1, settings["steps"] // settings["every"]),
             seed=settings["run_seed"] + CASES[name].seed,
@@ -227,7 +227,7 @@ async def measured(
     settings: Mapping[str, Any], runs: Mapping[str, Run], conditions: Mapping[str, Any], bar: Progress
 ) -> dict[str, Any]:
     """All numbers, once the runs are done."""
-    work, chain, length = settings["work"], tuple(settings["chain"]), settings["length"]
+    work, chain, length = settings["work"], settings["chain"], settings["length"]
     held = draw(TASK, settings["held_out_seed"], settings["held_out_n"], steps=chain)
     test = draw(TASK, settings["seed"], settings["n"], steps=chain)
     task = bar.add_task("judging", total=len(runs))

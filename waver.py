@@ -286,10 +286,12 @@ def rl(
     model: Annotated[
         str | None, typer.Option(help="A causal language model: a folder, or a name.", show_default="the bundled small")
     ] = None,
-    task: Annotated[str, typer.Option(help="`arithmetic`, `gsm8k` (with --data) or `custom` (--data, --reward).")] = (
-        "arithmetic"
-    ),
-    data: Annotated[Path | None, typer.Option(help="JSONL: `question` and `answer` in each line.")] = None,
+    task: Annotated[
+        str, typer.Option(help="`arithmetic`; with --data `gsm8k`, `verilog` or, with --reward too, `custom`.")
+    ] = "arithmetic",
+    data: Annotated[
+        Path | None, typer.Option(help="JSONL: in each line `question`, and `answer` or `testbench`.")
+    ] = None,
     reward: Annotated[str | None, typer.Option(help="MODULE:FUNCTION, called as TRL calls a reward function.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML: `base`, `methods` and settings.")] = None,
     base: Annotated[str, typer.Option(help="`grpo`, `dapo`, `dr_grpo`, `gspo` or `rloo`.")] = "grpo",
@@ -308,6 +310,8 @@ def rl(
     learning_rate: Annotated[float, typer.Option(min=0.0, help="Of AdamW, constant.")] = 1e-4,
     held_out: Annotated[int, typer.Option(min=0, help="Questions to judge by; 0 for none.")] = 128,
     every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints, and between judgements.")] = 20,
+    keep: Annotated[int, typer.Option(min=1, help="Checkpoints to keep, the last ones.")] = 2,
+    vllm: Annotated[bool, typer.Option("--vllm", help="Draw the rows with vLLM, in this process.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of questions and draws.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
@@ -340,6 +344,8 @@ def rl(
             learning_rate=learning_rate,
             held_out=held_out,
             every=every,
+            keep=keep,
+            vllm=vllm,
             seed=seed,
         )
         train(run, out, threads)
@@ -372,6 +378,9 @@ def probe(
         8,
     ),
     samples: Annotated[int, typer.Option(min=1, help="Answers to each question, for labels.")] = 10,
+    strategy_samples: Annotated[
+        int, typer.Option(min=0, help="Answers in each strategy besides, for oracle labels; 0 for none.")
+    ] = 0,
     max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 4096,
     opening: Annotated[str, typer.Option(help="Words that the answers for labels begin with.")] = "",
     words: Annotated[
@@ -419,10 +428,11 @@ def probe(
         chosen = configured.engines[engine]
         rows, reward = from_file(questions, scorer) if questions else sums(n, seed, chain)
         asked = str(questions) if questions else f"sums of {chain[0]} to {chain[1]} steps"
-        ways = {PLAIN: way(opening, samples, max_tokens)}
+        strategies, openings = _strategies(configured, strategy_samples, max_tokens) if strategy_samples else ({}, {})
+        ways = {PLAIN: way(opening, samples, max_tokens)} | strategies
         tuning = Tuning(tuple(words or ()), alpha, _beta(beta), gamma, seeds)
         run = Run(model_name(chosen.model), asked, ways, seed)
-        train(Source(engine, chosen, {}, at_once), rows, reward, run, tuning, out)
+        train(Source(engine, chosen, openings, at_once), rows, reward, run, tuning, out)
     except (ValueError, OSError, EngineError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
@@ -440,16 +450,37 @@ def _beta(given: str) -> Any:
         raise ValueError(f"--beta is a number of nats, `median` or `solved`, not {given!r}") from None
 
 
+def _strategies(configured: Any, samples: int, max_tokens: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How `diffadapt` answers in this configuration: its strategies as ways to train with, and how they begin."""
+    from functools import partial
+
+    from engines.probe import CLASSES
+    from policies.registry import parse
+    from policies.strategies import opening
+    from training.probe.run import way
+
+    (policy,) = parse([{"name": "diffadapt"}], configured.engines, configured.policies)
+    named: dict[str, Any] = {name: getattr(policy, name) for name in CLASSES}
+    ways = {
+        name: way(each.words, samples, max(1, int(each.share * max_tokens)), each.temperature, each.top_p)
+        for name, each in named.items()
+    }
+    return ways, {name: partial(opening, strategy=each) for name, each in named.items()}
+
+
 BENCHMARKS = {
     "frontier": "Accuracy against the share of tokens by the large model: `ead` and its controls.",
     "truncation": "Top-W and its rivals at five temperatures: accuracy, kept tokens, diversity.",
     "l-rag": "Lookups only where the model wavers: accuracy, lookups and time, against its rivals.",
+    "diffadapt": "As much thought as a question needs: accuracy, tokens, time, against fixed strategies and chance.",
     "retrieval": "FAISS by kind and size: recall, speed, memory; how fast documents are taken in.",
     "truncation-speed": "What truncating costs a step, against `top_p`.",
     "throughput": "16 requests at once against one after another; what a hand-over costs.",
     "vllm-serving": "Waver over vLLM against vLLM's own server, with vLLM's own client.",
     "vllm-steps": "Gates and entropies inside vLLM: time, hand-overs, memory.",
-    "rl-methods": "Training methods against plain GRPO on a toy task: accuracy, entropy, tokens learned from.",
+    "rl-methods": "Training methods against their plain base on a toy task: accuracy, entropy, tokens learned from.",
+    "rl-text": "Reinforcement learning on real text: reward, held-out accuracy, and what it does for `ead`.",
+    "rl-cost": "What training methods cost against plain GRPO: time of a step, memory.",
     "bundled": "What the bundled pair knows: accuracy by task, entropy of wrong answers, ways to answer.",
     "entropy-check": "Whether reported entropies are those of a float64 softmax.",
 }

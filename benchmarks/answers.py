@@ -47,12 +47,14 @@ class How:
     policy: tuple[Mapping[str, Any], ...] = ()
     temperature: float = 0.0
     max_tokens: int = MAX_TOKENS
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True)
 class Answer:
     """One answer: its text, tokens by engine, switches, tokens thrown away, and each token's entropy in nats.
-    `truncation` and `retrieval` are what the report says of them, if they ran."""
+    `truncation`, `retrieval` and `strategy` are what the report says of them, if they ran; `forced`: the answer had to
+    be asked for."""
 
     text: str
     tokens: Mapping[str, int]
@@ -61,6 +63,8 @@ class Answer:
     entropies: tuple[float, ...]
     truncation: Mapping[str, float] | None = None
     retrieval: Mapping[str, Any] | None = None
+    strategy: str | None = None
+    forced: bool = False
 
     @property
     def length(self) -> int:
@@ -97,7 +101,7 @@ class InProcess:
             asked = asked | {"content": words + question.prompt}
             return tokens.chat([asked, *opening], continue_final_message=bool(opening))
 
-        sampling = Sampling(temperature=how.temperature, max_tokens=how.max_tokens, seed=seed)
+        sampling = Sampling(how.temperature, how.top_p, max_tokens=how.max_tokens, seed=seed)
         asked = Asking(question.prompt, led_by)
         job = Job(tuple(led_by("")), sampling, how.engine, self.engines, Report(), asked, self.library)
         stream = self.engines[how.engine].tokens.stream()
@@ -109,8 +113,9 @@ class InProcess:
                 entropies.append(step.entropy)
         done = job.report
         kept = done.kept.as_dict() if done.kept.draws else None
-        found = done.extra.get("retrieval")
-        return Answer(text, done.tokens, done.switches, done.discarded, tuple(entropies), kept, found)
+        found, strategy = done.extra.get("retrieval"), done.extra.get("strategy")
+        forced = done.extra.get("forced_answer", {}).get("forced", False)
+        return Answer(text, done.tokens, done.switches, done.discarded, tuple(entropies), kept, found, strategy, forced)
 
 
 class OverHTTP:
@@ -128,6 +133,7 @@ class OverHTTP:
             model=how.engine,
             messages=question.messages,  # type: ignore[arg-type]
             temperature=how.temperature,
+            top_p=how.top_p,
             max_tokens=how.max_tokens,
             seed=seed,
             extra_body=extra,
@@ -136,7 +142,18 @@ class OverHTTP:
         entropies = tuple(token.entropy for token in done.trace or trace(response.choices[0]))
         text = response.choices[0].message.content or ""
         kept = done.truncation.model_dump() if done.truncation else None
-        return Answer(text, done.tokens, done.switches, done.discarded_tokens, entropies, kept, done.retrieval)
+        forced = (done.forced_answer or {}).get("forced", False)
+        return Answer(
+            text,
+            done.tokens,
+            done.switches,
+            done.discarded_tokens,
+            entropies,
+            kept,
+            done.retrieval,
+            done.strategy,
+            forced,
+        )
 
 
 @asynccontextmanager
@@ -182,18 +199,21 @@ async def reach(models: Path | None, base_url: str | None, at_once: int) -> Asyn
 
 
 async def ask_all(
-    asked: Asked, questions: Sequence[Question], how: How, at_once: int, advance: Callable[[], Any]
-) -> list[Answer]:
-    """Answers to all questions, `at_once` in the air at a time; question i has seed i. Calls `advance` after each."""
+    asked: Asked, questions: Sequence[Question], how: How | Sequence[How], at_once: int, advance: Callable[[], Any],
+    seed: int = 0,
+) -> list[Answer]:  # fmt: skip
+    """Answers to all questions, in one way or each in its own, `at_once` in the air at a time; question i has seed
+    `seed + i`. Calls `advance` after each."""
     free = asyncio.Semaphore(at_once)
+    hows = [how] * len(questions) if isinstance(how, How) else how
 
-    async def one(seed: int, question: Question) -> Answer:
+    async def one(place: int) -> Answer:
         async with free:
-            answer = await asked.ask(question, how, seed)
+            answer = await asked.ask(questions[place], hows[place], seed + place)
         advance()
         return answer
 
-    return await asyncio.gather(*(one(seed, question) for seed, question in enumerate(questions)))
+    return await asyncio.gather(*(one(place) for place in range(len(questions))))
 
 
 def closed_book(items: Sequence[Item]) -> list[Question]:

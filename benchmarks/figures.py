@@ -217,3 +217,64 @@ def l_rag(numbers: Mapping[str, Any], out: Path, name: str = "l_rag") -> None:
         columns[0].set_ylabel("accuracy")
         columns[0].legend(loc="lower right")
         save(figure, out, name)
+
+
+def rl_text(numbers: Mapping[str, Any], out: Path) -> None:
+    """Reward, greedy held-out accuracy and entropy of every run by its steps; plain GRPO drawn thickest."""
+    steps = numbers["settings"]["steps"]
+    colours = plt.get_cmap("tab10")
+    with plt.rc_context(STYLE):
+        figure, (reward, held, entropy) = plt.subplots(1, 3, figsize=(13.5, 4.2), layout="constrained")
+        for i, (name, case) in enumerate(numbers["cases"].items()):
+            look = {"color": INK if i == 0 else colours((i - 1) % 10), "linewidth": 2.4 if i == 0 else 1.2}
+            for axes, key in ((reward, "reward"), (entropy, "entropy")):
+                axes.plot(*_smooth(case["curves"][key], max(1, steps // 12)), label=name, **look)
+            held.plot(*zip(*case["held_out"], strict=True), marker="o", markersize=3, **look)
+        reward.set(xlabel="step", ylabel="reward of the rows trained on")
+        held.set(xlabel="step", ylabel="right answers to held-out sums, greedy")
+        entropy.set(xlabel="step", ylabel="entropy of a token, nats")
+        figure.legend(*reward.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+        save(figure, out, "rl_text")
+
+
+def _smooth(curve: Sequence[tuple[int, float]], width: int) -> tuple[list[int], list[float]]:
+    """The mean of the last `width` points at each."""
+    values = [value for _, value in curve]
+    means = [sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i + 1 - width) : i + 1])]
+    return [step for step, _ in curve], means
+
+
+def diffadapt(numbers: Mapping[str, Any], out: Path, name: str = "diffadapt") -> None:
+    """Accuracy against tokens of every way to answer; plain answers' entropy by length; each probe's strategies."""
+    with plt.rc_context(STYLE):
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
+        for row in numbers["rows"]:
+            kind = row["way"].split(",")[0]
+            colour = {"diffadapt": SHADES[1], "shuffled": GREY, "oracle": INK}.get(kind, BLUE)
+            share = 100 * row["accuracy"]
+            low, high = (100 * each for each in row["accuracy_interval"])
+            left.errorbar(row["tokens"], share, [[share - low], [high - share]], color=colour, marker="o", ms=5, lw=0.8)
+            left.annotate(
+                row["way"], (row["tokens"], share), (6, 4), textcoords="offset points", fontsize=7, color=colour
+            )
+        left.set(xlabel="tokens of an answer, with the strategy's words", ylabel="right answers, %")
+        levels = numbers["levels"]
+        x = [level["level"] for level in levels]
+        entropies = [level["entropy"] for level in levels]
+        middle.errorbar(
+            x, entropies, [1.96 * level["error"] for level in levels], color=SHADES[2], marker="o", capsize=3
+        )
+        middle.set(xlabel="steps of the sum", ylabel="entropy of a plain answer's tokens, nats", ylim=(0, None))
+        for style, (way, by_level) in zip(("-", "--", ":"), _probes(numbers["mixes"]), strict=False):
+            for place, (each, colour) in enumerate(
+                zip(("easy", "normal", "hard"), (BLUE, GREY, SHADES[2]), strict=True)
+            ):
+                shares = [100 * shares[place] for shares in by_level.values()]
+                right.plot(list(map(int, by_level)), shares, style, color=colour, label=f"{each}, {way}")
+        right.set(xlabel="steps of the sum", ylabel="strategies chosen, %", ylim=(-3, 103))
+        right.legend(fontsize=7, frameon=False)
+        save(figure, out, name)
+
+
+def _probes(mixes: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(way.split(", ")[1], by_level) for way, by_level in mixes.items() if way.startswith("diffadapt")]

@@ -20,16 +20,18 @@ from entropy.geometry import whiten
 
 VOCABULARIES = {"32k": 32_000, "152k": 151_936}
 BATCHES = (1, 32, 256)
+STEPS = {1: 16}
+"""Steps that make one run, else one: what a step costs depends on its rows, and a single one is none to judge by."""
 SHAPES = {"text": 1.5, "flat": 0.7}
 """Exponents of the power law that a row's probabilities follow by rank: with 1.5 a few hundred tokens have 0.9 of the
 mass, as in text; with 0.7 it takes most of the vocabulary, as at a high temperature."""
 TOP_P = "top_p 0.9"
-FAST, ACTING = "top_w", "top_w, warm_mass 0.05"
+FAST, ACTING, NEIGHBOURS = "top_w", "top_w, warm_mass 0.05", "top_w, k-NN"
 METHODS: dict[str, Mapping[str, Any]] = {
     TOP_P: {"name": "top_p", "p": 0.9},
     FAST: {"name": "top_w"},
     ACTING: {"name": "top_w", "warm_mass": 0.05},
-    "top_w, k-NN": {"name": "top_w", "potential": "knn"},
+    NEIGHBOURS: {"name": "top_w", "potential": "knn"},
     "min_p 0.1": {"name": "min_p", "p": 0.1},
     "typical 0.95": {"name": "typical", "p": 0.95},
     "eta 0.0002": {"name": "eta", "epsilon": 2e-4},
@@ -39,62 +41,72 @@ METHODS: dict[str, Mapping[str, Any]] = {
     "top_h 0.4, renormalised": {"name": "top_h", "alpha": 0.4, "form": "renormalised"},
 }
 VLLM = "top_p 0.9 of vLLM"
-BARS = {FAST: 1.05, ACTING: 2.0}
+BARS = {FAST: 1.05, ACTING: 2.0, NEIGHBOURS: 2.0}
 """At most so many times the time of `top_p`."""
 
 app = report.command()
 
 
-def rows(shape: str, batch: int, vocab: int, seed: int, device: str) -> torch.Tensor:
-    """`[batch, vocab]` logits whose probabilities fall by a power of their rank, jittered, in random order."""
+def rows(shape: str, count: int, vocab: int, seed: int, device: str) -> torch.Tensor:
+    """`[count, vocab]` logits whose probabilities fall by a power of their rank, jittered, each row in an order of its
+    own."""
     generator = torch.Generator().manual_seed(seed)
     fall = -SHAPES[shape] * torch.arange(1, vocab + 1).float().log()
-    logits = fall + 0.5 * torch.randn(batch, vocab, generator=generator)
-    return logits[:, torch.randperm(vocab, generator=generator)].to(device)
+    logits = fall + 0.5 * torch.randn(count, vocab, generator=generator)
+    for row in logits:
+        row.copy_(row[torch.randperm(vocab, generator=generator)])
+    return logits.to(device)
 
 
-def seconds(work: Callable[[], object], device: str) -> float:
+Way = Callable[[torch.Tensor], object]
+"""What is timed: one step, on its logits."""
+
+
+def seconds(way: Way, steps: Sequence[torch.Tensor], device: str) -> float:
+    """For one step, on average."""
     begun = time.perf_counter()
-    work()
+    for logits in steps:
+        way(logits)
     if device != "cpu":
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return (time.perf_counter() - begun) / len(steps)
 
 
-def ways(logits: torch.Tensor, geometry: torch.Tensor) -> dict[str, dict[str, Callable[[], object]]]:
-    """What is timed: each truncation by itself, and the whole draw with it."""
-    batch = len(logits)
+def ways(batch: int, geometry: torch.Tensor, device: str) -> dict[str, dict[str, Way]]:
+    """Each truncation by itself, and the whole draw with it."""
 
-    def pair(data: Mapping[str, Any]) -> dict[str, Callable[[], object]]:
+    def pair(data: Mapping[str, Any]) -> dict[str, Way]:
         own = from_data(dict(data))
         samplings = [Sampling(top_p=own.p) if own.name == "top_p" else Sampling(transforms=(own,))] * batch
         asked = [Row(sampling, (), 0, ()) for sampling in samplings]
         return {
-            "alone": lambda: truncate(logits, [(own,)] * batch, geometry),
-            "draw": lambda: draw(logits, asked, geometry),
+            "alone": lambda logits: truncate(logits, [(own,)] * batch, geometry),
+            "draw": lambda logits: draw(logits, asked, geometry),
         }
 
     found = {name: pair(data) for name, data in METHODS.items()}
     if importlib.util.find_spec("vllm"):
         from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 
-        p = torch.full((batch,), 0.9, device=logits.device)
-        found[VLLM] = {"alone": lambda: apply_top_k_top_p(logits.clone(), None, p)}  # it works in place
+        p = torch.full((batch,), 0.9, device=device)
+        found[VLLM] = {"alone": lambda logits: apply_top_k_top_p(logits.clone(), None, p)}  # it works in place
     return found
 
 
 @torch.inference_mode()
-def cell(logits: torch.Tensor, geometry: torch.Tensor, runs: int, advance: Callable[[], None]) -> dict[str, Any]:
+def cell(
+    steps: Sequence[torch.Tensor], geometry: torch.Tensor, runs: int, advance: Callable[[], None]
+) -> dict[str, Any]:
     """Ratios to `top_p` of the same run, with the methods in another order each time; milliseconds as they came."""
-    device = logits.device.type
-    found = ways(logits, geometry)
+    device = steps[0].device.type
+    found = ways(len(steps[0]), geometry, device)
     ratios: dict[str, dict[str, list[float]]] = {name: {kind: [] for kind in kinds} for name, kinds in found.items()}
     times: dict[str, list[float]] = {name: [] for name in found}
     names = list(found)
     for run in range(-1, runs):  # run -1 warms up
         turned = names[run % len(names) :] + names[: run % len(names)]
         for kind in ("alone", "draw"):
-            took = {name: seconds(found[name][kind], device) for name in turned if kind in found[name]}
+            took = {name: seconds(found[name][kind], steps, device) for name in turned if kind in found[name]}
             if run < 0:
                 continue
             for name, value in took.items():
@@ -122,9 +134,9 @@ def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
         for shape in SHAPES:
             for batch in BATCHES:
                 task = bar.add_task(f"{label}, {shape}, batch {batch}", total=1 + settings["runs"])
-                logits = rows(shape, batch, vocab, settings["seed"], device)
+                logits = rows(shape, batch * STEPS.get(batch, 1), vocab, settings["seed"], device)
                 found["cells"][f"{label}, {shape}, batch {batch}"] = cell(
-                    logits,
+                    logits.split(batch),
                     geometry,
                     settings["runs"],
                     lambda t=task: bar.advance(t),  # type: ignore[misc]
@@ -149,7 +161,8 @@ def page(found: Mapping[str, Any]) -> list[str]:
         f"Time of one truncation of a batch of logits, against `top_p` (p = 0.9) in the same run: the median of "
         f"{settings['runs']} runs whose order changes, with the lowest and the highest. In the last column the same "
         "for the whole draw (temperature, truncation, softmax, draw). *Text*: probabilities fall as rank^-1.5, so that "
-        "few tokens matter; *flat*: as rank^-0.7, so that most do. All rows of a batch ask for the same.",
+        "few tokens matter; *flat*: as rank^-0.7, so that most do. All rows of a batch ask for the same. What a row "
+        f"costs depends on it, so at batch 1 a run is {STEPS[1]} steps, each with another row; times are of one.",
     ]
     for name, one in found["bars"].items():
         parts.append(
@@ -191,7 +204,7 @@ def main(
 ) -> None:
     """Every transform against `top_p`, at vocabularies of 32k and 152k and batches of 1, 32 and 256.
 
-    Writes truncation_speed.json and .md. About 15 minutes on two cores.
+    Writes truncation_speed.json and .md. About 18 minutes on two cores.
     """
     settings = dict(context.params)
     conditions = report.conditions("truncation-speed", settings)

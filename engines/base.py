@@ -68,8 +68,8 @@ class Sampling:
 
     `logprobs`: the steps' `logprob` is wanted; where it is not, an engine may leave it NaN if it costs something.
     `seed` makes a draw a function of (seed, position in the answer) alone. `temperature == 0` is greedy.
-    `transforms` truncate the distribution after temperature and before `min_p`, `top_k` and `top_p`; the whole order is
-    in `engines.transforms`.
+    `transforms` adapt the temperature, and truncate the distribution after it and before `min_p`, `top_k` and `top_p`;
+    the whole order is in `engines.transforms`.
     """
 
     temperature: float = 1.0

@@ -29,6 +29,7 @@ from engines.runner import make_runner
 from engines.sampling import draw
 from engines.seats import SCRATCH, Seats
 from engines.sequence import Reading, Sequence
+from engines.temperature import adapts
 from engines.tokens import TokenText
 from engines.transforms import needs_geometry
 from entropy import shannon_entropy
@@ -297,7 +298,9 @@ class TransformersEngine:
         for row, sequence in zip(logits, sequences, strict=True):
             if sequence.matcher is not None and self._grammar is not None:
                 self._grammar.mask(row, sequence.matcher)
-        drawn = draw(logits, [sequence.row for sequence in sequences], self._geometry)
+        rows = [sequence.row for sequence in sequences]
+        entropy = shannon_entropy(logits) if any(adapts(row.sampling.transforms) for row in rows) else None
+        drawn = draw(logits, rows, self._geometry, entropy)
         steps = self._measure(logits, drawn.tokens, [s.sampling.top_logprobs for s in sequences])
         if drawn.kept is not None and drawn.crop_entropy is not None:
             crops = zip(steps, drawn.kept.tolist(), drawn.crop_entropy.tolist(), strict=True)

@@ -1,36 +1,38 @@
-"""Truncations as data, and where they meet the logits: rows that ask for different ones, or none, in one batch.
+"""Transforms as data, and where truncations meet the logits: rows that ask for different ones, or none, in one batch.
 
 They are plain JSON (`as_data`, `from_data`), so that they can travel to the process that holds the logits. The order of
 what shapes a draw is the same in all engines:
 
 1. a grammar's mask, `logit_bias`, `min_tokens` and penalties, on the raw logits;
-2. temperature;
-3. the request's transforms, in the order of `Sampling.transforms`;
+2. temperature: the request's own, times what an adaptive one among its transforms makes of it (`engines.temperature`);
+3. the request's truncations, in the order of `Sampling.transforms`;
 4. `min_p`, `top_k` and `top_p` of the request itself, in this order;
 5. one draw from what is left.
 
-So a transform sees the distribution that would be drawn from, and its entropy is that of the penalised, masked and
-tempered one. At temperature 0 the top token is taken and no truncation is run.
+So a truncation sees the distribution that would be drawn from, and its entropy is that of the penalised, masked and
+tempered one. An adaptive temperature follows the entropy of the raw one. At temperature 0 the top token is taken and no
+transform is run.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from engines.sending import send
 from entropy import truncation
 from entropy.geometry import Geometry
-from entropy.top_w import Weights, top_w
+from entropy.sending import send
+from entropy.surrogate import Weights
+from entropy.top_w import top_w
 from entropy.truncation import Crop
 
 
 class _Transform(BaseModel):
-    """A truncation. Its fields are its parameters; it checks their ranges itself."""
+    """Something that shapes a draw. Its fields are its parameters; it checks their ranges itself."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -117,7 +119,24 @@ class TopH(_Transform):
     )
 
 
-Transform = TopW | TopP | MinP | Typical | Eta | Epsilon | TopNSigma | TopH
+class AdaptiveTemperature(_Transform):
+    """A temperature that follows the entropy (arXiv 2509.16591, part A); `engines.temperature` has the formula."""
+
+    name: Literal["adaptive_temperature"] = "adaptive_temperature"
+    span: float = Field(default=0.1, ge=0.0, le=0.3, description="how far the temperature goes up and down, as a share")
+    low: float = Field(default=1e-6, ge=1e-8, le=100.0, description="entropy (nats) at which it is lowest")
+    pivot: float = Field(default=0.5, ge=1e-8, le=100.0, description="entropy (nats) at which it is the request's own")
+    high: float = Field(default=3.0, ge=1e-8, le=100.0, description="entropy (nats) at which it is highest")
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if not self.low < self.pivot < self.high:
+            raise ValueError(f"low {self.low:g}, pivot {self.pivot:g} and high {self.high:g} should rise in this order")
+        return self
+
+
+Truncation = TopW | TopP | MinP | Typical | Eta | Epsilon | TopNSigma | TopH
+Transform = Truncation | AdaptiveTemperature
 _ADAPTER: TypeAdapter[Transform] = TypeAdapter(Annotated[Transform, Field(discriminator="name")])
 
 
@@ -135,43 +154,46 @@ def from_data(data: Any) -> Transform:
         raise ValueError(f"transform{f' {where}' if where else ''}: {first['msg']}") from None
 
 
+def truncations(transforms: Sequence[Transform]) -> list[Truncation]:
+    """Those that take tokens away."""
+    return [each for each in transforms if not isinstance(each, AdaptiveTemperature)]
+
+
 def needs_geometry(transforms: Sequence[Transform]) -> bool:
     """Whether the whitened input embeddings may be asked for."""
     return any(isinstance(each, TopW) and each.geometry_scale > 0 for each in transforms)
 
 
-Rule = Callable[[torch.Tensor, Sequence[Any], torch.Tensor, Geometry | None], Crop]
+Rule = Callable[[torch.Tensor, Sequence[Any], Sequence[float], Geometry | None], Crop]
 """`rule(logits, transforms, temperatures, geometry)`: one kind of truncation, on the rows that ask for it."""
-
-
-def _column(values: Sequence[float], logits: torch.Tensor) -> torch.Tensor:
-    numbers = send(values, logits.device)
-    return numbers.double() if numbers.is_floating_point() else numbers
 
 
 def _by(function: Callable[[torch.Tensor, torch.Tensor], Crop], parameter: str) -> Rule:
     """The rule of a truncation with one number a row."""
 
     def rule(logits: torch.Tensor, asked: Sequence[Any], *_: object) -> Crop:
-        return function(logits, _column([getattr(each, parameter) for each in asked], logits))
+        return function(logits, send([getattr(each, parameter) for each in asked], logits.device, torch.float64))
 
     return rule
 
 
-def _top_w(logits: torch.Tensor, asked: Sequence[TopW], temperatures: torch.Tensor, geometry: Geometry | None) -> Crop:
-    own = [each.selection_temperature for each in asked]
-    same = send([t is None for t in own], logits.device)
-    how = Weights(
-        entropy=_column([each.entropy_weight for each in asked], logits),
-        mass=_column([each.mass_weight for each in asked], logits),
-        pool=_column([each.pool for each in asked], logits),
-        warm_mass=_column([each.warm_mass for each in asked], logits),
-        iterations=_column([each.iterations for each in asked], logits),
-        geometry=_column([each.geometry_scale for each in asked], logits),
-        neighbours=_column([each.neighbours if each.potential == "knn" else 0 for each in asked], logits),
-        chord=send([each.metric == "chord" for each in asked], logits.device),
-        sharpness=torch.where(same, 1.0, temperatures / _column([t or 1.0 for t in own], logits)),
-    )
+def _top_w(
+    logits: torch.Tensor, asked: Sequence[TopW], temperatures: Sequence[float], geometry: Geometry | None
+) -> Crop:
+    how = [
+        Weights(
+            entropy=each.entropy_weight,
+            mass=each.mass_weight,
+            pool=each.pool,
+            warm_mass=each.warm_mass,
+            iterations=each.iterations,
+            geometry=each.geometry_scale,
+            neighbours=each.neighbours if each.potential == "knn" else 0,
+            chord=each.metric == "chord",
+            sharpness=1.0 if each.selection_temperature is None else temperature / each.selection_temperature,
+        )
+        for each, temperature in zip(asked, temperatures, strict=True)
+    ]
     return top_w(logits, how, geometry)
 
 
@@ -188,7 +210,7 @@ RULES: dict[str, Rule] = {
 }
 
 
-def _rule(transform: Transform) -> Rule:
+def _rule(transform: Truncation) -> Rule:
     renormalised = isinstance(transform, TopH) and transform.form == "renormalised"
     return RULES["top_h renormalised" if renormalised else transform.name]
 
@@ -197,40 +219,45 @@ def truncate(
     logits: torch.Tensor,
     transforms: Sequence[Sequence[Transform]],
     geometry: Geometry | None = None,
-    temperatures: torch.Tensor | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> Crop:
-    """Apply each row's transforms, one after the other; each kind runs once, on all rows that ask for it.
+    """Apply each row's truncations, one after the other; each kind runs once, on all rows that ask for it.
 
     Args:
         logits: `[rows, vocab]` float32, after temperature; they are left as they are.
-        transforms: for each row its own, or none.
+        transforms: for each row its own, or none; an adaptive temperature among them has been at work before.
         geometry: from `entropy.geometry.whiten`, where `needs_geometry`.
-        temperatures: `[rows]`, what the logits were divided by, where a transform selects at one of its own.
+        temperatures: for each row what its logits were divided by, where a transform selects at one of its own.
 
     Returns:
-        A `Crop`; rows without a transform have their logits as they were, and `kept` 0.
+        A `Crop`; rows without a truncation have their logits as they were, and `kept` 0.
 
     Raises:
         ValueError: the geometry is needed, and there is none.
     """
     rows = len(transforms)
-    if temperatures is None:
-        temperatures = torch.ones(rows, dtype=torch.float64, device=logits.device)
-    out = Crop(logits, torch.zeros(rows, dtype=torch.long, device=logits.device), logits.new_zeros(rows))
-    for place in range(max(map(len, transforms), default=0)):
+    temperatures = temperatures or [1.0] * rows
+    out: Crop | None = None
+    wanted = [truncations(own) for own in transforms]
+    for place in range(max(map(len, wanted), default=0)):
         groups: dict[Rule, list[int]] = defaultdict(list)
-        for row, own in enumerate(transforms):
+        for row, own in enumerate(wanted):
             if place < len(own):
                 groups[_rule(own[place])].append(row)
         for rule, chosen in groups.items():
-            asked = [transforms[row][place] for row in chosen]
+            asked = [wanted[row][place] for row in chosen]
             if len(chosen) == rows:
-                out = rule(out.logits, asked, temperatures, geometry)
+                out = rule(logits if out is None else out.logits, asked, temperatures, geometry)
                 continue
+            if out is None:
+                out = _untouched(logits.clone())
             index = send(chosen, logits.device)
-            part = rule(out.logits[index], asked, temperatures[index], geometry)
-            if out.logits is logits:
-                out = out._replace(logits=logits.clone())
+            part = rule(out.logits[index], asked, [temperatures[row] for row in chosen], geometry)
             for whole, own_part in zip(out, part, strict=True):
                 whole[index] = own_part
-    return out
+    return _untouched(logits) if out is None else out
+
+
+def _untouched(logits: torch.Tensor) -> Crop:
+    rows = len(logits)
+    return Crop(logits, torch.zeros(rows, dtype=torch.long, device=logits.device), logits.new_zeros(rows))

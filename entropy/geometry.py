@@ -14,6 +14,8 @@ VARIANCE_FLOOR = 1e-6
 NORM_FLOOR = 1e-12
 BLOCK = 1 << 24
 """Most numbers in one block of embeddings or distances (64 MiB in float32)."""
+CACHED = 1 << 18
+"""The same where a CPU multiplies them: what it copies it should find again in its cache."""
 
 
 @torch.no_grad()
@@ -48,46 +50,41 @@ def distances(cosines: torch.Tensor, chord: torch.Tensor) -> torch.Tensor:
     return torch.where(chord, (2 * gap).sqrt(), gap)
 
 
-def potential(
-    geometry: torch.Tensor,
-    tokens: torch.Tensor,
-    members: torch.Tensor,
-    inside: torch.Tensor,
-    chord: torch.Tensor,
-    neighbours: torch.Tensor,
-) -> torch.Tensor:
-    """How near tokens are to a set: `f = -min d` or `f = -(mean of the k smallest d)`, 0 at best.
+def between(geometry: torch.Tensor, ids: torch.Tensor, n: int, chord: torch.Tensor) -> torch.Tensor:
+    """Distances of the first `n` tokens of each row to all of the row: `[rows, n, m]` float32.
 
     Args:
-        geometry: `[vocab, dim]`, whitened.
-        tokens: `[rows, n]` ids to give a potential to.
-        members: `[rows, m]` ids, of which those `inside` (`[rows, m]`, at least one a row) are the row's set.
-        chord: `[rows]`, whether distances are chords.
-        neighbours: `[rows]`, k; 0 for the nearest one alone. A member counts itself, at distance 0.
-
-    Returns:
-        `[rows, n]` float32.
+        geometry: `[vocab, dim]`, whitened. ids: `[rows, m]`, no token twice in a row; m >= n.
+        chord: `[rows, 1]` bool, whether distances are chords.
     """
-    rows, m = members.shape
-    anchors = _points(geometry, members).transpose(1, 2)
-    block = max(1, BLOCK // (rows * max(m, geometry.shape[1])))
-    chord, most = chord[:, None, None], int(neighbours.max())
-    parts = []
-    for part in tokens.split(block, dim=1):
-        gaps = distances(_points(geometry, part) @ anchors, chord)
-        gaps = gaps.masked_fill(part[:, :, None] == members[:, None, :], 0.0).masked_fill(
-            ~inside[:, None, :], torch.inf
-        )
-        near = gaps.amin(-1)
-        if most > 1:
-            least = gaps.topk(min(most, m), largest=False).values
-            counted = (
-                torch.arange(least.shape[-1], device=least.device) < neighbours[:, None, None]
-            ) & least.isfinite()
-            mean = least.masked_fill(~counted, 0.0).sum(-1) / counted.sum(-1).clamp(min=1)
-            near = torch.where(neighbours[:, None] > 1, mean, near)
-        parts.append(near)
-    return -torch.cat(parts, dim=1)
+    m = ids.shape[1]
+    room = max(1, (BLOCK if ids.is_cuda else CACHED) // geometry.shape[1])  # embeddings that are copied at a time
+    cosines = []
+    for part in ids.split(max(1, room // (n + m))):
+        points = _points(geometry, part[:, :n])
+        some = part.split(max(1, room // len(part)), dim=1)
+        cosines.append(torch.cat([points @ _points(geometry, each).transpose(1, 2) for each in some], dim=-1))
+    gaps = distances(torch.cat(cosines), chord[:, :, None])
+    gaps.diagonal(dim1=1, dim2=2).zero_()
+    return gaps
+
+
+def potential(gaps: torch.Tensor, inside: torch.Tensor, neighbours: torch.Tensor) -> torch.Tensor:
+    """How near tokens are to a set: `f = -min d` or `f = -(mean of the k smallest d)`, 0 at best: `[rows, n]` float32.
+
+    Args:
+        gaps: `[rows, n, m]`, from `between`: a member is at distance 0 from itself, and counts.
+        inside: `[rows, m]`, which tokens are the row's set: at least one.
+        neighbours: `[rows, 1]`, k; 0 for the nearest one alone.
+    """
+    away = gaps.masked_fill(~inside[:, None, :], torch.inf)
+    most = min(int(neighbours.max()), gaps.shape[-1])
+    if most <= 1:
+        return -away.amin(-1)
+    near = away.topk(most, largest=False).values
+    k = neighbours.clamp(min=1)[:, :, None]
+    counted = (torch.arange(most, device=gaps.device) < k) & (near < torch.inf)
+    return -near.masked_fill_(~counted, 0.0).sum(-1) / counted.sum(-1)
 
 
 def _points(geometry: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

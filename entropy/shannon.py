@@ -22,7 +22,7 @@ def centred(logits: torch.Tensor) -> torch.Tensor:
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
     peak = logits.detach().amax(-1, keepdim=True).to(torch.promote_types(logits.dtype, torch.float32))
-    return logits - peak.masked_fill(peak == -torch.inf, 0.0)
+    return logits - peak.clamp_(min=torch.finfo(peak.dtype).min)
 
 
 def partition(weights: torch.Tensor) -> torch.Tensor:

@@ -43,7 +43,7 @@ def top_p(logits: torch.Tensor, p: torch.Tensor) -> Crop:
         values, ids = logits.topk(width, dim=-1)
         mass = logits.softmax(-1).gather(-1, ids).double()
         n = ((mass.cumsum(-1) - mass < p[:, None]) | (p[:, None] >= 1)).sum(-1)
-        return leading(logits, values, ids, n), n < width
+        return leading(logits, values, ids, n), n >= width
 
     return widening(attempt, (POOL, logits.shape[-1]), logits, p)
 
@@ -74,7 +74,7 @@ def typical(logits: torch.Tensor, p: torch.Tensor) -> Crop:
         ranked, ids = nearness.topk(width, dim=-1)
         mass = logits.softmax(-1).gather(-1, ids).double()
         n = (mass.cumsum(-1) - mass < p[:, None]).sum(-1).clamp(min=1)
-        return cropped(logits, nearness >= ranked.gather(-1, n[:, None] - 1)), n < width
+        return cropped(logits, nearness >= ranked.gather(-1, n[:, None] - 1)), n >= width
 
     return widening(attempt, (POOL, logits.shape[-1]), logits, nearness, p)
 
@@ -106,7 +106,7 @@ def top_h_renormalised(logits: torch.Tensor, alpha: torch.Tensor) -> Crop:
     def attempt(width: int, logits: torch.Tensor, limit: torch.Tensor) -> tuple[Crop, torch.Tensor]:
         values, ids = logits.topk(width, dim=-1)
         n = (prefix_entropies(values) <= limit[:, None]).sum(-1)  # it grows with every token, so they are the first
-        return leading(logits, values, ids, n), n < width
+        return leading(logits, values, ids, n), n >= width
 
     limit = torch.where(alpha < 1, alpha * shannon_entropy(logits), torch.inf)
     return widening(attempt, (POOL, logits.shape[-1]), logits, limit)
@@ -126,29 +126,29 @@ def cropped(logits: torch.Tensor, keep: torch.Tensor) -> Crop:
     return Crop(left, (left > -torch.inf).sum(-1), shannon_entropy(left))
 
 
-def ranked(logits: torch.Tensor, values: torch.Tensor, ids: torch.Tensor, keep: torch.Tensor) -> Crop:
-    """What is left of `[rows, vocab]` logits where the tokens `ids`, whose logits are `values`, stay if `keep` says so
-    and all others go: `[rows, k]` each."""
-    values = values.masked_fill(~keep, -torch.inf)
+def ranked(logits: torch.Tensor, values: torch.Tensor, ids: torch.Tensor, drop: torch.Tensor) -> Crop:
+    """What is left of `[rows, vocab]` logits where the tokens `ids`, whose logits are `values`, stay unless `drop` says
+    that they go, and all others go: `[rows, k]` each."""
+    values = values.masked_fill(drop, -torch.inf)
     left = torch.full_like(logits, -torch.inf).scatter_(-1, ids, values)
     return Crop(left, (values > -torch.inf).sum(-1), shannon_entropy(values))
 
 
 def leading(logits: torch.Tensor, values: torch.Tensor, ids: torch.Tensor, n: torch.Tensor) -> Crop:
     """The first `n` (`[rows]`, 0 counts as 1) of the tokens `ids`, which are in descending order of their `values`."""
-    return ranked(logits, values, ids, torch.arange(values.shape[-1], device=n.device) < n.clamp(min=1)[:, None])
+    return ranked(logits, values, ids, torch.arange(values.shape[-1], device=n.device) >= n.clamp(min=1)[:, None])
 
 
 def widening(attempt: Callable[..., tuple[Crop, torch.Tensor]], widths: Sequence[int], *rows: torch.Tensor) -> Crop:
     """Rank few tokens, and more only for the rows that need more.
 
     Args:
-        attempt: `attempt(width, *rows)` gives the crop by the first `width` tokens, and which rows these were enough
-            for (`[rows]` bool); the last width is enough for all.
+        attempt: `attempt(width, *rows)` gives the crop by the first `width` tokens, and which rows these were too few
+            for (`[rows]` or `[rows, 1]` bool); the last width is enough for all.
     """
     vocab = rows[0].shape[-1]
-    crop, settled = attempt(min(widths[0], vocab), *rows)
-    if len(widths) > 1 and widths[0] < vocab and len(rest := (~settled).nonzero()[:, 0]):
+    crop, short = attempt(min(widths[0], vocab), *rows)
+    if len(widths) > 1 and widths[0] < vocab and len(rest := short.nonzero()[:, 0]):
         again = widening(attempt, widths[1:], *(row[rest] for row in rows))
         for whole, part in zip(crop, again, strict=True):
             whole[rest] = part

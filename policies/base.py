@@ -194,6 +194,8 @@ class Policy(BaseModel):
     paper: ClassVar[str | None] = None
     engine_fields: ClassVar[tuple[str, ...]] = ()
     probe_fields: ClassVar[tuple[str, ...]] = ()
+    combines: ClassVar[bool] = False
+    """Whether it goes together with another policy of a stage at which one is enough."""
 
     name: str
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engines.sending import send
+from entropy.sending import send
 
 ROWS = 1024
 """Requests at a time; more wait for a row."""

@@ -19,11 +19,12 @@ from llguidance import LLMatcher
 from engines.base import Gate, Sampling
 from engines.grammar import Grammar
 from engines.sampling import Row, draw
-from engines.sending import send
+from engines.temperature import adapted
 from engines.transforms import truncate
 from engines.vllm.ask import LONGEST_WINDOW, Ask
 from engines.vllm.board import COMPLETE, EAGER, LAGGED, TOP, Pen
 from entropy import BatchedRollingEntropy, fastest
+from entropy.sending import send
 
 CERTAIN = 1e30
 """The logit of a token that must come: beyond any other, and finite after any temperature."""
@@ -250,7 +251,7 @@ class Decoder:
         if drawn:
             picked = send(drawn, self._device)
             logits_drawn = mine if len(drawn) == len(batch) else mine[picked]
-            result = draw(logits_drawn, [batch[i].as_row for i in drawn], self._geometry)
+            result = draw(logits_drawn, [batch[i].as_row for i in drawn], self._geometry, entropy[picked])
             tokens = result.tokens
             if result.kept is not None and result.crop_entropy is not None:
                 crop = (picked.new_zeros(len(batch)), torch.zeros_like(entropy))
@@ -270,7 +271,7 @@ class Decoder:
             logprob[which_misled] = mine[which_misled].amax(-1) - norm[which_misled]
         cut = [i for i, place in enumerate(batch) if place.live.cuts]
         if cut:
-            self._truncate(logits, index, mine, [batch[i].live.ask for i in cut], cut)
+            self._shape(logits, index, mine, entropy, [batch[i].live.ask for i in cut], cut)
         if gated:
             rows = index[which]
             logits[rows, stops] = torch.where(ends, 10 * CERTAIN, logits[rows, stops])
@@ -285,18 +286,27 @@ class Decoder:
             mine[which, stops] = -torch.inf
             logits[index[which], stops] = -torch.inf
 
-    def _truncate(
-        self, logits: torch.Tensor, index: torch.Tensor, mine: torch.Tensor, asks: Sequence[Ask], cut: Sequence[int]
+    def _shape(
+        self,
+        logits: torch.Tensor,
+        index: torch.Tensor,
+        mine: torch.Tensor,
+        entropy: torch.Tensor,
+        asks: Sequence[Ask],
+        cut: Sequence[int],
     ) -> None:
-        """Bar, in place, what the transforms of rows that vLLM draws for take away. They see the tempered distribution,
-        the kept logits stay as they are: vLLM's temperature is still to come."""
+        """Bar, in place, what the transforms of rows that vLLM draws for take away. They see the tempered distribution;
+        of the kept logits vLLM's temperature is still to come, and what an adaptive one makes of it is done here."""
         which = send(cut, self._device)
-        temperatures = send([ask.temperature for ask in asks], self._device)
-        left = truncate(
-            mine[which] / temperatures[:, None], [ask.transforms for ask in asks], self._geometry, temperatures
-        ).logits
+        heat, transforms = [ask.temperature for ask in asks], [ask.transforms for ask in asks]
+        base = send(heat, self._device)
+        temperatures = adapted(base, transforms, entropy[which])
+        if temperatures is not base:
+            heat = temperatures.tolist()
+        left = truncate(mine[which] / temperatures[:, None], transforms, self._geometry, heat).logits
         rows = index[which]
-        logits[rows] = logits[rows].masked_fill(left == -torch.inf, -torch.inf)
+        kept = logits[rows] if temperatures is base else logits[rows] * (base / temperatures)[:, None]
+        logits[rows] = kept.masked_fill(left == -torch.inf, -torch.inf)
 
     def _misled(self, batch: Sequence[Place]) -> list[int]:
         """Rows whose likeliest token vLLM takes, and that may have been the one that is kept for the gate."""

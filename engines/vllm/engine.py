@@ -236,7 +236,10 @@ class VllmEngine:
         """Raises:
         Unsupported: what vLLM does not do, or not as it should, where it speculates."""
         asked = {
-            "policy": (sampling.gate is not None or bool(sampling.transforms), "a gate or a truncation"),
+            "policy": (
+                sampling.gate is not None or bool(sampling.transforms),
+                "a gate or a policy that shapes the draw",
+            ),
             "logit_bias": (bool(sampling.logit_bias), "logit_bias"),
             "min_p": (sampling.min_p > 0, "min_p"),
             "response_format": (sampling.grammar is not None, "a response format"),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import typer
 
 from benchmarks import (
     bundled,
+    diffadapt,
     entropy_check,
     frontier,
     ingestion,
@@ -22,7 +27,11 @@ from benchmarks import (
     truncation,
     truncation_speed,
 )
+from benchmarks.answers import load_pair
 from benchmarks.frontier import BARS, POINTS, SHARES, Point
+from clients.client import AsyncWaver
+from engines.probe import CLASSES, Probe, Record, reference_ids
+from training.probe.fit import mlp, weights
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +131,75 @@ def test_l_rag(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             assert abs(row["rate"] - row["calibrated_rate"]) < 0.35
         assert told["times"]["milliseconds"]["always"]["median"] > 0
     assert (tmp_path / "l_rag.png").exists()
+
+
+@pytest.fixture
+def probed(pair: Path, tmp_path: Path) -> Path:
+    """The random pair with two probes of random weights for its large model."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "large").mkdir()
+    for file in (pair / "large").iterdir():
+        (folder / "large" / file.name).symlink_to(file)
+
+    async def reference() -> tuple[tuple[int, ...], torch.Tensor]:
+        async with load_pair(pair) as engines:
+            ids = reference_ids(engines["large"], "")
+            return ids, await engines["large"].hidden_state(ids)
+
+    ids, state = asyncio.run(reference())
+    for seed, rule in enumerate(("paper", "oracle")):
+        torch.manual_seed(seed)
+        record = Record(model="random", words="", labels=rule)
+        Probe(weights(mlp(len(state), 8)), record, ids, state).save(folder / "large" / "probe" / rule)
+    return folder
+
+
+def test_diffadapt(probed: Path, start: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @asynccontextmanager
+    async def serve(settings: dict[str, Any], config: dict[str, Any]) -> AsyncGenerator[AsyncWaver, None]:
+        engines = {"large": {"backend": "transformers", "model": str(settings["models"] / "large")}}
+        running = start(config={"engines": engines, "presets": {}, "default_preset": None, **config})
+        async with AsyncWaver(base_url=running.v1) as client:
+            yield client
+
+    monkeypatch.setattr(diffadapt, "serve", serve)
+    monkeypatch.setattr(diffadapt, "WARM_UP", 0)
+    monkeypatch.setattr(diffadapt, "BLOCK", 5)
+    found = run(
+        diffadapt, tmp_path / "out", "--n", 8, "--timed", 1, "--longer", 1, "--max-tokens", 40, "--models", probed
+    )
+    rows = {row["way"]: row for row in found["rows"]}
+    routed = ("diffadapt, paper", "diffadapt, oracle")
+    assert set(rows) == {"plain", *CLASSES, *routed, "shuffled, paper", "shuffled, oracle", "oracle"}
+    for name in CLASSES:
+        assert rows[name]["mix"][name] == 1
+    assert rows["normal"]["saving"] == rows["normal"]["over_normal"] == 0
+    assert all(sum(rows[name]["mix"].values()) == pytest.approx(1) for name in routed)
+    assert rows["oracle"]["tokens"] <= min(rows[name]["tokens"] for name in CLASSES)
+    assert sum(level["count"] for level in found["levels"]) == 8 + len(diffadapt.BEYOND)
+    assert found["first_tokens"]["long"]["milliseconds"]["auto"]["median"] > 0
+    assert {file.suffix for file in (tmp_path / "out").iterdir()} == {".json", ".md", ".png", ".svg"}
+
+
+def test_what_a_probe_knows_is_what_its_shuffled_decisions_lose() -> None:
+    def made(right: list[float], tokens: float, chosen: str | list[str]) -> diffadapt.Run:
+        named = [chosen] * 4 if isinstance(chosen, str) else chosen
+        return diffadapt.Run(np.array(right * 50), np.full(200, tokens), np.ones(200), tuple(named * 50), 0.0, 1.0)
+
+    fixed = {
+        "easy": made([1, 1, 0, 0], 10, "easy"),
+        "normal": made([1, 1, 1, 1], 100, "normal"),
+        "hard": made([1, 1, 1, 1], 50, "hard"),
+    }
+    routed = made([1, 1, 1, 1], 55, ["easy", "easy", "normal", "normal"])
+    row = diffadapt.rows(fixed | {"diffadapt, paper": routed})[-1]
+    assert row["mix"] == {"easy": 0.5, "normal": 0.5, "hard": 0}
+    assert row["saving"] == pytest.approx(0.45)
+    assert (row["shuffled_accuracy"], row["shuffled_tokens"], row["over_shuffled"]) == (0.75, 55, 0.25)
+    assert row["met"] == {"saving": True, "shuffled": True}
+    lost = diffadapt.rows(fixed | {"diffadapt, paper": made([1, 1, 0, 1], 10, "easy")})[-1]
+    assert lost["met"]["saving"] is False
 
 
 def test_which_signal_tells() -> None:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from entropy import truncation
-from entropy.geometry import distances, potential, whiten
-from entropy.top_w import LEAST, QUICK, Columns, Weights, alternate, scan, tabulate, top_w, without_geometry
+from entropy.geometry import between, distances, potential, whiten
+from entropy.surrogate import QUICK, Columns, Weights, scan, tabulate
+from entropy.top_w import LEAST, alternate, extents, farthest, nearest, several, top_w, without_geometry
 from tests.entropy import reference
 from tests.entropy.test_truncation import sets
 
@@ -60,10 +61,10 @@ def one(logits: torch.Tensor, embedding: torch.Tensor | None = None, **options: 
 
 
 def to_set(geometry: torch.Tensor, members: Sequence[int], neighbours: int = 0, chord: bool = False) -> list[float]:
-    inside = torch.ones(1, len(members), dtype=torch.bool)
-    everything = torch.arange(len(geometry))[None]
-    how = (torch.tensor([chord]), torch.tensor([neighbours]))
-    found: list[float] = potential(geometry, everything, torch.tensor([list(members)]), inside, *how)[0].tolist()
+    ids = torch.arange(len(geometry))[None]
+    gaps = between(geometry, ids, len(geometry), torch.tensor([[chord]]))
+    inside = torch.isin(ids, torch.tensor(list(members)))
+    found: list[float] = potential(gaps, inside, torch.tensor([[neighbours]]))[0].tolist()
     return found
 
 
@@ -292,24 +293,23 @@ def test_the_shortcut_is_taken_where_geometry_changes_nothing(
     vocab = 2 * QUICK
     logits = torch.from_numpy(rng.normal(size=(6, vocab)) * scale).float()
     geometry = whiten(torch.from_numpy(rng.normal(size=(vocab, 6))).float())
-    own = columns(weights(6, warm_mass=warm_mass, mass=mass, chord=chord), vocab)
+    table = tabulate(weights(6, warm_mass=warm_mass, mass=mass, chord=chord), vocab, logits.device)
+    own = Columns.of(table)
     logw, ids = ranked(logits)
-    n, undecided = without_geometry(logw, own, acting=False)
-    few, later = without_geometry(logw[:, :QUICK], own, acting=False)
+    n, undecided = without_geometry(logw, own, whole=True)
+    few, later = without_geometry(logw[:, :QUICK], own, whole=False)
     assert not (undecided & ~later).any()
     assert torch.equal(few[~later], n[~later])
     settled = ~undecided[:, 0]
+    stronger = table.clone()
+    Columns.of(stronger).geometry.mul_(83)
     for embedding, scaled in (
-        (geometry, own),
-        (geometry[torch.from_numpy(rng.permutation(vocab))], own),
-        (geometry, own._replace(geometry=own.geometry * 83)),
+        (geometry, table),
+        (geometry[torch.from_numpy(rng.permutation(vocab))], table),
+        (geometry, stronger),
     ):
-        found = alternate(logw, ids, scaled, embedding)
+        found = alternate(logw, scaled, ids, *extents(logw, scaled, whole=True), embedding)
         assert [row.nonzero()[:, 0].tolist() for row in found[settled]] == [list(range(k)) for k in n[settled, 0]]
-
-
-def columns(how: Sequence[Weights], vocab: int) -> Columns:
-    return Columns.of(tabulate(how, vocab, torch.device("cpu")))
 
 
 def ranked(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -322,6 +322,7 @@ def ranked(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 @given(
     seed=st.integers(0, 2**32 - 1),
     neighbours=st.sampled_from([1, 2, 5, 30]),
+    pool=st.sampled_from([3, 8, 90, 1200]),
     warm_mass=st.sampled_from([0.02, 0.9, 0.999]),
     mass=st.sampled_from([0.5, 2.2, 2.8, 30.0]),
     geometry=st.sampled_from([0.1, 0.6, 3.0]),
@@ -333,26 +334,34 @@ def test_the_shortcut_of_one_candidate(seed: int, chord: bool, **how: Any) -> No
     rng = np.random.default_rng(seed)
     vocab = 2 * QUICK
     logits = torch.from_numpy(rng.normal(size=(30, vocab)) * rng.uniform(0.3, 6, (30, 1))).float()
-    own = columns(weights(30, **how, chord=chord), vocab)
+    table = tabulate(weights(30, **how, chord=chord), vocab, logits.device)
     logw, ids = ranked(logits)
-    _, undecided = without_geometry(logw[:, :QUICK], own, acting=True)
-    settled = ~undecided[:, 0]
+    own, few = Columns.of(table), (logw[:, :QUICK], ids[:, :QUICK])
     for _ in range(4):
         bundles = torch.from_numpy(rng.choice([-1.0, 1.0], (vocab, 1))).float()
-        found = alternate(logw, ids, own, bundles)
-        assert (found[settled].sum(-1) == 1).all()
-        assert found[settled, 0].all()
+        found = alternate(logw, table, ids, *extents(logw, table, whole=True), bundles)
+        for top in (farthest(own), nearest(*few, own, bundles)):
+            settled = ~several(few[0], own, top, whole=False)[:, 0]
+            assert (found[settled].sum(-1) == 1).all()
+            assert found[settled, 0].all()
 
 
 def test_how_often_one_candidate_is_left() -> None:
-    """Sharp rows are settled by the shortcut, flat ones are not: it neither never nor always answers."""
+    """Sharp rows are settled by the shortcut, flat ones are not: it neither never nor always answers; and the distances
+    of a few tokens settle more."""
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(400, 2000, generator=generator)
+    geometry = whiten(torch.randn(2000, 8, generator=generator))
+    table = tabulate(weights(400, neighbours=5), 2000, logits.device)
+    own = Columns.of(table)
     for scale, low, high in ((6.0, 0.5, 1.0), (0.5, 0.0, 0.05)):
-        logw, _ = ranked(scale * logits)
-        own = columns(weights(400, neighbours=5), 2000)
-        _, undecided = without_geometry(logw[:, :QUICK], own, acting=True)
-        assert low <= float((~undecided).double().mean()) <= high
+        logw, ids = (part[:, :QUICK] for part in ranked(scale * logits))
+        far, near = (
+            float((~several(logw, own, top, whole=False)).double().mean())
+            for top in (farthest(own), nearest(logw, ids, own, geometry))
+        )
+        assert low <= far <= near <= high
+        assert near > far or scale < 1
 
 
 def test_where_the_geometry_decides_and_where_it_cannot() -> None:

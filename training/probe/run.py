@@ -201,8 +201,7 @@ async def _observe(
 
 def default_words(engine: Engine) -> str:
     """A sentence that is about to say how hard the question is, inside the thoughts of a model that has them."""
-    thinks = "<think>" in engine.tokens.tokenizer.get_vocab()
-    return f"<think>\n{QUESTION}" if thinks else QUESTION
+    return QUESTION if engine.tokens.think is None else f"<think>\n{QUESTION}"
 
 
 def _thresholds(asked: Sequence[Ways], tuning: Tuning) -> tuple[Thresholds, dict[str, float]]:

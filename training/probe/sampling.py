@@ -38,7 +38,7 @@ class Way:
 
 
 Opening = Callable[[TokenText, Sequence[int]], Sequence[int]]
-"""Puts the words of a way behind a prompt's ids, as serving does."""
+"""The ids of a way's words behind a prompt, as serving puts them there."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Asking:
     def prompt(self, question: str, name: str) -> Sequence[int]:
         """The question as the user's turn, and the words that a way's answer begins with."""
         if name in self.openings:
-            return self.openings[name](self.engine.tokens, prompt(self.engine, question, ""))
+            asked = prompt(self.engine, question, "")
+            return [*asked, *self.openings[name](self.engine.tokens, asked)]
         return prompt(self.engine, question, self.ways[name].words)
 
 

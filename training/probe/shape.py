@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from training.probe.labels import Answers
+from training.probe.labels import SURE, Answers
 
 Z = 1.96
 """Standard errors that a difference has to exceed (95 %)."""
@@ -15,7 +15,8 @@ Z = 1.96
 
 @dataclass(frozen=True)
 class Group:
-    """Questions of one difficulty: how many, and means over them. `error` is the standard error of `entropy` (nats)."""
+    """Questions of one difficulty: how many, and means over them. `error`: the standard error of `entropy` (nats), NaN
+    for a single question."""
 
     level: float
     count: int
@@ -31,7 +32,7 @@ def groups(levels: Sequence[float], answers: Sequence[Answers]) -> list[Group]:
     for level in sorted(set(levels)):
         own = [each for at, each in zip(levels, answers, strict=True) if at == level]
         entropies = [each.entropy for each in own]
-        error = stdev(entropies) / math.sqrt(len(own)) if len(own) > 1 else math.inf
+        error = stdev(entropies) / math.sqrt(len(own)) if len(own) > 1 else math.nan
         right, tokens = fmean(each.right for each in own), fmean(each.tokens for each in own)
         found.append(Group(level, len(own), right, tokens, fmean(entropies), error))
     return found
@@ -54,4 +55,7 @@ def u_shape(found: Sequence[Group]) -> tuple[bool, str]:
     if not ends:
         return False, f"The U-shape does not appear: no end lies clearly above the lowest point ({said})."
     trend = "falls" if ends[0] is first else "rises"
-    return False, f"The U-shape does not appear: mean entropy {trend} with difficulty ({said})."
+    why = ""
+    if ends[0] is first and last.right >= SURE:
+        why = f" There is no right arm: even the hardest are answered rightly in {100 * last.right:.1f} %."
+    return False, f"The U-shape does not appear: mean entropy {trend} with difficulty ({said}).{why}"

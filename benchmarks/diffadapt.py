@@ -1,0 +1,443 @@
+"""As much thought as a question needs: `diffadapt` against fixed strategies, chance and the oracle, on fresh sums.
+
+All goes through a real server over HTTP. A probe's decisions are also dealt out at random: what that loses is what the
+probe knows about single questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import typer
+import yaml
+from rich.progress import Progress
+from transformers import AutoTokenizer
+
+from benchmarks import report
+from benchmarks.answers import BUNDLED, LARGE, MAX_TOKENS, Answer, How, OverHTTP, ask_all, closed_book
+from benchmarks.processes import free_port, running
+from benchmarks.stats import Array, middle, percentiles, resamples, wilson
+from clients.client import AsyncWaver
+from engines.probe import CLASSES
+from training.probe.labels import Answers
+from training.probe.shape import groups, u_shape
+from training.world import Item, documents, draw, score_text
+
+TASK = "arithmetic"
+CONFIG = Path(__file__).parents[1] / "configs" / "bundled.yaml"
+RULES = ("paper", "strict_easy", "oracle")
+"""Rules of labels, with a probe for each."""
+PLAIN, SHUFFLED, ORACLE = "plain", "shuffled", "oracle"
+TEMPERATURE, TOP_P = 0.6, 0.95
+"""As probes are trained; the pair's strategies leave them as the request has them."""
+SAVING = 0.224
+"""Aim: tokens saved against fixed normal, as in the paper, at no lower accuracy."""
+FIRST_TOKEN = 1.1
+"""Aim: time to the first token, in multiples of that without a policy."""
+BLOCK = 50
+"""Questions that one way answers before the next has its turn, so that a drift of the machine favours none."""
+BEYOND = range(9, 13)
+"""Steps of longer sums than any model of the pair has seen, to look for the U's right arm."""
+PASSAGES = 12
+"""Documents in front of a long question: some 700 tokens."""
+WARM_UP = 3
+START = 900.0
+"""Seconds that a server may take to start."""
+
+app = report.command()
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One way to answer all questions: arrays `[n]`, an entry for each. `tokens` are those of the answer, with the
+    strategy's words and what a forced answer took; `seconds` is what all took together."""
+
+    right: Array
+    tokens: Array
+    entropies: Array
+    chosen: tuple[str | None, ...]
+    forced: float
+    seconds: float
+
+    @property
+    def shares(self) -> Array:
+        """How often each strategy was chosen, `[3]`."""
+        return np.array([self.chosen.count(name) for name in CLASSES]) / len(self.chosen)
+
+
+@asynccontextmanager
+async def serve(settings: Mapping[str, Any], config: Mapping[str, Any]) -> AsyncGenerator[AsyncWaver, None]:
+    """A client of a server with the large engine; the server ends with the context."""
+    port = free_port()
+    engine: dict[str, Any] = {"backend": settings["backend"], "model": str((settings["models"] or BUNDLED) / LARGE)}
+    if settings["backend"] == "vllm":
+        engine["args"] = {"dtype": "float32", "max_num_seqs": settings["at_once"]}
+    server = {"port": port, "max_concurrency": settings["at_once"]}
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "waver.yaml"
+        file.write_text(yaml.safe_dump({"engines": {LARGE: engine}, "server": server, **config}))
+        command = [sys.executable, "-m", "waver", "serve", "--config", str(file)]
+        log, ready = Path(scratch) / "waver.log", f"http://127.0.0.1:{port}/ready"
+        with running(command, log, ready, START):
+            async with AsyncWaver(base_url=f"http://127.0.0.1:{port}/v1") as client:
+                yield client
+
+
+def configuration(models: Path | None) -> dict[str, Any]:
+    """The large model's probes, and the policies' defaults of the bundled pair."""
+    folder = (models or BUNDLED) / LARGE / "probe"
+    defaults = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["policies"]
+    return {
+        "probes": {rule: str(folder / rule) for rule in RULES if (folder / rule / "probe.json").exists()},
+        "policies": {name: defaults[name] for name in ("diffadapt", "forced_answer")},
+    }
+
+
+class Bench:
+    """Asks a server the same questions in many ways."""
+
+    def __init__(
+        self, client: AsyncWaver, items: Sequence[Item], settings: Mapping[str, Any], words: Mapping[str, int]
+    ):
+        self.client, self.items, self.settings = client, items, settings
+        self.asked = OverHTTP(client, 1.0)
+        self.words = words
+        """Tokens of each strategy's words."""
+        self.questions = closed_book(items)
+
+    def how(self, **parameters: Any) -> How:
+        """One way: `diffadapt` with these parameters, none without any; all have the forced answer."""
+        routed = ({"name": "diffadapt", **parameters},) if parameters else ()
+        policy = (*routed, {"name": "forced_answer"})
+        return How(LARGE, policy, TEMPERATURE, self.settings["max_tokens"], TOP_P)
+
+    async def run(self, ways: Mapping[str, Sequence[How]], advance: Callable[[], Any]) -> dict[str, Run]:
+        """Every way, with a `How` for each question; the ways take turns."""
+        told: dict[str, list[Answer]] = {name: [] for name in ways}
+        spent = dict.fromkeys(ways, 0.0)
+        for start in range(0, len(self.items), BLOCK):
+            block = slice(start, start + BLOCK)
+            for name, hows in ways.items():
+                begun = time.perf_counter()
+                told[name] += await ask_all(
+                    self.asked, self.questions[block], hows[block], self.settings["at_once"], advance, seed=start
+                )
+                spent[name] += time.perf_counter() - begun
+        return {name: self._told(answers, spent[name]) for name, answers in told.items()}
+
+    def _told(self, answers: Sequence[Answer], seconds: float) -> Run:
+        right = [score_text(TASK, i.prompt, i.answer, a.text) for i, a in zip(self.items, answers, strict=True)]
+        return Run(
+            np.array(right, float),
+            np.array([a.length + self.words.get(a.strategy or "", 0) for a in answers], float),
+            np.array([a.mean_entropy for a in answers], float),
+            tuple(a.strategy for a in answers),
+            sum(a.forced for a in answers) / len(answers),
+            seconds,
+        )
+
+
+def levels(items: Sequence[Item]) -> list[int]:
+    """The number of steps of each sum."""
+    return [len(re.findall(r" [+-] \d", item.prompt)) for item in items]
+
+
+def plain_answers(run: Run) -> list[Answers]:
+    """Answers as labels are made from, one to each question."""
+    told = zip(run.right.tolist(), run.tokens.tolist(), run.entropies.tolist(), strict=True)
+    return [Answers(right, tokens, entropy, 0.0) for right, tokens, entropy in told]
+
+
+async def runs(bench: Bench, rules: Sequence[str], bar: Progress) -> dict[str, Run]:
+    """Fixed strategies, none, and every probe; then their decisions shuffled, and the oracle."""
+    n = len(bench.items)
+    ways: dict[str, Sequence[How]] = {PLAIN: [bench.how()] * n}
+    ways |= {name: [bench.how(strategy=name)] * n for name in CLASSES}
+    ways |= {f"diffadapt, {rule}": [bench.how(strategy="auto", probe=rule)] * n for rule in rules}
+    task = bar.add_task("asking", total=n * len(ways))
+    found = await bench.run(ways, lambda: bar.advance(task))
+    last: dict[str, Sequence[How]] = {ORACLE: [bench.how(strategy=ORACLE, answer=item.answer) for item in bench.items]}
+    for rule in rules:
+        mix = dict(zip(CLASSES, found[f"diffadapt, {rule}"].shares.tolist(), strict=True))
+        last[f"{SHUFFLED}, {rule}"] = [bench.how(strategy=SHUFFLED, mix=mix)] * n
+    task = bar.add_task("controls", total=n * len(last))
+    return found | await bench.run(last, lambda: bar.advance(task))
+
+
+def rows(found: Mapping[str, Run]) -> list[dict[str, Any]]:
+    """A way's figures, with 95 % intervals. `over` a rival is accuracy less the rival's, from a paired bootstrap; the
+    shuffled rival is the mean of all ways to deal a probe's decisions out anew."""
+    normal = found["normal"]
+    n = len(normal.right)
+    weights = resamples(n)
+    fixed = {key: np.stack([getattr(found[name], key) for name in CLASSES]) for key in ("right", "tokens")}
+    out = []
+    for name, run in found.items():
+        gap = run.right - normal.right
+        row: dict[str, Any] = {
+            "way": name,
+            "accuracy": float(run.right.mean()),
+            "accuracy_interval": wilson(int(run.right.sum()), n),
+            "tokens": float(run.tokens.mean()),
+            "saving": float(1 - run.tokens.mean() / normal.tokens.mean()),
+            "saving_interval": percentiles(1 - (weights @ run.tokens) / (weights @ normal.tokens)),
+            "over_normal": float(gap.mean()),
+            "over_normal_interval": percentiles(weights @ gap),
+            "forced": run.forced,
+            "seconds": run.seconds,
+            "entropy": float(run.entropies.mean()),
+            "mix": dict(zip(CLASSES, run.shares.tolist(), strict=True)) if run.chosen[0] else None,
+        }
+        if name.startswith("diffadapt"):
+            chance = run.right - run.shares @ fixed["right"]
+            row |= {
+                "shuffled_accuracy": float((run.shares @ fixed["right"]).mean()),
+                "shuffled_tokens": float((run.shares @ fixed["tokens"]).mean()),
+                "over_shuffled": float(chance.mean()),
+                "over_shuffled_interval": percentiles(weights @ chance),
+            }
+            row["met"] = {
+                "saving": row["saving"] >= SAVING and row["over_normal"] >= 0,
+                "shuffled": row["over_shuffled_interval"][0] > 0,
+            }
+        out.append(row)
+    return out
+
+
+def mixes(found: Mapping[str, Run], at: Sequence[int]) -> dict[str, dict[int, list[float]]]:
+    """Shares of the strategies by the length of the chain, as the probes and the oracle chose them."""
+    steps = np.array(at)
+    return {
+        name: {
+            int(level): [float(np.mean(np.array(run.chosen)[steps == level] == each)) for each in CLASSES]
+            for level in sorted(set(at))
+        }
+        for name, run in found.items()
+        if name.startswith("diffadapt") or name == ORACLE
+    }
+
+
+async def first_tokens(bench: Bench, rule: str, count: int, seed: int, bar: Progress) -> dict[str, Any]:
+    """Milliseconds to the first token, one request at a time: without a policy, with a fixed strategy, with a probe.
+
+    No two requests share a question, so that nobody finds what another has left in a cache.
+    """
+    ways: dict[str, list[dict[str, Any]]] = {
+        PLAIN: [],
+        "normal": [{"name": "diffadapt", "strategy": "normal"}],
+        "auto": [{"name": "diffadapt", "probe": rule}],
+    }
+    total = count + WARM_UP
+    items = draw(TASK, seed + 1, 2 * total * len(ways))
+    texts = [each.text for each in documents()]
+    task = bar.add_task("first tokens", total=len(items))
+    found: dict[str, Any] = {}
+    for length in ("short", "long"):
+        spent: dict[str, list[float]] = {name: [] for name in ways}
+        for run in range(total):
+            order = list(ways)[run % len(ways) :] + list(ways)[: run % len(ways)]
+            for name in order:
+                question = items.pop().prompt
+                if length == "long":
+                    start = len(items) * 7
+                    passages = [texts[(start + i) % len(texts)] for i in range(PASSAGES)]
+                    question = "\n".join([*passages, "", question])
+                took = await first_token(bench.client, question, ways[name])
+                if run >= WARM_UP:
+                    spent[name].append(1000 * took)
+                bar.advance(task)
+        found[length] = {"milliseconds": {name: middle(values) for name, values in spent.items()}} | {
+            name: middle([a / b for a, b in zip(spent[name], spent[PLAIN], strict=True)]) for name in ("normal", "auto")
+        }
+        medians = {name: float(np.median(values)) for name, values in spent.items()}
+        found[length]["ratio"] = medians["auto"] / medians[PLAIN]
+        found[length]["met"] = found[length]["ratio"] <= FIRST_TOKEN
+    return found
+
+
+async def first_token(client: AsyncWaver, question: str, policy: list[dict[str, Any]]) -> float:
+    """Seconds until the first text of a streamed answer."""
+    begun = time.perf_counter()
+    stream = await client.chat.completions.create(
+        model=LARGE,
+        messages=[{"role": "user", "content": question}],
+        max_tokens=16,
+        stream=True,
+        extra_body={"policy": policy},
+    )
+    took = 0.0
+    async for chunk in stream:
+        if not took and chunk.choices and chunk.choices[0].delta.content:
+            took = time.perf_counter() - begun
+    return took
+
+
+async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
+    """Raises:
+    ValueError: the large model has no probe."""
+    config = configuration(settings["models"])
+    rules = list(config["probes"])
+    if not rules:
+        raise ValueError("the large model has no probe: waver train probe --out models/large/probe makes one")
+    tokenizer = AutoTokenizer.from_pretrained((settings["models"] or BUNDLED) / LARGE)
+    told = config["policies"]["diffadapt"]
+    words: dict[str, int] = {
+        name: len(tokenizer.encode(told[name]["words"], add_special_tokens=False)) for name in CLASSES
+    }
+    items = draw(TASK, settings["seed"], settings["n"])
+    at = levels(items)
+    waiting = bar.add_task("starting the server", total=None)
+    async with serve(settings, config) as client:
+        bar.remove_task(waiting)
+        bench = Bench(client, items, settings, words)
+        found = await runs(bench, rules, bar)
+        times = await first_tokens(bench, rules[0], settings["timed"], settings["seed"], bar)
+        longer = [
+            item for steps in BEYOND for item in draw(TASK, settings["seed"] + 2, settings["longer"], steps=steps)
+        ]
+        beyond = Bench(client, longer, settings, words)
+        more = (await beyond.run({PLAIN: [beyond.how()] * len(longer)}, lambda: None))[PLAIN]
+    answers = [*plain_answers(found[PLAIN]), *plain_answers(more)]
+    shaped = groups([*at, *levels(longer)], answers)
+    taught = [group for group in shaped if group.level < min(BEYOND)]
+    return {
+        "rows": rows(found),
+        "mixes": mixes(found, at),
+        "levels": [asdict(group) for group in shaped],
+        "u_shape": {"taught": u_shape(taught), "beyond": u_shape(shaped)},
+        "first_tokens": times,
+        "probe": rules[0],
+    }
+
+
+def page(numbers: Mapping[str, Any]) -> list[str]:
+    settings = numbers["settings"]
+    return [
+        "# As much thought as a question needs",
+        f"{settings['n']} sums of 1 to 8 steps (draw {settings['seed']}, which no probe was trained on), the bundled "
+        f"large model through {settings['backend']} and a server over HTTP, temperature {TEMPERATURE:g}, top_p "
+        f"{TOP_P:g}, at most {settings['max_tokens']} tokens, `forced_answer` on for all. Tokens are an answer's, the "
+        "strategy's words included. In brackets: 95 % intervals (Wilson for shares, paired bootstrap for "
+        f"differences). Seconds: all questions, {settings['at_once']} at a time; the ways take turns.",
+        "![Accuracy against tokens; entropy by length; strategies by length](diffadapt.png)",
+        report.table(
+            ("", "accuracy", "tokens", "saved on normal", "over normal, points", "easy/normal/hard", "forced", "s"),
+            [_row(row) for row in numbers["rows"]],
+        ),
+        "`diffadapt` is named with the rule of its probe's labels. `shuffled` deals out as many of each strategy at "
+        "random, `oracle` knows the answer and takes the cheapest strategy that is right (its time is that of all "
+        "three).",
+        "## Aims",
+        *(f"- {_aims(row)}" for row in numbers["rows"] if "met" in row),
+        "## Is there a U?",
+        f"On the sums above: {numbers['u_shape']['taught'][1]}",
+        f"With {settings['longer']} sums each of {BEYOND[0]} to {BEYOND[-1]} steps, longer than any that the model was "
+        f"taught: {numbers['u_shape']['beyond'][1]}",
+        "Mean entropy of the tokens of plain answers, by steps:",
+        report.table(
+            ("steps", "questions", "right", "tokens", "entropy, nats"),
+            [_level(each) for each in numbers["levels"]],
+        ),
+        "## Which strategy at which length",
+        "Easy / normal / hard, in % of the questions:",
+        report.table(
+            ("", *(f"{level} steps" for level in next(iter(numbers["mixes"].values()), {}))),
+            [
+                [name, *(" / ".join(f"{100 * share:.0f}" for share in shares) for shares in by_level.values())]
+                for name, by_level in numbers["mixes"].items()
+            ],
+        ),
+        "## Time to the first token",
+        *(_first(length, told) for length, told in numbers["first_tokens"].items()),
+    ]  # fmt: skip
+
+
+def _points(value: float, interval: Sequence[float]) -> str:
+    return f"{100 * value:+.1f} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
+
+
+def _row(row: Mapping[str, Any]) -> list[str]:
+    mix = row["mix"]
+    return [
+        f"fixed {row['way']}" if row["way"] in CLASSES else row["way"],
+        report.percent(row["accuracy"], row["accuracy_interval"]),
+        f"{row['tokens']:.1f}",
+        report.percent(row["saving"], row["saving_interval"]),
+        _points(row["over_normal"], row["over_normal_interval"]),
+        "–" if mix is None else " / ".join(f"{100 * mix[name]:.0f}" for name in CLASSES),
+        report.percent(row["forced"]),
+        f"{row['seconds']:.1f}",
+    ]
+
+
+def _level(each: Mapping[str, Any]) -> list[str]:
+    figures = (f"{each['level']:g}", str(each["count"]), report.percent(each["right"]))
+    return [*figures, f"{each['tokens']:.1f}", f"{each['entropy']:.4f}"]
+
+
+def _aims(row: Mapping[str, Any]) -> str:
+    return (
+        f"`{row['way']}`: {report.percent(row['saving'], row['saving_interval'])} fewer tokens than fixed normal, "
+        f"{_points(row['over_normal'], row['over_normal_interval'])} points. Aim (at least {report.percent(SAVING)} "
+        f"fewer, accuracy no lower): {report.verdict(row['met']['saving'])}. The same decisions shuffled: "
+        f"{report.percent(row['shuffled_accuracy'])} with {row['shuffled_tokens']:.1f} tokens; the probe is "
+        f"{_points(row['over_shuffled'], row['over_shuffled_interval'])} points above. Aim (above for sure): "
+        f"{report.verdict(row['met']['shuffled'])}."
+    )
+
+
+def _first(length: str, told: Mapping[str, Any]) -> str:
+    spent = told["milliseconds"]
+    said = ", ".join(f"{name} {spent[name]['median']:.1f} ms" for name in (PLAIN, "normal", "auto"))
+    return (
+        f"{length.capitalize()} prompts, one at a time, medians of {spent[PLAIN]['runs']}: {said}. With a probe "
+        f"{told['ratio']:.2f} times plain. Aim (at most {FIRST_TOKEN:g}): {report.verdict(told['met'])}."
+    )
+
+
+@app.command()
+def main(
+    context: typer.Context,
+    n: Annotated[int, typer.Option(min=8, help="Questions.")] = 800,
+    backend: Annotated[Literal["transformers", "vllm"], typer.Option(help="What runs the model.")] = "transformers",
+    timed: Annotated[int, typer.Option(min=1, help="Requests of a kind for times to the first token.")] = 60,
+    longer: Annotated[int, typer.Option(min=1, help="Plain sums of each length beyond 8 steps.")] = 40,
+    max_tokens: report.MaxTokens = MAX_TOKENS,
+    seed: report.Seed = 61100,
+    at_once: Annotated[int, typer.Option(min=1, help="Questions in the air at a time.")] = 32,
+    models: report.Models = None,
+    out: report.Out = report.RESULTS,
+) -> None:
+    """`diffadapt` with each rule of labels, its decisions shuffled, every fixed strategy, none, and the oracle.
+
+    Writes diffadapt.json, .md, .png and .svg (diffadapt_vllm for that backend). About 15 minutes on two cores.
+    """
+    report.need_extra()
+    from benchmarks.figures import diffadapt as plot
+
+    settings = dict(context.params)
+    name = "diffadapt_vllm" if backend == "vllm" else "diffadapt"
+    if backend == "vllm":
+        report.need_vllm()
+    conditions = report.conditions("diffadapt", settings)
+    with report.progress() as bar:
+        try:
+            found = conditions | asyncio.run(measure(settings, bar))
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+    plot(found, out, name)
+    report.write(out, name, found, [part.replace("diffadapt.png", f"{name}.png") for part in page(found)])
+
+
+if __name__ == "__main__":
+    app()

@@ -14,7 +14,7 @@ export function policyForm(container, policies, engines) {
 function policySection(policy, engines) {
   const toggle = make("input", { type: "checkbox", id: `policy-${policy.name}` });
   const inputs = Object.entries(policy.schema.properties)
-    .filter(([name, schema]) => name !== "name" && schema.type !== "object" && !schema.$ref)
+    .filter(([name]) => name !== "name")
     .map(([name, schema]) => parameter(policy, name, schema, engines));
   const fields = make("div", { class: "fields", hidden: true }, ...inputs.map((input) => input.element));
   toggle.addEventListener("change", () => { fields.hidden = !toggle.checked; });
@@ -35,10 +35,12 @@ function parameter(policy, name, schema, engines) {
   const { input, read } = control(id, name, type, initial, engines);
   const output = input.type === "range" ? make("output", { for: id }, initial === null ? "off" : String(initial)) : null;
   let touched = false;
-  input.addEventListener("input", () => {
+  const change = () => {
     touched = true;
     if (output) output.value = input.value;
-  });
+  };
+  input.addEventListener("input", change);
+  input.addEventListener("change", change);
   const label = make("label", { for: id, title: schema.description }, name.replaceAll("_", " "));
   return {
     element: make("div", { class: "field" }, make("div", { class: "pair" }, label, ...(output ? [output] : [])), input),
@@ -66,6 +68,17 @@ function control(id, name, type, initial, engines) {
     const input = make("input", { id, type: slider ? "range" : "number", min, max, step, value });
     return { input, read: () => (input.value === "" ? undefined : Number(input.value)) };
   }
-  const input = make("input", { id, type: "text", value: initial ?? "", spellcheck: "false" });
-  return { input, read: () => input.value || undefined };
+  const json = type.$ref || type.type === "object" || type.type === "array";
+  const value = json ? JSON.stringify(initial) : (initial ?? "");
+  const input = make("input", { id, type: "text", value, spellcheck: "false" });
+  return { input, read: () => (json ? parsed(input.value) : input.value) || undefined };
+}
+
+/** What is no JSON goes to the server as it is, which says what is wrong with it. */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
 }

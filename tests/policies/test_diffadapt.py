@@ -202,11 +202,11 @@ async def test_a_blind_mix(tokens: TokenText) -> None:
         _, report = await answer(asking(only(played), "played", "hello", None, seed=seed), policy)
         return str(report["strategy"])
 
-    found = [await drawn(seed) for seed in range(400)]
-    assert found == [await drawn(seed) for seed in range(400)]
+    found = [await drawn(seed) for seed in range(200)]
+    assert found[:20] == [await drawn(seed) for seed in range(20)]
     share = Counter(found)
     assert set(share) == {"easy", "hard"}
-    assert 0.68 < share["easy"] / 400 < 0.82
+    assert 0.65 < share["easy"] / 200 < 0.85
 
 
 def test_the_card_s_oracle() -> None:

@@ -182,6 +182,21 @@ def test_policy_panel_comes_from_the_schemas(page: Page, base_url: str) -> None:
 
 
 @needs_chromium
+def test_parameters_that_are_objects_are_written_as_json(page: Page) -> None:
+    page.choose("#mode", "own")
+    page.one("#policy-diffadapt").click()
+    page.choose("#diffadapt-strategy", "easy")
+    assert '"share":0.4' in page.one("#diffadapt-easy").get_property("value")
+    page.set("#max-tokens", 12)
+    page.set("#diffadapt-easy", '{"words": "Well", "share": 0.25}')
+    report = text_of(page.ask("hello").find_element(By.CSS_SELECTOR, ".report"))
+    assert "strategyeasy" in report
+    assert "3 (100 %)" in report
+    page.set("#diffadapt-easy", '{"words')
+    assert "policy[0].easy" in page.ask("hello").find_element(By.CSS_SELECTOR, ".error").text
+
+
+@needs_chromium
 def test_errors_are_shown_and_survived(page: Page) -> None:
     page.set("#max-tokens", -5)
     assert "max_tokens" in page.ask("hello").find_element(By.CSS_SELECTOR, ".error").text

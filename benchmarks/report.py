@@ -114,13 +114,18 @@ def weights(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.safetensors"))}
 
 
-def write(out: Path, name: str, numbers: Mapping[str, Any], page: Iterable[str]) -> None:
-    """Write `name.json` and `name.md` (its paragraphs), and print the page."""
+def save(out: Path, name: str, numbers: Mapping[str, Any], page: Iterable[str]) -> str:
+    """Write `name.json` and `name.md` (its paragraphs); the page."""
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps(_plain(numbers), indent=1, allow_nan=False) + "\n")
     text = "\n\n".join([*page, _footer(numbers)]) + "\n"
     (out / f"{name}.md").write_text(text)
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    return text
+
+
+def write(out: Path, name: str, numbers: Mapping[str, Any], page: Iterable[str]) -> None:
+    """Save numbers and page, and print the page."""
+    console.print(save(out, name, numbers, page), markup=False, highlight=False, soft_wrap=True)
     console.print(f"Written to {out}/{name}.*")
 
 

@@ -7,11 +7,12 @@ are none of them. Each index is opened and searched in a process of its own, so 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,21 +20,20 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
-from benchmarks import report
-from retrieval.base import Document, Prepared, Vectors
-from retrieval.chunking import chunks
-from retrieval.config import RetrievalConfig
-from retrieval.index import FLAT_UNTIL, HNSW_UNTIL, STEP, Index, Kind, build
-from retrieval.library import Library
-from training.world import documents
+from benchmarks import ingestion, report
+from benchmarks.processes import resident
+from retrieval.base import Ids, Vectors
+from retrieval.index import FLAT_UNTIL, HNSW_UNTIL, STEP, Index, Kind, build, faiss, kind_for
 
-DIMENSION, QUESTIONS, WANTED = 384, 200, 10
+DIMENSION, WANTED = 384, 10
 KINDS: tuple[Kind, ...] = ("flat", "hnsw", "ivf_pq")
 A_CENTRE = 200
 """Vectors around one centre, on average."""
 SPREAD = 1.0
 """Length of what is added to a centre, which has length 1: two of one topic have a cosine of about 1/2."""
-ROUNDS = 3
+QUESTIONS, TIMED, ROUNDS = 200, 50, 5
+"""Questions that recall is taken of, how many of them are timed, and how often each: the median of a question's times
+counts."""
 
 app = report.command()
 
@@ -50,135 +50,95 @@ def draw(count: int, seed: int, part: int) -> Vectors:
     return vectors
 
 
-def blocks(count: int, seed: int) -> Iterator[Vectors]:
-    for part in range(-(-count // STEP)):
-        yield draw(count, seed, part)
+def write_vectors(count: int, seed: int, file: Path) -> None:
+    """Draw a set once for all that need it: float32, row after row."""
+    with file.open("wb") as stream:
+        for part in range(-(-count // STEP)):
+            draw(count, seed, part).tofile(stream)
 
 
-def exact(count: int, seed: int) -> np.ndarray:
-    """The true nearest of each question `[QUESTIONS, WANTED]`, without FAISS."""
-    questions = draw(count, seed, -1)
-    scores = np.zeros((QUESTIONS, 0), np.float32)
-    found = np.zeros((QUESTIONS, 0), np.int64)
-    for part, block in enumerate(blocks(count, seed)):
+def blocks(file: Path) -> Iterator[Vectors]:
+    """The set in blocks `[n, DIMENSION]`; read, not mapped, so that they count as nobody's memory."""
+    with file.open("rb") as stream:
+        while len(block := np.fromfile(stream, np.float32, STEP * DIMENSION)):
+            yield block.reshape(-1, DIMENSION)
+
+
+def exact(questions: Vectors, file: Path) -> Ids:
+    """The true nearest of each question `[questions, WANTED]`, without FAISS."""
+    scores, found = np.zeros((len(questions), 0), np.float32), np.zeros((len(questions), 0), np.int64)
+    start = 0
+    for block in blocks(file):
         scores = np.concatenate([scores, questions @ block.T], axis=1)
-        here = np.broadcast_to(part * STEP + np.arange(len(block)), (QUESTIONS, len(block)))
+        here = np.broadcast_to(start + np.arange(len(block)), (len(questions), len(block)))
         found = np.concatenate([found, here], axis=1)
-        best = np.argpartition(-scores, WANTED, axis=1)[:, :WANTED] if scores.shape[1] > WANTED else np.argsort(-scores)
+        best = np.argpartition(-scores, WANTED, axis=1)[:, :WANTED]
         scores, found = np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
+        start += len(block)
     return found
 
 
-def measure_index(kind: Kind, count: int, seed: int, file: Path) -> dict[str, Any]:
-    """Open an index and ask it one question after another; memory in MiB. Runs in a process of its own."""
-    import psutil
+def build_index(kind: Kind, count: int, vectors: Path, file: Path) -> float:
+    """CPU seconds to build an index and write it."""
+    begun = time.process_time()
+    build(kind, count, DIMENSION, lambda: blocks(vectors), file)
+    return time.process_time() - begun
 
-    process = psutil.Process()
-    questions = draw(count, seed, -1)
-    before = process.memory_info().rss
-    begun = time.perf_counter()
+
+def search_index(kind: Kind, count: int, file: Path, questions: Vectors) -> tuple[Ids, dict[str, float]]:
+    """What an index finds, `[questions, WANTED]`, asked one question after another, how fast, and in how much memory
+    (MiB)."""
+    before = resident(os.getpid())
     index = Index(file, kind, count, DIMENSION)
-    opened = time.perf_counter() - begun
-    found = np.stack([index.search(each[None], WANTED)[1][0] for each in questions])  # reads the pages it needs
-    rates = []
-    for _ in range(ROUNDS):
-        begun = time.perf_counter()
-        for each in questions:
-            index.search(each[None], WANTED)
-        rates.append(QUESTIONS / (time.perf_counter() - begun))
-    return {
-        "positions": found.tolist(),
-        "open_seconds": opened,
-        "questions_a_second": float(np.median(rates)),
-        "memory_mib": (process.memory_info().rss - before) / 2**20,
+    found = index.search(questions, WANTED)[1]  # reads the pages that it needs
+    seconds = np.empty((ROUNDS, min(TIMED, len(questions))))
+    for row in seconds:
+        for i in range(len(row)):
+            begun = time.process_time()
+            index.search(questions[i : i + 1], WANTED)
+            row[i] = time.process_time() - begun
+    spent = np.median(seconds, axis=0)
+    return found, {
+        "questions_a_second": float(1 / spent.mean()),
+        "milliseconds": float(1000 * np.median(spent)),
+        "slow_milliseconds": float(1000 * np.quantile(spent, 0.95)),
+        "memory_mib": (resident(os.getpid()) - before) / 2**20,
     }
 
 
-def indices(sizes: list[int], seed: int, bar: Progress) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    task = bar.add_task("indices", total=len(sizes) * len(KINDS))
+def measure_size(count: int, seed: int, done: dict[str, Any], save: Callable[[], None], bar: Progress) -> None:
+    """Every kind at one size that is not in `done` yet."""
+    task = bar.add_task(f"{count:,} vectors", total=len(KINDS), completed=len(done))
+    left = [kind for kind in KINDS if kind not in done]
+    if not left:
+        return
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "index.faiss"
-        for count in sizes:
-            truth = exact(count, seed)
-            for kind in KINDS:
-                begun = time.perf_counter()
-                build(kind, count, DIMENSION, lambda n=count: blocks(n, seed), file)  # type: ignore[misc]
-                built = time.perf_counter() - begun
-                command = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.retrieval",
-                    "index",
-                    kind,
-                    str(count),
-                    str(seed),
-                    str(file),
-                ]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                found = json.loads(done.stdout)
-                pairs = zip(truth, found.pop("positions"), strict=True)
-                found["recall"] = float(np.mean([len(set(a.tolist()) & set(b)) / WANTED for a, b in pairs]))
-                found |= {"build_seconds": built, "file_mib": file.stat().st_size / 2**20}
-                out.setdefault(str(count), {})[kind] = found
-                bar.advance(task)
-    return out
-
-
-def ingestion(n: int, bar: Progress) -> dict[str, Any]:
-    """Seconds of each part of taking in `n` documents of about 1.2 kB."""
-    texts = [document.text for document in documents()]
-    texts = [" ".join(texts[(3 * i + j) % len(texts)] for j in range(8)) + f" ({i})" for i in range(n)]
-    task = bar.add_task("ingestion", total=4)
-    with tempfile.TemporaryDirectory() as folder:
-        library = Library(RetrievalConfig(path=Path(folder)))
-        collection = library.create("bench")
-        embedder = collection.embedder
-        bar.advance(task)
-        spent = {}
-        begun = time.perf_counter()
-        pages = [f"<html><body><p>{text}</p></body></html>".encode() for text in texts]
-        for page in pages:
-            library.parsers.parse(page, "page.html")
-        spent["parse"] = time.perf_counter() - begun
-        begun = time.perf_counter()
-        pieces = [list(chunks(text, embedder, 128, 32)) for text in texts]
-        spent["chunk"] = time.perf_counter() - begun
-        bar.advance(task)
-        begun = time.perf_counter()
-        embedder.embed([piece for each in pieces for piece in each])
-        spent["embed"] = time.perf_counter() - begun
-        bar.advance(task)
-        many = [
-            Prepared(Document(str(i), text), tuple(piece), draw(len(piece), 0, 0), "")
-            for i, (text, piece) in enumerate(zip(texts, pieces, strict=True))
-        ]
-        begun = time.perf_counter()
-        with collection.store.writing() as writer:
-            writer.add(many)
-        spent["store"] = time.perf_counter() - begun
-        bar.advance(task)
-        library.close()
-    total = sum(spent.values())
-    size = sum(len(text.encode()) for text in texts)
-    return {
-        "documents": n,
-        "chunks": sum(map(len, pieces)),
-        "bytes": size,
-        "seconds": spent,
-        "documents_a_second": n / total,
-        "megabytes_a_second": size / 1e6 / total,
-    }
+        vectors, file = Path(folder) / "vectors.f32", Path(folder) / "index.faiss"
+        write_vectors(count, seed, vectors)
+        questions = draw(count, seed, -1)
+        truth = exact(questions, vectors)
+        for kind in left:
+            built = build_index(kind, count, vectors, file)
+            with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+                found, told = alone.submit(search_index, kind, count, file, questions).result()
+            recall = np.mean(
+                [len(set(a) & set(b)) / WANTED for a, b in zip(truth.tolist(), found.tolist(), strict=True)]
+            )
+            done[kind] = {
+                "recall": float(recall), **told, "file_mib": file.stat().st_size / 2**20, "build_seconds": built
+            }  # fmt: skip
+            save()
+            bar.advance(task)
 
 
 def page(numbers: Mapping[str, Any]) -> list[str]:
-    taken = numbers["ingestion"]
-    total = sum(taken["seconds"].values())
+    settings = numbers["settings"]
     rows = [
         [
-            f"{int(count):,}, {kind}",
+            f"{int(count):,}, {kind}{' (default)' if kind == kind_for(int(count)) else ''}",
             f"{found['recall']:.3f}",
             f"{found['questions_a_second']:,.0f}",
+            f"{found['milliseconds']:.2f} ({found['slow_milliseconds']:.2f})",
             f"{found['memory_mib']:,.0f}",
             f"{found['file_mib']:,.0f}",
             f"{found['build_seconds']:,.1f}",
@@ -186,51 +146,77 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         for count, kinds in numbers["indices"].items()
         for kind, found in kinds.items()
     ]
-    return [
+    out = [
         "# Retrieval",
         f"Unit vectors of {DIMENSION} dimensions around one random centre for every {A_CENTRE} of them (seed "
-        f"{numbers['settings']['seed']}); {QUESTIONS} questions drawn alike, asked one after another. Recall of the "
-        f"{WANTED} nearest is against an exact search in NumPy. Memory is what the process that searches has grown by, "
-        "pages of the mapped file included; the system can take those back.",
+        f"{settings['seed']}). Recall of the {WANTED} nearest is against an exact search in NumPy, over {QUESTIONS} "
+        f"questions drawn alike. {TIMED} of them are timed, one after another, {ROUNDS} times each; a search keeps one "
+        "core busy, and times are CPU time, so that other work on the machine hardly matters. Memory is what the "
+        "process that searches has grown by, pages of the mapped file included; the system can take those back.",
         report.table(
-            ("vectors, kind", "recall@10", "questions/s", "memory, MiB", "file, MiB", "build, s"),
+            (
+                "vectors, kind",
+                "recall@10",
+                "questions/s",
+                "ms (95th percentile)",
+                "memory, MiB",
+                "file, MiB",
+                "build, s",
+            ),
             rows,
         ),
         f"By default a collection is flat up to {FLAT_UNTIL:,} vectors, HNSW up to {HNSW_UNTIL:,} and IVF-PQ above.",
-        "## Taking documents in",
-        f"{taken['documents']:,} HTML documents, {taken['bytes'] / 1e6:.2f} MB of text, {taken['chunks']:,} chunks: "
-        f"{taken['documents_a_second']:.1f} documents and {taken['megabytes_a_second']:.3f} MB a second. Where the "
-        "time goes: "
-        + ", ".join(f"{part} {report.percent(seconds / total)}" for part, seconds in taken["seconds"].items())
-        + ".",
     ]
+    if taken := numbers["ingestion"]:
+        out += ["## Taking documents in", *ingestion.page(taken)]
+    return out
+
+
+def begun(file: Path, new: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a run that did not come to its end, to go on with.
+
+    Raises:
+        typer.BadParameter: it was run with other settings or packages, or elsewhere.
+    """
+    old: dict[str, Any] = json.loads(file.read_text()) if file.exists() else new
+    for key in ("settings", "versions"):
+        if old[key] != new[key]:
+            raise typer.BadParameter(f"{file} was made with other {key}: {old[key]}, not {new[key]}.")
+    if old["machine"] | {"load": 0} != new["machine"] | {"load": 0}:
+        raise typer.BadParameter(f"{file} was made on another machine.")
+    return old
 
 
 @app.command()
 def main(
     context: typer.Context,
     sizes: Annotated[str, typer.Option(help="Numbers of vectors, separated by commas.")] = "10000,100000,1000000",
-    n: Annotated[int, typer.Option(min=8, help="Documents that are taken in.")] = 200,
+    n: Annotated[int, typer.Option(min=8, help="Documents of each format that are taken in.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the vectors.")] = 7,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out ended.")] = False,
     out: report.Out = report.RESULTS,
 ) -> None:
     """Recall, speed and memory of each kind of FAISS index by size, and how fast documents are taken in.
 
-    Writes retrieval.json and .md. With a million vectors more than an hour on two cores.
+    Writes retrieval.json and .md after each part. With a million vectors about half an hour on one core, and 5 GiB.
     """
-    settings = dict(context.params)
-    conditions = report.conditions("retrieval", settings)
+    report.need_extra()
+    settings = {key: value for key, value in context.params.items() if key != "resume"}
+    found = report.conditions("retrieval", settings)
+    found["versions"]["faiss"] = faiss.__version__
+    found |= {"indices": {}, "ingestion": {}}
+    if resume:
+        found = begun(out / "retrieval.json", found)
+
+    def save() -> None:
+        report.save(out, "retrieval", found, page(found))
+
     with report.progress() as bar:
-        found = conditions | {
-            "indices": indices([int(size) for size in sizes.split(",")], seed, bar),
-            "ingestion": ingestion(n, bar),
-        }
+        for count in map(int, sizes.split(",")):
+            measure_size(count, seed, found["indices"].setdefault(str(count), {}), save, bar)
+        ingestion.measure(n, found["ingestion"], save, bar)
     report.write(out, "retrieval", found, page(found))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["index"]:
-        kind, count, seed, file = sys.argv[2:]
-        print(json.dumps(measure_index(kind, int(count), int(seed), Path(file))))  # type: ignore[arg-type]
-    else:
-        app()
+    app()

@@ -38,7 +38,7 @@ def forget(*engines: Engine) -> None:
     """Empty the idle engines' KV caches, so that no run profits from one before it."""
     for engine in engines:
         assert isinstance(engine, TransformersEngine)
-        engine._held[:] = [[] for _ in engine._held]
+        engine._seats.held[:] = [[] for _ in engine._seats.held]
 
 
 async def _decode(engine: Engine, prompt: Sequence[int], sampling: Sampling) -> int:

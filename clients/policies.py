@@ -138,6 +138,15 @@ class TopHParameters(TypedDict, total=False):
     form: Literal["running", "renormalised"]
 
 
+class AdaptiveTemperatureParameters(TypedDict, total=False):
+    """Adaptive temperature (arXiv 2509.16591): entropies at which it is lowest, the request's own, and highest."""
+
+    span: float
+    low: float
+    pivot: float
+    high: float
+
+
 def ead(**parameters: Unpack[EadParameters]) -> dict[str, Any]:
     """Switch between a small and a large engine, token by token, by entropy."""
     return {"name": "ead", **parameters}
@@ -206,3 +215,8 @@ def top_n_sigma(**parameters: Unpack[TopNSigmaParameters]) -> dict[str, Any]:
 def top_h(**parameters: Unpack[TopHParameters]) -> dict[str, Any]:
     """Keep the most likely tokens up to a part `alpha` of the entropy."""
     return {"name": "top_h", **parameters}
+
+
+def adaptive_temperature(**parameters: Unpack[AdaptiveTemperatureParameters]) -> dict[str, Any]:
+    """Draw warmer where the entropy is high and cooler where it is low."""
+    return {"name": "adaptive_temperature", **parameters}

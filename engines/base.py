@@ -16,8 +16,8 @@ from engines.tokens import TokenText
 from engines.transforms import Transform
 
 Finish = Literal["stop", "length", "gate"]
-Inside = Literal["hidden_state", "attention"]
-"""What an engine may let others see of its model."""
+Inside = Literal["hidden_state", "hidden_states", "attention"]
+"""What an engine may let others see of its model: the last layer's hidden state, those of any layer, attention."""
 NO_TOKEN = -1
 """The id of a `Step` that carries no token: an eager gate fired before position t was sampled."""
 
@@ -68,8 +68,8 @@ class Sampling:
 
     `logprobs`: the steps' `logprob` is wanted; where it is not, an engine may leave it NaN if it costs something.
     `seed` makes a draw a function of (seed, position in the answer) alone. `temperature == 0` is greedy.
-    `transforms` truncate the distribution after temperature and before `min_p`, `top_k` and `top_p`; the whole order is
-    in `engines.transforms`.
+    `transforms` adapt the temperature, and truncate the distribution after it and before `min_p`, `top_k` and `top_p`;
+    the whole order is in `engines.transforms`.
     """
 
     temperature: float = 1.0

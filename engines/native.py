@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -40,11 +40,17 @@ class NativeRunner:
         return torch.stack([self.read(slot, start, row)[-1] for slot, start, row in rows])
 
     def read(self, slot: int, start: int, tokens: list[int]) -> torch.Tensor:
-        if start == 0:
-            self._memory[slot] = Memory()
-        memory = self._memory[slot]
-        stride = self._stride if memory.state and self._stride else len(tokens)
-        return torch.cat([self._pass(memory, tokens[i : i + stride]) for i in range(0, len(tokens), stride)])
+        outputs = self._append(slot, start, tokens)
+        return torch.cat([output.logits[0, -count:] for count, output in outputs])
+
+    def states(
+        self, slots: list[int], starts: list[int], tokens: list[list[int]], depths: Sequence[float | None]
+    ) -> torch.Tensor:
+        rows = []
+        for slot, start, row, depth in zip(slots, starts, tokens, depths, strict=True):
+            _, last = self._append(slot, start, row, output_hidden_states=True)[-1]
+            rows.append(behind(last, depth)[0, -1])
+        return torch.stack(rows)
 
     def copy(self, source: int, target: int, length: int) -> int:
         memory = self._memory[source]
@@ -54,7 +60,16 @@ class NativeRunner:
             self._memory[target] = copy.deepcopy(memory)
         return length
 
-    def _pass(self, memory: Memory, tokens: list[int]) -> torch.Tensor:
+    def _append(self, slot: int, start: int, tokens: list[int], **options: bool) -> list[tuple[int, Any]]:
+        """The passes that it takes: how many tokens each read, and the model's output."""
+        if start == 0:
+            self._memory[slot] = Memory()
+        memory = self._memory[slot]
+        stride = self._stride if memory.state and self._stride else len(tokens)
+        parts = (tokens[i : i + stride] for i in range(0, len(tokens), stride))
+        return [(len(part), self._pass(memory, part, options)) for part in parts]
+
+    def _pass(self, memory: Memory, tokens: list[int], options: dict[str, bool]) -> Any:
         memory.tokens = memory.tokens + tokens
         ids = torch.tensor([memory.tokens], device=self.model.device)
         inputs = {"use_cache": True, "attention_mask": torch.ones_like(ids), **memory.state}
@@ -64,7 +79,16 @@ class NativeRunner:
         unread = len(tokens) if memory.state else None
         prepare = cast(Callable[..., dict[str, Any]], self.model.prepare_inputs_for_generation)
         inputs = prepare(ids, next_sequence_length=unread, is_first_iteration=not memory.state, **inputs)
-        output = self.model(**inputs)
+        output = self.model(**inputs, **options)
         memory.state = {name: kept for name in ALL_CACHE_NAMES if (kept := output.get(name)) is not None}
-        logits: torch.Tensor = output.logits[0, -len(tokens) :]
-        return logits
+        return output
+
+
+def behind(output: Any, depth: float | None) -> torch.Tensor:
+    """Of a model's output, the hidden states `[rows, tokens, hidden]` behind a share of its layers: the first that it
+    has are its embeddings, the last come after the final norm, and they are what None asks for."""
+    last: torch.Tensor | None = output.get("last_hidden_state")
+    if depth is None and last is not None:
+        return last
+    states: Sequence[torch.Tensor] = output.hidden_states
+    return states[int((1.0 if depth is None else depth) * (len(states) - 1))]

@@ -7,7 +7,7 @@ not looked up by name: it is tried, once, when the model is loaded.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -35,6 +35,13 @@ class Runner(Protocol):
 
     def read(self, slot: int, start: int, tokens: list[int]) -> torch.Tensor:
         """Append tokens to one slot; `[len(tokens), vocab]` logits after each of them."""
+        ...
+
+    def states(
+        self, slots: list[int], starts: list[int], tokens: list[list[int]], depths: Sequence[float | None]
+    ) -> torch.Tensor:
+        """Append tokens as `extend` does; `[rows, hidden]` states at each row's last token, behind a share of the
+        layers or, for None, after the final norm."""
         ...
 
     def copy(self, source: int, target: int, length: int) -> int:

@@ -1,6 +1,6 @@
 """From raw logits to drawn tokens: batched pure functions on `[rows, vocab]` float32 logits.
 
-Bias, minimum length and penalties act on the raw logits; then come temperature, the transforms, `min_p`, `top_k` and
+Bias, minimum length and penalties act on the raw logits; then come temperature, truncations, `min_p`, `top_k` and
 `top_p`, and one draw (`engines.transforms` has the whole order). What no row asks for is not computed.
 """
 
@@ -15,7 +15,8 @@ import torch
 
 from engines.base import Sampling
 from engines.sending import send
-from engines.transforms import truncate
+from engines.temperature import adapted
+from engines.transforms import truncate, truncations
 from entropy import truncation
 from entropy.geometry import Geometry
 from entropy.truncation import Crop
@@ -50,7 +51,7 @@ class Row:
     @property
     def untruncated(self) -> bool:
         s = self.sampling
-        return s.top_p >= 1.0 and s.min_p <= 0.0 and s.top_k <= 0 and not s.transforms
+        return s.top_p >= 1.0 and s.min_p <= 0.0 and s.top_k <= 0 and not truncations(s.transforms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,18 @@ class Drawn:
     crop_entropy: torch.Tensor | None = None
 
 
-def draw(logits: torch.Tensor, rows: Sequence[Row], geometry: Geometry | None = None) -> Drawn:
+def draw(
+    logits: torch.Tensor,
+    rows: Sequence[Row],
+    geometry: Geometry | None = None,
+    entropy: torch.Tensor | None = None,
+) -> Drawn:
     """Draw one token a row. A row's token depends on its own logits, its seed and its position in the answer only.
 
     Args:
         logits: `[rows, vocab]` float32, raw; masked tokens are `-inf`.
         geometry: the whitened embeddings, where a row's transforms may need them.
+        entropy: `[rows]` nats of the raw distributions, where a row's temperature follows it.
     """
     touched = [i for i, row in enumerate(rows) if not row.untouched]
     if touched:
@@ -80,9 +87,10 @@ def draw(logits: torch.Tensor, rows: Sequence[Row], geometry: Geometry | None = 
     if not sampled:
         return Drawn(tokens)
     if len(sampled) == len(rows):
-        return _sample(logits, rows, geometry)
+        return _sample(logits, rows, geometry, entropy)
     index = send(sampled, logits.device)
-    drawn = _sample(logits[index], [rows[i] for i in sampled], geometry)
+    own = None if entropy is None else entropy[index]
+    drawn = _sample(logits[index], [rows[i] for i in sampled], geometry, own)
     tokens[index] = drawn.tokens
     if drawn.kept is None or drawn.crop_entropy is None:
         return Drawn(tokens)
@@ -109,9 +117,12 @@ def _touch(logits: torch.Tensor, row: Row) -> None:
         logits[said] -= s.presence_penalty + s.frequency_penalty * counts
 
 
-def _sample(logits: torch.Tensor, rows: Sequence[Row], geometry: Geometry | None) -> Drawn:
+def _sample(
+    logits: torch.Tensor, rows: Sequence[Row], geometry: Geometry | None, entropy: torch.Tensor | None
+) -> Drawn:
     samplings = [row.sampling for row in rows]
-    temperatures = send([max(s.temperature, 1e-5) for s in samplings], logits.device)
+    base = send([max(s.temperature, 1e-5) for s in samplings], logits.device)
+    temperatures = adapted(base, [s.transforms for s in samplings], entropy)
     seeds = np.array([s.seed & 0xFFFF_FFFF_FFFF_FFFF for s in samplings], dtype=np.uint64)
     positions = np.array([row.position for row in rows], dtype=np.uint64)
     points = send(uniform(seeds, positions), logits.device)

@@ -1,10 +1,12 @@
-"""One segment of an answer inside an embedded engine: its tokens, when it ends, and what its gate sees."""
+"""What waits for a slot of an embedded engine: a segment of an answer, or a prompt whose hidden state is asked for."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence as Ids
 from typing import TYPE_CHECKING
+
+import torch
 
 from engines.base import NO_TOKEN, Finish, Sampling, Step
 from engines.sampling import Row
@@ -14,8 +16,22 @@ if TYPE_CHECKING:
     import llguidance
 
 
+class Reading:
+    """A prompt that is read for the hidden state at its end: `depth` is that of `Engine.hidden_state`. `inbox` receives
+    the state, `[hidden]` float32 on the CPU, or an error."""
+
+    begun = False
+
+    def __init__(self, ids: Ids[int], depth: float | None) -> None:
+        self.ids = list(ids)
+        self.depth = depth
+        self.slot: int | None = None
+        self.inbox: asyncio.Queue[torch.Tensor | Exception] = asyncio.Queue()
+
+
 class Sequence:
-    """A sequence being decoded. `ids` are the prompt and the answer so far; `inbox` receives steps, or an error."""
+    """A segment of an answer being decoded: its tokens, when it ends, and what its gate sees. `ids` are the prompt and
+    the answer so far; `inbox` receives steps, or an error."""
 
     def __init__(self, prompt_ids: Ids[int], sampling: Sampling, eos_ids: tuple[int, ...]) -> None:
         self.ids = list(prompt_ids)
@@ -28,6 +44,11 @@ class Sequence:
         self.inbox: asyncio.Queue[Step | Exception] = asyncio.Queue()
         gate = sampling.gate
         self._window = RollingEntropy(gate.window, gate.history) if gate else None
+
+    @property
+    def begun(self) -> bool:
+        """Whether an earlier segment of the answer was written."""
+        return self.born > self.start
 
     @property
     def answer(self) -> list[int]:

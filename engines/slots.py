@@ -8,10 +8,13 @@ one pass over the missing tokens brings it up to date.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import Cache, PreTrainedModel
+
+from engines.native import behind
 
 _GROWTH = 256
 """Slots grow in steps of this many tokens."""
@@ -98,6 +101,16 @@ class SlotRunner:
 
     def read(self, slot: int, start: int, tokens: list[int]) -> torch.Tensor:
         return self.model(**self._inputs([slot], [start], [tokens])).logits[0]  # type: ignore[no-any-return]
+
+    def states(
+        self, slots: list[int], starts: list[int], tokens: list[list[int]], depths: Sequence[float | None]
+    ) -> torch.Tensor:
+        body = self.model.base_model
+        inner = body is self.model or any(depth is not None for depth in depths)
+        out = body(**self._inputs(slots, starts, tokens), output_hidden_states=inner)
+        layers = [behind(out, depth) for depth in depths]
+        ends = [len(row) - 1 for row in tokens]
+        return torch.stack([layer[row, end] for row, (layer, end) in enumerate(zip(layers, ends, strict=True))])
 
     def copy(self, source: int, target: int, length: int) -> int:
         if source != target:

@@ -27,7 +27,9 @@ from engines.config import TransformersConfig
 from engines.grammar import Grammar
 from engines.runner import make_runner
 from engines.sampling import draw
-from engines.sequence import Sequence
+from engines.seats import SCRATCH, Seats
+from engines.sequence import Reading, Sequence
+from engines.temperature import adapts
 from engines.tokens import TokenText
 from engines.transforms import needs_geometry
 from entropy import shannon_entropy
@@ -37,10 +39,6 @@ PASS_TOKENS = 2048
 """Most prompt tokens in one forward pass, so that a long prompt does not hold up the others for long."""
 CATCH_UP = 16
 """Rows with at most this many missing tokens ride along with the decoding rows."""
-SCRATCH = 0
-"""The slot for single readings, which no sequence is given."""
-WORTH_COPYING = 32
-"""A shared prefix shorter than this is computed again rather than copied from another slot."""
 
 LOGITS = 1 << 26
 """Most logits held at once while a text is scored."""
@@ -82,11 +80,8 @@ class TransformersEngine:
         self._runner = make_runner(self.model, self.context_length)
         self._grammar: Grammar | None = None
         self._geometry: torch.Tensor | None = None
-        self._held: list[list[int]] = [[] for _ in range(1 + config.max_sequences)]
-        self._owner: list[Sequence | None] = [None] * (1 + config.max_sequences)
-        self._used = [0] * (1 + config.max_sequences)
-        self._clock = 0
-        self._live: list[Sequence] = []
+        self._seats = Seats(config.max_sequences, self._runner)
+        self._live: list[Sequence | Reading] = []
         threads = config.threads or (1 if self.parameters < SMALL else torch.get_num_threads())
         self._thread = ThreadPoolExecutor(1, f"engine-{name}", torch.set_num_threads, (threads,))
         self._scheduler: asyncio.Task[None] | None = None
@@ -96,6 +91,11 @@ class TransformersEngine:
         """Forward passes so far."""
         self.read_tokens = 0
         """Tokens that these passes read."""
+
+    @property
+    def reused_tokens(self) -> int:
+        """Tokens that did not have to be read, as a slot held them already."""
+        return self._seats.reused
 
     @property
     def active(self) -> int:
@@ -125,8 +125,11 @@ class TransformersEngine:
                 if item.finish:
                     return
         finally:
-            if sequence in self._live:
-                self._live.remove(sequence)
+            self._leave(sequence)
+
+    def _leave(self, sequence: Sequence | Reading) -> None:
+        if sequence in self._live:
+            self._live.remove(sequence)
 
     def check(self, sampling: Sampling, begun: bool) -> None:
         if self._closed:
@@ -194,39 +197,49 @@ class TransformersEngine:
                 await self._wake.wait()
             live = list(self._live)
             try:
-                produced = await self._in_thread(partial(self._advance, live))
+                steps = await self._in_thread(partial(self._advance, live))
             except Exception as error:  # whatever went wrong, the requests it held must hear of it
                 self._fail(live, error)
                 continue
-            for sequence, step in produced:
+            for sequence, step in steps:
                 sequence.inbox.put_nowait(step)
-                if step.finish and sequence in self._live:
-                    self._live.remove(sequence)
+                if step.finish:
+                    self._leave(sequence)
+            readings = [each for each in live if isinstance(each, Reading)]
+            if not readings:
+                continue
+            try:
+                states = await self._in_thread(partial(self._read, readings))
+            except Exception as error:  # of no concern to the answers
+                self._fail(readings, error)
+                continue
+            for reading, state in states:
+                reading.inbox.put_nowait(state)
+                self._leave(reading)
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _fail(self, sequences: list[Sequence], error: Exception) -> None:
+    def _fail(self, sequences: Ids[Sequence | Reading], error: Exception) -> None:
         """Tell sequences that their pass failed, and forget what their slots hold."""
         failure = EngineError(f"engine {self.name!r} failed: {type(error).__name__}")
         failure.__cause__ = error
         for sequence in list(sequences):
             if sequence.slot is not None:
-                self._held[sequence.slot] = []
-            if sequence in self._live:
-                self._live.remove(sequence)
+                self._seats.held[sequence.slot] = []
+            self._leave(sequence)
             sequence.inbox.put_nowait(failure)
 
     @torch.inference_mode()
-    def _advance(self, live: list[Sequence]) -> list[tuple[Sequence, Step]]:
+    def _advance(self, live: list[Sequence | Reading]) -> list[tuple[Sequence, Step]]:
         """Seat who waits, then one forward pass over the rows that are near their end and one over a share of the long
         prompts. Runs in the engine's thread, which alone touches slots."""
-        self._seat_waiting(live)
+        self._seats.give(live)
         near, far, room = [], [], PASS_TOKENS
         for sequence in live:
-            if sequence.slot is None:
+            if sequence.slot is None or isinstance(sequence, Reading):
                 continue
-            missing = len(sequence.ids) - len(self._held[sequence.slot])
+            missing = self._seats.missing(sequence)
             if missing <= CATCH_UP:
                 near.append((sequence, missing))
             elif room > 0:
@@ -236,49 +249,45 @@ class TransformersEngine:
         # A client that left during the first pass does not pay for the second.
         return [*produced, *self._pass([(sequence, count) for sequence, count in far if sequence in self._live])]
 
-    def _seat_waiting(self, live: list[Sequence]) -> None:
-        """Take slots back from sequences that ended or were aborted (what they hold stays, for who comes back), and
-        give slots to those who wait, answers that have begun first."""
-        self._owner = [owner if owner in live else None for owner in self._owner]
-        for sequence in sorted((s for s in live if s.slot is None), key=lambda s: s.born == s.start):
-            if not self._seat(sequence):
-                break
+    @torch.inference_mode()
+    def _read(self, readings: list[Reading]) -> list[tuple[Reading, torch.Tensor]]:
+        """One pass over a share of the prompts whose hidden states are asked for; those that are complete."""
+        work, room = [], PASS_TOKENS
+        for reading in readings:
+            if reading.slot is not None and reading in self._live and room > 0:
+                missing = self._seats.missing(reading)
+                work.append((reading, min(missing, room)))
+                room -= missing
+        if not work:
+            return []
+        slots, starts, tokens = self._parts(work)
+        states = self._runner.states(slots, starts, tokens, [reading.depth for reading, _ in work]).float().cpu()
+        self._took(slots, tokens)
+        return [
+            (reading, state.clone())
+            for (reading, _), state in zip(work, states, strict=True)
+            if not self._seats.missing(reading)
+        ]
 
-    def _seat(self, sequence: Sequence) -> bool:
-        """Find the slot that saves most reading: an idle one whose tokens the sequence goes on from, or else the one
-        unused longest, with the longest prefix that any slot shares copied into it. False: all slots are taken."""
-        idle = [slot for slot, owner in enumerate(self._owner) if owner is None and slot != SCRATCH]
-        if not idle:
-            return False
-        usable = sequence.ids[:-1]  # at least one token has to be read for logits to come out
-        shared = [_shared(held, usable) for held in self._held]
-        own = [s for s in idle if 0 < shared[s] >= len(self._held[s]) - 1]  # the last token may have to be read again
-        slot = max(own, key=lambda s: shared[s], default=-1)
-        source = max(range(len(shared)), key=lambda s: shared[s])
-        if slot >= 0 and shared[source] - shared[slot] < WORTH_COPYING:
-            source = slot
-        else:
-            slot = min(idle, key=lambda s: (bool(self._held[s]), self._used[s], s))
-        kept = shared[source] if source == slot or shared[source] >= WORTH_COPYING else 0
-        self._held[slot] = usable[: self._runner.copy(source, slot, kept)] if kept else []
-        self._clock += 1
-        self._used[slot] = self._clock
-        self._owner[slot] = sequence
-        sequence.slot = slot
-        return True
+    def _parts(self, work: Ids[tuple[Sequence | Reading, int]]) -> tuple[list[int], list[int], list[list[int]]]:
+        """Slots, how much they hold, and the tokens that come next."""
+        slots = [sequence.slot or SCRATCH for sequence, _ in work]
+        starts = [len(self._seats.held[slot]) for slot in slots]
+        return slots, starts, [s.ids[start : start + count] for (s, count), start in zip(work, starts, strict=True)]
+
+    def _took(self, slots: list[int], tokens: list[list[int]]) -> None:
+        self.passes += 1
+        for slot, row in zip(slots, tokens, strict=True):
+            self._seats.held[slot] += row
+            self.read_tokens += len(row)
 
     def _pass(self, work: list[tuple[Sequence, int]]) -> list[tuple[Sequence, Step]]:
         if not work:
             return []
-        slots = [sequence.slot or 0 for sequence, _ in work]
-        starts = [len(self._held[slot]) for slot in slots]
-        tokens = [s.ids[start : start + count] for (s, count), start in zip(work, starts, strict=True)]
+        slots, starts, tokens = self._parts(work)
         logits = self._runner.extend(slots, starts, tokens)
-        self.passes += 1
-        for slot, row in zip(slots, tokens, strict=True):
-            self._held[slot] += row
-            self.read_tokens += len(row)
-        ready = [i for i, (s, _) in enumerate(work) if len(self._held[slots[i]]) == len(s.ids)]
+        self._took(slots, tokens)
+        ready = [i for i, (sequence, _) in enumerate(work) if not self._seats.missing(sequence)]
         if not ready:
             return []
         return self._draw([work[i][0] for i in ready], logits if len(ready) == len(work) else logits[ready])
@@ -289,7 +298,9 @@ class TransformersEngine:
         for row, sequence in zip(logits, sequences, strict=True):
             if sequence.matcher is not None and self._grammar is not None:
                 self._grammar.mask(row, sequence.matcher)
-        drawn = draw(logits, [sequence.row for sequence in sequences], self._geometry)
+        rows = [sequence.row for sequence in sequences]
+        entropy = shannon_entropy(logits) if any(adapts(row.sampling.transforms) for row in rows) else None
+        drawn = draw(logits, rows, self._geometry, entropy)
         steps = self._measure(logits, drawn.tokens, [s.sampling.top_logprobs for s in sequences])
         if drawn.kept is not None and drawn.crop_entropy is not None:
             crops = zip(steps, drawn.kept.tolist(), drawn.crop_entropy.tolist(), strict=True)
@@ -344,21 +355,20 @@ class TransformersEngine:
 
     @property
     def exposes(self) -> frozenset[Inside]:
-        return frozenset(("hidden_state", "attention"))
+        return frozenset(("hidden_state", "hidden_states", "attention"))
 
     async def hidden_state(self, ids: Ids[int], depth: float | None = None) -> torch.Tensor:
         self._check(ids)
-
-        @torch.inference_mode()
-        def work() -> torch.Tensor:
-            inputs = torch.tensor([list(ids)], device=self.model.device)
-            out = self.model.base_model(input_ids=inputs, use_cache=False, output_hidden_states=depth is not None)
-            states: torch.Tensor = out.last_hidden_state
-            if depth is not None:  # the first of them are the embeddings
-                states = out.hidden_states[int(depth * (len(out.hidden_states) - 1))]
-            return states[0, -1].float().cpu().clone()
-
-        return await self._in_thread(work)
+        reading = Reading(ids, depth)
+        self._live.append(reading)
+        self._start()
+        try:
+            item = await reading.inbox.get()
+        finally:
+            self._leave(reading)
+        if isinstance(item, Exception):
+            raise item
+        return item
 
     async def attention(self, ids: Ids[int], start: int) -> torch.Tensor:
         self._check(ids)
@@ -386,14 +396,3 @@ class TransformersEngine:
             sequence.inbox.put_nowait(EngineError(f"engine {self.name!r} was closed"))
         self._live.clear()
         await asyncio.to_thread(self._thread.shutdown)
-
-
-def _shared(a: list[int], b: list[int]) -> int:
-    """Length of the longest common prefix."""
-    low, high = 0, min(len(a), len(b))
-    if a[:high] == b[:high]:
-        return high
-    while low < high:  # slices compare in C, so a binary search beats a loop
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
-    return low

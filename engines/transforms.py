@@ -1,26 +1,27 @@
-"""Truncations as data, and where they meet the logits: rows that ask for different ones, or none, in one batch.
+"""Transforms as data, and where truncations meet the logits: rows that ask for different ones, or none, in one batch.
 
 They are plain JSON (`as_data`, `from_data`), so that they can travel to the process that holds the logits. The order of
 what shapes a draw is the same in all engines:
 
 1. a grammar's mask, `logit_bias`, `min_tokens` and penalties, on the raw logits;
-2. temperature;
-3. the request's transforms, in the order of `Sampling.transforms`;
+2. temperature: the request's own, times what an adaptive one among its transforms makes of it (`engines.temperature`);
+3. the request's truncations, in the order of `Sampling.transforms`;
 4. `min_p`, `top_k` and `top_p` of the request itself, in this order;
 5. one draw from what is left.
 
-So a transform sees the distribution that would be drawn from, and its entropy is that of the penalised, masked and
-tempered one. At temperature 0 the top token is taken and no truncation is run.
+So a truncation sees the distribution that would be drawn from, and its entropy is that of the penalised, masked and
+tempered one. An adaptive temperature follows the entropy of the raw one. At temperature 0 the top token is taken and no
+transform is run.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from engines.sending import send
 from entropy import truncation
@@ -30,7 +31,7 @@ from entropy.truncation import Crop
 
 
 class _Transform(BaseModel):
-    """A truncation. Its fields are its parameters; it checks their ranges itself."""
+    """Something that shapes a draw. Its fields are its parameters; it checks their ranges itself."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -117,7 +118,24 @@ class TopH(_Transform):
     )
 
 
-Transform = TopW | TopP | MinP | Typical | Eta | Epsilon | TopNSigma | TopH
+class AdaptiveTemperature(_Transform):
+    """A temperature that follows the entropy (arXiv 2509.16591, part A); `engines.temperature` has the formula."""
+
+    name: Literal["adaptive_temperature"] = "adaptive_temperature"
+    span: float = Field(default=0.1, ge=0.0, le=0.3, description="how far the temperature goes up and down, as a share")
+    low: float = Field(default=1e-6, ge=1e-8, le=100.0, description="entropy (nats) at which it is lowest")
+    pivot: float = Field(default=0.5, ge=1e-8, le=100.0, description="entropy (nats) at which it is the request's own")
+    high: float = Field(default=3.0, ge=1e-8, le=100.0, description="entropy (nats) at which it is highest")
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if not self.low < self.pivot < self.high:
+            raise ValueError(f"low {self.low:g}, pivot {self.pivot:g} and high {self.high:g} should rise in this order")
+        return self
+
+
+Truncation = TopW | TopP | MinP | Typical | Eta | Epsilon | TopNSigma | TopH
+Transform = Truncation | AdaptiveTemperature
 _ADAPTER: TypeAdapter[Transform] = TypeAdapter(Annotated[Transform, Field(discriminator="name")])
 
 
@@ -133,6 +151,11 @@ def from_data(data: Any) -> Transform:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"transform{f' {where}' if where else ''}: {first['msg']}") from None
+
+
+def truncations(transforms: Sequence[Transform]) -> list[Truncation]:
+    """Those that take tokens away."""
+    return [each for each in transforms if not isinstance(each, AdaptiveTemperature)]
 
 
 def needs_geometry(transforms: Sequence[Transform]) -> bool:
@@ -188,7 +211,7 @@ RULES: dict[str, Rule] = {
 }
 
 
-def _rule(transform: Transform) -> Rule:
+def _rule(transform: Truncation) -> Rule:
     renormalised = isinstance(transform, TopH) and transform.form == "renormalised"
     return RULES["top_h renormalised" if renormalised else transform.name]
 
@@ -199,16 +222,16 @@ def truncate(
     geometry: Geometry | None = None,
     temperatures: torch.Tensor | None = None,
 ) -> Crop:
-    """Apply each row's transforms, one after the other; each kind runs once, on all rows that ask for it.
+    """Apply each row's truncations, one after the other; each kind runs once, on all rows that ask for it.
 
     Args:
         logits: `[rows, vocab]` float32, after temperature; they are left as they are.
-        transforms: for each row its own, or none.
+        transforms: for each row its own, or none; an adaptive temperature among them has been at work before.
         geometry: from `entropy.geometry.whiten`, where `needs_geometry`.
         temperatures: `[rows]`, what the logits were divided by, where a transform selects at one of its own.
 
     Returns:
-        A `Crop`; rows without a transform have their logits as they were, and `kept` 0.
+        A `Crop`; rows without a truncation have their logits as they were, and `kept` 0.
 
     Raises:
         ValueError: the geometry is needed, and there is none.
@@ -217,13 +240,14 @@ def truncate(
     if temperatures is None:
         temperatures = torch.ones(rows, dtype=torch.float64, device=logits.device)
     out = Crop(logits, torch.zeros(rows, dtype=torch.long, device=logits.device), logits.new_zeros(rows))
-    for place in range(max(map(len, transforms), default=0)):
+    wanted = [truncations(own) for own in transforms]
+    for place in range(max(map(len, wanted), default=0)):
         groups: dict[Rule, list[int]] = defaultdict(list)
-        for row, own in enumerate(transforms):
+        for row, own in enumerate(wanted):
             if place < len(own):
                 groups[_rule(own[place])].append(row)
         for rule, chosen in groups.items():
-            asked = [transforms[row][place] for row in chosen]
+            asked = [wanted[row][place] for row in chosen]
             if len(chosen) == rows:
                 out = rule(out.logits, asked, temperatures, geometry)
                 continue

@@ -194,6 +194,8 @@ class Policy(BaseModel):
     paper: ClassVar[str | None] = None
     engine_fields: ClassVar[tuple[str, ...]] = ()
     probe_fields: ClassVar[tuple[str, ...]] = ()
+    combines: ClassVar[bool] = False
+    """Whether it goes together with another policy of a stage at which one is enough."""
 
     name: str
 
@@ -201,7 +203,8 @@ class Policy(BaseModel):
         """Refuse, before the first token, what could not be done later.
 
         Raises:
-            Unsupported: an engine, or the form of the request, does not allow it.
+            Unsupported: an engine, or the form of the request, does not allow it; its `param`, if any, is a field of
+                the policy.
             RetrievalError: a collection is not there, or cannot be read.
         """
 

@@ -25,6 +25,7 @@ Details:
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import defaultdict
@@ -43,6 +44,8 @@ from policies.strategies import Easy, Hard, Normal, asked
 
 ANY = ("auto", "shuffled", "oracle")
 """Under these every strategy may be chosen."""
+MOST_BONUS = 1000.0
+"""Beyond this a bonus says no more."""
 
 
 class DiffAdapt(Policy):
@@ -86,8 +89,10 @@ class DiffAdapt(Policy):
     def _check(self) -> DiffAdapt:
         if self.draft_easy > self.draft_hard:
             raise ValueError("draft_easy must not be above draft_hard")
-        if min(self.mix.values(), default=0.0) < 0 or not sum(self.mix.values()):
+        if not 0 < sum(self.mix.values()) < math.inf or min(self.mix.values()) < 0:
             raise ValueError("the weights of mix must not be negative, and one of them above 0")
+        if max(map(abs, self.bonus.values()), default=0.0) > MOST_BONUS:
+            raise ValueError(f"a bonus must lie between -{MOST_BONUS:g} and {MOST_BONUS:g}")
         if self.strategy == "oracle" and not (self.answer or "").strip():
             raise ValueError('the oracle needs the right answer: "answer": "…"')
         return self
@@ -195,7 +200,7 @@ def probe_prompt(job: Job, name: str, engine: Engine) -> tuple[int, ...]:
     if len(job.prompt_ids) + len(words) > engine.context_length:
         raise Unsupported(
             f"the prompt has {len(job.prompt_ids)} tokens and the words of the probe {name!r} {len(words)}, and the "
-            f"context of {engine.name!r} {engine.context_length}",
+            f"context of {engine.context_length} tokens of {engine.name!r} must hold them",
             "policy",
         )
     return (*job.prompt_ids, *words)

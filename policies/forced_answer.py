@@ -84,16 +84,16 @@ class ForcedAnswer(Policy):
             async with aclosing(proceed(self._first(job))) as steps:
                 async for step in steps:
                     written.append(step.token)
-                    cut = step.finish == "length" and self._fits(job, begun, written)
+                    cut = step.finish == "length" and self._fits(job, start, written)
                     yield replace(step, finish=None) if cut else step
         if not cut:
             return
-        answer = (*job.prompt_ids, *written)[start:]
-        before, said = answer[:limit], answer[limit:]
+        ids = (*job.prompt_ids, *written)
+        before, said = ids[: start + limit], ids[start + limit :]
         words = self._words(job, before)
         rest = words[len(said) :] if said == words[: len(said)] else ()
         if not said:
-            job.report.extra["forced_answer"] = {"forced": True, "after": len(before)}
+            job.report.extra["forced_answer"] = {"forced": True, "after": len(before) - start}
         if rest:
             written += rest
             scored = await job.engines[job.engine].score((*job.prompt_ids, *written), job.sampling.top_logprobs)
@@ -118,14 +118,15 @@ class ForcedAnswer(Policy):
     def _first(self, job: Job) -> Job:
         return replace(job, sampling=replace(job.sampling, max_tokens=self._limit(job)))
 
-    def _fits(self, job: Job, begun: int, written: Sequence[int]) -> bool:
+    def _fits(self, job: Job, start: int, written: Sequence[int]) -> bool:
         """Whether the words, and a token behind them, have room."""
-        more = len(written) + len(self._words(job, written))
-        return begun + more < job.sampling.max_tokens and len(job.prompt_ids) + more < job.context_length
+        ids = (*job.prompt_ids, *written)
+        length = len(ids) + len(self._words(job, ids))
+        return length - start < job.sampling.max_tokens and length < job.context_length
 
-    def _words(self, job: Job, answer: Sequence[int]) -> tuple[int, ...]:
-        """What stands between an answer that was cut off and its end."""
-        tokens, ids = job.engines[job.engine].tokens, (*job.prompt_ids, *answer)
+    def _words(self, job: Job, ids: Sequence[int]) -> tuple[int, ...]:
+        """What stands between a prompt with an answer that was cut off and the answer's end."""
+        tokens = job.engines[job.engine].tokens
         thinking = tokens.think and next((i for i in reversed(ids) if i in tokens.think), None) == tokens.think[0]
         return (*(_closing(tokens) if thinking else ()), *tokens.encode_plain(self.words))
 

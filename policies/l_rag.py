@@ -23,7 +23,7 @@ Other gates (`gate`), each with a threshold of its own:
 - `targ` (arXiv 2511.09803): a draft without any summary; `signal` is `margin`, `entropy`, or the `variance` of
   `samples` drawn prefixes. Its formulas are reconstructions.
 - `seakr` (arXiv 2406.19215): how far the hidden states of `samples` drawn answers lie apart, in the middle layer. Needs
-  hidden states. Its queries and re-ranking are left out: the question is what is looked up.
+  those of all layers. Its queries and re-ranking are left out: the question is what is looked up.
 - `flare` and `dragin`, sentence by sentence: `policies.sentences`.
 - `always`, `never`, `random` (at a `rate`): controls.
 """
@@ -51,7 +51,7 @@ from policies.sentences import Dragin, Flare, by_sentence
 THRESHOLDS = {"entropy": 0.5, "margin": 0.5, "targ": 0.5, "seakr": -6.0, "flare": 0.8, "dragin": 1.0}
 DRAFTS = {"flare": 64, "dragin": 64, "seakr": 100}
 DRAFT = 32
-NEEDS: dict[str, Literal["attention", "hidden_state"]] = {"dragin": "attention", "seakr": "hidden_state"}
+NEEDS: dict[str, Literal["attention", "hidden_states"]] = {"dragin": "attention", "seakr": "hidden_states"}
 
 
 class LRAG(Where, Policy):
@@ -94,11 +94,11 @@ class LRAG(Where, Policy):
     async def check(self, job: Job) -> None:
         need = NEEDS.get(self.gate)
         if need is not None and need not in job.engines[job.engine].exposes:
-            what = {"attention": "attention weights", "hidden_state": "hidden states"}[need]
+            what = {"attention": "attention weights", "hidden_states": "the hidden states of all layers"}[need]
             raise Unsupported(
                 f"the gate {self.gate} needs {what}, which engine {job.engine!r} does not hand out; entropy, margin, "
                 "targ and flare do without",
-                "policy",
+                "gate",
             )
         await looking(self, job)
 
@@ -178,5 +178,5 @@ class LRAG(Where, Policy):
             return disagreement(samples)
         if not samples:
             return math.inf
-        states = [await engine.hidden_state([*job.prompt_ids, *sample], depth=0.5) for sample in samples]
+        states = await asyncio.gather(*(engine.hidden_state([*job.prompt_ids, *s], depth=0.5) for s in samples))
         return spread(torch.stack(states))

@@ -129,13 +129,11 @@ async def looking(where: Where, job: Job) -> Collection:
         RetrievalError: it is not there, or cannot be read.
     """
     if where.collection is None:
-        raise Unsupported('name the collection to look into: "collection": "…"', "policy")
+        raise Unsupported('name the collection to look into: "collection": "…"', "collection")
     if job.library is None:
-        raise Unsupported("there are no collections here", "policy")
+        raise Unsupported("there are no collections here")
     if job.question is None:
-        raise Unsupported(
-            "passages are quoted in front of a question: send a user's message, or a prompt as text", "policy"
-        )
+        raise Unsupported("passages are quoted in front of a question: send a user's message, or a prompt as text")
     return await job.library.run(partial(job.library.open, where.collection))
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from engines.base import Engine, Step
 from engines.tokens import differences
+from policies.adaptive_temperature import AdaptiveTemperature
 from policies.base import STAGES, Job, Policy, Proceed
 from policies.diffadapt import DiffAdapt
 from policies.ead import EntropyAdaptiveDecoding
@@ -24,7 +25,7 @@ REGISTRY: dict[str, type[Policy]] = {
     for policy in (
         *(DiffAdapt, LRAG, ForcedAnswer),
         *(EntropyAdaptiveDecoding, RandomSwitch, Route),
-        *(TopW, TopP, MinP, Typical, Eta, Epsilon, TopNSigma, TopH),
+        *(TopW, TopP, MinP, Typical, Eta, Epsilon, TopNSigma, TopH, AdaptiveTemperature),
     )
 }
 ALONE = {
@@ -67,7 +68,8 @@ def parse(
         for other in policies[:i]:
             if other.name == policy.name:
                 raise PolicyError(f"{policy.name} is listed twice", f"policy[{i}]")
-            if other.stage == policy.stage and policy.stage in ALONE:
+            together = policy.combines or other.combines
+            if other.stage == policy.stage and policy.stage in ALONE and not together:
                 raise PolicyError(ALONE[policy.stage].format(policy.name, other.name), f"policy[{i}]")
     return tuple(sorted(policies, key=lambda policy: STAGES.index(policy.stage)))
 

@@ -26,10 +26,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from engines import transforms
-from policies.truncation import Truncation
+from policies.shaping import Shaping
 
 
-class TopW(transforms.TopW, Truncation):
+class TopW(transforms.TopW, Shaping):
     """Keep the set of tokens that best trades geometry, entropy and mass; sharp at any temperature."""
 
     paper: ClassVar[str] = "arXiv 2602.10346"

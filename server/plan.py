@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from engines.base import Unsupported
 from policies.base import Job, Report
 from policies.registry import check_engines
+from retrieval.base import RetrievalError
 from server.decoding import Plan, Prompt
-from server.errors import invalid
+from server.errors import from_exception, invalid
 from server.runtime import Route, Runtime
 from server.sampling import first_seed, grammar, sampling, token_limit
 from server.schemas import Generation
@@ -25,8 +27,8 @@ async def make_plan(
     top_logprobs: int,
 ) -> Plan:
     """Raises:
-    APIError: 400, something about the request cannot be.
-    Unsupported, RetrievalError, EngineError: a policy or an engine cannot do its part."""
+    APIError: something about the request cannot be, or a policy cannot do its part.
+    Unsupported, EngineError: an engine cannot do its part."""
     bounds = runtime.config.server
     if body.n > bounds.max_n:
         raise invalid(f"n should be at most {bounds.max_n}.", "n")
@@ -58,7 +60,24 @@ async def make_plan(
     job = Job(
         first.ids, sampled, route.engine, runtime.engines, report, first.question, runtime.library, runtime.probes
     )
-    for policy in route.policies:
-        await policy.check(job)
+    await _check(route, job)
     await asyncio.to_thread(check_engines, route.policies, job)
     return plan
+
+
+async def _check(route: Route, job: Job) -> None:
+    """Ask every policy whether it can do its part.
+
+    Raises:
+        APIError: one of them cannot; `param` is its place in the request, with the field if it named one.
+    """
+    for policy in route.policies:
+        try:
+            await policy.check(job)
+        except (Unsupported, RetrievalError) as error:
+            answer = from_exception(error)
+            if answer.status < 500:
+                place = route.places.get(policy.name)
+                field = "" if answer.param in (None, "policy") else f".{answer.param}"
+                answer.param = f"{place}{field}" if place else "policy"
+            raise answer from error

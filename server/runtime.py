@@ -42,6 +42,8 @@ class Route:
     """For the header `x-waver-policy`: a preset's name, the policies' names, or `none`."""
     engines: tuple[str, ...]
     """Names of the engines that may write."""
+    places: Mapping[str, str]
+    """Where the request names a policy, as `policy[0]`, by the policy's name; empty if a preset does."""
 
 
 class Runtime:
@@ -164,7 +166,8 @@ class Runtime:
         used = engines_used(policies, engine)
         if engine not in used:  # prompts and text are made with the tokenizer of those who write
             engine = max(used, key=lambda name: self.engines[name].parameters)
-        return Route(asked, engine, policies, label, used)
+        places = {item["name"]: f"policy[{i}]" for i, item in enumerate(items)} if preset is None else {}
+        return Route(asked, engine, policies, label, used, places)
 
 
 async def load_engines(configs: Mapping[str, EngineConfig]) -> dict[str, Engine]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from engines.base import Gate, Sampling, Unsupported
+from engines.temperature import adapts
 from engines.tokens import TokenText
 from engines.transforms import Transform
 from engines.vllm.ask import KEY, LONGEST_WINDOW
@@ -133,15 +134,22 @@ def refuse(sampling: Sampling, able: Abilities, written: int) -> None:
     Unsupported: what an upstream cannot do, or cannot take up where another left it."""
     if sampling.transforms and sampling.temperature > 0 and able.reserved is None:
         raise Unsupported(
-            "this engine's upstream cannot truncate as the policy says: it is no vLLM with Waver's plugin; use another "
+            "this engine's upstream cannot draw as the policy says: it is no vLLM with Waver's plugin; use another "
             "engine",
             "policy",
         )
     for param, neutral in PENALTIES.items():
         if sampling.transforms and sampling.temperature > 0 and getattr(sampling, param) != neutral:
             raise Unsupported(
-                f"{param} cannot be used with a policy that truncates on this engine: its upstream may truncate before "
-                "it penalises; leave one of them out, or use another engine",
+                f"{param} cannot be used with a policy that shapes the draw on this engine: its upstream may penalise "
+                "after it; leave one of them out, or use another engine",
+                param,
+            )
+    for param, used in (("logit_bias", bool(sampling.logit_bias)), ("min_tokens", sampling.min_tokens > written)):
+        if adapts(sampling.transforms) and sampling.temperature > 0 and used:
+            raise Unsupported(
+                f"{param} cannot be used with a temperature that follows the entropy on this engine: its upstream "
+                "measures after it; leave one of them out, or use another engine",
                 param,
             )
     if sampling.top_logprobs > able.top:

@@ -34,7 +34,7 @@ class Ask:
     `temperature`. `ends` are the tokens that end the answer, `stop` is the token
     that ends the request when its gate fires (None until the processor's own side has chosen it). `slot` is the
     request's row on the board (-1: nothing is reported), and `tag` tells requests apart. `given` are tokens that are
-    taken instead of drawn, and only measured.
+    taken instead of drawn, and only measured. `hidden`: the hidden state at the prompt's end is to be reported.
     """
 
     gate: Gate | None = None
@@ -46,6 +46,7 @@ class Ask:
     slot: int = -1
     tag: int = 0
     given: tuple[int, ...] = ()
+    hidden: bool = False
 
     @property
     def remembers(self) -> bool:
@@ -61,7 +62,8 @@ class Ask:
         return Settled(settled=self._to_json())
 
     def _to_json(self) -> str:
-        data = {name: value for name, value in asdict(self).items() if value not in (None, (), -1)}
+        neutral = Ask()
+        data = {name: value for name, value in asdict(self).items() if value != getattr(neutral, name)}
         data["transforms"] = [each.as_data() for each in self.transforms]
         if self.sampling is not None:
             default = Sampling()

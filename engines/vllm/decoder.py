@@ -20,6 +20,7 @@ from engines.base import Gate, Sampling
 from engines.grammar import Grammar
 from engines.sampling import Row, draw
 from engines.sending import send
+from engines.temperature import adapted
 from engines.transforms import truncate
 from engines.vllm.ask import LONGEST_WINDOW, Ask
 from engines.vllm.board import COMPLETE, EAGER, LAGGED, TOP, Pen
@@ -210,12 +211,15 @@ class Decoder:
             del self._gone[id(found)]
         return found
 
-    def apply(self, logits: torch.Tensor, batch: Sequence[Place]) -> None:
+    def apply(
+        self, logits: torch.Tensor, batch: Sequence[Place], states: Callable[[], torch.Tensor | None] = lambda: None
+    ) -> None:
         """Act on a step, in place.
 
         Args:
             logits: `[rows, vocab]` float32: the model's own; a grammar's mask and a bias of vLLM's are in them.
             batch: the rows that asked, in their order.
+            states: finds the hidden states behind the logits, `[rows, hidden]`, where a row asks for its own.
         """
         if not batch:
             return
@@ -247,7 +251,7 @@ class Decoder:
         if drawn:
             picked = send(drawn, self._device)
             logits_drawn = mine if len(drawn) == len(batch) else mine[picked]
-            result = draw(logits_drawn, [batch[i].as_row for i in drawn], self._geometry)
+            result = draw(logits_drawn, [batch[i].as_row for i in drawn], self._geometry, entropy[picked])
             tokens = result.tokens
             if result.kept is not None and result.crop_entropy is not None:
                 crop = (picked.new_zeros(len(batch)), torch.zeros_like(entropy))
@@ -267,11 +271,12 @@ class Decoder:
             logprob[which_misled] = mine[which_misled].amax(-1) - norm[which_misled]
         cut = [i for i, place in enumerate(batch) if place.live.cuts]
         if cut:
-            self._truncate(logits, index, mine, [batch[i].live.ask for i in cut], cut)
+            self._shape(logits, index, mine, entropy, [batch[i].live.ask for i in cut], cut)
         if gated:
             rows = index[which]
             logits[rows, stops] = torch.where(ends, 10 * CERTAIN, logits[rows, stops])
         self._report(batch, entropy, logprob, flags, crop, top)
+        self._hand_out(len(logits), batch, states)
 
     def _bar(self, logits: torch.Tensor, index: torch.Tensor, mine: torch.Tensor, batch: Sequence[Place]) -> None:
         """Nobody draws a token that is kept for ending a request, unless it ends the answer anyway."""
@@ -281,18 +286,24 @@ class Decoder:
             mine[which, stops] = -torch.inf
             logits[index[which], stops] = -torch.inf
 
-    def _truncate(
-        self, logits: torch.Tensor, index: torch.Tensor, mine: torch.Tensor, asks: Sequence[Ask], cut: Sequence[int]
+    def _shape(
+        self,
+        logits: torch.Tensor,
+        index: torch.Tensor,
+        mine: torch.Tensor,
+        entropy: torch.Tensor,
+        asks: Sequence[Ask],
+        cut: Sequence[int],
     ) -> None:
-        """Bar, in place, what the transforms of rows that vLLM draws for take away. They see the tempered distribution,
-        the kept logits stay as they are: vLLM's temperature is still to come."""
+        """Bar, in place, what the transforms of rows that vLLM draws for take away. They see the tempered distribution;
+        of the kept logits vLLM's temperature is still to come, and what an adaptive one makes of it is done here."""
         which = send(cut, self._device)
-        temperatures = send([ask.temperature for ask in asks], self._device)
-        left = truncate(
-            mine[which] / temperatures[:, None], [ask.transforms for ask in asks], self._geometry, temperatures
-        ).logits
+        base, transforms = send([ask.temperature for ask in asks], self._device), [ask.transforms for ask in asks]
+        temperatures = adapted(base, transforms, entropy[which])
+        left = truncate(mine[which] / temperatures[:, None], transforms, self._geometry, temperatures).logits
         rows = index[which]
-        logits[rows] = logits[rows].masked_fill(left == -torch.inf, -torch.inf)
+        kept = logits[rows] if temperatures is base else logits[rows] * (base / temperatures)[:, None]
+        logits[rows] = kept.masked_fill(left == -torch.inf, -torch.inf)
 
     def _misled(self, batch: Sequence[Place]) -> list[int]:
         """Rows whose likeliest token vLLM takes, and that may have been the one that is kept for the gate."""
@@ -373,3 +384,12 @@ class Decoder:
         asks = [place.live.ask for place in batch]
         slots, tags = [ask.slot for ask in asks], [ask.tag for ask in asks]
         self._pen.write(slots, tags, [place.position for place in batch], entropy, logprob, flags, crop)
+
+    def _hand_out(self, rows: int, batch: Sequence[Place], states: Callable[[], torch.Tensor | None]) -> None:
+        """Report the hidden states of those who ask. One that is missing is noticed by who waits for it; one of another
+        shape than the board's would end every request."""
+        asked = [place for place in batch if place.live.ask.hidden]
+        if not asked or self._pen is None or (found := states()) is None or found.shape != (rows, self._pen.hidden):
+            return
+        own = found[send([place.row for place in asked], found.device)]
+        self._pen.write_states([p.live.ask.slot for p in asked], [p.live.ask.tag for p in asked], own)

@@ -144,13 +144,12 @@ class VllmEngine:
         """Steps with their entries from the board; of `given` tokens, or of drawn ones."""
         ends = self._ends(sampling)
         stop = None if sampling.gate is None else self._stop(sampling, ends)
-        row, tag = self._rows.popleft(), next(self._tags) % 2**31
         start = len(ids) if sampling.answer_start is None else sampling.answer_start
         how = replace(sampling, answer_start=start)
-        ask = Ask(sampling.gate, how, ends=ends, stop=stop, slot=row, tag=tag, given=tuple(given))
         limit = min(sampling.max_tokens - (len(ids) - start), self.context_length - len(ids))
         position = 0
-        try:
+        with self._row() as (row, tag):
+            ask = Ask(sampling.gate, how, ends=ends, stop=stop, slot=row, tag=tag, given=tuple(given))
             async with aclosing(self._tokens_of(running, ids, limit, ends, ask, start)) as tokens:
                 async for token in tokens:
                     entry = running.board.read(row, tag, position, min(sampling.top_logprobs, TOP))
@@ -164,8 +163,6 @@ class VllmEngine:
                     yield self._step(token, entry, finish)
                     if finish:
                         return
-        finally:
-            self._rows.append(row)
         raise EngineError(f"engine {self.name!r} ended an answer without a reason")
 
     def _step(self, token: int, entry: Entry, finish: Finish | None) -> Step:
@@ -239,7 +236,10 @@ class VllmEngine:
         """Raises:
         Unsupported: what vLLM does not do, or not as it should, where it speculates."""
         asked = {
-            "policy": (sampling.gate is not None or bool(sampling.transforms), "a gate or a truncation"),
+            "policy": (
+                sampling.gate is not None or bool(sampling.transforms),
+                "a gate or a policy that shapes the draw",
+            ),
             "logit_bias": (bool(sampling.logit_bias), "logit_bias"),
             "min_p": (sampling.min_p > 0, "min_p"),
             "response_format": (sampling.grammar is not None, "a response format"),
@@ -342,12 +342,41 @@ class VllmEngine:
 
     @property
     def exposes(self) -> frozenset[Inside]:
-        return frozenset()
+        return frozenset() if self._speculates else frozenset(("hidden_state",))
 
     async def hidden_state(self, ids: Sequence[int], depth: float | None = None) -> torch.Tensor:
-        """Raises:
-        Unsupported: vLLM keeps hidden states to itself."""
-        raise Unsupported(f"engine {self.name!r} runs under vLLM, which does not hand out hidden states", "policy")
+        """The state that vLLM makes the next token's logits of, in the type that the model runs in. It costs a request
+        for one token, whose prompt stays in vLLM's cache.
+
+        Raises:
+            EngineError: the engine is dead. Unsupported: a layer within the model is asked for, or vLLM speculates.
+        """
+        if depth is not None:
+            raise Unsupported(
+                f"engine {self.name!r} runs under vLLM, which hands out the last hidden state only", "policy"
+            )
+        if self._speculates:
+            raise Unsupported(
+                f"engine {self.name!r} decodes speculatively, which does not allow hidden states", "policy"
+            )
+        self._check(ids, room=1)
+        how = Sampling(temperature=0.0, max_tokens=1, logprobs=False)
+        with self._counted():
+            async with self._room:
+                running = self._running()
+                with self._row() as (row, tag):
+                    ask = Ask(sampling=how, slot=row, tag=tag, hidden=True)
+                    async with aclosing(self._tokens_of(running, list(ids), 1, (), ask, len(ids))) as tokens:
+                        async for _ in tokens:
+                            pass
+                    state = running.board.state(row, tag)
+        if state is None:
+            raise Unsupported(
+                f"engine {self.name!r}: this version of vLLM, or this model, keeps its hidden states where the plugin "
+                "does not find them",
+                "policy",
+            )
+        return state
 
     async def attention(self, ids: Sequence[int], start: int) -> torch.Tensor:
         """Raises:
@@ -365,6 +394,15 @@ class VllmEngine:
         if running is None:
             raise EngineError(f"engine {self.name!r} died and is being started again")
         return running
+
+    @contextmanager
+    def _row(self) -> Iterator[tuple[int, int]]:
+        """A row of the board, and the tag of its owner, for one request."""
+        row = self._rows.popleft()
+        try:
+            yield row, next(self._tags) % 2**31
+        finally:
+            self._rows.append(row)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 
 from benchmarks import (
     bundled,
     diffadapt,
     entropy_check,
     frontier,
+    ingestion,
     l_rag,
     report,
     retrieval,
@@ -245,11 +247,37 @@ def test_entropy_check(pair: Path, tmp_path: Path) -> None:
     assert found["ways"]["ead"]["float64"]["tokens"]["max"] < 1e-3
 
 
-def test_retrieval(tmp_path: Path) -> None:
-    found = run(retrieval, tmp_path, "--sizes", 400, "--n", 8)
+def test_retrieval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingestion, "ROUNDS", 1)
+    monkeypatch.setattr(ingestion, "FORMATS", {"html": ingestion.html, "pdf": ingestion.pdf})
+    options = ("--sizes", 400, "--n", 8)
+    found = run(retrieval, tmp_path, *options)
     assert found["indices"]["400"]["flat"]["recall"] == 1
     assert all(0.8 < kind["recall"] <= 1 for kind in found["indices"]["400"].values())
-    assert found["ingestion"]["chunks"] >= 8
+    for taken in found["ingestion"].values():
+        assert taken["chunks"] >= 8
+        assert all(seconds > 0 for seconds in taken["seconds"].values())
+    cut = json.loads((tmp_path / "retrieval.json").read_text())
+    del cut["indices"]["400"]["hnsw"], cut["ingestion"]["html"]
+    (tmp_path / "retrieval.json").write_text(json.dumps(cut))
+    again = run(retrieval, tmp_path, *options, "--resume")
+    for kind in ("flat", "ivf_pq"):
+        assert again["indices"]["400"][kind] == found["indices"]["400"][kind]
+    assert again["indices"]["400"]["hnsw"]["recall"] == found["indices"]["400"]["hnsw"]["recall"]
+    assert set(again["ingestion"]) == set(found["ingestion"])
+    with pytest.raises(typer.BadParameter, match="other settings"):
+        run(retrieval, tmp_path, "--sizes", 500, "--n", 8, "--resume")
+
+
+def test_an_ingestion_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inner parts are not counted twice, and all parts add up to the whole."""
+    now = iter((0.0, 1.0, 3.0, 6.0, 10.0, 15.0))
+    monkeypatch.setattr(ingestion.time, "perf_counter", lambda: next(now))
+    clock = ingestion.Clock()
+    index = clock.watch("index", lambda: "built")
+    assert clock.watch("write", index)() == "built"
+    clock.charge()
+    assert clock.seconds == {"rest": 1 + 5, "write": 2 + 4, "index": 3}
 
 
 def points() -> list[Point]:

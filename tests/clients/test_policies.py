@@ -26,6 +26,7 @@ PARAMETERS = {
     "epsilon": builders.EpsilonParameters,
     "top_n_sigma": builders.TopNSigmaParameters,
     "top_h": builders.TopHParameters,
+    "adaptive_temperature": builders.AdaptiveTemperatureParameters,
 }
 
 

@@ -63,3 +63,13 @@ def prompts(count: int, seed: int = 0, longest: int = 60) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, longest + 1, (count,), generator=generator).tolist()
     return [torch.randint(3, 1270, (length,), generator=generator).tolist() for length in lengths]
+
+
+@torch.inference_mode()
+def plain_state(engine: TransformersEngine, ids: Sequence[int], depth: float | None = None) -> torch.Tensor:
+    """The hidden state at the last token, `[hidden]` float32, of one plain pass without a cache."""
+    inputs = torch.tensor([list(ids)])
+    out = engine.model.base_model(input_ids=inputs, use_cache=False, output_hidden_states=True)
+    states = out.hidden_states
+    layer = states[int(depth * (len(states) - 1))] if depth is not None else out.get("last_hidden_state", states[-1])
+    return layer[0, -1].float()

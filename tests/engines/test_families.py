@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers as tf
 
 from engines.native import NativeRunner
 from engines.slots import SlotRunner
 from engines.transformers import TransformersEngine
-from tests.engines.driving import VOCABULARY, generated, prompts, save_random, tokens
+from tests.engines.driving import VOCABULARY, generated, plain_state, prompts, save_random, tokens
 
 IDS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
 SHAPE = {
@@ -76,6 +77,9 @@ async def check(engine: TransformersEngine) -> None:
     begun = [*asked[0], *expected[0][:9]]
     rest = await tokens(engine, begun, max_tokens=20, ignore_eos=True, answer_start=len(asked[0]))
     assert rest == expected[0][9:]
+    for depth in (None, 0.5):
+        state = await engine.hidden_state(begun, depth)
+        torch.testing.assert_close(state, plain_state(engine, begun, depth), atol=1e-5, rtol=1e-4)
     await engine.aclose()
 
 

@@ -122,7 +122,7 @@ async def test_attention_weights(wild: TransformersEngine) -> None:
         wild.model.set_attn_implementation(implementation)
     torch.testing.assert_close(weights, expected, atol=1e-6, rtol=1e-5)
     assert await steps(wild, ids, max_tokens=5) == before
-    assert wild.exposes == {"hidden_state", "attention"}
+    assert wild.exposes == {"hidden_state", "hidden_states", "attention"}
 
 
 def test_the_embedding_matrix_is_that_of_the_input(wild: TransformersEngine) -> None:

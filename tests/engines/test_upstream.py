@@ -171,7 +171,7 @@ async def test_what_a_hand_over_would_lose_is_refused(up: UpstreamEngine, option
 async def test_what_it_cannot_do(up: UpstreamEngine) -> None:
     prompt = ids(up, "hello")
     cases: list[tuple[Any, str]] = [
-        (steps(up, prompt, transforms=(TopW(),), temperature=1.0), "cannot truncate"),
+        (steps(up, prompt, transforms=(TopW(),), temperature=1.0), "cannot draw as the policy says"),
         (steps(up, prompt, top_logprobs=21), "at most 20"),
         (steps(up, []), "empty"),
         (steps(up, prompt * 200), "context of 1024"),

@@ -14,7 +14,7 @@ import pytest
 from engines import UpstreamConfig, load_engine
 from engines.base import NO_TOKEN, Engine, Gate, Sampling, Step, Unsupported
 from engines.transformers import TransformersEngine
-from engines.transforms import TopP
+from engines.transforms import AdaptiveTemperature, TopP
 from engines.upstream import UpstreamEngine
 from policies.base import Job, Report
 from policies.ead import EntropyAdaptiveDecoding
@@ -208,7 +208,7 @@ async def test_sampled_answers_are_repeatable(up: UpstreamEngine) -> None:
     assert [step.token for step in narrow] == [step.token for step in await steps(up, prompt)]
 
 
-async def test_truncations_run_in_the_plugin(served: Served, vllm_stock: Served, up: UpstreamEngine) -> None:
+async def test_transforms_run_in_the_plugin(served: Served, vllm_stock: Served, up: UpstreamEngine) -> None:
     prompt = ids(up, QUESTIONS[0])
     narrow = {"transforms": (TopP(p=1e-6),), "temperature": 2.0, "min_p": 0.01, "seed": 3}
     if served is vllm_stock:
@@ -218,10 +218,20 @@ async def test_truncations_run_in_the_plugin(served: Served, vllm_stock: Served,
     greedy = [step.token for step in await steps(up, prompt)]
     assert [step.token for step in await steps(up, prompt, **narrow)] == greedy
     for penalty in ("presence_penalty", "frequency_penalty", "repetition_penalty"):
-        with pytest.raises(Unsupported, match="truncate before it penalises") as caught:
+        with pytest.raises(Unsupported, match="may penalise after it") as caught:
             await steps(up, prompt, **narrow, **{penalty: 0.5})
         assert caught.value.param == penalty
         assert await steps(up, prompt, **{**narrow, "temperature": 0.0}, **{penalty: 0.5})
+    # Below its lowest entropy everywhere, an adaptive temperature is a plain one.
+    cool = AdaptiveTemperature(span=0.3, low=50.0, pivot=60.0, high=70.0)
+    warm = {"temperature": 2.0, "seed": 3, "ignore_eos": True, "max_tokens": 40}
+    adapted = await steps(up, prompt, transforms=(cool,), **warm)
+    assert [s.token for s in adapted] == [s.token for s in await steps(up, prompt, **{**warm, "temperature": 1.4})]
+    assert [s.token for s in adapted] != [s.token for s in await steps(up, prompt, **warm)]
+    for param, value in (("logit_bias", {5: 1.0}), ("min_tokens", 3)):
+        with pytest.raises(Unsupported, match="measures after it") as caught:
+            await steps(up, prompt, transforms=(cool,), **warm, **{param: value})
+        assert caught.value.param == param
     with pytest.raises(Unsupported, match="reserved") as caught:
         await steps(up, prompt, stop_token_ids=(up.able.reserved,))
     assert caught.value.param == "stop_token_ids"

@@ -16,7 +16,8 @@ from engines import VllmConfig
 from engines.base import NO_TOKEN, Gate, Sampling, Step, Unsupported
 from engines.sampling import Row, draw
 from engines.transformers import TransformersEngine
-from engines.transforms import TopH, TopW
+from engines.transforms import AdaptiveTemperature, TopH, TopW
+from entropy import shannon_entropy
 from entropy.geometry import whiten
 from tests.engines.driving import ROOT, plain_logits
 from tests.engines.vllm_here import needs_vllm
@@ -56,7 +57,14 @@ def requests(count: int) -> list[tuple[list[int], Sampling]]:
         Gate(2, 3.0, timing="lagged", min_tokens=30),
         Gate(4, 2.0, above=False, min_tokens=5, history=(6.0, 6.0)),
     ]
-    transforms = [(), (TopW(),), (TopH(alpha=0.6),), (TopW(warm_mass=0.05, potential="knn"), TopH())]
+    swaying = AdaptiveTemperature(span=0.3, low=0.5, pivot=3.0, high=6.0)
+    transforms = [
+        (),
+        (TopW(),),
+        (swaying, TopH(alpha=0.6)),
+        (TopW(warm_mass=0.05, potential="knn"), TopH()),
+        (swaying,),
+    ]
     generator = torch.Generator().manual_seed(1)
     out = []
     for i in range(count):
@@ -71,7 +79,7 @@ def requests(count: int) -> list[tuple[list[int], Sampling]]:
                     seed=i,
                     ignore_eos=i % 4 == 0,
                     gate=gates[i % 4],
-                    transforms=transforms[i // 3 % 4],
+                    transforms=transforms[i // 3 % 5],
                     presence_penalty=0.3 if i % 5 == 0 else 0.0,
                     top_logprobs=i % 3,
                 ),
@@ -94,7 +102,8 @@ def assert_same(
             logits = plain_logits(model, read)[-1].float()
             near = logits + torch.randn(400, len(logits), generator=torch.Generator().manual_seed(0)) * 1e-5
             rows = [Row(sampling, read, len(prompt), ())] * len(near)
-            drawn = draw(near, rows, whiten(model.embedding_matrix()).detach()).tokens.tolist()
+            geometry = whiten(model.embedding_matrix()).detach()
+            drawn = draw(near, rows, geometry, shannon_entropy(near)).tokens.tolist()
             assert {mine[tie].token, other[tie].token} <= set(drawn)
             mine, other = mine[:tie], other[:tie]
         assert_equal(mine, other)
@@ -162,6 +171,9 @@ def test_speculation_refuses_what_it_cannot_do(run: Run[Any], small: Transformer
         for wanted in (Sampling(gate=Gate(1, 0.1)), Sampling(transforms=(TopW(),)), Sampling(logit_bias={5: 1.0})):
             with pytest.raises(Unsupported, match="decodes speculatively"):
                 run(answer(speculating, prompt, wanted))
+        assert not speculating.exposes
+        with pytest.raises(Unsupported, match="decodes speculatively"):
+            run(speculating.hidden_state(prompt))
     finally:
         run(speculating.aclose())
 

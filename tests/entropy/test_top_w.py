@@ -16,7 +16,7 @@ from scipy.optimize import linprog
 
 from entropy import truncation
 from entropy.geometry import distances, potential, whiten
-from entropy.top_w import LEAST, QUICK, Columns, Weights, alternate, scan, tabulate, top_w, without_geometry
+from entropy.top_w import QUICK, Weights, alternate, scan, top_w, without_geometry
 from tests.entropy import reference
 from tests.entropy.test_truncation import sets
 
@@ -34,16 +34,14 @@ DEFAULTS: dict[str, Any] = {
 P = (0.4, 0.3, 0.2, 0.1)
 
 
-def weights(rows: int = 1, **options: Any) -> list[Weights]:
+def weights(rows: int = 1, **options: Any) -> Weights:
     """Parameters, one value for all rows or one for each."""
-    columns = {name: v if isinstance(v, list) else [v] * rows for name, v in (DEFAULTS | options).items()}
-    return [Weights(**dict(zip(columns, own, strict=True))) for own in zip(*columns.values(), strict=True)]
-
-
-def values(logp: torch.Tensor, phi: torch.Tensor, surplus: float) -> torch.Tensor:
-    """J of every prefix of one row."""
-    weight = logp.exp()
-    return scan(weight, weight.cumsum(-1), phi, torch.tensor([[surplus]], dtype=torch.float64))[0]
+    columns = []
+    for name, default in DEFAULTS.items():
+        value = options.get(name, default)
+        column = torch.tensor(value if isinstance(value, list) else [value] * rows)
+        columns.append(column.double() if isinstance(default, float) else column)
+    return Weights(*columns)
 
 
 def logs(*p: float) -> torch.Tensor:
@@ -68,17 +66,17 @@ def to_set(geometry: torch.Tensor, members: Sequence[int], neighbours: int = 0, 
 
 
 @pytest.mark.parametrize(
-    ("p", "lam", "j", "kept"),
+    ("p", "lam", "values", "kept"),
     [
         (P, 2.2, (-2.565614, -2.501088, -2.628895, -2.815679), {0, 1}),
         (P, 1.0, (-2.565614, -1.681598, -1.355866, -1.279854), {0, 1, 2, 3}),
         ((0.4, 0.25, 0.15, 0.1, 0.06, 0.04), 2.2, (-2.56561, -2.67200, -2.87745, -3.06479, -3.22531, -3.35605), {0}),
     ],
 )
-def test_checks_1_and_5_scan(p: Sequence[float], lam: float, j: Sequence[float], kept: set[int]) -> None:
+def test_checks_1_and_5_scan(p: Sequence[float], lam: float, values: Sequence[float], kept: set[int]) -> None:
     logp = logs(*p)
-    found = values(logp, lam * logp, 2.8 - lam).tolist()
-    assert found == pytest.approx(j, abs=5e-6 if len(p) > 4 else 5e-7)
+    found = scan(logp, lam * logp, torch.tensor([2.8 - lam]))[0].tolist()
+    assert found == pytest.approx(values, abs=5e-6 if len(p) > 4 else 5e-7)
     assert one(logp, entropy=lam) == kept
 
 
@@ -86,12 +84,12 @@ def test_check_2_potential_and_scan() -> None:
     geometry, logp = at_angles(0, 10, 90, 100), logs(*P)
     f = to_set(geometry, [0])
     assert f == pytest.approx((0, -0.015192, -1, -1.173648), abs=5e-7)
-    for g, j, kept in (
+    for g, values, kept in (
         (1.0, (-2.565614, -1.688109, -1.583153, -1.601777), {0, 1, 2}),
         (3.0, (-2.565614, -1.701131, -2.037725, -2.245622), {0, 1}),
     ):
         phi = g * torch.tensor([f]) + logp
-        assert values(logp, phi, 1.8).tolist() == pytest.approx(j, abs=5e-7)
+        assert scan(logp, phi, torch.tensor([1.8]))[0].tolist() == pytest.approx(values, abs=5e-7)
         how = {"entropy": 1.0, "geometry": g, "warm_mass": 0.3}
         assert one(logp, geometry, **how, iterations=1) == kept
 
@@ -158,17 +156,19 @@ def test_check_6_every_subset(lam: float, beta: float) -> None:
     subsets = [list(s) for k in range(1, 9) for s in itertools.combinations(range(8), k)]
     for _ in range(300):
         p, f = rng.dirichlet(np.full(8, 0.7)), -rng.random(8)
-        every = {tuple(s): reference.objective(p, dict(enumerate(f)), s, lam, beta, 0.6) for s in subsets}
-        best = max(every, key=lambda s: every[s])
+        value = {tuple(s): reference.objective(p, dict(enumerate(f)), s, lam, beta, 0.6) for s in subsets}
+        best = max(value, key=lambda s: value[s])
         if beta <= lam:
             assert len(best) == 1
             assert best[0] == int(np.argmax(0.6 * f + beta * np.log(p)))
             continue
         phi = torch.from_numpy(0.6 * f + lam * np.log(p))
         order = phi.argsort(descending=True)
-        found = values(torch.from_numpy(p).log()[order][None], phi[order][None], beta - lam)
+        found = scan(
+            torch.from_numpy(p).log()[order][None], phi[order][None], torch.tensor([beta - lam], dtype=torch.float64)
+        )[0]
         assert sorted(order[: int(found.argmax()) + 1].tolist()) == list(best)
-        assert float(found.max()) == pytest.approx(every[best], abs=1e-9)
+        assert float(found.max()) == pytest.approx(value[best], abs=1e-9)
 
 
 def test_check_7_whitening_and_neighbours() -> None:
@@ -292,67 +292,21 @@ def test_the_shortcut_is_taken_where_geometry_changes_nothing(
     vocab = 2 * QUICK
     logits = torch.from_numpy(rng.normal(size=(6, vocab)) * scale).float()
     geometry = whiten(torch.from_numpy(rng.normal(size=(vocab, 6))).float())
-    own = columns(weights(6, warm_mass=warm_mass, mass=mass, chord=chord), vocab)
-    logw, ids = ranked(logits)
-    n, undecided = without_geometry(logw, own, acting=False)
-    few, later = without_geometry(logw[:, :QUICK], own, acting=False)
-    assert not (undecided & ~later).any()
-    assert torch.equal(few[~later], n[~later])
-    settled = ~undecided[:, 0]
+    how = weights(6, warm_mass=warm_mass, mass=mass, chord=chord)
+    values, ids = logits.topk(vocab)
+    logw = (values - values[:, :1]).double()
+    n, warm, settled = without_geometry(logw, how, whole=True)
+    few, _, early = without_geometry(logw[:, :QUICK], how, whole=False)
+    assert not (early & ~settled).any()
+    assert torch.equal(few[early], n[early])
     for embedding, scaled in (
-        (geometry, own),
-        (geometry[torch.from_numpy(rng.permutation(vocab))], own),
-        (geometry, own._replace(geometry=own.geometry * 83)),
+        (geometry, how),
+        (geometry[torch.from_numpy(rng.permutation(vocab))], how),
+        (geometry, how._replace(geometry=how.geometry * 83)),
     ):
-        found = alternate(logw, ids, scaled, embedding)
-        assert [row.nonzero()[:, 0].tolist() for row in found[settled]] == [list(range(k)) for k in n[settled, 0]]
-
-
-def columns(how: Sequence[Weights], vocab: int) -> Columns:
-    return Columns.of(tabulate(how, vocab, torch.device("cpu")))
-
-
-def ranked(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities relative to the first, in descending order, and whose they are."""
-    found, ids = logits.topk(logits.shape[-1])
-    return (found.double() - found[:, :1]).clamp(min=LEAST), ids
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    neighbours=st.sampled_from([1, 2, 5, 30]),
-    warm_mass=st.sampled_from([0.02, 0.9, 0.999]),
-    mass=st.sampled_from([0.5, 2.2, 2.8, 30.0]),
-    geometry=st.sampled_from([0.1, 0.6, 3.0]),
-    chord=st.booleans(),
-)
-def test_the_shortcut_of_one_candidate(seed: int, chord: bool, **how: Any) -> None:
-    """Where k-NN says from few tokens that there is one candidate, the alternation over all ends with it, however the
-    embeddings lie: here in two bundles as far apart as can be, so that distances are 0 or 2."""
-    rng = np.random.default_rng(seed)
-    vocab = 2 * QUICK
-    logits = torch.from_numpy(rng.normal(size=(30, vocab)) * rng.uniform(0.3, 6, (30, 1))).float()
-    own = columns(weights(30, **how, chord=chord), vocab)
-    logw, ids = ranked(logits)
-    _, undecided = without_geometry(logw[:, :QUICK], own, acting=True)
-    settled = ~undecided[:, 0]
-    for _ in range(4):
-        bundles = torch.from_numpy(rng.choice([-1.0, 1.0], (vocab, 1))).float()
-        found = alternate(logw, ids, own, bundles)
-        assert (found[settled].sum(-1) == 1).all()
-        assert found[settled, 0].all()
-
-
-def test_how_often_one_candidate_is_left() -> None:
-    """Sharp rows are settled by the shortcut, flat ones are not: it neither never nor always answers."""
-    generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(400, 2000, generator=generator)
-    for scale, low, high in ((6.0, 0.5, 1.0), (0.5, 0.0, 0.05)):
-        logw, _ = ranked(scale * logits)
-        own = columns(weights(400, neighbours=5), 2000)
-        _, undecided = without_geometry(logw[:, :QUICK], own, acting=True)
-        assert low <= float((~undecided).double().mean()) <= high
+        sets_ = alternate(logw, ids, warm, scaled, embedding)
+        prefix = torch.arange(vocab) < n[:, None]
+        assert torch.equal(sets_[settled], prefix[settled])
 
 
 def test_where_the_geometry_decides_and_where_it_cannot() -> None:

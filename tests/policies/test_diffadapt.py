@@ -296,6 +296,8 @@ def test_parameters_of_parameters(tokens: TokenText) -> None:
         ({"bonus": {"medium": 1.0}}, "bonus.medium", "'easy', 'normal' or 'hard'"),
         ({"mix": {"easy": -1.0, "hard": 2.0}}, "", "must not be negative"),
         ({"mix": {}}, "", "one of them above 0"),
+        ({"mix": {"easy": 1e308, "hard": 1e308}}, "", "the weights of mix"),
+        ({"bonus": {"easy": -1e308}}, "", "between -1000 and 1000"),
         ({"strategy": "oracle"}, "", "needs the right answer"),
         ({"draft_easy": 1.0}, "", "draft_easy must not be above"),
     ):

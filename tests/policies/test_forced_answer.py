@@ -125,10 +125,15 @@ async def test_braces_are_counted(tokens: TokenText) -> None:
     assert tokens.decode([step.token for step in steps]).endswith("\nThe final answer is \\boxed{\\frac{1}{2}}")
 
 
-async def test_an_open_think_block_is_closed() -> None:
+def with_think_tags() -> TokenText:
+    """The bundled tokenizer with think tags, as Qwen3 has them: added tokens that are no control tokens."""
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "small")
     tokenizer.add_tokens(["<think>", "</think>"])
-    thinker = TokenText(tokenizer)
+    return TokenText(tokenizer)
+
+
+async def test_an_open_think_block_is_closed() -> None:
+    thinker = with_think_tags()
     for strategy, closing in ((Hard(), "\n</think>\n\n"), (Easy(), "")):
         job = asking(only(Rambling(thinker, "72}", words="boxed{")), "played", QUESTION, None, max_tokens=400)
         name = type(strategy).__name__.lower()
@@ -168,14 +173,16 @@ async def test_the_last_tokens_of_a_limit_that_no_reserve_fits_are_the_answer_s(
 
 
 @pytest.mark.parametrize(("longest", "words"), [(4, " The answer is"), (1, " The answer is"), (64, "\nSo:\nit is")])
-async def test_sentence_by_sentence(tokens: TokenText, library: Library, longest: int, words: str) -> None:
+async def test_sentence_by_sentence(library: Library, longest: int, words: str) -> None:
     """A policy outside that takes an answer in parts, wherever it cuts them, gets the same one."""
     flare = LRAG(collection="towns", gate="flare", threshold=0.0, draft_tokens=longest)
-    played = Rambling(tokens, " 72. And", words=words)
+    thinker = with_think_tags()
+    played = Rambling(thinker, " 72. And", words=words)
     job = asking(only(played), "played", QUESTION, library, max_tokens=60)
-    steps = await steps_of(job, flare, ForcedAnswer(**PAIR | {"words": words}))
-    assert tokens.decode([step.token for step in steps]).endswith(f" one{words} 72.")
-    assert job.report.as_dict()["forced_answer"]["forced"]
+    steps = await steps_of(job, DiffAdapt(strategy="normal"), flare, ForcedAnswer(**PAIR | {"words": words}))
+    assert thinker.decode([step.token for step in steps]).endswith(f" one\n</think>\n\n{words} 72.")
+    said = job.report.as_dict()["forced_answer"]
+    assert (said["forced"], steps[said["after"]].entropy) == (True, 2.0)
     assert len(steps) < 60
 
 

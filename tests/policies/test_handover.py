@@ -14,6 +14,7 @@ import pytest
 
 from engines import TransformersConfig, load_engine
 from engines.base import Engine, Sampling, Step
+from engines.transforms import AdaptiveTemperature
 from policies.base import Job, Policy, Report
 from policies.ead import EntropyAdaptiveDecoding
 from policies.random_switch import RandomSwitch
@@ -34,6 +35,7 @@ SAMPLINGS = {
     "greedy": {"temperature": 0.0},
     "seeded": {"temperature": 1.5, "seed": 11},
     "truncated": {"temperature": 2.0, "top_p": 0.9, "top_k": 40, "min_p": 0.01, "seed": 12},
+    "adapted": {"temperature": 1.5, "seed": 16, "transforms": (AdaptiveTemperature(span=0.3, low=1e-4, pivot=0.1),)},
     "penalised": {
         "temperature": 1.2,
         "presence_penalty": 0.7,

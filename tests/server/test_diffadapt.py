@@ -55,7 +55,7 @@ async def states(engine: Engine, prompts: list[str]) -> torch.Tensor:
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A probe of the large model, trained on which class a sum's length puts it in."""
     engine = load_engine("large", TransformersConfig(model=str(ROOT / "models" / "large"), dtype="float32"))
-    prompts = [item.prompt for item in SUMS[40:]] + [item.prompt for item in draw("tail_facts", 278, 40)]
+    prompts = [item.prompt for item in SUMS[40:160]] + [item.prompt for item in draw("tail_facts", 278, 40)]
     known = asyncio.run(states(engine, prompts))
     torch.manual_seed(0)
     hidden = known.shape[1]
@@ -241,6 +241,25 @@ def test_with_ead_and_a_lookup_in_one_trace(client: openai.OpenAI) -> None:
     assert score_text(TAIL[0].task, TAIL[0].prompt, TAIL[0].answer, answers[0].choices[0].message.content)
 
 
+def test_the_question_is_read_once(world: Running, client: openai.OpenAI) -> None:
+    """What the probe costs is its own words: they and a strategy's follow the same prompt."""
+    engine: Any = world.runtime.engines["large"]
+
+    def read(prompt: str, **parameters: Any) -> int:
+        before = engine.read_tokens
+        ask(client, prompt, diffadapt(**parameters), max_tokens=1)
+        return int(engine.read_tokens - before)
+
+    words = len(engine.tokens.encode(WORDS, add_special_tokens=False))
+    for item in draw("tail_facts", 279, 3):  # each with a question of its own, which no slot holds yet
+        prompt = f"{item.passage} {item.passage}\n\n{item.prompt}"
+        asked = len(engine.tokens.chat([{"role": "user", "content": prompt}]))
+        opening = len(engine.tokens.encode(WORDING["easy"], add_special_tokens=False))
+        assert asked > 100
+        assert read(prompt, easy={"words": WORDING["easy"]}, bonus={"easy": 1000.0}) < words + asked + opening + 4
+        assert read(prompt, strategy="easy") < 8, "and nothing but its end is read again"
+
+
 def test_an_oracle_and_a_blind_mix(client: openai.OpenAI) -> None:
     item = next(item for item in SUMS[:40] if steps(item.prompt) == 4)
     told = report(response := ask(client, item.prompt, diffadapt(strategy="oracle", answer=item.answer)))
@@ -275,8 +294,8 @@ def test_what_cannot_be_is_an_http_status(world: Running) -> None:
     }
     cases: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
         ({}, {"probe": "../../etc"}, "there are mine", "policy[0].probe"),
-        ({}, {"labels": "strict_easy"}, "no probe with the labels strict_easy", "policy"),
-        ({"model": "small"}, {}, "trained on models/large, which engine 'small' does not run", "policy"),
+        ({}, {"labels": "strict_easy"}, "no probe with the labels strict_easy", "policy[0]"),
+        ({"model": "small"}, {}, "trained on models/large, which engine 'small' does not run", "policy[0]"),
         (begun, {"strategy": "easy"}, "continue_final_message", "policy"),
         ({"add_generation_prompt": False}, {}, "where the answer begins", "policy"),
         ({}, {"easy": {"share": 2}}, "at most 1", "policy[0].easy.share"),
@@ -316,6 +335,27 @@ def test_a_probe_that_is_damaged_or_unknown_stops_the_start(probe: Path, tmp_pat
         assert failed
         assert runtime.failure is not None
         assert said in runtime.failure
+
+
+@needs_vllm
+@pytest.mark.timeout(1500)
+def test_the_probe_reads_vllm(vllm_running: Running, probe: Path) -> None:
+    """The same decisions for the same reasons, whoever holds the model."""
+    vllm_running.runtime.probes["mine"] = Probe.load(probe)
+    with vllm_running.openai() as client:
+        for item in SUMS[:8]:
+            both = [
+                report(ask(client, item.prompt, diffadapt(probe="mine"), model=f"{prefix}large"))
+                for prefix in ("", "embedded-")
+            ]
+            assert both[0].strategy == both[1].strategy
+            ours, theirs = (each.difficulty for each in both)
+            assert ours is not None
+            assert theirs is not None
+            assert ours["engine"] == "large"
+            assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-3)
+        with pytest.raises(openai.BadRequestError, match="which engine 'small' does not run"):
+            ask(client, "hello", diffadapt(probe="mine"), model="small")
 
 
 @needs_vllm

@@ -129,24 +129,30 @@ def test_a_text_prompt_is_the_question(client: openai.OpenAI) -> None:
 def test_what_cannot_be_is_an_http_status(world: Running) -> None:
     """Before the first token, also in a stream."""
     chat = {"model": "large", "messages": [{"role": "user", "content": "hello"}], "stream": True}
-    cases: list[tuple[str, dict[str, Any], int, str]] = [
-        ("chat/completions", chat | {"policy": [{"name": "l_rag", "collection": "nowhere"}]}, 404, "nowhere"),
-        ("chat/completions", chat | {"policy": [{"name": "l_rag", "gate": "luck"}]}, 400, "entropy, margin"),
-        ("chat/completions", chat | {"policy": [{"name": "l_rag", "rate": 2}]}, 400, "at most 1"),
-        ("chat/completions", chat | {"policy": [{"name": "l_rag"}, {"name": "l_rag"}]}, 400, "twice"),
+    ead, l_rag = {"name": "ead"}, {"name": "l_rag"}
+    unasked = chat | {"messages": [{"role": "system", "content": "hi"}]}
+    cases: list[tuple[str, dict[str, Any], int, str, str]] = [
+        ("chat/completions", chat | {"policy": [l_rag | {"gate": "luck"}]}, 400, "policy[0].gate", "entropy, margin"),
+        ("chat/completions", chat | {"policy": [l_rag | {"rate": 2}]}, 400, "policy[0].rate", "at most 1"),
+        ("chat/completions", chat | {"policy": [l_rag, l_rag]}, 400, "policy[1]", "twice"),
         (
             "chat/completions",
-            chat | {"messages": [{"role": "system", "content": "hi"}], "policy": [{"name": "l_rag"}]},
-            400,
-            "user's message",
+            chat | {"policy": [ead, l_rag | {"collection": "nowhere"}]},
+            404,
+            "policy[1].collection",
+            "nowhere",
         ),
-        ("completions", {"model": "large", "prompt": [5, 6], "policy": [{"name": "l_rag"}]}, 400, "prompt as text"),
+        ("chat/completions", unasked | {"policy": [l_rag]}, 400, "policy[0]", "user's message"),
+        ("chat/completions", unasked | {"policy": [ead, l_rag]}, 400, "policy[1]", "user's message"),
+        ("chat/completions", unasked | {"policy": "careful"}, 400, "policy", "user's message"),
+        ("completions", {"model": "large", "prompt": [5, 6], "policy": [l_rag]}, 400, "policy[0]", "prompt as text"),
     ]
     with world.http() as http:
-        for path, body, status, said in cases:
+        for path, body, status, param, said in cases:
             response = http.post(f"/v1/{path}", json=body)
             assert response.status_code == status, response.text
             assert said in response.json()["error"]["message"]
+            assert response.json()["error"]["param"] == param
 
 
 def test_metrics_and_the_alarm(world: Running, client: openai.OpenAI) -> None:

@@ -165,7 +165,9 @@ def test_nothing_is_loaded_from_elsewhere(page: Page) -> None:
 def test_policy_panel_comes_from_the_schemas(page: Page, base_url: str) -> None:
     page.choose("#mode", "own")
     for policy in httpx.get(f"{base_url}/policies").json()["data"]:
-        for name in policy["schema"]["properties"].keys() - {"name"}:
+        for name, schema in policy["schema"]["properties"].items():
+            if name == "name" or schema.get("type") == "object" or "$ref" in schema:  # for callers in code
+                continue
             assert page.all(f"#{policy['name']}-{name}"), f"{policy['name']} has no input for {name}"
     page.one("#policy-random_switch").click()
     page.set("#random_switch-rate", 1)

@@ -14,7 +14,7 @@ from clients.client import report
 from policies.registry import REGISTRY
 
 QUESTION = [{"role": "user", "content": "hello"}]
-SAMPLE = [name for name, policy in REGISTRY.items() if policy.stage == "sample"]
+SAMPLE = [name for name, policy in REGISTRY.items() if policy.stage == "sample" and not policy.combines]
 
 
 def ask(client: openai.OpenAI, policy: list[dict[str, Any]], **options: Any) -> Any:

@@ -132,6 +132,9 @@ def test_a_killed_engine_core_ends_every_stream_and_comes_back(vllm_running: Any
             time.sleep(0.5)
         again = http.post("/v1/completions", json={"model": "large", "prompt": "What is", "max_tokens": 5})
     assert again.status_code == 200, again.text
+    prompt = engine.tokens.encode("What is 34 + 25?")
+    state, expected = (vllm_running.run(runtime.engines[e].hidden_state(prompt)) for e in ("large", "embedded-large"))
+    assert float((state - expected).norm() / expected.norm()) < 1e-4
     assert engine.restarts == restarts + 1
     assert vllm_running.idle(within=10)
 

@@ -130,12 +130,15 @@ def test_learning_rates_of_the_recipes() -> None:
 def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown model 'medium'; there are small, large"):
         train(tmp_path, ["medium"])
+
+
+def test_the_lesson_has_a_rate_of_its_own() -> None:
     assert LESSON is not None
     rates = [SPECS["large"].rate(SPECS["large"].steps + step) for step in range(LESSON.steps + 1)]
     peak = LESSON.steps // 10
-    assert rates[0] < 0.03 * LESSON.learning_rate
+    assert rates[0] == pytest.approx(LESSON.learning_rate / (LESSON.steps // 10))
     assert rates[-1] == 0
-    assert max(rates) == rates[peak - 1] == pytest.approx(0.9 * LESSON.learning_rate, rel=0.01)
+    assert max(rates) == rates[peak - 1] == pytest.approx((1 - (peak - 1) / LESSON.steps) * LESSON.learning_rate)
 
 
 def test_what_the_lesson_teaches_is_drawn_as_it_says() -> None:

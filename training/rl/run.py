@@ -1,14 +1,16 @@
 """`waver train rl`: a causal language model, a recipe and a checkable task, through TRL, into a folder that is served.
 
-The folder holds `model/` (to serve), `metrics.jsonl`, TensorBoard's `runs/`, `curves.png`, `run.json` and the last two
+The folder holds `model/` (to serve), `metrics.jsonl`, TensorBoard's `runs/`, `curves.png`, `run.json` and the last
 checkpoints. The same command in the same folder goes on from the last checkpoint as if it had not been stopped.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,11 @@ from training.rl.adapters.trl_trainer import RecipeTrainer
 from training.rl.monitor import Monitor, plot
 from training.rl.recipe import Recipe
 from training.rl.registry import make_recipe
-from training.rl.tasks import Verifiable, arithmetic, custom, from_file, same_number
+from training.rl.tasks import Reward, Verifiable, arithmetic, custom, from_file, passes_testbench, same_number
+from training.rl.verilog import need_simulator
+
+JUDGES: dict[str, Reward] = {"gsm8k": same_number, "verilog": passes_testbench}
+"""Tasks whose questions come from a file, and who judges the answers."""
 
 console = Console()
 
@@ -49,6 +55,8 @@ class Run:
     learning_rate: float = 1e-4
     held_out: int = 128
     every: int = 20
+    keep: int = 2
+    vllm: bool = False
     seed: int = 1
 
 
@@ -91,18 +99,20 @@ def questions(run: Run) -> Verifiable:
     """The run's task.
 
     Raises:
-        ValueError: there is no such task, or its data cannot be used.
+        ValueError: there is no such task, or its data cannot be used. SimulatorMissing: for Verilog, there is none.
     """
     rows = run.steps * run.prompts
     if run.task == "arithmetic":
         return arithmetic(rows, run.held_out, run.seed, run.chain)
-    if run.task not in ("gsm8k", "custom"):
-        raise ValueError(f"there is no task {run.task!r}; there are arithmetic, gsm8k, custom")
+    if run.task not in (*JUDGES, "custom"):
+        raise ValueError(f"there is no task {run.task!r}; there are arithmetic, {', '.join(JUDGES)}, custom")
     if run.data is None:
         raise ValueError(f"the task {run.task} needs --data, a JSONL file with a `question` in each line")
     if run.task == "custom" and run.reward is None:
         raise ValueError("the task custom needs --reward module:function")
-    reward = same_number if run.reward is None else custom(run.reward)
+    if run.task == "verilog" and run.reward is None:
+        need_simulator()
+    reward = JUDGES[run.task] if run.reward is None else custom(run.reward)
     return from_file(Path(run.data), rows, run.held_out, run.seed, reward)
 
 
@@ -111,6 +121,7 @@ def train(run: Run, out: Path, threads: int = 1) -> Path:
 
     Raises:
         ValueError: what is asked for cannot be done (`RecipeError` is one), or `out` holds another run.
+        SimulatorMissing: the task is Verilog, and Icarus is not there.
     """
     rows = run.prompts * run.group
     if rows % (run.updates * run.micro_batches):
@@ -119,6 +130,8 @@ def train(run: Run, out: Path, threads: int = 1) -> Path:
             f"{run.micro_batches} micro-batches"
         )
     recipe = make_recipe(**{"max_length": run.length, **run.recipe})
+    if run.vllm:
+        check_vllm(recipe)
     task = questions(run)
     out.mkdir(parents=True, exist_ok=True)
     record = json.loads(json.dumps(asdict(run)))
@@ -127,7 +140,7 @@ def train(run: Run, out: Path, threads: int = 1) -> Path:
     past.write_text(json.dumps(record, indent=1) + "\n")
     torch.set_num_threads(threads)
     checkpoint = get_last_checkpoint(str(out))
-    trainer = _trainer(run, recipe, task, out, resumed=checkpoint is not None)
+    trainer = make_trainer(run, recipe, task, out, resumed=checkpoint is not None)
     if checkpoint is not None:
         console.print(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -137,7 +150,24 @@ def train(run: Run, out: Path, threads: int = 1) -> Path:
     return out / "model"
 
 
-def _trainer(run: Run, recipe: Recipe, task: Verifiable, out: Path, *, resumed: bool) -> RecipeTrainer:
+def check_vllm(recipe: Recipe) -> None:
+    """Whether vLLM can draw the rows of a recipe.
+
+    Raises:
+        ValueError: it is not there, or cannot draw so.
+    """
+    if find_spec("vllm") is None:
+        raise ValueError("rows cannot be drawn by vLLM, which is not installed: pip install 'waver[vllm]'")
+    for method in recipe.methods:
+        if method.rollout_sampler is not None:
+            raise ValueError(f"{method.name} says how rows are drawn, which vLLM cannot be told: leave --vllm out")
+
+
+def make_trainer(run: Run, recipe: Recipe, task: Verifiable, out: Path, *, resumed: bool) -> RecipeTrainer:
+    """The trainer of a run, not yet started. `resumed`: a checkpoint is there to go on from."""
+    if run.vllm:  # TRL hands the weights over in this process, where the engine has to be then
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     seeing = any(measure.source == "attention" for measure in recipe.measures)
     options = {"attn_implementation": "eager"} if seeing or not torch.cuda.is_available() else {}
     model = AutoModelForCausalLM.from_pretrained(run.model, dtype=torch.float32, **options)
@@ -167,7 +197,9 @@ def _trainer(run: Run, recipe: Recipe, task: Verifiable, out: Path, *, resumed: 
         eval_on_start=bool(run.held_out) and not resumed,
         save_strategy="steps",
         save_steps=run.every * run.updates,
-        save_total_limit=2,
+        save_total_limit=run.keep,
+        use_vllm=run.vllm,
+        vllm_mode="colocate",
         report_to="tensorboard",
         disable_tqdm=True,
     )

@@ -1,4 +1,4 @@
-"""What can be trained on because an answer can be checked: sums, word problems as GSM8K has them, or your own."""
+"""What can be trained on because an answer can be checked: sums, word problems as GSM8K has them, Verilog, your own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from training.rl.verilog import VerilogTask, rewards
 from training.world import TASKS, draw, score_text
 
 Reward = Callable[..., list[float]]
+Flaw = Callable[[dict[str, Any]], str | None]
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
@@ -80,11 +84,56 @@ def holds_answer(completions: list[Any], answer: list[Any], **_: Any) -> list[fl
     return [float(one(plain(text(said)), wanted)) for said, wanted in zip(completions, answer, strict=True)]
 
 
+def no_number(row: dict[str, Any]) -> str | None:
+    """The flaw of a row that `same_number` cannot judge by."""
+    found = last_number(str(row.get("answer", "")))
+    return "`answer` has no number; other answers need --scorer, or --reward" if found is None else None
+
+
+def verilog_task(row: dict[str, Any]) -> VerilogTask:
+    """The columns `testbench`, and `top` and `samples` where they are there and not None."""
+    return VerilogTask(**{name: row[name] for name in VerilogTask.model_fields if row.get(name) is not None})
+
+
+def no_testbench(row: dict[str, Any]) -> str | None:
+    """The flaw of a row that `passes_testbench` cannot judge by."""
+    try:
+        verilog_task(row)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        return f"`{first['loc'][0]}`: {first['msg']}"
+    return None
+
+
+def passes_testbench(completions: list[Any], testbench: list[str], **columns: Any) -> list[float]:
+    """The reward of `training.rl.verilog` for each completion, by the testbench of its row.
+
+    Raises:
+        SimulatorMissing: Icarus Verilog is not installed.
+    """
+    rows = [
+        {"testbench": bench} | {name: columns[name][i] for name in ("top", "samples") if name in columns}
+        for i, bench in enumerate(testbench)
+    ]
+    return rewards([text(completion) for completion in completions], [verilog_task(row) for row in rows])
+
+
+def no_answer(row: dict[str, Any]) -> str | None:
+    """The flaw of a row that `holds_answer` cannot judge by."""
+    return None if row.get("answer") else "there is no `answer`, a text or a list of texts"
+
+
 SCORERS: dict[str, Reward] = {"number": same_number, "contains": holds_answer}
+FLAWS: dict[Reward, Flaw] = {
+    same_number: no_number,
+    holds_answer: no_answer,
+    passes_testbench: no_testbench,
+}
+"""What is wrong with a row, in words, for those who judge answers to it."""
 
 
 def read_rows(path: Path, reward: Reward) -> list[dict[str, Any]]:
-    """The lines of a JSONL file, each an object with `question` and what the reward takes (for SCORERS, `answer`).
+    """The lines of a JSONL file, each an object with `question` and what the reward takes (`answer`, `testbench`).
 
     Raises:
         ValueError: a line is not such an object. OSError: the file cannot be read.
@@ -97,10 +146,8 @@ def read_rows(path: Path, reward: Reward) -> list[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
         if not isinstance(row, dict) or not isinstance(row.get("question"), str):
             raise ValueError(f"{path}, line {number}: an object with a string `question` is wanted")
-        if reward is same_number and last_number(str(row.get("answer", ""))) is None:
-            raise ValueError(f"{path}, line {number}: `answer` has no number; other answers need --scorer, or --reward")
-        if reward is holds_answer and not row.get("answer"):
-            raise ValueError(f"{path}, line {number}: there is no `answer`, a text or a list of texts")
+        if (wrong := FLAWS.get(reward, lambda row: None)(row)) is not None:
+            raise ValueError(f"{path}, line {number}: {wrong}")
         read.append(row)
     return read
 

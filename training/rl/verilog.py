@@ -58,7 +58,7 @@ WORD = re.compile(r"[A-Za-z_][\w$]*")
 MISMATCHES = re.compile(r"^Mismatches: (\d+) in (\d+) samples\s*$", re.M)
 
 
-class SimulatorMissing(RuntimeError):
+class SimulatorMissing(OSError):
     """Icarus Verilog is not installed."""
 
 
@@ -166,15 +166,24 @@ def judge(response: str, task: VerilogTask, limits: Limits | None = None) -> Ver
 def rewards(
     responses: Sequence[str], tasks: Sequence[VerilogTask], limits: Limits | None = None, at_once: int = 4
 ) -> list[float]:
-    """The reward of every response by its task, so many simulators at a time.
+    """The reward of every response by its task, so many simulators at a time; equal ones are judged once.
 
     Raises:
         SimulatorMissing: `iverilog` or `vvp` is not on the path.
     """
+    pairs = list(zip(responses, tasks, strict=True))
+    different = list(dict.fromkeys(pairs))
     with ThreadPoolExecutor(at_once) as pool:
-        pairs = zip(responses, tasks, strict=True)
-        verdicts = pool.map(lambda pair: judge(pair[0], pair[1], limits), pairs)
-        return [verdict.reward for verdict in verdicts]
+        verdicts = pool.map(lambda pair: judge(pair[0], pair[1], limits), different)
+        found = dict(zip(different, verdicts, strict=True))
+    return [found[pair].reward for pair in pairs]
+
+
+def need_simulator() -> None:
+    """Raises:
+    SimulatorMissing: `iverilog` or `vvp` is not on the path."""
+    for name in ("iverilog", "vvp"):
+        _program(name)
 
 
 def _program(name: str) -> str:

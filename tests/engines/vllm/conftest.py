@@ -19,6 +19,9 @@ from engines.tokens import TokenText
 from engines.vllm.board import Board, post
 from tests.engines.driving import ROOT
 
+HIDDEN = 64
+"""Width of the models here."""
+
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
@@ -29,13 +32,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path
     def one(vocabulary: int) -> Path:
         folder = tmp_path_factory.mktemp(f"vocabulary-{vocabulary}")
         LlamaConfig(
-            architectures=["LlamaForCausalLM"], vocab_size=vocabulary, hidden_size=64, intermediate_size=64,
+            architectures=["LlamaForCausalLM"], vocab_size=vocabulary, hidden_size=HIDDEN, intermediate_size=64,
             num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=96,
             bos_token_id=None, eos_token_id=2, pad_token_id=0,
         ).save_pretrained(folder)  # fmt: skip
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             shutil.copy(ROOT / "models" / "small" / file, folder / file)
-        matrix = torch.randn(vocabulary, 64, generator=torch.Generator().manual_seed(vocabulary))
+        matrix = torch.randn(vocabulary, HIDDEN, generator=torch.Generator().manual_seed(vocabulary))
         save_file({"model.embed_tokens.weight": matrix}, folder / "model.safetensors")
         return folder
 
@@ -84,7 +87,7 @@ def grammar() -> Callable[[int], Grammar]:
 
 @pytest.fixture
 def board() -> Iterator[Board]:
-    board = Board.create()
+    board = Board.create(HIDDEN)
     yield board
     board.close()
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from engines.base import Gate, Sampling
 from engines.grammar import Grammar
 from engines.sampling import Row, draw
-from engines.transforms import TopH, TopP, TopW, Transform, truncate
+from engines.temperature import adapted
+from engines.transforms import AdaptiveTemperature, TopH, TopP, TopW, Transform, truncate
 from engines.vllm.ask import Ask
 from engines.vllm.board import COMPLETE, EAGER, LAGGED
 
@@ -63,6 +64,8 @@ class Expected:
     raw: torch.Tensor
     left: torch.Tensor
     """Which tokens vLLM may draw, where it draws."""
+    scale: float
+    """And what their logits are multiplied by before its temperature."""
     doubtful: bool
 
 
@@ -101,14 +104,16 @@ def expect(request: Request, logits: torch.Tensor, grammar: Callable[[], Grammar
     flags = EAGER * eager + LAGGED * lagged
     token, logprob = None, math.nan
     if how is not None:
-        token = int(draw(barred[None], [Row(how, ids, start, ask.ends)]).tokens)
+        rows = [Row(how, ids, start, ask.ends)]
+        token = int(draw(barred[None], rows, entropy=torch.tensor([entropy], dtype=torch.float32)).tokens)
         logprob = float(raw[token]) - norm
         if matcher is not None:
             matcher.consume_token(token)
             flags |= COMPLETE * matcher.is_stopped()
-    temperature = torch.tensor([ask.temperature])
+    base = torch.tensor([ask.temperature])
+    temperature = adapted(base, [ask.transforms], torch.tensor([entropy], dtype=torch.float32))
     left = truncate(barred[None] / temperature, [ask.transforms], geometry, temperature).logits[0] > -torch.inf
-    return Expected(entropy, flags, ends, token, logprob, raw, left, doubtful)
+    return Expected(entropy, flags, ends, token, logprob, raw, left, float(base / temperature), doubtful)
 
 
 gates = st.builds(
@@ -120,6 +125,7 @@ gates = st.builds(
     timing=st.sampled_from(["eager", "lagged"]),
     history=st.lists(st.floats(0.0, 7.0), max_size=6).map(tuple),
 )
+SWAYING = AdaptiveTemperature(span=0.3, low=0.1, pivot=2.0, high=6.0)
 penalties = st.fixed_dictionaries(
     {
         "presence_penalty": st.sampled_from([0.0, 0.0, 1.5]),
@@ -133,7 +139,7 @@ penalties = st.fixed_dictionaries(
         "temperature": st.sampled_from([0.0, 0.0, 0.6, 1.4]),
         "top_p": st.sampled_from([1.0, 0.8]),
         "top_k": st.sampled_from([0, 7]),
-        "transforms": st.sampled_from(((), (), (TopP(p=0.7),))),
+        "transforms": st.sampled_from(((), (), (TopP(p=0.7),), (SWAYING,), (SWAYING, TopP(p=0.7)))),
         "seed": st.integers(0, 2**64),
     }
 )
@@ -141,8 +147,11 @@ hows = penalties.map(lambda options: Sampling(**options))
 tokens = st.lists(st.integers(3, KNOWN - 1), min_size=1, max_size=8)
 WIDE = TopW(warm_mass=0.05, mass_weight=4.0)
 """Here the geometry decides."""
-CUTS: tuple[tuple[Transform, ...], ...] = ((TopP(p=0.6),), (TopW(),), (WIDE,), (TopH(alpha=0.6),), (TopH(), WIDE))
-cut: st.SearchStrategy[tuple[Transform, ...]] = st.just(()) | st.sampled_from(CUTS)
+CUTS: tuple[tuple[Transform, ...], ...] = (
+    *((TopP(p=0.6),), (TopW(),), (WIDE,), (TopH(alpha=0.6),), (TopH(), WIDE)),
+    *((SWAYING,), (SWAYING, WIDE), (TopP(p=0.6), SWAYING)),
+)
+cut: st.SearchStrategy[tuple[Transform, ...]] = st.sampled_from(((), *CUTS))
 
 
 @st.composite

@@ -77,6 +77,7 @@ def test_nothing_is_lost_on_the_way_to_the_worker(data: st.DataObject) -> None:
         stop=data.draw(st.none() | ids),
         slot=data.draw(st.integers(-1, 1023)),
         tag=data.draw(ids),
+        hidden=data.draw(st.booleans()),
     )
     # As vLLM sends it: msgpack, which knows nothing of our types.
     arrived = msgspec.msgpack.decode(msgspec.msgpack.encode({KEY: ask.settled()}))[KEY]
@@ -87,7 +88,7 @@ def test_nothing_is_lost_on_the_way_to_the_worker(data: st.DataObject) -> None:
 def test_every_field_is_tried() -> None:
     assert {field.name for field in fields(Sampling)} == {*SAMPLING, "gate"}
     assert {field.name for field in fields(Ask)} == {
-        "gate", "sampling", "transforms", "temperature", "ends", "given", "stop", "slot", "tag",
+        "gate", "sampling", "transforms", "temperature", "ends", "given", "stop", "slot", "tag", "hidden",
     }  # fmt: skip
 
 
@@ -176,6 +177,7 @@ def wrong(**changes: Any) -> dict[str, Any]:
         (json.dumps(Ask(Gate(3, 0.7), stop=10**9, slot=0).settled()), "there is no settled"),
         ({"gate": RULE, "slot": 1}, "there is no slot"),
         ({"gate": RULE, "tag": 1}, "there is no tag"),
+        ({"gate": RULE, "hidden": True}, "there is no hidden"),
         ({"gate": RULE, "stop": 1}, "there is no stop"),
         ({"gate": RULE, "sampling": {}}, "there is no sampling"),
         ({"gate": RULE, "ends": [1]}, "there is no ends"),

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from engines.vllm.board import COMPLETE, DEPTH, DEPTH_TOP, EAGER, LAGGED, ROWS, TOP, Board, Pen
 
 CPU = torch.device("cpu")
+HIDDEN = 24
 
 
 def write(pen: Pen, row: int, tag: int, position: int, entropy: float, flags: int = 0, kept: int = 0) -> None:
@@ -90,6 +91,28 @@ def test_alternatives(board: Board) -> None:
     few = board.read(1, 1, 6, 2)
     assert few is not None
     assert few.top == one.top[:2]
+
+
+def test_hidden_states(board: Board) -> None:
+    pen = Pen(board.path, CPU)
+    states = torch.randn(2, pen.hidden)
+    assert pen.hidden == board.states.shape[1] - 1 > 0
+    assert board.state(3, 1) is None
+    pen.write_states([3, ROWS - 1], [1, 2**31 - 1], states)
+    pen.write_states([4], [1], states[:1].bfloat16())
+    for row, tag, state in ((3, 1, states[0]), (ROWS - 1, 2**31 - 1, states[1]), (4, 1, states[0].bfloat16())):
+        found = board.state(row, tag)
+        assert found is not None
+        assert found.dtype == torch.float32
+        assert torch.equal(found, state.float())
+        assert board.state(row, 2) is None
+    kept = board.state(3, 1)
+    pen.write_states([3], [2], states[1:])  # the row's next owner
+    assert board.state(3, 1) is None
+    assert kept is not None
+    assert torch.equal(kept, states[0])
+    assert not board.words.any()
+    assert not board.top.any()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -174,10 +197,10 @@ def test_an_entry_that_is_overwritten_while_it_is_read_is_none_or_whole(board: B
 
 
 def test_the_file_goes_when_the_board_is_closed_and_its_users_keep_what_they_have() -> None:
-    board = Board.create()
+    board = Board.create(HIDDEN)
     pen = Pen(board.path, CPU)
-    assert board.path.stat().st_size == board.path.stat().st_blocks * 512 == 74 << 20  # taken, not promised
-    board.close()
+    assert board.path.stat().st_size == board.path.stat().st_blocks * 512 == (74 << 20) + 4096 * (1 + HIDDEN)
+    board.close()  # taken, not promised
     assert not board.path.exists()
     board.close()
     write(pen, 1, 2, 3, 4.0)
@@ -189,7 +212,7 @@ def test_the_file_goes_when_the_board_is_closed_and_its_users_keep_what_they_hav
 
 
 def test_two_boards_have_nothing_in_common() -> None:
-    one, two = Board.create(), Board.create()
+    one, two = Board.create(HIDDEN), Board.create(HIDDEN)
     try:
         write(Pen(one.path, CPU), 0, 1, 0, 1.0)
         assert one.path != two.path
@@ -213,13 +236,13 @@ def test_where_memory_is_short_the_board_is_a_file(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "posix_fallocate", no_room)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = set(Path("/dev/shm").glob("waver-board-*"))
-    board = Board.create()
+    board = Board.create(HIDDEN)
     assert board.path.parent == tmp_path
     write(Pen(board.path, CPU), 0, 1, 0, 1.0)
     assert board.read(0, 1, 0) is not None
     board.close()
     full.append(tmp_path)
     with pytest.raises(OSError, match="no room for 74 MiB"):
-        Board.create()
+        Board.create(HIDDEN)
     assert not list(tmp_path.iterdir())
     assert set(Path("/dev/shm").glob("waver-board-*")) <= before

@@ -318,7 +318,7 @@ def test_of_a_group_of_workers_the_first_reports(
 ) -> None:
     from vllm.distributed import parallel_state
 
-    board = Board.create()
+    board = Board.create(64)
     try:
         monkeypatch.setattr(parallel_state.get_tp_group(), "rank_in_group", rank)
         adapter = V1Adapter(configure(KNOWN, board.path), CPU, False)

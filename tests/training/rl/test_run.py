@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +19,10 @@ pytest.importorskip("trl")
 
 from typer.testing import CliRunner
 
-from engines.base import Sampling
-from engines.config import TransformersConfig
-from engines.transformers import TransformersEngine
+from tests.conftest import ROOT, Running
 from training.rl.monitor import read
 from training.rl.run import parse_settings
-from training.rl.tasks import arithmetic, from_file, last_number, same_number
+from training.rl.tasks import arithmetic
 from training.world import draw
 from waver import app
 
@@ -33,7 +36,9 @@ def waver(*options: Any) -> str:
     return result.output
 
 
-async def test_a_run_goes_on_exactly_and_is_served(tmp_path: Path) -> None:
+def test_a_run_goes_on_exactly_and_is_served(
+    tmp_path: Path, start: Callable[..., Running], tiny_config: dict[str, Any]
+) -> None:
     out = tmp_path / "run"
     recipe = ("--base", "dapo", "--set", "clip_high=0.25", "--set", "entropy=0.01", "--set", "dynamic_sampling=false")
     waver("--out", out, *recipe, *SMALL_RUN)
@@ -59,12 +64,11 @@ async def test_a_run_goes_on_exactly_and_is_served(tmp_path: Path) -> None:
     assert other.exit_code == 2
     assert "holds another run" in other.output
 
-    engine = TransformersEngine("trained", TransformersConfig(model=str(out / "model")))
-    try:
-        steps = [step async for step in engine.generate([1, 5, 6], Sampling(max_tokens=3, temperature=0.0))]
-        assert steps
-    finally:
-        await engine.aclose()
+    engines = tiny_config["engines"] | {"trained": {"model": str(out / "model")}}
+    with start(config={"engines": engines}).openai() as client:
+        message = [{"role": "user", "content": "What is 12 + 30?"}]
+        said = client.chat.completions.create(model="trained", messages=message, temperature=0, max_tokens=32)
+    assert said.choices[0].message.content == "12 + 30 = 42. The answer is 42."
 
 
 def test_settings_of_the_command_line_go_over_the_file(tmp_path: Path) -> None:
@@ -90,6 +94,7 @@ def test_settings_that_cannot_be_are_refused(given: str, reason: str) -> None:
         (("--task", "gsm8k"), "needs --data"),
         (("--task", "riddles"), "no task 'riddles'"),
         (("--updates", "3"), "cannot be cut into 3 updates"),
+        (("--vllm", "--method", "hapo"), "vLLM"),
     ],
 )
 def test_what_cannot_be_done_is_said(options: tuple[str, ...], reason: str, tmp_path: Path) -> None:
@@ -108,25 +113,14 @@ def test_training_sums_are_not_those_held_out() -> None:
     assert task.reward(texts, question=[row["question"]] * 2, answer=[row["answer"]] * 2) == [1, 0]
 
 
-def test_answers_as_gsm8k_writes_them() -> None:
-    assert last_number("48/2 = <<48/2=24>>24 clips.\n#### 1,072") == "1072"
-    assert last_number("none") is None
-    completions = [[{"role": "assistant", "content": text}] for text in ("so $1,072.00", "1073", "no idea")]
-    assert same_number(completions, ["#### 1072"] * 3) == [1, 0, 0]
-
-
-def test_a_file_is_gone_through_in_passes_and_its_end_is_held_out(tmp_path: Path) -> None:
-    path = tmp_path / "data.jsonl"
-    path.write_text("".join(json.dumps({"question": f"q{i}", "answer": f"#### {i}"}) + "\n" for i in range(5)))
-    task = from_file(path, rows=7, held_out=2, seed=0)
-    asked = [row["question"] for row in task.train]
-    assert sorted(asked[:3]) == sorted(asked[3:6]) == ["q0", "q1", "q2"]
-    assert [row["question"] for row in task.held_out] == ["q3", "q4"]
-    for line, reason in (
-        ("{", "line 1: not JSON"),
-        ('{"q": 1}', "string `question`"),
-        ('{"question": "a"}', "no number"),
-    ):
-        path.write_text(line)
-        with pytest.raises(ValueError, match=reason):
-            from_file(path, rows=1, held_out=0, seed=0)
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_rows_are_drawn_by_vllm(tmp_path: Path) -> None:
+    """In a process of its own, which vLLM's engine then shares; uncompiled, for it is soon over."""
+    command = [sys.executable, "waver.py", "train", "rl", "--vllm", "--out", str(tmp_path / "run"), *SMALL_RUN]
+    env = {**os.environ, "TORCH_COMPILE_DISABLE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in read(tmp_path / "run" / "metrics.jsonl") if "reward" in line]
+    assert len(lines) == 2
+    for line in lines:  # the engine had the weights of the policy, rounded to bfloat16
+        assert line["sampling/sampling_logp_difference/mean"] < 0.02

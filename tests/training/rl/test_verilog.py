@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from training.rl.tasks import no_testbench, passes_testbench
 from training.rl.verilog import Limits, SimulatorMissing, VerilogTask, extract, forbidden, judge, rewards
 
 DESIGN = "module inverter(input a, output y); assign y = ~a; endmodule"
@@ -104,6 +105,16 @@ def test_what_prints_without_end_is_cut() -> None:
 def test_many_at_once_in_their_order() -> None:
     assert rewards([DESIGN, "no", design("half_wrong")] * 3, [TASK] * 9) == pytest.approx([1, 0, 0.2] * 3)
     assert judge(DESIGN * 9, TASK, Limits(design_characters=100)).reason == "too long a design"
+
+
+@pytest.mark.usefixtures("stub")
+def test_rows_say_by_which_testbench_they_are_judged() -> None:
+    benches = [TESTBENCH, TESTBENCH, TESTBENCH]
+    assert passes_testbench([DESIGN, "no", DESIGN], benches) == [1, 0, 1]
+    assert passes_testbench([DESIGN] * 3, benches, top=[None] * 3, samples=[200, None, 3]) == [1, 1, 0.1]
+    assert no_testbench({"testbench": TESTBENCH, "top": None}) is None
+    assert no_testbench({}) == "`testbench`: Field required"
+    assert "`samples`" in str(no_testbench({"testbench": TESTBENCH, "samples": "many"}))
 
 
 def test_without_the_simulator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@
 
 Importing this module in a process with WAVER_RECIPE set, the path of a YAML file with `make_recipe`'s arguments,
 registers that recipe there; the driver has to import it too, for the advantages. verl's registries hand over neither
-entropies nor whole steps, so a method whose hooks read them is refused. Written from the signatures of verl 0.10.
+entropies nor whole steps, so a method whose hooks read them is refused. Run inside verl 0.9.1 (`make verl`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from training.rl.registry import make_recipe
 NAME = "waver"
 HOOKS = {"reward", "advantage", "ratio_clip"}
 """What verl's two registries have a place for."""
+NO_HOOKS = {"name", "paper", "summary", "state", "defaults", "excludes", "report"}
+"""Of a method, what changes nothing in a step: what it would log is left out."""
 ELSEWHERE = {
     "kl": "set actor.use_kl_loss and actor.kl_loss_coef in verl, and kl=0",
     "entropy": "set actor.entropy_coeff in verl, and entropy=0",
@@ -50,9 +52,8 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"{setting} is not for a registered loss: {advice}")
     if recipe.settings.denominator != "all":
         raise RecipeError("verl divides by all valid tokens: set denominator=all")
-    plain = {field.name for field in fields(Method)} - {"name", "paper", "summary", "state", "defaults", "excludes"}
     for method in recipe.methods:
-        for hook in sorted(plain - HOOKS):
+        for hook in sorted({field.name for field in fields(Method)} - HOOKS - NO_HOOKS):
             if getattr(method, hook):
                 raise RecipeError(f"{method.name} needs {hook}, which verl's registries do not offer: train with TRL")
 

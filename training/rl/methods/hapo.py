@@ -34,11 +34,10 @@ import torch
 from pydantic import Field
 
 from entropy import shannon_entropy
+from entropy.uncertainty import Statistics
 from training.rl import Batch, Draw, Measure, Method, Settings, Strict
 from training.rl.advantages import advantages, group_index
 from training.rl.loss import clipped_loss, importance_ratio
-
-FLOOR = 1e-8
 
 
 class Parameters(Strict):
@@ -57,35 +56,6 @@ class Parameters(Strict):
     """Share of the log entropies to cut at both ends, such as 0.001."""
     per_microbatch: bool = False
     legacy_abs: bool = False
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What the signal needs to know of a batch: the four numbers that one step hands to the next."""
-
-    q: float
-    sigma: float
-    s_pos: float
-    """1 / max h."""
-    s_neg: float
-    """1 / |min h|."""
-
-    @classmethod
-    def of(cls, entropy: torch.Tensor, pivot: float = 0.8, winsorise: float = 0.0) -> Statistics:
-        """From the entropies of valid tokens, flat and at least one."""
-        log = entropy.double().clamp(min=FLOOR).log().sort().values
-        last = len(log) - 1
-        log = log.clamp(log[round(winsorise * last)], log[round((1 - winsorise) * last)])
-        q = float(log[round(pivot * last)])
-        sigma = float((log - q).square().mean().sqrt().clamp(min=FLOOR))
-        top, bottom = (float(log[-1]) - q) / sigma, (float(log[0]) - q) / sigma
-        return cls(q, sigma, 1 / max(top, FLOOR), 1 / max(-bottom, FLOOR))
-
-    def signal(self, entropy: torch.Tensor, legacy_abs: bool = False) -> torch.Tensor:
-        """h~ of entropies of any shape."""
-        h = (entropy.clamp(min=FLOOR).log() - self.q) / self.sigma
-        scaled = (h * torch.where(h > 0, self.s_pos, self.s_neg)).clamp(-1, 1)
-        return scaled.abs() if legacy_abs else scaled
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The functions that verl registers: its signatures, our loss, and what its registries cannot carry.
 
-They are called here as verl's trainer calls them; verl itself is not installed beside this transformers.
+They are called here as verl's trainer calls them; verl itself is not installed beside this transformers, and
+test_inside_verl.py runs beside it in an environment of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from tests.training.rl.rows import batch
-from training.rl import Method, Recipe, RecipeError
+from training.rl import Method, Recipe, RecipeError, make_recipe
 from training.rl.adapters.verl import advantage, policy_loss
 
 G = torch.Generator().manual_seed(0)
@@ -105,6 +106,12 @@ def test_the_signatures_are_those_that_verl_calls() -> None:
 def test_what_the_registries_cannot_carry_is_refused(recipe: Any, reason: str) -> None:
     with pytest.raises(RecipeError, match=reason):
         policy_loss(recipe())
+
+
+def test_what_a_method_only_logs_is_no_obstacle() -> None:
+    loss, _ = called(make_recipe("grpo", [{"name": "kl_cov", "share": 0.2, "penalty": 0.0}]))
+    plain, _ = called(Recipe("grpo", clip_low=1e9, clip_high=1e9, dual_clip=None))
+    assert loss == pytest.approx(float(plain))
 
 
 def test_another_aggregation_is_refused() -> None:

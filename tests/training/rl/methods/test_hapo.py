@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from entropy import shannon_entropy
+from entropy.uncertainty import Statistics
 from tests.training.rl.rows import F64, batch
 from training.rl import Recipe, RecipeError, load, make_recipe
 from training.rl.loss import clipped_loss
 from training.rl.methods.hapo import (
     AdaptiveTemperature,
-    Statistics,
     clip_bounds,
     redistributed,
     token_group_advantage,

@@ -1,0 +1,28 @@
+"""What policies of the stage `sample` share: their own parameters, as a transform, go to whichever engine writes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import ClassVar
+
+from engines import transforms
+from engines.base import Sampling, Step
+from policies.base import Job, Policy, Proceed, Stage
+
+
+class Shaping(Policy):
+    """A policy that is a transform; `engines.transforms` says in which order transforms are applied."""
+
+    stage: ClassVar[Stage] = "sample"
+
+    def foresee(self, job: Job) -> list[Job]:
+        return [replace(job, sampling=self.apply(job.sampling))]
+
+    def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
+        (inner,) = self.foresee(job)
+        return proceed(inner)
+
+    def apply(self, sampling: Sampling) -> Sampling:
+        own = transforms.from_data(self.model_dump())
+        return replace(sampling, transforms=(*sampling.transforms, own))

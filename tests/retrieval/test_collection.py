@@ -62,7 +62,7 @@ async def test_a_search_does_not_hold_up_the_loop(facts: Collection) -> None:
     found = await asyncio.gather(*(facts.search(f"Which river number {i}?") for i in range(12)))
     ticking.cancel()
     assert all(found)
-    assert sorted(gaps)[len(gaps) // 2] < 0.1
+    assert sorted(gaps)[len(gaps) // 2] < 0.3
 
 
 def test_unchanged_is_left_alone_and_changed_replaces(facts: Collection) -> None:

@@ -24,7 +24,7 @@ from rich.progress import Progress
 from transformers import AutoTokenizer
 
 from benchmarks import report
-from benchmarks.answers import BUNDLED, LARGE, MAX_TOKENS, Answer, How, OverHTTP, ask_all, closed_book
+from benchmarks.answers import BUNDLED, LARGE, Answer, How, OverHTTP, ask_all, closed_book
 from benchmarks.processes import free_port, running
 from benchmarks.stats import Array, middle, percentiles, resamples, wilson
 from clients.client import AsyncWaver
@@ -44,6 +44,8 @@ SAVING = 0.224
 """Aim: tokens saved against fixed normal, as in the paper, at no lower accuracy."""
 FIRST_TOKEN = 1.1
 """Aim: time to the first token, in multiples of that without a policy."""
+MOST = 256
+"""Tokens of an answer: half of them, which the strategy hard has, are enough for any sum's working."""
 BLOCK = 50
 """Questions that one way answers before the next has its turn, so that a drift of the machine favours none."""
 BEYOND = range(9, 13)
@@ -158,20 +160,26 @@ def plain_answers(run: Run) -> list[Answers]:
     return [Answers(right, tokens, entropy, 0.0) for right, tokens, entropy in told]
 
 
-async def runs(bench: Bench, rules: Sequence[str], bar: Progress) -> dict[str, Run]:
-    """Fixed strategies, none, and every probe; then their decisions shuffled, and the oracle."""
+def ways(bench: Bench, rules: Sequence[str]) -> dict[str, Sequence[How]]:
+    """No strategy, fixed ones, and every probe."""
     n = len(bench.items)
-    ways: dict[str, Sequence[How]] = {PLAIN: [bench.how()] * n}
-    ways |= {name: [bench.how(strategy=name)] * n for name in CLASSES}
-    ways |= {f"diffadapt, {rule}": [bench.how(strategy="auto", probe=rule)] * n for rule in rules}
-    task = bar.add_task("asking", total=n * len(ways))
-    found = await bench.run(ways, lambda: bar.advance(task))
-    last: dict[str, Sequence[How]] = {ORACLE: [bench.how(strategy=ORACLE, answer=item.answer) for item in bench.items]}
+    fixed: dict[str, Sequence[How]] = {name: [bench.how(strategy=name)] * n for name in CLASSES}
+    routed = {f"diffadapt, {rule}": [bench.how(strategy="auto", probe=rule)] * n for rule in rules}
+    return {PLAIN: [bench.how()] * n, **fixed, **routed}
+
+
+def controls(bench: Bench, rules: Sequence[str], found: Mapping[str, Run]) -> dict[str, Sequence[How]]:
+    """The oracle, and as many of each strategy as each probe chose, dealt out at random."""
+    made: dict[str, Sequence[How]] = {ORACLE: [bench.how(strategy=ORACLE, answer=item.answer) for item in bench.items]}
     for rule in rules:
         mix = dict(zip(CLASSES, found[f"diffadapt, {rule}"].shares.tolist(), strict=True))
-        last[f"{SHUFFLED}, {rule}"] = [bench.how(strategy=SHUFFLED, mix=mix)] * n
-    task = bar.add_task("controls", total=n * len(last))
-    return found | await bench.run(last, lambda: bar.advance(task))
+        made[f"{SHUFFLED}, {rule}"] = [bench.how(strategy=SHUFFLED, mix=mix)] * len(bench.items)
+    return made
+
+
+async def ask(bench: Bench, asked: Mapping[str, Sequence[How]], words: str, bar: Progress) -> dict[str, Run]:
+    task = bar.add_task(words, total=len(bench.items) * len(asked))
+    return await bench.run(asked, lambda: bar.advance(task))
 
 
 def rows(found: Mapping[str, Run]) -> list[dict[str, Any]]:
@@ -300,18 +308,20 @@ async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
     async with serve(settings, config) as client:
         bar.remove_task(waiting)
         bench = Bench(client, items, settings, words)
-        found = await runs(bench, rules, bar)
+        found = await ask(bench, ways(bench, rules), "asking", bar)
+        found |= await ask(bench, controls(bench, rules, found), "controls", bar)
         times = await first_tokens(bench, rules[0], settings["timed"], settings["seed"], bar)
         longer = [
             item for steps in BEYOND for item in draw(TASK, settings["seed"] + 2, settings["longer"], steps=steps)
         ]
         beyond = Bench(client, longer, settings, words)
-        more = (await beyond.run({PLAIN: [beyond.how()] * len(longer)}, lambda: None))[PLAIN]
-    answers = [*plain_answers(found[PLAIN]), *plain_answers(more)]
+        more = await ask(beyond, ways(beyond, rules), "longer sums", bar)
+    answers = [*plain_answers(found[PLAIN]), *plain_answers(more[PLAIN])]
     shaped = groups([*at, *levels(longer)], answers)
     taught = [group for group in shaped if group.level < min(BEYOND)]
     return {
         "rows": rows(found),
+        "beyond": rows(more),
         "mixes": mixes(found, at),
         "levels": [asdict(group) for group in shaped],
         "u_shape": {"taught": u_shape(taught), "beyond": u_shape(shaped)},
@@ -330,19 +340,18 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         "strategy's words included. In brackets: 95 % intervals (Wilson for shares, paired bootstrap for "
         f"differences). Seconds: all questions, {settings['at_once']} at a time; the ways take turns.",
         "![Accuracy against tokens; entropy by length; strategies by length](diffadapt.png)",
-        report.table(
-            ("", "accuracy", "tokens", "saved on normal", "over normal, points", "easy/normal/hard", "forced", "s"),
-            [_row(row) for row in numbers["rows"]],
-        ),
+        report.table(HEAD, [_row(row) for row in numbers["rows"]]),
         "`diffadapt` is named with the rule of its probe's labels. `shuffled` deals out as many of each strategy at "
         "random, `oracle` knows the answer and takes the cheapest strategy that is right (its time is that of all "
         "three).",
         "## Aims",
         *(f"- {_aims(row)}" for row in numbers["rows"] if "met" in row),
+        "## Longer sums",
+        f"{settings['longer']} sums each of {BEYOND[0]} to {BEYOND[-1]} steps, more than the model was ever taught:",
+        report.table(HEAD, [_row(row) for row in numbers["beyond"]]),
         "## Is there a U?",
         f"On the sums above: {numbers['u_shape']['taught'][1]}",
-        f"With {settings['longer']} sums each of {BEYOND[0]} to {BEYOND[-1]} steps, longer than any that the model was "
-        f"taught: {numbers['u_shape']['beyond'][1]}",
+        f"With the longer ones: {numbers['u_shape']['beyond'][1]}",
         "Mean entropy of the tokens of plain answers, by steps:",
         report.table(
             ("steps", "questions", "right", "tokens", "entropy, nats"),
@@ -360,6 +369,9 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         "## Time to the first token",
         *(_first(length, told) for length, told in numbers["first_tokens"].items()),
     ]  # fmt: skip
+
+
+HEAD = ("", "accuracy", "tokens", "saved on normal", "over normal, points", "easy/normal/hard", "forced", "s")
 
 
 def _points(value: float, interval: Sequence[float]) -> str:
@@ -412,7 +424,7 @@ def main(
     backend: Annotated[Literal["transformers", "vllm"], typer.Option(help="What runs the model.")] = "transformers",
     timed: Annotated[int, typer.Option(min=1, help="Requests of a kind for times to the first token.")] = 60,
     longer: Annotated[int, typer.Option(min=1, help="Plain sums of each length beyond 8 steps.")] = 40,
-    max_tokens: report.MaxTokens = MAX_TOKENS,
+    max_tokens: report.MaxTokens = MOST,
     seed: report.Seed = 61100,
     at_once: Annotated[int, typer.Option(min=1, help="Questions in the air at a time.")] = 32,
     models: report.Models = None,

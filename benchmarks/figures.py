@@ -249,16 +249,18 @@ def _smooth(curve: Sequence[tuple[int, float]], width: int) -> tuple[list[int], 
 def diffadapt(numbers: Mapping[str, Any], out: Path, name: str = "diffadapt") -> None:
     """Accuracy against tokens of every way to answer; plain answers' entropy by length; each probe's strategies."""
     with plt.rc_context(STYLE):
-        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
-        for row in numbers["rows"]:
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 5), layout="constrained")
+        placed: list[tuple[float, float]] = []
+        for row in sorted(numbers["rows"], key=lambda row: -row["accuracy"]):
             kind = row["way"].split(",")[0]
             colour = {"diffadapt": SHADES[1], "shuffled": GREY, "oracle": INK}.get(kind, BLUE)
-            share = 100 * row["accuracy"]
+            at = row["tokens"], 100 * row["accuracy"]
             low, high = (100 * each for each in row["accuracy_interval"])
-            left.errorbar(row["tokens"], share, [[share - low], [high - share]], color=colour, marker="o", ms=5, lw=0.8)
-            left.annotate(
-                row["way"], (row["tokens"], share), (6, 4), textcoords="offset points", fontsize=7, color=colour
-            )
+            left.errorbar(*at, [[at[1] - low], [high - at[1]]], color=colour, marker="o", ms=5, lw=0.8)
+            above = sum(abs(x - at[0]) < 20 and y - at[1] < 12 for x, y in placed)  # their labels stand above this one's
+            placed.append(at)
+            left.annotate(row["way"], at, (7, 4 - 8 * above), textcoords="offset points", fontsize=7, color=colour)
+        left.margins(x=0.25)
         left.set(xlabel="tokens of an answer, with the strategy's words", ylabel="right answers, %")
         levels = numbers["levels"]
         x = [level["level"] for level in levels]

@@ -177,6 +177,7 @@ def test_diffadapt(probed: Path, start: Callable[..., Any], tmp_path: Path, monk
     assert rows["normal"]["saving"] == rows["normal"]["over_normal"] == 0
     assert all(sum(rows[name]["mix"].values()) == pytest.approx(1) for name in routed)
     assert rows["oracle"]["tokens"] <= min(rows[name]["tokens"] for name in CLASSES)
+    assert [row["way"] for row in found["beyond"]] == ["plain", *CLASSES, *routed]
     assert sum(level["count"] for level in found["levels"]) == 8 + len(diffadapt.BEYOND)
     assert found["first_tokens"]["long"]["milliseconds"]["auto"]["median"] > 0
     assert {file.suffix for file in (tmp_path / "out").iterdir()} == {".json", ".md", ".png", ".svg"}

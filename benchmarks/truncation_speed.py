@@ -169,11 +169,6 @@ def page(found: Mapping[str, Any]) -> list[str]:
             f"**`{name}` at most {one['limit']:g} times a `top_p` step**: {report.verdict(one['met'])}; the highest "
             f"median is {one['worst']:.2f} ({one['at']})."
         )
-    parts.append(
-        f"`{NEIGHBOURS}` costs most where several tokens may be kept: then it needs the embeddings of all of the first set, "
-        f"some thousand rows of {settings['dim']} numbers, for each row of the batch, and fetching them takes most of its "
-        "time. Where the bounds leave one candidate, no embedding or only some dozens are looked at."
-    )
     for key, measured in cells.items():
         head = (key, "milliseconds", "against top_p", "whole draw")
         parts.append(report.table(head, [_line(name, value) for name, value in measured.items()]))

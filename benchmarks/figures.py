@@ -257,7 +257,7 @@ def diffadapt(numbers: Mapping[str, Any], out: Path, name: str = "diffadapt") ->
             at = row["tokens"], 100 * row["accuracy"]
             low, high = (100 * each for each in row["accuracy_interval"])
             left.errorbar(*at, [[at[1] - low], [high - at[1]]], color=colour, marker="o", ms=5, lw=0.8)
-            above = sum(abs(x - at[0]) < 20 and y - at[1] < 12 for x, y in placed)  # their labels stand above this one's
+            above = sum(abs(x - at[0]) < 20 and y - at[1] < 12 for x, y in placed)  # their labels stand there
             placed.append(at)
             left.annotate(row["way"], at, (7, 4 - 8 * above), textcoords="offset points", fontsize=7, color=colour)
         left.margins(x=0.25)

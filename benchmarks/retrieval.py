@@ -23,7 +23,7 @@ from rich.progress import Progress
 from benchmarks import ingestion, report
 from benchmarks.processes import resident
 from retrieval.base import Ids, Vectors
-from retrieval.index import FLAT_UNTIL, HNSW_UNTIL, STEP, Index, Kind, build, faiss, kind_for
+from retrieval.index import FLAT_UNTIL, HNSW_SEARCH, HNSW_UNTIL, STEP, Index, Kind, build, faiss, kind_for
 
 DIMENSION, WANTED = 384, 10
 KINDS: tuple[Kind, ...] = ("flat", "hnsw", "ivf_pq")
@@ -144,7 +144,7 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
             f"{found['build_seconds']:,.1f}",
         ]
         for count, kinds in numbers["indices"].items()
-        for kind, found in kinds.items()
+        for kind, found in sorted(kinds.items(), key=lambda item: KINDS.index(item[0]))
     ]
     out = [
         "# Retrieval",
@@ -166,6 +166,8 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
             rows,
         ),
         f"By default a collection is flat up to {FLAT_UNTIL:,} vectors, HNSW up to {HNSW_UNTIL:,} and IVF-PQ above.",
+        f"HNSW searches with a beam of {HNSW_SEARCH}. A beam should be wider than a topic, whose links hardly "
+        f"leave it: with 128 and {A_CENTRE} a topic, recall was 0.756 at 100,000 and 0.526 at a million vectors.",
     ]
     if taken := numbers["ingestion"]:
         out += ["## Taking documents in", *ingestion.page(taken)]

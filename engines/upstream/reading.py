@@ -87,8 +87,8 @@ class Reader:
         return replace(step, entropy=(low + high) / 2, entropy_bounds=(low, high), top_logprobs=pairs)
 
     def _trace(self, trace: Sequence[Mapping[str, Any]], heard: list[Heard]) -> list[Heard]:
-        """Waver's own trace: ids, exact entropies, and what a truncation left. The alternatives stand beside it, if they
-        were asked for."""
+        """Waver's own trace: ids, exact entropies, and what a truncation left. The alternatives stand beside it, if
+        they were asked for."""
         tops = [each.top for each in heard] if len(heard) == len(trace) else [()] * len(trace)
         return [self._traced(token, top) for token, top in zip(trace, tops, strict=True)]
 

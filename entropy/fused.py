@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+import numpy as np
 import torch
+
+from entropy.shannon import NEGLIGIBLE
 
 Measures = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 WORTH_COMPILING = 8192
 """Below this vocabulary the plain form costs next to nothing."""
+A_FEW = 2**16
+"""Up to so many logits on a CPU, the calls cost more than the sweep. A model's pass has emptied the caches, and NumPy's
+calls fill them again with less: 0.29 ms for a row of 32k tokens, where the compiled form takes 0.42 ms."""
 
 
 def measure(logits: torch.Tensor) -> Measures:
@@ -29,8 +35,30 @@ def measure(logits: torch.Tensor) -> Measures:
     return entropy, peak[:, 0] + log_partition, peak[:, 0]
 
 
-@cache
+def measure_few(logits: torch.Tensor) -> Measures:
+    """`measure` in NumPy, for logits on a CPU."""
+    values = logits.numpy()
+    peak = values.max(-1)
+    centred = values - np.maximum(peak, np.finfo(values.dtype).min)[:, None]
+    np.maximum(centred, NEGLIGIBLE, out=centred)  # `exp` is 0 there, and 0 times this is 0
+    weights = np.exp(centred)
+    partition = weights.sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_partition = np.log(partition)
+        entropy = np.where(partition > 0, log_partition - np.einsum("ij,ij->i", weights, centred) / partition, 0)
+    return torch.from_numpy(entropy), torch.from_numpy(peak + log_partition), torch.from_numpy(peak)
+
+
 def fastest(vocabulary: int, device: torch.device) -> Callable[[torch.Tensor], Measures]:
+    """`measure` in its fastest form for each number of rows, where a compiler can be had."""
+    many = _compiled(vocabulary, device)
+    if device.type != "cpu":
+        return many
+    return lambda logits: measure_few(logits) if logits.numel() <= A_FEW else many(logits)
+
+
+@cache
+def _compiled(vocabulary: int, device: torch.device) -> Callable[[torch.Tensor], Measures]:
     """`measure`, compiled where that pays and a compiler can be had: ten times faster at 128k tokens on a CPU."""
     if vocabulary < WORTH_COMPILING and device.type == "cpu":
         return measure

@@ -56,6 +56,22 @@ class Place:
         return self.live.always_draws or self.position < self.live.until
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the rows that asked are among the step's: all of them in their order where no index says otherwise, which
+    is the common case, and a step of one row is as long as the number of its kernels."""
+
+    index: torch.Tensor | None
+
+    @property
+    def every(self) -> torch.Tensor | slice:
+        return slice(None) if self.index is None else self.index
+
+    def of(self, which: torch.Tensor) -> torch.Tensor:
+        """The rows of some of those that asked, `[n]`."""
+        return which if self.index is None else self.index[which]
+
+
 class Live:
     """A request in the batch, or one that was in it and may come back."""
 
@@ -225,14 +241,14 @@ class Decoder:
             return
         for place in batch:
             place.live.position = place.position
-        index = send([place.row for place in batch], self._device)
         whole = len(batch) == logits.shape[0]
+        rows = Rows(None if whole else send([place.row for place in batch], self._device))
         if self._known < logits.shape[1]:
-            logits[slice(None) if whole else index, self._known :] = -torch.inf
+            logits[rows.every, self._known :] = -torch.inf
         for place in batch:
             if place.live.schema is not None:
                 self._guide(logits[place.row], place, place.live.schema)
-        mine = logits if whole else logits[index]
+        mine = logits if whole else logits[rows.every]
         entropy, norm, peak = self._measure(mine)
         logprob = peak - norm
         top = self._alternatives(mine, norm, batch)
@@ -244,7 +260,7 @@ class Decoder:
         if gated:
             which = send(gated, self._device)
             stops = send([batch[i].live.ask.stop for i in gated], self._device)
-            self._bar(logits, index, mine, batch)
+            self._bar(logits, rows, mine, batch)
             assert flags is not None
             ends, flags[which] = self._gates([batch[i] for i in gated], entropy[which])
         drawn = [i for i, place in enumerate(batch) if place.draws]
@@ -260,36 +276,36 @@ class Decoder:
             if remembers:
                 assert flags is not None
                 self._remember([batch[i] for i in drawn], drawn, tokens, flags)
-            logits[index[picked], tokens] = CERTAIN
+            logits[rows.of(picked), tokens] = CERTAIN
         given = [(i, token) for i, place in enumerate(batch) if (token := place.given) is not None]
         if given:
             which_given, taken = send(given, self._device).T
             logprob[which_given] = mine[which_given, taken] - norm[which_given]
-            logits[index[which_given], taken] = CERTAIN
+            logits[rows.of(which_given), taken] = CERTAIN
         if misled := self._misled(batch):
             which_misled = send(misled, self._device)
             logprob[which_misled] = mine[which_misled].amax(-1) - norm[which_misled]
         cut = [i for i, place in enumerate(batch) if place.live.cuts]
         if cut:
-            self._shape(logits, index, mine, entropy, [batch[i].live.ask for i in cut], cut)
+            self._shape(logits, rows, mine, entropy, [batch[i].live.ask for i in cut], cut)
         if gated:
-            rows = index[which]
-            logits[rows, stops] = torch.where(ends, 10 * CERTAIN, logits[rows, stops])
+            at = rows.of(which)
+            logits[at, stops] = torch.where(ends, 10 * CERTAIN, logits[at, stops])
         self._report(batch, entropy, logprob, flags, crop, top)
         self._hand_out(len(logits), batch, states)
 
-    def _bar(self, logits: torch.Tensor, index: torch.Tensor, mine: torch.Tensor, batch: Sequence[Place]) -> None:
+    def _bar(self, logits: torch.Tensor, rows: Rows, mine: torch.Tensor, batch: Sequence[Place]) -> None:
         """Nobody draws a token that is kept for ending a request, unless it ends the answer anyway."""
         barred = [(i, place.live.ask.stop) for i, place in enumerate(batch) if place.live.reserves]
         if barred:
             which, stops = send(barred, self._device).T
             mine[which, stops] = -torch.inf
-            logits[index[which], stops] = -torch.inf
+            logits[rows.of(which), stops] = -torch.inf
 
     def _shape(
         self,
         logits: torch.Tensor,
-        index: torch.Tensor,
+        rows: Rows,
         mine: torch.Tensor,
         entropy: torch.Tensor,
         asks: Sequence[Ask],
@@ -304,9 +320,9 @@ class Decoder:
         if temperatures is not base:
             heat = temperatures.tolist()
         left = truncate(mine[which] / temperatures[:, None], transforms, self._geometry, heat).logits
-        rows = index[which]
-        kept = logits[rows] if temperatures is base else logits[rows] * (base / temperatures)[:, None]
-        logits[rows] = kept.masked_fill(left == -torch.inf, -torch.inf)
+        at = rows.of(which)
+        kept = logits[at] if temperatures is base else logits[at] * (base / temperatures)[:, None]
+        logits[at] = kept.masked_fill(left == -torch.inf, -torch.inf)
 
     def _misled(self, batch: Sequence[Place]) -> list[int]:
         """Rows whose likeliest token vLLM takes, and that may have been the one that is kept for the gate."""

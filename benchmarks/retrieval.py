@@ -165,7 +165,8 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
             ),
             rows,
         ),
-        f"By default a collection is flat up to {FLAT_UNTIL:,} vectors, HNSW up to {HNSW_UNTIL:,} and IVF-PQ above.",
+        f"By default a collection is flat up to {FLAT_UNTIL:,} vectors, HNSW up to {HNSW_UNTIL:,} and IVF-PQ above: "
+        "flat is exact, and fast enough for few; HNSW answers soonest; IVF-PQ is built in a fraction of its time.",
         f"HNSW searches with a beam of {HNSW_SEARCH}. A beam should be wider than a topic, whose links hardly "
         f"leave it: with 128 and {A_CENTRE} a topic, recall was 0.756 at 100,000 and 0.526 at a million vectors.",
     ]

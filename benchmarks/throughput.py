@@ -94,7 +94,7 @@ def unmeasured(engine: Engine) -> Iterator[None]:
     """The engine without its entropies and logprobs: what drawing tokens takes by itself."""
     assert isinstance(engine, TransformersEngine)
 
-    def bare(logits: torch.Tensor, drawn: torch.Tensor, top: Sequence[int]) -> list[Step]:
+    def bare(logits: torch.Tensor, drawn: torch.Tensor, top: Sequence[int], entropy: object = None) -> list[Step]:
         return [Step(token, 0.0, 0.0, engine.name) for token in drawn.tolist()]
 
     engine._measure = bare  # type: ignore[method-assign]

@@ -301,7 +301,7 @@ class TransformersEngine:
         rows = [sequence.row for sequence in sequences]
         entropy = shannon_entropy(logits) if any(adapts(row.sampling.transforms) for row in rows) else None
         drawn = draw(logits, rows, self._geometry, entropy)
-        steps = self._measure(logits, drawn.tokens, [s.sampling.top_logprobs for s in sequences])
+        steps = self._measure(logits, drawn.tokens, [s.sampling.top_logprobs for s in sequences], entropy)
         if drawn.kept is not None and drawn.crop_entropy is not None:
             crops = zip(steps, drawn.kept.tolist(), drawn.crop_entropy.tolist(), strict=True)
             steps = [replace(step, kept=kept, crop_entropy=h) if kept else step for step, kept, h in crops]
@@ -321,9 +321,12 @@ class TransformersEngine:
             logits[..., self.tokens.vocab_size :] = -torch.inf
         return logits
 
-    def _measure(self, logits: torch.Tensor, drawn: torch.Tensor, top: Ids[int]) -> list[Step]:
-        """Steps for drawn tokens: entropy and log-probabilities of `[rows, vocab]` raw logits."""
-        entropies = shannon_entropy(logits)
+    def _measure(
+        self, logits: torch.Tensor, drawn: torch.Tensor, top: Ids[int], entropy: torch.Tensor | None = None
+    ) -> list[Step]:
+        """Steps for drawn tokens: entropy (`[rows]`, where it is known) and log-probabilities of `[rows, vocab]` raw
+        logits."""
+        entropies = shannon_entropy(logits) if entropy is None else entropy
         logits = logits - logits.amax(-1, keepdim=True)  # what is likely is near 0 now, where float32 is finest
         norm = logits.logsumexp(-1, keepdim=True)
         chosen = (logits.gather(-1, drawn[:, None]) - norm)[:, 0]

@@ -90,13 +90,7 @@ class Reader:
         """Waver's own trace: ids, exact entropies, and what a truncation left. The alternatives stand beside it, if
         they were asked for."""
         tops = [each.top for each in heard] if len(heard) == len(trace) else [()] * len(trace)
-        return [self._traced(token, top) for token, top in zip(trace, tops, strict=True)]
-
-    def _traced(self, t: Mapping[str, Any], top: Top) -> Heard:
-        cut = (_whole(t["kept"]), max(_real(t["crop_entropy"]), 0.0)) if "kept" in t else (None, None)
-        return Heard(
-            _whole(t["id"]), str(t["token"]), _real(t["logprob"]), top, True, max(_real(t["entropy"]), 0.0), *cut
-        )
+        return [_traced(token, top) for token, top in zip(trace, tops, strict=True)]
 
     def _logprobs(self, data: Any) -> list[Heard]:
         if not data:
@@ -146,6 +140,12 @@ class Reader:
                 ids[spelling] = None if spelling in ids else token
             self._ids = ids
         return self._ids
+
+
+def _traced(token: Mapping[str, Any], top: Top) -> Heard:
+    cut = (_whole(token["kept"]), max(_real(token["crop_entropy"]), 0.0)) if "kept" in token else (None, None)
+    entropy = max(_real(token["entropy"]), 0.0)
+    return Heard(_whole(token["id"]), str(token["token"]), _real(token["logprob"]), top, True, entropy, *cut)
 
 
 def _real(value: Any) -> float:

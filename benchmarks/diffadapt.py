@@ -7,7 +7,6 @@ probe knows about single questions.
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 import tempfile
 import time
@@ -31,7 +30,7 @@ from clients.client import AsyncWaver
 from engines.probe import CLASSES
 from training.probe.labels import Answers
 from training.probe.shape import groups, u_shape
-from training.world import Item, documents, draw, score_text
+from training.world import Item, documents, draw, score_text, steps_of
 
 TASK = "arithmetic"
 CONFIG = Path(__file__).parents[1] / "configs" / "bundled.yaml"
@@ -55,6 +54,7 @@ PASSAGES = 12
 WARM_UP = 3
 START = 900.0
 """Seconds that a server may take to start."""
+HEAD = ("", "accuracy", "tokens", "saved on normal", "over normal, points", "easy/normal/hard", "forced", "s")
 
 app = report.command()
 
@@ -151,7 +151,7 @@ class Bench:
 
 def levels(items: Sequence[Item]) -> list[int]:
     """The number of steps of each sum."""
-    return [len(re.findall(r" [+-] \d", item.prompt)) for item in items]
+    return [steps_of(item.prompt) for item in items]
 
 
 def plain_answers(run: Run) -> list[Answers]:
@@ -240,27 +240,27 @@ async def first_tokens(bench: Bench, rule: str, count: int, seed: int, bar: Prog
 
     No two requests share a question, so that nobody finds what another has left in a cache.
     """
-    ways: dict[str, list[dict[str, Any]]] = {
+    policies: dict[str, list[dict[str, Any]]] = {
         PLAIN: [],
         "normal": [{"name": "diffadapt", "strategy": "normal"}],
         "auto": [{"name": "diffadapt", "probe": rule}],
     }
     total = count + WARM_UP
-    items = draw(TASK, seed + 1, 2 * total * len(ways))
+    items = draw(TASK, seed + 1, 2 * total * len(policies))
     texts = [each.text for each in documents()]
     task = bar.add_task("first tokens", total=len(items))
     found: dict[str, Any] = {}
     for length in ("short", "long"):
-        spent: dict[str, list[float]] = {name: [] for name in ways}
+        spent: dict[str, list[float]] = {name: [] for name in policies}
         for run in range(total):
-            order = list(ways)[run % len(ways) :] + list(ways)[: run % len(ways)]
+            order = list(policies)[run % len(policies) :] + list(policies)[: run % len(policies)]
             for name in order:
                 question = items.pop().prompt
                 if length == "long":
                     start = len(items) * 7
                     passages = [texts[(start + i) % len(texts)] for i in range(PASSAGES)]
                     question = "\n".join([*passages, "", question])
-                took = await first_token(bench.client, question, ways[name])
+                took = await first_token(bench.client, question, policies[name])
                 if run >= WARM_UP:
                     spent[name].append(1000 * took)
                 bar.advance(task)
@@ -339,7 +339,8 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         f"{TOP_P:g}, at most {settings['max_tokens']} tokens, `forced_answer` on for all. Tokens are an answer's, the "
         "strategy's words included. In brackets: 95 % intervals (Wilson for shares, paired bootstrap for "
         f"differences). Seconds: all questions, {settings['at_once']} at a time; the ways take turns.",
-        "![Accuracy against tokens; entropy by length; strategies by length](diffadapt.png)",
+        "![Accuracy against tokens; entropy by length; strategies by length]"
+        f"({report.by_backend('diffadapt', settings['backend'])}.png)",
         report.table(HEAD, [_row(row) for row in numbers["rows"]]),
         "`diffadapt` is named with the rule of its probe's labels. `shuffled` deals out as many of each strategy at "
         "random, `oracle` knows the answer and takes the cheapest strategy that is right (its time is that of all "
@@ -371,13 +372,6 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-HEAD = ("", "accuracy", "tokens", "saved on normal", "over normal, points", "easy/normal/hard", "forced", "s")
-
-
-def _points(value: float, interval: Sequence[float]) -> str:
-    return f"{100 * value:+.1f} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
-
-
 def _row(row: Mapping[str, Any]) -> list[str]:
     mix = row["mix"]
     return [
@@ -385,7 +379,7 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         report.percent(row["accuracy"], row["accuracy_interval"]),
         f"{row['tokens']:.1f}",
         report.percent(row["saving"], row["saving_interval"]),
-        _points(row["over_normal"], row["over_normal_interval"]),
+        report.points(row["over_normal"], row["over_normal_interval"]),
         "–" if mix is None else " / ".join(f"{100 * mix[name]:.0f}" for name in CLASSES),
         report.percent(row["forced"]),
         f"{row['seconds']:.1f}",
@@ -398,13 +392,14 @@ def _level(each: Mapping[str, Any]) -> list[str]:
 
 
 def _aims(row: Mapping[str, Any]) -> str:
+    met = {key: report.verdict(value) for key, value in row["met"].items()}
     return (
         f"`{row['way']}`: {report.percent(row['saving'], row['saving_interval'])} fewer tokens than fixed normal, "
-        f"{_points(row['over_normal'], row['over_normal_interval'])} points. Aim (at least {report.percent(SAVING)} "
-        f"fewer, accuracy no lower): {report.verdict(row['met']['saving'])}. The same decisions shuffled: "
-        f"{report.percent(row['shuffled_accuracy'])} with {row['shuffled_tokens']:.1f} tokens; the probe is "
-        f"{_points(row['over_shuffled'], row['over_shuffled_interval'])} points above. Aim (above for sure): "
-        f"{report.verdict(row['met']['shuffled'])}."
+        f"{report.points(row['over_normal'], row['over_normal_interval'])} points. Aim (at least "
+        f"{report.percent(SAVING)} fewer, accuracy no lower): {met['saving']}. The same decisions "
+        f"shuffled: {report.percent(row['shuffled_accuracy'])} with {row['shuffled_tokens']:.1f} tokens; the probe is "
+        f"{report.points(row['over_shuffled'], row['over_shuffled_interval'])} points above. Aim (above for sure): "
+        f"{met['shuffled']}."
     )
 
 
@@ -438,7 +433,7 @@ def main(
     from benchmarks.figures import diffadapt as plot
 
     settings = dict(context.params)
-    name = "diffadapt_vllm" if backend == "vllm" else "diffadapt"
+    name = report.by_backend("diffadapt", backend)
     if backend == "vllm":
         report.need_vllm()
     conditions = report.conditions("diffadapt", settings)
@@ -448,7 +443,7 @@ def main(
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
     plot(found, out, name)
-    report.write(out, name, found, [part.replace("diffadapt.png", f"{name}.png") for part in page(found)])
+    report.write(out, name, found, page(found))
 
 
 if __name__ == "__main__":

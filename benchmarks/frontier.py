@@ -336,8 +336,7 @@ def _where(row: Mapping[str, Any]) -> str:
 def _points(row: Mapping[str, Any]) -> str:
     if "over_random" not in row:
         return ""
-    low, high = row["over_random_interval"]
-    return f"{100 * row['over_random']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return report.points(row["over_random"], row["over_random_interval"])
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:

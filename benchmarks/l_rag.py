@@ -280,7 +280,7 @@ def page(found: Mapping[str, Any]) -> list[str]:
         f"{found['documents']:,} documents, one about each town that is asked about, the others about other towns; "
         f"{settings['top_k']} passage(s) in the prompt, found by words and meaning. Greedy, through "
         f"{settings['backend']}. In brackets: 95 % intervals (Wilson for shares, paired bootstrap for differences).",
-        "![Accuracy against lookups](l_rag.png)",
+        f"![Accuracy against lookups]({report.by_backend('l_rag', settings['backend'])}.png)",
     ]
     for engine, told in found["engines"].items():
         known = "; ".join(
@@ -323,16 +323,12 @@ def verdict(told: Mapping[str, Any]) -> str:
         f"`l_rag` with its own gate: {100 * entropy['over']:+.1f} points against always, at "
         f"{report.percent(entropy['rate'])} of the lookups, {100 * entropy['over_chance']:+.1f} points over a coin. "
         f"Aim (within 1 point of always, at most half of the lookups, 5 points over a coin): "
-        f"{'met' if keeps(entropy) else '**not met**'} by this threshold; of the ten further down, {also}."
+        f"{report.verdict(keeps(entropy))} by this threshold; of the ten further down, {also}."
     )
 
 
 def keeps(row: Mapping[str, Any]) -> bool:
     return bool(row["over"] >= -0.01 and row["rate"] <= 0.5 and row["over_chance"] >= 0.05)
-
-
-def _points(value: float, interval: Sequence[float]) -> str:
-    return f"{100 * value:+.1f} ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
 
 
 def _row(each: Mapping[str, Any], signals: Sequence[Mapping[str, Any]], times: Mapping[str, Any]) -> list[str]:
@@ -342,8 +338,8 @@ def _row(each: Mapping[str, Any], signals: Sequence[Mapping[str, Any]], times: M
         each["policy"],
         report.percent(each["accuracy"], each["accuracy_interval"]),
         report.percent(each["rate"]),
-        _points(each["over"], each["over_interval"]),
-        _points(each["over_chance"], each["over_chance_interval"]) if "over_chance" in each else "–",
+        report.points(each["over"], each["over_interval"]),
+        report.points(each["over_chance"], each["over_chance_interval"]) if "over_chance" in each else "–",
         "–" if signal is None else f"{signal:.3f}",
         "–" if time is None else f"{time['median']:.2f} ({time['lowest']:.2f}–{time['highest']:.2f})",
     ]
@@ -355,9 +351,9 @@ def _swept(each: Mapping[str, Any], times: Mapping[str, Any]) -> list[str]:
         f"{each['threshold']:.4f}",
         f"{report.percent(each['rate'])} ({100 * each['calibrated_rate']:.0f} %)",
         report.percent(each["accuracy"], each["accuracy_interval"]),
-        _points(each["over"], each["over_interval"]),
+        report.points(each["over"], each["over_interval"]),
         report.percent(each["chance"]),
-        _points(each["over_chance"], each["over_chance_interval"]),
+        report.points(each["over_chance"], each["over_chance_interval"]),
         f"{latency.gated(each['rate']) / latency.always:.2f}",
     ]
 
@@ -399,14 +395,14 @@ def main(
     from benchmarks.figures import l_rag as plot
 
     settings = dict(context.params)
-    name = "l_rag_vllm" if backend == "vllm" else "l_rag"
+    name = report.by_backend("l_rag", backend)
     if backend == "vllm":
         report.need_vllm()
     conditions = report.conditions("l-rag", settings)
     with report.progress() as bar:
         found = conditions | asyncio.run(measure(settings, bar))
     plot(found, out, name)
-    report.write(out, name, found, [part.replace("l_rag.png", f"{name}.png") for part in page(found)])
+    report.write(out, name, found, page(found))
 
 
 if __name__ == "__main__":

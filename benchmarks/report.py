@@ -167,5 +167,16 @@ def percent(share: float, interval: Sequence[float] | None = None) -> str:
     return f"{100 * share:.1f} % ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
 
 
+def points(share: float, interval: Sequence[float]) -> str:
+    """A difference of shares in points, `0.064` -> `+6.4 (+4.1 to +8.8)`."""
+    low, high = interval
+    return f"{100 * share:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def by_backend(name: str, backend: str) -> str:
+    """The name of a report's files: runs through vLLM have files of their own beside those through transformers."""
+    return f"{name}_vllm" if backend == "vllm" else name
+
+
 def verdict(met: bool | None) -> str:
     return {True: "met", False: "**not met**", None: "cannot be said"}[met]

@@ -144,7 +144,8 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
             f"{found['build_seconds']:,.1f}",
         ]
         for count, kinds in numbers["indices"].items()
-        for kind, found in sorted(kinds.items(), key=lambda item: KINDS.index(item[0]))
+        for kind in KINDS
+        if (found := kinds.get(kind))
     ]
     out = [
         "# Retrieval",

@@ -123,5 +123,4 @@ def page(found: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _points(told: Mapping[str, Any]) -> str:
-    low, high = told["interval"]
-    return f"{100 * told['value']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return report.points(told["value"], told["interval"])

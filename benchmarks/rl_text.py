@@ -208,9 +208,9 @@ def _statements(found: Mapping[str, Any]) -> list[str]:
     first, last = plain["reward"]
     other = [name for name, row in found["cases"].items() if row["greedy"]["difference_interval"][0] > 0]
     return [
-        f"**`grpo`**: reward {first:.2f} → {last:.2f}; greedy accuracy {-100 * before['difference']:+.1f} "
-        f"({100 * low:+.1f} to {100 * high:+.1f}) points over the model that it started from. Above `grpo` by the "
-        f"questions' interval: {', '.join(f'`{name}`' for name in other) or 'none'}."
+        f"**`grpo`**: reward {first:.2f} → {last:.2f}; greedy accuracy "
+        f"{report.points(-before['difference'], (low, high))} points over the model that it started from. Above "
+        f"`grpo` by the questions' interval: {', '.join(f'`{name}`' for name in other) or 'none'}."
     ]
 
 
@@ -219,8 +219,7 @@ def _accuracy(row: Mapping[str, Any]) -> tuple[float, Sequence[float]]:
 
 
 def _points(row: Mapping[str, Any]) -> str:
-    low, high = row["difference_interval"]
-    return f"{100 * row['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return report.points(row["difference"], row["difference_interval"])
 
 
 async def measured(

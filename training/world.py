@@ -163,6 +163,11 @@ def write_sum(terms: Sequence[int]) -> str:
     return str(terms[0]) + "".join(f" {'+' if t >= 0 else '-'} {abs(t)}" for t in terms[1:])
 
 
+def steps_of(question: str) -> int:
+    """How many steps the sum in a question takes."""
+    return len(re.findall(r" [+-] \d", question))
+
+
 def _arithmetic(rng: random.Random, steps: int | tuple[int, int] = (1, 8)) -> Item:
     low, high = (steps, steps) if isinstance(steps, int) else steps
     if not 1 <= low <= high:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from training.rl.tasks import SCORERS, Reward, arithmetic, custom, read_rows
+from training.world import steps_of
 
 
 def from_file(file: Path, scorer: str) -> tuple[list[dict[str, Any]], Reward]:
@@ -31,4 +31,4 @@ def sums(n: int, seed: int, steps: tuple[int, int]) -> tuple[list[dict[str, Any]
         ValueError: `steps` is no pair of a shortest and a longest chain.
     """
     task = arithmetic(n, 0, seed, steps)
-    return [row | {"level": len(re.findall(r" [+-] \d", row["question"]))} for row in task.train], task.reward
+    return [row | {"level": steps_of(row["question"])} for row in task.train], task.reward

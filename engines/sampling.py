@@ -121,11 +121,8 @@ def _sample(
     logits: torch.Tensor, rows: Sequence[Row], geometry: Geometry | None, entropy: torch.Tensor | None
 ) -> Drawn:
     samplings = [row.sampling for row in rows]
-    heat = [max(s.temperature, 1e-5) for s in samplings]
-    base = send(heat, logits.device)
+    base = send([max(s.temperature, 1e-5) for s in samplings], logits.device)
     temperatures = adapted(base, [s.transforms for s in samplings], entropy)
-    if temperatures is not base:
-        heat = temperatures.tolist()
     seeds = np.array([s.seed & 0xFFFF_FFFF_FFFF_FFFF for s in samplings], dtype=np.uint64)
     positions = np.array([row.position for row in rows], dtype=np.uint64)
     points = send(uniform(seeds, positions), logits.device)
@@ -136,7 +133,7 @@ def _sample(
         picked = [pick((own - own.amax(dim=-1, keepdim=True)).div_(t).exp_(), u) for own, t, u in parts]
         return Drawn(torch.cat(picked))
     tempered = logits / temperatures[:, None]
-    crop = _native(truncate(tempered, [s.transforms for s in samplings], geometry, heat), samplings)
+    crop = _native(truncate(tempered, [s.transforms for s in samplings], geometry, temperatures), samplings)
     return Drawn(pick(crop.logits.softmax(dim=-1), points), crop.kept, crop.entropy)
 
 

@@ -164,7 +164,7 @@ def needs_geometry(transforms: Sequence[Transform]) -> bool:
     return any(isinstance(each, TopW) and each.geometry_scale > 0 for each in transforms)
 
 
-Rule = Callable[[torch.Tensor, Sequence[Any], Sequence[float], Geometry | None], Crop]
+Rule = Callable[[torch.Tensor, Sequence[Any], torch.Tensor | None, Geometry | None], Crop]
 """`rule(logits, transforms, temperatures, geometry)`: one kind of truncation, on the rows that ask for it."""
 
 
@@ -178,8 +178,11 @@ def _by(function: Callable[[torch.Tensor, torch.Tensor], Crop], parameter: str) 
 
 
 def _top_w(
-    logits: torch.Tensor, asked: Sequence[TopW], temperatures: Sequence[float], geometry: Geometry | None
+    logits: torch.Tensor, asked: Sequence[TopW], temperatures: torch.Tensor | None, geometry: Geometry | None
 ) -> Crop:
+    heat = [1.0] * len(asked)
+    if temperatures is not None and any(each.selection_temperature is not None for each in asked):
+        heat = temperatures.tolist()  # waits for the device
     how = [
         Weights(
             entropy=each.entropy_weight,
@@ -192,7 +195,7 @@ def _top_w(
             chord=each.metric == "chord",
             sharpness=1.0 if each.selection_temperature is None else temperature / each.selection_temperature,
         )
-        for each, temperature in zip(asked, temperatures, strict=True)
+        for each, temperature in zip(asked, heat, strict=True)
     ]
     return top_w(logits, how, geometry)
 
@@ -219,7 +222,7 @@ def truncate(
     logits: torch.Tensor,
     transforms: Sequence[Sequence[Transform]],
     geometry: Geometry | None = None,
-    temperatures: Sequence[float] | None = None,
+    temperatures: torch.Tensor | None = None,
 ) -> Crop:
     """Apply each row's truncations, one after the other; each kind runs once, on all rows that ask for it.
 
@@ -228,7 +231,7 @@ def truncate(
             is what comes back: sums of many probabilities need it.
         transforms: for each row its own, or none; an adaptive temperature among them has been at work before.
         geometry: from `entropy.geometry.whiten`, where `needs_geometry`.
-        temperatures: for each row what its logits were divided by, where a transform selects at one of its own.
+        temperatures: `[rows]`, what the logits were divided by, where a transform selects at one of its own.
 
     Returns:
         A `Crop`; rows without a truncation have their logits as they were, and `kept` 0.
@@ -237,7 +240,6 @@ def truncate(
         ValueError: the geometry is needed, and there is none.
     """
     rows = len(transforms)
-    temperatures = temperatures or [1.0] * rows
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     out: Crop | None = None
     wanted = [truncations(own) for own in transforms]
@@ -254,7 +256,8 @@ def truncate(
             if out is None:
                 out = _untouched(logits.clone())
             index = send(chosen, logits.device)
-            part = rule(out.logits[index], asked, [temperatures[row] for row in chosen], geometry)
+            heat = None if temperatures is None else temperatures[index]
+            part = rule(out.logits[index], asked, heat, geometry)
             for whole, own_part in zip(out, part, strict=True):
                 whole[index] = own_part
     return _untouched(logits) if out is None else out

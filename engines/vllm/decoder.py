@@ -314,12 +314,10 @@ class Decoder:
         """Bar, in place, what the transforms of rows that vLLM draws for take away. They see the tempered distribution;
         of the kept logits vLLM's temperature is still to come, and what an adaptive one makes of it is done here."""
         which = send(cut, self._device)
-        heat, transforms = [ask.temperature for ask in asks], [ask.transforms for ask in asks]
-        base = send(heat, self._device)
+        transforms = [ask.transforms for ask in asks]
+        base = send([ask.temperature for ask in asks], self._device)
         temperatures = adapted(base, transforms, entropy[which])
-        if temperatures is not base:
-            heat = temperatures.tolist()
-        left = truncate(mine[which] / temperatures[:, None], transforms, self._geometry, heat).logits
+        left = truncate(mine[which] / temperatures[:, None], transforms, self._geometry, temperatures).logits
         at = rows.of(which)
         kept = logits[at] if temperatures is base else logits[at] * (base / temperatures)[:, None]
         logits[at] = kept.masked_fill(left == -torch.inf, -torch.inf)

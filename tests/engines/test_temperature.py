@@ -118,8 +118,8 @@ def test_a_truncation_selects_at_the_adapted_temperature() -> None:
     wide = TopW(warm_mass=0.05, mass_weight=4.0, selection_temperature=1.0)
     logits = torch.randn(3, 60, generator=torch.Generator().manual_seed(5))
     t = temperatures(logits, SWAYING)
-    ours = truncate(logits / t[:, None], [(SWAYING, wide)] * 3, whiten(matrix), t.tolist())
-    at_one = truncate(logits, [(wide,)] * 3, whiten(matrix), [1.0] * 3)
+    ours = truncate(logits / t[:, None], [(SWAYING, wide)] * 3, whiten(matrix), t)
+    at_one = truncate(logits, [(wide,)] * 3, whiten(matrix))
     assert torch.equal(ours.logits > -torch.inf, at_one.logits > -torch.inf)
 
 

@@ -108,7 +108,7 @@ def test_all_kinds_in_one_batch_are_what_each_is_alone() -> None:
     rows = [rows[i] for i in order]
     logits = torch.randn(len(rows), VOCAB, generator=generator) * 1.5
     logits[::4, :7] = -torch.inf
-    before, temperatures = logits.clone(), torch.linspace(0.5, 2, len(rows)).tolist()
+    before, temperatures = logits.clone(), torch.linspace(0.5, 2, len(rows))
     together = truncate(logits, rows, GEOMETRY, temperatures)
     assert torch.equal(logits, before)
     for i, own in enumerate(rows):
@@ -119,7 +119,7 @@ def test_all_kinds_in_one_batch_are_what_each_is_alone() -> None:
             assert torch.equal(together.logits[i], logits[i])
             assert together.kept[i] == 0
         else:
-            wanted = expected(logits[i], own[0], temperatures[i])
+            wanted = expected(logits[i], own[0], float(temperatures[i]))
             assert left(together.logits[i]) == wanted
             assert together.kept[i] == len(wanted)
 

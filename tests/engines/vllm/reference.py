@@ -112,7 +112,7 @@ def expect(request: Request, logits: torch.Tensor, grammar: Callable[[], Grammar
             flags |= COMPLETE * matcher.is_stopped()
     base = torch.tensor([ask.temperature])
     temperature = adapted(base, [ask.transforms], torch.tensor([entropy], dtype=torch.float32))
-    left = truncate(barred[None] / temperature, [ask.transforms], geometry, temperature.tolist()).logits[0] > -torch.inf
+    left = truncate(barred[None] / temperature, [ask.transforms], geometry, temperature).logits[0] > -torch.inf
     return Expected(entropy, flags, ends, token, logprob, raw, left, float(base / temperature), doubtful)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
+
+from entropy.sending import library, small
 
 
 class RollingEntropy:
@@ -45,40 +48,39 @@ class RollingEntropy:
 
 
 class BatchedRollingEntropy:
-    """Rolling means of many streams on one device, without a host sync.
+    """Rolling means of many streams on one device, without a host sync. Arrays are those of `entropy.sending.library`.
 
     An entropy is stored under its position in the stream, so that measuring a position again (a step whose token was
     thrown away) replaces what was there. `reach` is the longest window; memory: `rows * reach` float64.
     """
 
-    def __init__(self, rows: int, reach: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, rows: int, reach: int, device: torch.device) -> None:
         self.reach = reach
-        self._values = torch.zeros(rows, reach, dtype=torch.float64, device=device)
-        self._known = torch.zeros(rows, dtype=torch.long, device=device)
+        self._device, self._library = device, library(device)
+        self._values = small([[0.0] * reach] * rows, device, "float64")
+        self._known = small([0] * rows, device)
 
     @property
     def nbytes(self) -> int:
-        return self._values.nbytes + self._known.nbytes
+        return int(self._values.nbytes + self._known.nbytes)
 
     def begin(self, row: int, history: Sequence[float] = (), position: int = 0) -> None:
         """Start a stream in a row at a position, after `history` (oldest first; only the last `reach` matter)."""
         kept = list(history)[-self.reach :]
         self._known[row] = len(kept) - position
         if kept:
-            before = torch.arange(position - len(kept), position, device=self._values.device) % self.reach
-            self._values[row, before] = torch.tensor(kept, dtype=torch.float64, device=self._values.device)
+            before = [at % self.reach for at in range(position - len(kept), position)]
+            self._values[row, small(before, self._device)] = small(kept, self._device, "float64")
 
-    def observe(
-        self, rows: torch.Tensor, positions: torch.Tensor, windows: torch.Tensor, entropies: torch.Tensor, widest: int
-    ) -> torch.Tensor:
+    def observe(self, rows: Any, positions: Any, windows: Any, entropies: Any, widest: int) -> Any:
         """Take in one entropy for each row, and return the rolling means with it: `[n]` float64.
 
         Args:
             rows, positions, windows: `[n]` integers; positions count from 0, windows lie between 1 and `widest`.
-            entropies: `[n]` nats. widest: the longest of the windows, known on the host, at most `reach`.
+            entropies: `[n]` float64, nats. widest: the longest of the windows, known on the host, at most `reach`.
         """
-        self._values[rows, positions % self.reach] = entropies.to(torch.float64)
-        back = torch.arange(widest, device=rows.device)
+        self._values[rows, positions % self.reach] = entropies
+        back = small(range(widest), self._device)
         seen = self._values[rows[:, None], (positions[:, None] - back) % self.reach]
-        counts = torch.minimum(windows, positions + 1 + self._known[rows]).clamp(min=1)
+        counts = self._library.minimum(windows, positions + 1 + self._known[rows]).clip(min=1)
         return (seen * (back < counts[:, None])).sum(-1) / counts

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from llguidance import LLMatcher
@@ -24,7 +25,7 @@ from engines.transforms import truncate
 from engines.vllm.ask import LONGEST_WINDOW, Ask
 from engines.vllm.board import COMPLETE, EAGER, LAGGED, TOP, Pen
 from entropy import BatchedRollingEntropy, fastest
-from entropy.sending import send
+from entropy.sending import library, send, shared, small
 
 CERTAIN = 1e30
 """The logit of a token that must come: beyond any other, and finite after any temperature."""
@@ -163,7 +164,7 @@ class Decoder:
         # Twice the batch: a request that was preempted keeps its window until others need it.
         self._windows = BatchedRollingEntropy(2 * capacity, LONGEST_WINDOW, device)
         # Where lagged gates fired, by parity of the position: measuring one again must not forget the one before it.
-        self._crossed = torch.full((2 * capacity, 2), -2, dtype=torch.long, device=device)
+        self._crossed = small([[-2, -2]] * (2 * capacity), device)
         self._free = list(range(2 * capacity))
         self._gone: OrderedDict[int, Live] = OrderedDict()
         self._most_gone = capacity
@@ -175,7 +176,7 @@ class Decoder:
     @property
     def nbytes(self) -> int:
         """Memory of the state, on the device."""
-        return self._windows.nbytes + self._crossed.nbytes
+        return int(self._windows.nbytes + self._crossed.nbytes)
 
     def join(
         self, ask: Ask, length: int, written: int, prompt: Callable[[], Sequence[int]], origin: object = None
@@ -262,7 +263,9 @@ class Decoder:
             stops = send([batch[i].live.ask.stop for i in gated], self._device)
             self._bar(logits, rows, mine, batch)
             assert flags is not None
-            ends, flags[which] = self._gates([batch[i] for i in gated], entropy[which])
+            each = slice(None) if len(gated) == len(batch) else which
+            ends, fired = self._gates([batch[i] for i in gated], entropy[each].double())
+            flags[each] = torch.as_tensor(fired)
         drawn = [i for i, place in enumerate(batch) if place.draws]
         if drawn:
             picked = send(drawn, self._device)
@@ -288,9 +291,9 @@ class Decoder:
         cut = [i for i, place in enumerate(batch) if place.live.cuts]
         if cut:
             self._shape(logits, rows, mine, entropy, [batch[i].live.ask for i in cut], cut)
-        if gated:
+        if gated and (library(self._device) is torch or ends.any()):  # only a CPU's are known here without waiting
             at = rows.of(which)
-            logits[at, stops] = torch.where(ends, 10 * CERTAIN, logits[at, stops])
+            logits[at, stops] = torch.where(torch.as_tensor(ends), 10 * CERTAIN, logits[at, stops])
         self._report(batch, entropy, logprob, flags, crop, top)
         self._hand_out(len(logits), batch, states)
 
@@ -300,7 +303,8 @@ class Decoder:
         if barred:
             which, stops = send(barred, self._device).T
             mine[which, stops] = -torch.inf
-            logits[rows.of(which), stops] = -torch.inf
+            if mine is not logits:
+                logits[rows.of(which), stops] = -torch.inf
 
     def _shape(
         self,
@@ -334,25 +338,26 @@ class Decoder:
             self._grammar = self._make_grammar()
         self._grammar.mask(row, place.live.matcher(self._grammar, schema, place.position))
 
-    def _gates(self, batch: Sequence[Place], entropy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """For rows with a gate: whether the request ends here, and what to tell its reader.
+    def _gates(self, batch: Sequence[Place], entropy: torch.Tensor) -> tuple[Any, Any]:
+        """For rows with a gate: whether the request ends here, and what to tell its reader; `[n]` arrays each.
 
         An eager gate ends it where it fires. A lagged one lets the token stand and ends it at the next position, unless
         the reader has left by then.
         """
+        where = library(self._device).where
         gates = [place.live.ask.gate or Gate(1, 0.0) for place in batch]
         numbers = [(p.live.window, p.position, g.window, g.min_tokens) for p, g in zip(batch, gates, strict=True)]
-        rows, positions, windows, least = send(numbers, self._device).T
+        rows, positions, windows, least = small(numbers, self._device).T
         rules = [(g.threshold, g.above, g.timing == "eager") for g in gates]
-        threshold, above, eager = send(rules, self._device, torch.float64).T
-        means = self._windows.observe(rows, positions, windows, entropy, max(gate.window for gate in gates))
-        crossed = torch.where(above > 0, means >= threshold, means < threshold)
+        threshold, above, eager = small(rules, self._device, "float64").T
+        means = self._windows.observe(rows, positions, windows, shared(entropy), max(gate.window for gate in gates))
+        crossed = where(above > 0, means >= threshold, means < threshold)
         standing = positions + (eager == 0)
         fires = crossed & (standing >= least)
         before = self._crossed[rows, (positions - 1) % 2] == positions - 1
-        self._crossed[rows, positions % 2] = torch.where(fires & (eager == 0), positions, -2)
-        ends = torch.where(eager > 0, fires, before)
-        return ends, torch.where(fires, torch.where(eager > 0, EAGER, LAGGED), 0)
+        self._crossed[rows, positions % 2] = where(fires & (eager == 0), positions, -2)
+        ends = where(eager > 0, fires, before)
+        return ends, where(fires, where(eager > 0, EAGER, LAGGED), 0)
 
     def _remember(
         self, batch: Sequence[Place], index: Sequence[int], tokens: torch.Tensor, flags: torch.Tensor

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from entropy import BatchedRollingEntropy, RollingEntropy, bits_to_nats, nats_to_bits
+from entropy.sending import small
+
+CPU = torch.device("cpu")
 
 entropies = st.floats(0, 12, width=32)
 
@@ -18,9 +24,9 @@ def test_the_papers_trace() -> None:
     expected = [0.2, 0.15, 0.6, 0.95, 1.12, 1.14, 1.16, 0.88, 0.5, 0.18]
     window = RollingEntropy(5)
     assert [window.push(value) for value in stream] == pytest.approx(expected)
-    batched = BatchedRollingEntropy(1, 5)
-    one, five = torch.tensor([0]), torch.tensor([5])
-    means = [batched.observe(one, torch.tensor([t]), five, torch.tensor([h]), 5).item() for t, h in enumerate(stream)]
+    batched = BatchedRollingEntropy(1, 5, CPU)
+    one, five = np.array([0]), np.array([5])
+    means = [batched.observe(one, np.array([t]), five, np.array([h]), 5).item() for t, h in enumerate(stream)]
     assert means == pytest.approx(expected, rel=1e-6)
 
 
@@ -41,11 +47,19 @@ def test_nothing_seen_yet() -> None:
     assert RollingEntropy(3).values == ()
 
 
+@pytest.mark.parametrize("lib", [np, torch], ids=["as on a CPU", "as on a GPU"])
 @given(st.data())
-def test_batched_equals_scalar(data: st.DataObject) -> None:
+def test_batched_equals_scalar(lib: Any, data: st.DataObject) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("entropy.rolling.library", lambda _: lib)
+        patch.setattr("entropy.sending.library", lambda _: lib)
+        _batched_equals_scalar(data)
+
+
+def _batched_equals_scalar(data: st.DataObject) -> None:
     """Random subsets of rows take in values, measure a position again, and start over: each row is as if alone."""
     n, reach = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 9))
-    batched = BatchedRollingEntropy(n, reach)
+    batched = BatchedRollingEntropy(n, reach, CPU)
     windows = [data.draw(st.integers(1, reach)) for _ in range(n)]
     streams: list[tuple[list[float], list[float]]] = [([], []) for _ in range(n)]
     for _ in range(data.draw(st.integers(1, 14))):
@@ -66,8 +80,8 @@ def test_batched_equals_scalar(data: st.DataObject) -> None:
             positions.append(len(made))
             made.append(value)
         sizes = [windows[row] for row in chosen]
-        index, sizes_of = torch.tensor(chosen), torch.tensor(sizes)
-        means = batched.observe(index, torch.tensor(positions), sizes_of, torch.tensor(values), max(sizes))
+        index, at, sizes_of = (small(each, CPU) for each in (chosen, positions, sizes))
+        means = batched.observe(index, at, sizes_of, small(values, CPU, "float64"), max(sizes))
         expected = [RollingEntropy(windows[row], [*streams[row][0], *streams[row][1]]).mean for row in chosen]
         assert means.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
 

@@ -99,6 +99,8 @@ def make(configure: Callable[..., Any], board: Board, monkeypatch: pytest.Monkey
 
     def one(kind: str, vocabulary: int) -> V1 | V2:
         config = configure(vocabulary, board.path)
+        for module in ("entropy.sending", "entropy.rolling", "engines.vllm.decoder") if kind == "V2" else ():
+            monkeypatch.setattr(f"{module}.library", lambda _: torch)  # as on a GPU
         return V2(config, monkeypatch) if kind == "V2" else V1(config, "asynchronous" in kind)
 
     return one

@@ -86,6 +86,8 @@ def command_line(name: str, settings: Mapping[str, Any]) -> str:
             words.append(option)
         elif isinstance(value, tuple):
             words += [option, *map(str, value)]
+        elif isinstance(value, list):
+            words += [word for each in value for word in (option, str(each))]
         elif value is not None and value is not False:
             words += [option, str(value)]
     return shlex.join(words)
@@ -171,6 +173,16 @@ def points(share: float, interval: Sequence[float]) -> str:
     """A difference of shares in points, `0.064` -> `+6.4 (+4.1 to +8.8)`."""
     low, high = interval
     return f"{100 * share:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+GOES_FIRST = " The client has the CPU whenever it wants it (a real-time priority), so that it times nothing of its own."
+"""For benchmarks with `processes.go_first`."""
+
+
+def ratio(value: Mapping[str, Any]) -> str:
+    """What `stats.typical` found, with its interval: `1.028 (1.01–1.05)`."""
+    low, high = value["interval"]
+    return f"{value['median']:.3f} ({low:.2f}–{high:.2f})"
 
 
 def by_backend(name: str, backend: str) -> str:

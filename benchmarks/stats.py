@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,13 @@ def middle(values: Sequence[float]) -> dict[str, float | int]:
     """Median and spread of repeated runs."""
     median = float(np.median(values))
     return {"median": median, "lowest": float(min(values)), "highest": float(max(values)), "runs": len(values)}
+
+
+def typical(values: Sequence[float], seed: int = 0) -> dict[str, Any]:
+    """The median of repeated runs, and its bootstrap interval."""
+    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    interval = percentiles(np.median(np.asarray(values, float)[drawn], axis=1))
+    return {"median": float(np.median(values)), "interval": list(interval), "runs": len(values)}
 
 
 def mean_interval(values: Array) -> tuple[float, float]:

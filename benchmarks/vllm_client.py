@@ -10,6 +10,8 @@ import json
 import sys
 from typing import Any
 
+from benchmarks.processes import go_first
+
 FOUND = ("completed", "failed", "duration", "total_input_tokens", "total_output_tokens", "output_throughput")
 TIMES = ("median_ttft_ms", "median_tpot_ms", "median_itl_ms")
 
@@ -23,6 +25,7 @@ def main() -> None:
     from vllm.benchmarks.serve import add_cli_args, main_async
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    go_first()
     parser = FlexibleArgumentParser()
     add_cli_args(parser)
     answers = sys.stdout

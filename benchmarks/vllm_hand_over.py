@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from benchmarks.answers import LARGE, SMALL
 from benchmarks.random_llama import make_model
-from benchmarks.stats import middle
+from benchmarks.stats import typical
 from benchmarks.throughput import alternately
 from engines.base import NO_TOKEN, Gate, Sampling
 from engines.config import VllmConfig
@@ -116,7 +116,7 @@ async def hand_overs(folder: Path, args: Mapping[str, Any], runs: int, seed: int
                         costs[kind].append(cost)
                 bar.advance(task)
             found[context] = {
-                kind: {name: middle([cost[name] for cost in made]) for name in engines} for kind, made in costs.items()
+                kind: {name: typical([cost[name] for cost in made]) for name in engines} for kind, made in costs.items()
             }
         found["parameters"] = {name: engine.parameters for name, engine in engines.items()}
     return found

@@ -21,15 +21,15 @@ from rich.progress import Progress
 
 from benchmarks import report
 from benchmarks.answers import BUNDLED, SMALL
-from benchmarks.processes import cpu_seconds, free_port, running
+from benchmarks.processes import cpu_seconds, free_port, go_first, running
 from benchmarks.random_llama import make_model
-from benchmarks.stats import middle
+from benchmarks.stats import middle, typical
 from benchmarks.throughput import alternately
 
 WAVER, VLLM = "waver", "vllm"
 MODEL = "model"
 """The name under which both serve it."""
-CONCURRENCIES = {1: 4, 8: 24, 32: 64}
+CONCURRENCIES = {1: 2, 8: 16, 32: 64}
 """Requests at a time, and the requests of one load."""
 BATCHES = list(CONCURRENCIES)
 TEMPERATURES = (0.0, 1.0)
@@ -211,7 +211,7 @@ def compare(
 
 def ratios(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """The medians of each run's ratio of Waver to vLLM, whether they keep to the bars, and both sides' medians."""
-    between = {key: middle([run[WAVER][key] / run[VLLM][key] for run in runs]) for key in BARS}
+    between = {key: typical([run[WAVER][key] / run[VLLM][key] for run in runs]) for key in BARS}
     return {
         "ratios": between,
         "met": {key: bar.met(between[key]["median"]) for key, bar in BARS.items()},
@@ -245,14 +245,14 @@ def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
         for temperature in TEMPERATURES
     }
     args = ARGS | {"enforce_eager": settings["eager"], "max_num_seqs": max(ARGS["max_num_seqs"], *settings["batches"])}
-    found: dict[str, Any] = {"args": args, "models": {}}
+    found: dict[str, Any] = {"args": args, "client_first": go_first(), "models": {}}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         models = {"random": folder / "random"} | ({} if settings["quick"] else {"bundled": BUNDLED / SMALL})
         parameters = make_model(folder / "random", VOCABULARY, WIDTH, LAYERS)
         with client(folder) as asked:
             for name, model in models.items():
-                runs = settings["runs"] if name == "random" else min(settings["runs"], 3)
+                runs = settings["runs"] if name == "random" else min(settings["runs"], 5)
                 waiting = bar.add_task(f"{name}: starting", total=None)
                 with servers(model, args, folder) as where:
                     bar.remove_task(waiting)
@@ -280,9 +280,9 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         "# Waver's server over vLLM's own",
         f"`vllm bench serve` (dataset `random`, prompts of {settings['prompt']} and answers of {settings['tokens']} "
         "tokens, `--ignore-eos`) against Waver without a policy and against vLLM's own server, on the same model in "
-        "one run: each number is the median of the ratios Waver : vLLM, with the lowest and the highest. Both servers "
-        "are up, one of them idle, and which one is asked first alternates; the prompts are the same for both and new "
-        "in each run.",
+        "one run: each number is the median of the ratios Waver : vLLM, with its 95 % interval (bootstrap). Both "
+        "servers are up, one of them idle, and which one is asked first alternates; the prompts are the same for both "
+        f"and new in each run.{report.GOES_FIRST if numbers['client_first'] else ''}",
         f"Wanted, in the median: {', '.join(map(str, BARS.values()))}. "
         + (f"**Not met**: {'; '.join(missed)}." if missed else "All of it is met."),
         "![Ratios](vllm_serving.png)",
@@ -310,7 +310,7 @@ def _section(name: str, model: Mapping[str, Any]) -> list[str]:
     rows = [
         [
             each,
-            *(f"{_spread(case['ratios'][key])}{'' if case['met'][key] else ' ✗'}" for key in BARS),
+            *(f"{report.ratio(case['ratios'][key])}{'' if case['met'][key] else ' ✗'}" for key in BARS),
             *("{output_throughput:.0f} tok/s, {median_itl_ms:.1f} ms".format(**case["medians"][s]) for s in SIDES),
             " / ".join(f"{case['frontend_cpu_ms_per_token'][s]:.2f}" for s in SIDES),
         ]
@@ -320,14 +320,10 @@ def _section(name: str, model: Mapping[str, Any]) -> list[str]:
     return [f"## {titles[name]}", f"{model['runs']} runs after one to warm up.", report.table(head, rows)]
 
 
-def _spread(value: Mapping[str, Any]) -> str:
-    return f"{value['median']:.3f} ({value['lowest']:.2f}–{value['highest']:.2f})"
-
-
 @app.command()
 def main(
     context: typer.Context,
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 5,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 9,
     prompt: Annotated[int, typer.Option(min=1, max=256, help="Tokens of a prompt.")] = 32,
     tokens: Annotated[int, typer.Option(min=8, max=256, help="Tokens of an answer.")] = 64,
     eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: it starts sooner.")] = False,
@@ -338,7 +334,7 @@ def main(
 ) -> None:
     """Waver over vLLM against vLLM's own server, at 1, 8 and 32 requests at a time.
 
-    Needs vLLM. Writes vllm_serving.json, .md, .png and .svg. About 10 minutes on two cores that are otherwise idle.
+    Needs vLLM. Writes vllm_serving.json, .md, .png and .svg. About 20 minutes on two cores that are otherwise idle.
     """
     report.need_extra()
     report.need_vllm()

@@ -10,7 +10,7 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -23,9 +23,10 @@ import typer
 from rich.progress import Progress
 
 from benchmarks import report
-from benchmarks.processes import descendants, resident
+from benchmarks.processes import descendants, go_first, resident
 from benchmarks.random_llama import make_model
-from benchmarks.stats import middle
+from benchmarks.stats import middle, typical
+from benchmarks.throughput import alternately
 from benchmarks.vllm_hand_over import CONTEXTS, SEGMENT, hand_overs
 from engines.base import Gate, Sampling
 from engines.vllm.ask import KEY, Ask
@@ -33,16 +34,17 @@ from engines.vllm.board import BYTES, ROWS
 from engines.vllm.core import Core, Running
 from engines.vllm.decoder import Decoder
 
-CONCURRENCIES = {1: 64, 32: 32, 64: 20}
-"""Requests at a time, and the tokens of each."""
+CONCURRENCIES = {1: 32, 32: 12, 64: 8}
+"""Requests at a time, and the tokens of each: short, so that a drift of the machine meets both halves of a pair."""
 BATCHES = list(CONCURRENCIES)
-FEWEST = 20
+FEWEST = 8
 """Tokens of each where more are asked at a time."""
 PROMPT = 4
 """Tokens of a prompt: only steps are measured."""
 VOCABULARIES = (32768, 131072)
 WIDTH, LAYERS = 512, 12
 ARGS: dict[str, Any] = {"dtype": "float32", "max_num_seqs": 64, "max_model_len": 512}
+PLAIN = "vLLM, greedy"
 GATE = Gate(window=5, threshold=1e3)
 """Never fires."""
 
@@ -57,12 +59,12 @@ class Way:
     gate: Gate | None = None
     temperature: float = 0.0
     logprobs: int | None = None
-    against: str = "vLLM, greedy"
+    against: str = PLAIN
     bar: float | None = None
 
 
 WAYS = {
-    "vLLM, greedy": Way(),
+    PLAIN: Way(),
     "exact entropy, greedy": Way(asks=True, bar=1.03),
     "exact entropy and gate, greedy": Way(asks=True, gate=GATE, bar=1.05),
     "vLLM's logprobs=0, greedy": Way(logprobs=0),
@@ -124,25 +126,28 @@ class Bench:
         return came
 
     async def compare(self, batch: int, tokens: int, runs: int, bar: Progress, name: str) -> dict[str, Any]:
-        """Steps of all ways, in an order that moves on by one in each run, and their ratios run by run."""
+        """Steps of all ways, each side by side with what it is held against: the two take turns in being first."""
         task = bar.add_task(f"{name}, {batch} at a time", total=runs + 1)
-        names = list(WAYS)
-        steps: dict[str, list[float]] = {each: [] for each in names}
+        held = {each: way.against for each, way in WAYS.items() if way.against != each}
+        pairs: dict[str, list[tuple[float, float]]] = {each: [] for each in held}
         for run in range(-1, runs):  # run -1 warms up
-            for each in (names[(i + run) % len(names)] for i in range(len(names))):
-                took = await self.step(WAYS[each], batch, tokens)
+            for each, other in held.items():
+                took = {one: await self.step(WAYS[one], batch, tokens) for one in alternately(run, each, other)}
                 if run >= 0:
-                    steps[each].append(took)
+                    pairs[each].append((took[each], took[other]))
             bar.advance(task)
-        return {each: against(steps, each) for each in names}
+        own = [other for each, made in pairs.items() if held[each] == PLAIN for _, other in made]
+        return {PLAIN: against(PLAIN, [(step, step) for step in own])} | {
+            each: against(each, made) for each, made in pairs.items()
+        }
 
 
-def against(steps: Mapping[str, list[float]], name: str) -> dict[str, Any]:
-    """A way's step (ms), its ratio to what it is held against, and whether that keeps to its bar."""
-    way = WAYS[name]
-    ratio = middle([mine / other for mine, other in zip(steps[name], steps[way.against], strict=True)])
-    met = None if way.bar is None else ratio["median"] <= way.bar
-    return {"step_ms": middle([1000 * each for each in steps[name]]), "ratio": ratio, "met": met}
+def against(name: str, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """A way's step (ms), its ratio to what it is held against, and whether that keeps to its bar; `pairs` are seconds
+    of both."""
+    ratio, bar = typical([mine / other for mine, other in pairs]), WAYS[name].bar
+    met = None if bar is None else ratio["median"] <= bar
+    return {"step_ms": middle([1000 * mine for mine, _ in pairs]), "ratio": ratio, "met": met}
 
 
 @asynccontextmanager
@@ -178,7 +183,7 @@ async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
     quick, runs = settings["quick"], settings["runs"]
     batches = [batch for batch in settings["batches"] if not quick or batch < 64]
     args = ARGS | {"enforce_eager": settings["eager"], "max_num_seqs": max(ARGS["max_num_seqs"], *settings["batches"])}
-    found: dict[str, Any] = {"args": args, "vocabularies": {}}
+    found: dict[str, Any] = {"args": args, "client_first": go_first(), "vocabularies": {}}
     with tempfile.TemporaryDirectory() as scratch:
         for vocabulary in VOCABULARIES[: 1 if quick else None]:
             folder = Path(scratch) / str(vocabulary)
@@ -199,7 +204,7 @@ async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
                         for batch in batches
                     },
                 }
-        found["hand_over"] = await hand_overs(Path(scratch), args, runs, settings["seed"], bar)
+        found["hand_over"] = await hand_overs(Path(scratch), args, max(runs // 2, 1), settings["seed"], bar)
     return found
 
 
@@ -220,9 +225,10 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
     return [
         "# What vLLM's steps cost with gates and entropies",
         "One engine in its own processes, asked with the same stream of requests, with and without our arguments: "
-        f"the median of {settings['runs']} runs' ratios of one decoding step to vLLM's own (same temperature), with "
-        "the lowest and the highest. A step is the median time between two tokens of a stream while the batch is full. "
-        "All rows of a batch ask the same; the gate never fires; each entropy is read from the board as it comes.",
+        f"the median of {settings['runs']} ratios of one decoding step to vLLM's own (same temperature) right before "
+        "or after it, with its 95 % interval (bootstrap). A step is the median time between two tokens of a stream "
+        "while the batch is full. All rows of a batch ask the same; the gate never fires; each entropy is read from "
+        f"the board as it comes.{report.GOES_FIRST if numbers['client_first'] else ''}",
         f"Wanted, in the median: {bars}. " + (f"**Not met**: {'; '.join(missed)}." if missed else "All of it is met."),
         "![Steps](vllm_steps.png)",
         *(part for vocabulary, found in numbers["vocabularies"].items() for part in _steps(vocabulary, found)),
@@ -241,7 +247,7 @@ def _steps(vocabulary: int, found: Mapping[str, Any]) -> list[str]:
         for batch in batches:
             case = found["steps"][batch][name]
             mark = " ✗" if case["met"] is False else ""
-            cells += [f"{case['step_ms']['median']:.2f} ms", f"{_spread(case['ratio'])}{mark}"]
+            cells += [f"{case['step_ms']['median']:.2f} ms", f"{report.ratio(case['ratio'])}{mark}"]
         rows.append([name, *cells])
     head = ("all rows ask for", *(word for batch in batches for word in (f"{batch} at a time", "ratio")))
     return [
@@ -254,7 +260,7 @@ def _steps(vocabulary: int, found: Mapping[str, Any]) -> list[str]:
 def _hand_over(found: Mapping[str, Any]) -> list[str]:
     names = list(found["parameters"])
     rows = [
-        [f"{context} prompt ({CONTEXTS[context]} tokens), {kind}", *(_spread(case[name]) for name in names)]
+        [f"{context} prompt ({CONTEXTS[context]} tokens), {kind}", *(report.ratio(case[name]) for name in names)]
         for context in CONTEXTS
         for kind, case in found[context].items()
     ]
@@ -285,14 +291,10 @@ def _memory(vocabularies: Mapping[Any, Any], batch: int) -> list[str]:
     ]
 
 
-def _spread(value: Mapping[str, Any]) -> str:
-    return f"{value['median']:.3f} ({value['lowest']:.2f}–{value['highest']:.2f})"
-
-
 @app.command()
 def main(
     context: typer.Context,
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 5,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 12,
     eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: it starts sooner.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="One vocabulary, and no batch of 64.")] = False,
     batches: Annotated[list[int], typer.Option(min=1, max=ROWS, help="Requests at a time.")] = BATCHES,
@@ -301,7 +303,7 @@ def main(
 ) -> None:
     """Gates and entropies inside vLLM: what they add to a step, what a hand-over costs, what memory they take.
 
-    Needs vLLM. Writes vllm_steps.json, .md, .png and .svg. About 12 minutes on two cores that are otherwise idle.
+    Needs vLLM. Writes vllm_steps.json, .md, .png and .svg. About 30 minutes on two cores that are otherwise idle.
     """
     report.need_extra()
     report.need_vllm()

@@ -40,21 +40,21 @@ def test_ratios_are_of_the_same_run_and_their_median_is_judged() -> None:
     slow, fast = run(100.0, 10.0, 0.4), run(200.0, 5.0, 0.2)
     runs = [{WAVER: slow, VLLM: slow}, {WAVER: fast, VLLM: fast}, {WAVER: slow, VLLM: fast}]
     found = vllm_serving.ratios(runs)
-    assert found["ratios"]["output_throughput"] == {"median": 1.0, "lowest": 0.5, "highest": 1.0, "runs": 3}
+    assert found["ratios"]["output_throughput"] == {"median": 1.0, "interval": [0.5, 1.0], "runs": 3}
     assert all(found["met"].values())
     assert found["medians"][VLLM]["output_throughput"] == 200.0
     assert found["frontend_cpu_ms_per_token"] == {WAVER: 0.4, VLLM: 0.2}
     assert not any(vllm_serving.ratios([{WAVER: slow, VLLM: fast}])["met"].values())
 
 
-def test_a_step_is_held_against_the_same_temperature() -> None:
-    steps = {name: [0.010, 0.020] for name in vllm_steps.WAYS}
-    steps["exact entropy, greedy"] = [0.0102, 0.0204]
-    steps["vLLM, temperature 1"] = [0.020, 0.040]
-    assert vllm_steps.against(steps, "exact entropy, greedy")["ratio"]["median"] == pytest.approx(1.02)
-    drawn = vllm_steps.against(steps, "exact entropy, gate and seeded draw, temperature 1")
-    assert (drawn["ratio"]["median"], drawn["met"]) == (pytest.approx(0.5), True)
-    assert vllm_steps.against(steps, "vLLM's logprobs=5, greedy")["met"] is None
+def test_steps_are_compared_side_by_side() -> None:
+    pairs = [(0.0102, 0.010), (0.0408, 0.040)]
+    found = vllm_steps.against("exact entropy, greedy", pairs)
+    assert (found["ratio"]["median"], found["met"]) == (pytest.approx(1.02), True)
+    assert found["step_ms"]["median"] == pytest.approx(25.5)
+    assert vllm_steps.against("exact entropy, greedy", [(0.0104, 0.010)])["met"] is False
+    assert vllm_steps.against("vLLM's logprobs=5, greedy", pairs)["met"] is None
+    assert vllm_steps.WAYS["exact entropy, gate and seeded draw, temperature 1"].against == "vLLM, temperature 1"
 
 
 def test_both_servers_are_given_the_same_arguments() -> None:

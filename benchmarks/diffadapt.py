@@ -52,7 +52,7 @@ BLOCK = 50
 BEYOND = range(9, 13)
 """Steps of longer sums than any model of the pair has seen, to look for the U's right arm."""
 PASSAGES = {"short": 0, "long": 12, "longest": 15}
-"""Documents in front of a question; with 15 of them there is hardly room for an answer."""
+"""Documents in front of a question, some 47 tokens each."""
 WARM_UP = 3
 START = 900.0
 """Seconds that a server may take to start."""

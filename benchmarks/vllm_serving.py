@@ -29,8 +29,8 @@ from benchmarks.throughput import alternately
 WAVER, VLLM = "waver", "vllm"
 MODEL = "model"
 """The name under which both serve it."""
-CONCURRENCIES = {1: 2, 8: 16, 32: 64}
-"""Requests at a time, and the requests of one load."""
+CONCURRENCIES = {1: 4, 8: 16, 32: 64}
+"""Requests at a time, and the requests of one load. One goes before, for an engine that has been idle wakes slowly."""
 BATCHES = list(CONCURRENCIES)
 TEMPERATURES = (0.0, 1.0)
 ARGS: dict[str, Any] = {
@@ -99,6 +99,7 @@ class Load:
             "temperature": self.temperature,
             "seed": seed,
             "ready-check-timeout-sec": 0,
+            "num-warmups": 1,
         }
         return [*(word for key, value in options.items() for word in (f"--{key}", str(value))), *FLAGS]
 

@@ -5,6 +5,7 @@ A vector is named by its position. Scores are inner products of unit vectors: co
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -96,10 +97,13 @@ class Index:
 
     def __init__(self, file: Path, kind: Kind, count: int, dimension: int) -> None:
         """Raises:
-        Damaged: the file is no index, or one of another kind or size."""
+        Damaged: the file is no index, or one of another kind or size.
+        FileNotFoundError: it is not there (any more)."""
         try:
             found = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
+            if not file.exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file)) from error
             raise Damaged(f"{file.name} is not a FAISS index.") from error
         expected = {"flat": faiss.IndexFlat, "hnsw": faiss.IndexHNSWFlat, "ivf_pq": faiss.IndexRefine}[kind]
         if not isinstance(found, expected) or (found.ntotal, found.d) != (count, dimension):

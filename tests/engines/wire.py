@@ -155,6 +155,7 @@ def wired(wire: Wire, port: int = 0) -> Iterator[Wire]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # what was closed lets go of its socket in a later turn of the loop
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
     thread.start()

@@ -70,6 +70,10 @@ def test_another_kind_or_size_is_refused(index: Index, vectors: Vectors, tmp_pat
         file.write_bytes(data)
         with pytest.raises(Damaged, match="not a FAISS index"):
             Index(file, "flat", 100, DIMENSION)
+    file.unlink()  # as a writer does that merges it away
+    with pytest.raises(FileNotFoundError) as raised:
+        Index(file, "flat", 100, DIMENSION)
+    assert raised.value.filename == str(file)
 
 
 def test_few_vectors_make_every_kind(vectors: Vectors, tmp_path: Path) -> None:

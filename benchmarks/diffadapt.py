@@ -240,7 +240,7 @@ def mixes(found: Mapping[str, Run], at: Sequence[int]) -> dict[str, dict[int, li
 async def first_tokens(bench: Bench, rule: str, count: int, seed: int, bar: Progress) -> dict[str, Any]:
     """Milliseconds to the first token, one request at a time: without a policy, with a fixed strategy, with a probe.
 
-    No two requests share a question, so that nobody finds what another has left in a cache.
+    No two requests begin alike, so that nobody finds what another has left in a cache.
     """
     policies: dict[str, list[dict[str, Any]]] = {
         PLAIN: [],
@@ -261,7 +261,7 @@ async def first_tokens(bench: Bench, rule: str, count: int, seed: int, bar: Prog
                 question, start = items.pop().prompt, len(items) * 7
                 if passages:
                     before = [texts[(start + i) % len(texts)] for i in range(passages)]
-                    question = "\n".join([*before, "", question])
+                    question = "\n".join([f"Request {start}.", *before, "", question])
                 took, size = await first_token(bench.client, question, policies[name])
                 if run >= WARM_UP:
                     spent[name].append(1000 * took)

@@ -388,7 +388,7 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         *(_first(length, told) for length, told in numbers["first_tokens"].items()),
         "The bundled probes have no words, so a probe reads the prompt and a strategy its own words behind it: "
         "*normal* is a strategy without a probe, and *auto* reads both, one after the other."
-        + (report.GOES_FIRST if numbers["client_first"] else ""),
+        + report.client_first(numbers),
     ]  # fmt: skip
 
 

@@ -175,8 +175,10 @@ def points(share: float, interval: Sequence[float]) -> str:
     return f"{100 * share:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-GOES_FIRST = " The client has the CPU whenever it wants it (a real-time priority), so that it times nothing of its own."
-"""For benchmarks with `processes.go_first`."""
+def client_first(numbers: Mapping[str, Any]) -> str:
+    """The sentence about `processes.go_first`, where a run had it."""
+    said = " The client has the CPU whenever it wants it (a real-time priority), so that it times nothing of its own."
+    return said if numbers["client_first"] else ""
 
 
 def ratio(value: Mapping[str, Any]) -> str:

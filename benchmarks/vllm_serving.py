@@ -283,7 +283,7 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         "tokens, `--ignore-eos`) against Waver without a policy and against vLLM's own server, on the same model in "
         "one run: each number is the median of the ratios Waver : vLLM, with its 95 % interval (bootstrap). Both "
         "servers are up, one of them idle, and which one is asked first alternates; the prompts are the same for both "
-        f"and new in each run.{report.GOES_FIRST if numbers['client_first'] else ''}",
+        f"and new in each run.{report.client_first(numbers)}",
         f"Wanted, in the median: {', '.join(map(str, BARS.values()))}. "
         + (f"**Not met**: {'; '.join(missed)}." if missed else "All of it is met."),
         "![Ratios](vllm_serving.png)",

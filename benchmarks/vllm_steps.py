@@ -228,7 +228,7 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         f"the median of {settings['runs']} ratios of one decoding step to vLLM's own (same temperature) right before "
         "or after it, with its 95 % interval (bootstrap). A step is the median time between two tokens of a stream "
         "while the batch is full. All rows of a batch ask the same; the gate never fires; each entropy is read from "
-        f"the board as it comes.{report.GOES_FIRST if numbers['client_first'] else ''}",
+        f"the board as it comes.{report.client_first(numbers)}",
         f"Wanted, in the median: {bars}. " + (f"**Not met**: {'; '.join(missed)}." if missed else "All of it is met."),
         "![Steps](vllm_steps.png)",
         *(part for vocabulary, found in numbers["vocabularies"].items() for part in _steps(vocabulary, found)),

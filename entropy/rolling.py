@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from entropy.sending import library, small
+from entropy.sending import library, shared, small
 
 
 class RollingEntropy:
@@ -57,12 +57,13 @@ class BatchedRollingEntropy:
     def __init__(self, rows: int, reach: int, device: torch.device) -> None:
         self.reach = reach
         self._device, self._library = device, library(device)
-        self._values = small([[0.0] * reach] * rows, device, "float64")
-        self._known = small([0] * rows, device)
+        self._values = shared(torch.zeros(rows, reach, dtype=torch.float64, device=device))
+        self._known = shared(torch.zeros(rows, dtype=torch.long, device=device))
+        self._back = shared(torch.arange(reach, device=device))
 
     @property
     def nbytes(self) -> int:
-        return int(self._values.nbytes + self._known.nbytes)
+        return int(self._values.nbytes + self._known.nbytes + self._back.nbytes)
 
     def begin(self, row: int, history: Sequence[float] = (), position: int = 0) -> None:
         """Start a stream in a row at a position, after `history` (oldest first; only the last `reach` matter)."""
@@ -80,7 +81,7 @@ class BatchedRollingEntropy:
             entropies: `[n]` float64, nats. widest: the longest of the windows, known on the host, at most `reach`.
         """
         self._values[rows, positions % self.reach] = entropies
-        back = small(range(widest), self._device)
+        back = self._back[:widest]
         seen = self._values[rows[:, None], (positions[:, None] - back) % self.reach]
         counts = self._library.minimum(windows, positions + 1 + self._known[rows]).clip(min=1)
         return (seen * (back < counts[:, None])).sum(-1) / counts

@@ -164,7 +164,7 @@ class Decoder:
         # Twice the batch: a request that was preempted keeps its window until others need it.
         self._windows = BatchedRollingEntropy(2 * capacity, LONGEST_WINDOW, device)
         # Where lagged gates fired, by parity of the position: measuring one again must not forget the one before it.
-        self._crossed = small([[-2, -2]] * (2 * capacity), device)
+        self._crossed = shared(torch.full((2 * capacity, 2), -2, dtype=torch.long, device=device))
         self._free = list(range(2 * capacity))
         self._gone: OrderedDict[int, Live] = OrderedDict()
         self._most_gone = capacity

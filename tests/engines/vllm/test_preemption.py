@@ -214,7 +214,8 @@ def test_the_longest_window_turns_over() -> None:
 
 def test_memory_is_bounded_and_stated() -> None:
     decoder = Decoder(8, KNOWN, KNOWN, torch.device("cpu"))
-    stated = 16 * LONGEST_WINDOW * 8 + 16 * 8 + 16 * 2 * 8
+    windows, crossings, offsets = 16 * (LONGEST_WINDOW + 1) * 8, 16 * 2 * 8, LONGEST_WINDOW * 8
+    stated = windows + crossings + offsets
     assert decoder.nbytes == stated
     how = Sampling(presence_penalty=0.5, answer_start=2)
     born = []

@@ -1,6 +1,8 @@
 """What Waver's server costs over vLLM's own: `vllm bench serve` against both, on the same model, load and arguments.
 
-Both servers are up, and one of them idle, while the other is measured; which one goes first alternates.
+Both servers are up, and one of them idle, while the other is measured; which one goes first alternates. Two servers of
+the same program differ by some percent for as long as they live (where their memory lies, for one), so both are started
+anew several times, and the intervals are over those starts.
 """
 
 from __future__ import annotations
@@ -9,9 +11,9 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -23,7 +25,7 @@ from benchmarks import report
 from benchmarks.answers import BUNDLED, SMALL
 from benchmarks.processes import cpu_seconds, free_port, go_first, running
 from benchmarks.random_llama import make_model
-from benchmarks.stats import middle, typical
+from benchmarks.stats import middle, typical_of_groups
 from benchmarks.throughput import alternately
 
 WAVER, VLLM = "waver", "vllm"
@@ -151,20 +153,27 @@ def _client(errors: IO[str]) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def servers(model: Path, args: Mapping[str, Any], folder: Path) -> Iterator[dict[str, tuple[int, int]]]:
-    """Waver's server and vLLM's, of the same model with the same arguments: port and process of each."""
+def servers(
+    model: Path, args: Mapping[str, Any], folder: Path, order: Sequence[str]
+) -> Iterator[dict[str, tuple[int, int]]]:
+    """Waver's server and vLLM's, of the same model with the same arguments, started in an order: port and process of
+    each."""
     ports = {name: free_port() for name in (WAVER, VLLM)}
     file = folder / "waver.yaml"
     engines = {MODEL: {"backend": "vllm", "model": str(model), "args": dict(args)}}
     server = {"port": ports[WAVER], "max_concurrency": args["max_num_seqs"]}
     file.write_text(yaml.safe_dump({"engines": engines, "server": server}))
-    waver = [sys.executable, "-m", "waver", "serve", "--config", str(file)]
-    vllm = vllm_command(model, args, ports[VLLM])
-    with (
-        running(waver, folder / "waver.log", f"http://127.0.0.1:{ports[WAVER]}/ready", START) as one,
-        running(vllm, folder / "vllm.log", f"http://127.0.0.1:{ports[VLLM]}/health", START) as other,
-    ):
-        yield {WAVER: (ports[WAVER], one), VLLM: (ports[VLLM], other)}
+    commands = {
+        WAVER: ([sys.executable, "-m", "waver", "serve", "--config", str(file)], "/ready"),
+        VLLM: (vllm_command(model, args, ports[VLLM]), "/health"),
+    }
+    with ExitStack() as stack:
+        found = {}
+        for name in order:
+            command, path = commands[name]
+            address = f"http://127.0.0.1:{ports[name]}{path}"
+            found[name] = (ports[name], stack.enter_context(running(command, folder / f"{name}.log", address, START)))
+        yield found
 
 
 def vllm_command(model: Path, args: Mapping[str, Any], port: int) -> list[str]:
@@ -177,48 +186,67 @@ def vllm_command(model: Path, args: Mapping[str, Any], port: int) -> list[str]:
     return words
 
 
-def compare(
-    asked: Client,
-    where: Mapping[str, tuple[int, int]],
-    model: Path,
-    loads: Mapping[str, Load],
-    runs: int,
-    seed: int,
-    bar: Progress,
-    name: str,
-) -> dict[str, Any]:
-    """Ratios of Waver to vLLM for each load, over runs that alternate; both get the same prompts in the same run."""
-    task = bar.add_task(name, total=(runs + 1) * len(loads))
-    found: dict[str, Any] = {each: {"load": vars(load), "runs": []} for each, load in loads.items()}
-    for run in range(-1, runs):  # run -1 warms up
-        for number, (each, load) in enumerate(loads.items()):
-            made: dict[str, Any] = {}
-            for server in alternately(run + number, WAVER, VLLM):
-                port, process = where[server]
-                before = cpu_seconds(process)
-                made[server] = asked.run(load, port, model, seed + 1000 * (run + 1) + number)
-                spent = cpu_seconds(process)
-                tokens = made[server]["total_output_tokens"]
-                made[server]["cpu_ms_per_token"] = {
-                    kind: 1000 * (spent[kind] - before.get(kind, 0.0)) / tokens for kind in spent
-                }
-            if run >= 0:
-                found[each]["runs"].append(made)
-            bar.advance(task)
-    for case in found.values():
-        case |= ratios(case["runs"])
-    return found
+@dataclass
+class Comparison:
+    """Both servers under each load, started anew several times; both get the same prompts in the same run."""
+
+    asked: Client
+    model: Path
+    args: Mapping[str, Any]
+    loads: Mapping[str, Load]
+    seed: int
+
+    def measure(self, starts: int, runs: int, folder: Path, bar: Progress, name: str) -> dict[str, Any]:
+        """Ratios of Waver to vLLM for each load."""
+        task = bar.add_task(name, total=starts * (runs + 1) * len(self.loads))
+        made: list[dict[str, list[dict[str, Any]]]] = []
+        for start in range(starts):
+            waiting = bar.add_task(f"{name}: starting", total=None)
+            with servers(self.model, self.args, folder, alternately(start, WAVER, VLLM)) as where:
+                bar.remove_task(waiting)
+                made.append({each: [] for each in self.loads})
+                for run in range(-1, runs):  # run -1 warms up
+                    for number, (each, load) in enumerate(self.loads.items()):
+                        turn = 1000 * (start * (runs + 1) + run + 1) + number
+                        if run < 0:
+                            self._once(where, replace(load, requests=load.concurrency), turn)
+                        else:
+                            made[-1][each].append(self._once(where, load, turn))
+                        bar.advance(task)
+        found = {}
+        for each, load in self.loads.items():
+            runs_of = [start[each] for start in made]
+            found[each] = {"load": vars(load), "starts": runs_of, **ratios(runs_of)}
+        return found
+
+    def _once(self, where: Mapping[str, tuple[int, int]], load: Load, turn: int) -> dict[str, Any]:
+        """What the client found with each server, and the CPU time that each took."""
+        found: dict[str, Any] = {}
+        for server in alternately(turn, WAVER, VLLM):
+            port, process = where[server]
+            before = cpu_seconds(process)
+            found[server] = self.asked.run(load, port, self.model, self.seed + turn)
+            spent = cpu_seconds(process)
+            tokens = found[server]["total_output_tokens"]
+            found[server]["cpu_ms_per_token"] = {
+                kind: 1000 * (spent[kind] - before.get(kind, 0.0)) / tokens for kind in spent
+            }
+        return found
 
 
-def ratios(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The medians of each run's ratio of Waver to vLLM, whether they keep to the bars, and both sides' medians."""
-    between = {key: typical([run[WAVER][key] / run[VLLM][key] for run in runs]) for key in BARS}
+def ratios(starts: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Of runs by the start of their servers: the medians of each run's ratio of Waver to vLLM, whether they keep to the
+    bars, and both sides' medians."""
+    between = {
+        key: typical_of_groups([[run[WAVER][key] / run[VLLM][key] for run in runs] for runs in starts]) for key in BARS
+    }
+    every = [run for runs in starts for run in runs]
     return {
         "ratios": between,
         "met": {key: bar.met(between[key]["median"]) for key, bar in BARS.items()},
-        "medians": {side: {key: middle([run[side][key] for run in runs])["median"] for key in BARS} for side in SIDES},
+        "medians": {side: {key: middle([run[side][key] for run in every])["median"] for key in BARS} for side in SIDES},
         "frontend_cpu_ms_per_token": {
-            side: middle([frontend(run[side]["cpu_ms_per_token"]) for run in runs])["median"] for side in SIDES
+            side: middle([frontend(run[side]["cpu_ms_per_token"]) for run in every])["median"] for side in SIDES
         },
     }
 
@@ -253,12 +281,9 @@ def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
         parameters = make_model(folder / "random", VOCABULARY, WIDTH, LAYERS)
         with client(folder) as asked:
             for name, model in models.items():
-                runs = settings["runs"] if name == "random" else min(settings["runs"], 5)
-                waiting = bar.add_task(f"{name}: starting", total=None)
-                with servers(model, args, folder) as where:
-                    bar.remove_task(waiting)
-                    cases = compare(asked, where, model, loads, runs, settings["seed"], bar, name)
-                found["models"][name] = {"loads": cases, "runs": runs}
+                starts, runs = settings["starts"] if name == "random" else min(settings["starts"], 3), settings["runs"]
+                cases = Comparison(asked, model, args, loads, settings["seed"]).measure(starts, runs, folder, bar, name)
+                found["models"][name] = {"loads": cases, "starts": starts, "runs": runs}
         found["models"]["random"]["parameters"] = parameters
     return found
 
@@ -281,9 +306,10 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         "# Waver's server over vLLM's own",
         f"`vllm bench serve` (dataset `random`, prompts of {settings['prompt']} and answers of {settings['tokens']} "
         "tokens, `--ignore-eos`) against Waver without a policy and against vLLM's own server, on the same model in "
-        "one run: each number is the median of the ratios Waver : vLLM, with its 95 % interval (bootstrap). Both "
-        "servers are up, one of them idle, and which one is asked first alternates; the prompts are the same for both "
-        f"and new in each run.{report.client_first(numbers)}",
+        "one run: each number is the median of the ratios Waver : vLLM, with its 95 % interval (bootstrap over the "
+        "starts of the servers, for two servers of one program differ by some percent for as long as they live). Both "
+        "servers are up, one of them idle; which one is started first and which is asked first alternates; the prompts "
+        f"are the same for both and new in each run.{report.client_first(numbers)}",
         f"Wanted, in the median: {', '.join(map(str, BARS.values()))}. "
         + (f"**Not met**: {'; '.join(missed)}." if missed else "All of it is met."),
         "![Ratios](vllm_serving.png)",
@@ -318,13 +344,15 @@ def _section(name: str, model: Mapping[str, Any]) -> list[str]:
         for each, case in model["loads"].items()
     ]
     head = ("load", *(bar.words for bar in BARS.values()), "Waver", "vLLM", "CPU of the front, ms (Waver / vLLM)")
-    return [f"## {titles[name]}", f"{model['runs']} runs after one to warm up.", report.table(head, rows)]
+    times = f"Both servers started {model['starts']} times, and {model['runs']} runs each time after one to warm up."
+    return [f"## {titles[name]}", times, report.table(head, rows)]
 
 
 @app.command()
 def main(
     context: typer.Context,
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 9,
+    starts: Annotated[int, typer.Option(min=1, help="How many times both servers are started.")] = 6,
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison for each start, after a short one.")] = 2,
     prompt: Annotated[int, typer.Option(min=1, max=256, help="Tokens of a prompt.")] = 32,
     tokens: Annotated[int, typer.Option(min=8, max=256, help="Tokens of an answer.")] = 64,
     eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: it starts sooner.")] = False,
@@ -335,7 +363,7 @@ def main(
 ) -> None:
     """Waver over vLLM against vLLM's own server, at 1, 8 and 32 requests at a time.
 
-    Needs vLLM. Writes vllm_serving.json, .md, .png and .svg. About 20 minutes on two cores that are otherwise idle.
+    Needs vLLM. Writes vllm_serving.json, .md, .png and .svg. About 45 minutes on two cores that are otherwise idle.
     """
     report.need_extra()
     report.need_vllm()

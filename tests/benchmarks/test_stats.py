@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, norm
 
-from benchmarks.stats import interpolate, middle, percentiles, resamples, wilson
+from benchmarks.stats import interpolate, middle, percentiles, resamples, typical, typical_of_groups, wilson
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (7, 10), (481, 500), (500, 500)])
@@ -48,3 +48,11 @@ def test_interpolation_takes_points_in_any_order() -> None:
 
 def test_the_middle_of_runs() -> None:
     assert middle([3.0, 1.0, 2.0]) == {"median": 2.0, "lowest": 1.0, "highest": 3.0, "runs": 3}
+
+
+def test_runs_that_share_a_start_count_as_one() -> None:
+    starts = [[start + 0.01 * run for run in range(20)] for start in range(5)]
+    alone, shared = typical(np.concatenate(starts).tolist()), typical_of_groups(starts)
+    assert (alone["median"], alone["runs"]) == (shared["median"], shared["runs"]) == (pytest.approx(2.095), 100)
+    assert np.diff(shared["interval"]) > 1.9 * np.diff(alone["interval"])
+    assert typical_of_groups([[1.0, 2.0, 9.0]])["interval"] == [2.0, 2.0]

@@ -38,13 +38,13 @@ def run(throughput: float, latency: float, cpu: float) -> dict[str, Any]:
 
 def test_ratios_are_of_the_same_run_and_their_median_is_judged() -> None:
     slow, fast = run(100.0, 10.0, 0.4), run(200.0, 5.0, 0.2)
-    runs = [{WAVER: slow, VLLM: slow}, {WAVER: fast, VLLM: fast}, {WAVER: slow, VLLM: fast}]
-    found = vllm_serving.ratios(runs)
+    starts = [[{WAVER: slow, VLLM: slow}, {WAVER: fast, VLLM: fast}], [{WAVER: slow, VLLM: fast}]]
+    found = vllm_serving.ratios(starts)
     assert found["ratios"]["output_throughput"] == {"median": 1.0, "interval": [0.5, 1.0], "runs": 3}
     assert all(found["met"].values())
     assert found["medians"][VLLM]["output_throughput"] == 200.0
     assert found["frontend_cpu_ms_per_token"] == {WAVER: 0.4, VLLM: 0.2}
-    assert not any(vllm_serving.ratios([{WAVER: slow, VLLM: fast}])["met"].values())
+    assert not any(vllm_serving.ratios([[{WAVER: slow, VLLM: fast}]])["met"].values())
 
 
 def test_steps_are_compared_side_by_side() -> None:

@@ -363,7 +363,7 @@ def main(
 ) -> None:
     """Waver over vLLM against vLLM's own server, at 1, 8 and 32 requests at a time.
 
-    Needs vLLM. Writes vllm_serving.json, .md, .png and .svg. About 45 minutes on two cores that are otherwise idle.
+    Needs vLLM. Writes vllm_serving.json, .md, .png and .svg. About 70 minutes on two cores that are otherwise idle.
     """
     report.need_extra()
     report.need_vllm()

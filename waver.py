@@ -29,6 +29,11 @@ bench = typer.Typer(no_args_is_help=True, help="Measure quality and speed; each 
 app.add_typer(bench, name="bench")
 
 
+def config_option(words: str) -> Any:
+    """The option that names a configuration."""
+    return typer.Option("--config", "-c", envvar="WAVER_CONFIG", help=words, show_default="the bundled pair")
+
+
 def show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"waver {version('waver')}")
@@ -45,10 +50,7 @@ def main(
 
 @app.command()
 def serve(
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", envvar="WAVER_CONFIG", help="A YAML file.", show_default="the bundled pair"),
-    ] = None,
+    config: Annotated[Path | None, config_option("A YAML file.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port, 0 for a free one.", show_default="8000")] = None,
     max_concurrency: Annotated[int | None, typer.Option(help="Requests decoded at a time.", show_default="64")] = None,
@@ -109,16 +111,7 @@ def chat(
 def ingest(
     path: Annotated[Path, typer.Argument(help="A file, or a folder of text, Markdown, HTML and PDF files.")],
     collection: Annotated[str, typer.Option("--collection", "-n", help="The collection; made if it is not there.")],
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            "-c",
-            envvar="WAVER_CONFIG",
-            help="A YAML file; its `retrieval` says where collections are.",
-            show_default="the bundled pair",
-        ),
-    ] = None,
+    config: Annotated[Path | None, config_option("A YAML file; its `retrieval` says where collections are.")] = None,
     base_url: Annotated[
         str | None, typer.Option(help="A server's address, with /v1: files go there.", show_default="no server")
     ] = None,
@@ -194,16 +187,7 @@ def calibrate_l_rag(
     base_url: Annotated[
         str | None, typer.Option(help="A server's address, with /v1.", show_default="one is started for the while")
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            "-c",
-            envvar="WAVER_CONFIG",
-            help="A YAML file, for the server that is started.",
-            show_default="the bundled pair",
-        ),
-    ] = None,
+    config: Annotated[Path | None, config_option("A YAML file, for the server that is started.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for calibration.json and a plot.")] = None,
 ) -> None:
     """Find the threshold at which `l_rag` looks things up as often as it should, and no more.
@@ -364,10 +348,7 @@ def probe(
         ),
     ] = None,
     engine: Annotated[str, typer.Option(help="The engine whose model is asked and read.")] = "large",
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", envvar="WAVER_CONFIG", help="A YAML file.", show_default="the bundled pair"),
-    ] = None,
+    config: Annotated[Path | None, config_option("A YAML file.")] = None,
     scorer: Annotated[
         str,
         typer.Option(help="When an answer is right: number (its last one is), contains, or MODULE:FUNCTION."),

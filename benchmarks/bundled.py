@@ -27,7 +27,7 @@ from benchmarks.answers import (
     ask_all,
     load_pair,
 )
-from benchmarks.stats import wilson
+from clients.outcome import wilson
 from training.data import STRATEGIES
 from training.world import Item, draw, score_text
 

@@ -25,8 +25,9 @@ from transformers import AutoTokenizer
 from benchmarks import report
 from benchmarks.answers import BUNDLED, LARGE, Answer, How, OverHTTP, ask_all, closed_book
 from benchmarks.processes import free_port, go_first, running
-from benchmarks.stats import Array, middle, percentiles, resamples, typical, wilson
+from benchmarks.stats import Array, middle, percentiles, resamples, typical
 from clients.client import AsyncWaver
+from clients.outcome import wilson
 from engines.probe import CLASSES
 from training.probe.labels import Answers
 from training.probe.shape import groups, u_shape

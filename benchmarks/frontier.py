@@ -19,7 +19,8 @@ from rich.progress import Progress
 from benchmarks import report
 from benchmarks.answers import AT_ONCE, LARGE, MAX_TOKENS, SMALL, Answer, Asked, How, Question, closed_book, reach
 from benchmarks.answers import ask_all as ask_everyone
-from benchmarks.stats import Array, interpolate, percentiles, resamples, wilson
+from benchmarks.stats import Array, interpolate, percentiles, resamples
+from clients.outcome import wilson
 from policies.ead import EntropyAdaptiveDecoding
 from policies.route import Route
 from training.world import Item, draw, score_text

@@ -20,8 +20,9 @@ from rich.progress import Progress
 
 from benchmarks import report
 from benchmarks.answers import LARGE, SMALL, Answer, How, InProcess, Question, ask_all, load_pair
-from benchmarks.stats import Array, middle, percentiles, resamples, wilson
+from benchmarks.stats import Array, middle, percentiles, resamples
 from clients import outcome
+from clients.outcome import wilson
 from policies.calibration import Latency, budget, curve, within
 from retrieval.base import Document
 from retrieval.config import RetrievalConfig

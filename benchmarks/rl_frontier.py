@@ -13,7 +13,8 @@ from rich.progress import Progress
 from benchmarks import report
 from benchmarks.answers import AT_ONCE, BUNDLED, LARGE, SMALL, How, InProcess, load_pair
 from benchmarks.frontier import DEFAULT, FAMILIES, TASK, Draw, Point, named
-from benchmarks.stats import Array, interpolate, percentiles, resamples, wilson
+from benchmarks.stats import Array, interpolate, percentiles, resamples
+from clients.outcome import wilson
 from training.world import draw
 
 WATCHED = FAMILIES["watched"][0]

@@ -21,7 +21,8 @@ from rich.progress import Progress
 
 from benchmarks import report, rl_frontier
 from benchmarks.answers import AT_ONCE, BUNDLED, LARGE, SMALL, How, InProcess, ask_all, closed_book
-from benchmarks.stats import Array, percentiles, resamples, wilson
+from benchmarks.stats import Array, percentiles, resamples
+from clients.outcome import wilson
 from engines import TransformersConfig, load_engine
 from training.rl.monitor import read
 from training.rl.run import Run, train

@@ -14,14 +14,6 @@ RESAMPLES = 2000
 Array = NDArray[np.float64]
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """Wilson's score interval of a share `right / n`."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(right, n).proportion_ci(LEVEL, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def resamples(n: int, seed: int = 0, count: int = RESAMPLES) -> Array:
     """Weights `[count, n]` of bootstrap samples of `n` questions: a weighted mean is the mean of a resample.
 

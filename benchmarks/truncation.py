@@ -15,7 +15,8 @@ from rich.progress import Progress
 
 from benchmarks import report
 from benchmarks.answers import AT_ONCE, LARGE, MAX_TOKENS, SMALL, Answer, Asked, How, ask_all, closed_book, reach
-from benchmarks.stats import Array, percentiles, resamples, wilson
+from benchmarks.stats import Array, percentiles, resamples
+from clients.outcome import wilson
 from training.world import Item, draw, score_text
 
 TASK = "arithmetic"

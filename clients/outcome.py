@@ -125,7 +125,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share `right / n`."""
     share, width = right / n, Z * Z / n
     middle, half = share + width / 2, Z * math.sqrt(share * (1 - share) / n + width / n / 4)
-    return max((middle - half) / (1 + width), 0.0), min((middle + half) / (1 + width), 1.0)
+    # Within rounding, shares of 0 and 1 are their own bounds.
+    return min(max((middle - half) / (1 + width), 0.0), share), max(min((middle + half) / (1 + width), 1.0), share)
 
 
 def page(found: dict[str, Any]) -> str:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, norm
 
-from benchmarks.stats import interpolate, middle, percentiles, resamples, typical, typical_of_groups, wilson
+from benchmarks.stats import interpolate, middle, percentiles, resamples, typical, typical_of_groups
+from clients.outcome import wilson
 
 
-@pytest.mark.parametrize(("right", "n"), [(0, 10), (7, 10), (481, 500), (500, 500)])
+@pytest.mark.parametrize(("right", "n"), [(0, 10), (0, 7), (7, 10), (481, 500), (500, 500), (60, 60)])
 def test_wilson_is_the_score_interval(right: int, n: int) -> None:
     """Wilson (1927): the shares p for which |right/n - p| is z standard errors of p."""
     z = norm.ppf(0.975)
@@ -19,6 +20,8 @@ def test_wilson_is_the_score_interval(right: int, n: int) -> None:
         assert (right / n - bound) ** 2 == pytest.approx(z**2 * bound * (1 - bound) / n, abs=1e-9)
     low, high = wilson(right, n)
     assert 0 <= low <= right / n <= high <= 1
+    assert (low == 0) == (right == 0)
+    assert (high == 1) == (right == n)
 
 
 def test_the_bootstrap_agrees_with_scipy() -> None:

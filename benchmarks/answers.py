@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol
 from clients.client import AsyncWaver, report, trace
 from engines import EngineConfig, TransformersConfig, VllmConfig, load_engine
 from engines.base import Engine, Sampling
-from policies.base import Job, Report
+from policies.base import Job, Proceed, Report
 from policies.base import Question as Asking
-from policies.registry import compose, parse
+from policies.registry import parse
 from retrieval.library import Library
 from training.world import Item
 
@@ -106,7 +106,7 @@ class InProcess:
         job = Job(tuple(led_by("")), sampling, how.engine, self.engines, Report(), asked, self.library)
         stream = self.engines[how.engine].tokens.stream()
         text, entropies = "", []
-        async with aclosing(compose(policies)(job)) as steps:
+        async with aclosing(Proceed(policies)(job)) as steps:
             async for step in steps:
                 job.report.observe(step)
                 text += stream.push(step.token)

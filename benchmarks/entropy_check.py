@@ -21,8 +21,8 @@ from benchmarks import report
 from benchmarks.answers import AT_ONCE, LARGE, SMALL, load_pair
 from engines.base import Engine, Sampling, Step
 from engines.transformers import TransformersEngine
-from policies.base import Job, Report
-from policies.registry import compose, parse
+from policies.base import Job, Proceed, Report
+from policies.registry import parse
 from training.world import TASKS, draw
 
 LIMIT = 1e-4
@@ -42,7 +42,7 @@ async def _answer(
     engine, policy = WAYS[way]
     job = Job(tuple(prompt), Sampling(temperature=1.0, max_tokens=max_tokens, seed=seed), engine, engines, Report())
     steps = []
-    async with aclosing(compose(parse(policy, engines))(job)) as produced:
+    async with aclosing(Proceed(parse(policy, engines))(job)) as produced:
         async for step in produced:
             job.report.observe(step)
             steps.append(step)

@@ -12,8 +12,8 @@ import typer
 from benchmarks import report
 from benchmarks.answers import LARGE, SMALL, load_pair
 from engines.base import Sampling, Step
-from policies.base import Job, Report
-from policies.registry import compose, parse
+from policies.base import Job, Proceed, Report
+from policies.registry import parse
 
 POLICY = {"name": "ead", "threshold": 0.05, "monitor": "small"}
 
@@ -26,7 +26,7 @@ async def answer(question: str, models: Path | None) -> tuple[list[tuple[str, St
         tokens = engines[SMALL].tokens
         prompt = tuple(tokens.chat([{"role": "user", "content": question}]))
         job = Job(prompt, Sampling(temperature=0.0, max_tokens=200), SMALL, engines, Report())
-        steps = [step async for step in compose(parse([POLICY], engines))(job)]
+        steps = [step async for step in Proceed(parse([POLICY], engines))(job)]
         read = await engines[SMALL].score([*prompt, *(step.token for step in steps)])
         alone = [step.entropy for step in read[len(prompt) - 1 :]]
         return [(tokens.token_str(step.token) or "end", step) for step in steps], alone

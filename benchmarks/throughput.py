@@ -21,8 +21,7 @@ from benchmarks.answers import LARGE, SMALL, load_pair
 from benchmarks.stats import middle
 from engines.base import Engine, Sampling, Step
 from engines.transformers import TransformersEngine
-from policies.base import Job, Report, continuation
-from policies.registry import compose
+from policies.base import Job, Proceed, Report, continuation
 from training.world import documents, draw
 
 TOGETHER = 16
@@ -125,7 +124,7 @@ async def measuring(engine: Engine, runs: int, tokens: int, seed: int, advance: 
 async def _segment(job: Job, written: list[int], engine: str, tokens: int) -> float:
     """Seconds that an engine takes to write so many more tokens of an answer."""
     begun = time.perf_counter()
-    async with aclosing(compose(())(continuation(job, written, engine, max_new=tokens))) as steps:
+    async with aclosing(Proceed()(continuation(job, written, engine, max_new=tokens))) as steps:
         written += [step.token async for step in steps]
     return time.perf_counter() - begun
 

@@ -20,8 +20,7 @@ from benchmarks.throughput import alternately
 from engines.base import NO_TOKEN, Gate, Sampling
 from engines.config import VllmConfig
 from engines.vllm.engine import VllmEngine
-from policies.base import Job, Report, continuation
-from policies.registry import compose
+from policies.base import Job, Proceed, Report, continuation
 
 SIZES = {SMALL: (256, 4), LARGE: (512, 12)}
 """Width and layers."""
@@ -60,7 +59,7 @@ async def forget(engine: VllmEngine) -> None:
 async def write(job: Job) -> tuple[list[int], list[float]]:
     """The tokens of a segment, and when its steps came (seconds; the first is its beginning)."""
     came, tokens = [time.perf_counter()], []
-    async with aclosing(compose(())(job)) as steps:
+    async with aclosing(Proceed()(job)) as steps:
         async for step in steps:
             came.append(time.perf_counter())
             if step.token != NO_TOKEN:

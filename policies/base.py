@@ -155,9 +155,6 @@ class Job:
         return min(self.engines[name].context_length for name in {self.engine, *self.report.parameters})
 
 
-Proceed = Callable[[Job], AsyncGenerator[Step, None]]
-
-
 def continuation(
     job: Job, written: Sequence[int], engine: str, gate: Gate | None = None, max_new: int | None = None
 ) -> Job:
@@ -216,3 +213,15 @@ class Policy(BaseModel):
     def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
         """Yield the steps of the answer; `proceed(job)` runs what is inside. Close what you stop reading."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Proceed:
+    """What is inside of a policy: others (sorted by stage, the first is the outermost), and the engine within them."""
+
+    policies: tuple[Policy, ...] = ()
+
+    def __call__(self, job: Job) -> AsyncGenerator[Step, None]:
+        if not self.policies:
+            return job.engines[job.engine].generate(job.prompt_ids, job.sampling)
+        return self.policies[0].decode(job, Proceed(self.policies[1:]))

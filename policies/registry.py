@@ -1,16 +1,16 @@
-"""Every policy by name; how a request's list is checked, sorted and wrapped around the engine."""
+"""Every policy by name; how a request's list is checked and sorted."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from engines.base import Engine, Step
+from engines.base import Engine
 from engines.tokens import differences
 from policies.adaptive_temperature import AdaptiveTemperature
-from policies.base import STAGES, Job, Policy, Proceed
+from policies.base import STAGES, Job, Policy
 from policies.diffadapt import DiffAdapt
 from policies.ead import EntropyAdaptiveDecoding
 from policies.forced_answer import ForcedAnswer
@@ -163,22 +163,6 @@ def check_engines(policies: Sequence[Policy], job: Job) -> None:
         start = each.sampling.answer_start
         begun = start is not None and start < len(each.prompt_ids)
         each.engines[each.engine].check(each.sampling, begun)
-
-
-def compose(policies: Sequence[Policy]) -> Proceed:
-    """Wrap policies (sorted by stage) around the engine: the first is the outermost."""
-    proceed: Proceed = _engine
-    for policy in reversed(policies):
-        proceed = _wrap(policy, proceed)
-    return proceed
-
-
-def _engine(job: Job) -> AsyncGenerator[Step, None]:
-    return job.engines[job.engine].generate(job.prompt_ids, job.sampling)
-
-
-def _wrap(policy: Policy, inner: Proceed) -> Proceed:
-    return lambda job: policy.decode(job, inner)
 
 
 def engines_used(policies: Sequence[Policy], default_engine: str) -> tuple[str, ...]:

@@ -14,8 +14,7 @@ from itertools import zip_longest
 from typing import TypeVar
 
 from engines.base import Sampling, Step
-from policies.base import Job, Kept, Question, Report
-from policies.registry import compose
+from policies.base import Job, Kept, Proceed, Question, Report
 from server.assembly import Piece, TextAssembly, Token
 from server.runtime import Route, Runtime
 from server.sampling import choice_seed
@@ -165,7 +164,7 @@ class Decoding:
             self._put(assembly.end("length"))
             return
         job = Job(prompt.ids, sampling, route.engine, here.engines, report, prompt.question, here.library, here.probes)
-        async with aclosing(compose(route.policies)(job)) as steps:
+        async with aclosing(Proceed(route.policies)(job)) as steps:
             async for step in steps:
                 if not any(each.tokens for each in self.reports):
                     self._runtime.metrics.first_token.observe(time.perf_counter() - self._began)

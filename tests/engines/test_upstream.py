@@ -19,9 +19,8 @@ from engines.transforms import TopW
 from engines.upstream import UpstreamEngine
 from engines.upstream.request import segment_seed
 from engines.upstream.turnstile import Turnstile
-from policies.base import Job, Report
+from policies.base import Job, Proceed, Report
 from policies.ead import EntropyAdaptiveDecoding
-from policies.registry import compose
 from tests.conftest import Running, until
 
 RULES: list[tuple[int, float, int, tuple[float, ...]]] = [
@@ -228,7 +227,7 @@ async def test_taking_turns_with_an_embedded_engine(
         ):
             prompt = tuple(ids(direct, PROMPTS[1]))
             job = Job(prompt, Sampling(temperature=0.0, max_tokens=25, ignore_eos=True), "small", pair, Report())
-            async with aclosing(compose([policy])(job)) as answer:
+            async with aclosing(Proceed((policy,))(job)) as answer:
                 out = [step async for step in answer]
             expected = await steps(direct, list(prompt), max_tokens=25, ignore_eos=True)
             assert [s.token for s in out] == [s.token for s in expected]

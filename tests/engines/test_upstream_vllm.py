@@ -16,9 +16,8 @@ from engines.base import NO_TOKEN, Engine, Gate, Sampling, Step, Unsupported
 from engines.transformers import TransformersEngine
 from engines.transforms import AdaptiveTemperature, TopP
 from engines.upstream import UpstreamEngine
-from policies.base import Job, Report
+from policies.base import Job, Proceed, Report
 from policies.ead import EntropyAdaptiveDecoding
-from policies.registry import compose
 from tests.conftest import until
 from tests.engines.driving import ROOT
 from tests.engines.vllm_here import needs_vllm
@@ -184,7 +183,7 @@ async def test_taking_turns(up: UpstreamEngine, small: TransformersEngine) -> No
     ):
         for prompt in (tuple(ids(small, question)) for question in QUESTIONS[:4]):
             job = Job(prompt, Sampling(temperature=0.0, max_tokens=60), "small", {"small": small, "up": up}, Report())
-            async with aclosing(compose([policy])(job)) as answer:
+            async with aclosing(Proceed((policy,))(job)) as answer:
                 out = [step async for step in answer]
             expected = await steps(small, list(prompt))
             assert [step.token for step in out] == [step.token for step in expected]

@@ -11,8 +11,7 @@ import torch
 from engines.base import Engine, Sampling, Step
 from engines.sequence import Sequence as Decoding
 from engines.tokens import TokenText
-from policies.base import Job, Policy, Question, Report
-from policies.registry import compose
+from policies.base import Job, Policy, Proceed, Question, Report
 from retrieval.library import Library
 
 
@@ -88,7 +87,7 @@ def asking(engines: Mapping[str, Any], engine: str, text: str, library: Library 
 async def answer(job: Job, *policies: Policy) -> tuple[str, dict[str, Any]]:
     """The answer's text, and the report as a response has it."""
     ids = []
-    async for step in compose(policies)(job):
+    async for step in Proceed(policies)(job):
         job.report.observe(step)
         ids.append(step.token)
     return job.engines[job.engine].tokens.decode(ids), job.report.as_dict()

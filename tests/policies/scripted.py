@@ -10,8 +10,7 @@ from typing import Any
 
 from engines.base import Sampling, Step
 from engines.sequence import Sequence as Decoding
-from policies.base import Job, Policy, Report
-from policies.registry import compose
+from policies.base import Job, Policy, Proceed, Report
 
 
 class Scripted:
@@ -39,7 +38,7 @@ async def play(policy: Policy, small: Sequence[float], large: Sequence[float]) -
     report = Report(parameters={name: engine.parameters for name, engine in engines.items()})
     job = Job((0, 0, 0), Sampling(temperature=0, max_tokens=len(small)), "small", engines, report)
     steps = []
-    async for step in compose([policy])(job):
+    async for step in Proceed((policy,))(job):
         report.observe(step)
         steps.append(step)
     return steps, report

@@ -14,13 +14,13 @@ from transformers import AutoTokenizer
 from engines import TransformersConfig, load_engine
 from engines.base import Engine, Sampling, Step, Unsupported
 from engines.tokens import TokenText
-from policies.base import Job, Policy
+from policies.base import Job, Policy, Proceed
 from policies.diffadapt import DiffAdapt
 from policies.ead import EntropyAdaptiveDecoding
 from policies.forced_answer import ForcedAnswer
 from policies.l_rag import LRAG
 from policies.random_switch import RandomSwitch
-from policies.registry import check_engines, compose, parse
+from policies.registry import check_engines, parse
 from policies.strategies import Easy, Hard
 from retrieval.base import Document
 from retrieval.config import RetrievalConfig
@@ -72,7 +72,7 @@ class Rambling(Played):
 
 async def steps_of(job: Job, *policies: Policy) -> list[Step]:
     steps = []
-    async for step in compose(policies)(job):
+    async for step in Proceed(policies)(job):
         job.report.observe(step)
         steps.append(step)
     return steps

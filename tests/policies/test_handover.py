@@ -15,10 +15,9 @@ import pytest
 from engines import TransformersConfig, load_engine
 from engines.base import Engine, Sampling, Step
 from engines.transforms import AdaptiveTemperature
-from policies.base import Job, Policy, Report
+from policies.base import Job, Policy, Proceed, Report
 from policies.ead import EntropyAdaptiveDecoding
 from policies.random_switch import RandomSwitch
-from policies.registry import compose
 from policies.route import Route
 from training.world import draw
 
@@ -64,7 +63,7 @@ def job(engines: dict[str, Engine], question: str, sampling: Sampling) -> Job:
 
 
 async def run(policies: list[Policy], work: Job) -> list[Step]:
-    async with aclosing(compose(policies)(work)) as steps:
+    async with aclosing(Proceed(tuple(policies))(work)) as steps:
         return [step async for step in steps]
 
 

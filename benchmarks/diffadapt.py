@@ -26,7 +26,8 @@ from benchmarks import report
 from benchmarks.answers import BUNDLED, LARGE, Answer, How, OverHTTP, ask_all, closed_book
 from benchmarks.processes import free_port, go_first, running
 from benchmarks.stats import Array, middle, percentiles, resamples, typical
-from clients.client import AsyncWaver
+from clients.client import AsyncWaver, WaverReport
+from clients.client import report as report_of
 from clients.outcome import wilson
 from engines.probe import CLASSES
 from training.probe.labels import Answers
@@ -255,7 +256,7 @@ async def first_tokens(bench: Bench, rule: str, count: int, seed: int, bar: Prog
     found: dict[str, Any] = {}
     for length, passages in PASSAGES.items():
         spent: dict[str, list[float]] = {name: [] for name in policies}
-        sizes = []
+        sizes, begun = [], []
         for run in range(total):
             order = list(policies)[run % len(policies) :] + list(policies)[: run % len(policies)]
             for name in order:
@@ -263,10 +264,13 @@ async def first_tokens(bench: Bench, rule: str, count: int, seed: int, bar: Prog
                 if passages:
                     before = [texts[(start + i) % len(texts)] for i in range(passages)]
                     question = "\n".join([f"Request {start}.", *before, "", question])
-                took, size = await first_token(bench.client, question, policies[name])
+                took, size, said = await first_token(bench.client, question, policies[name])
                 if run >= WARM_UP:
                     spent[name].append(1000 * took)
                     sizes.append(size)
+                    if name == "auto":
+                        guess = (said.difficulty or {}).get("head_start")
+                        begun.append(None if guess is None else guess == said.strategy)
                 bar.advance(task)
         found[length] = {
             "prompt_tokens": int(np.median(sizes)),
@@ -277,11 +281,18 @@ async def first_tokens(bench: Bench, rule: str, count: int, seed: int, bar: Prog
             },
         }
         found[length]["met"] = found[length]["ratios"][f"auto to {PLAIN}"]["median"] <= FIRST_TOKEN
+        by_start = {
+            kind: [a / b for a, b, right in zip(spent["auto"], spent[PLAIN], begun, strict=True) if right is wanted]
+            for kind, wanted in (("right", True), ("wrong", False))
+        }
+        found[length]["head_starts"] = {kind: typical(made) for kind, made in by_start.items() if made}
     return found
 
 
-async def first_token(client: AsyncWaver, question: str, policy: list[dict[str, Any]]) -> tuple[float, int]:
-    """Seconds until the first text of a streamed answer, and the tokens of its prompt.
+async def first_token(
+    client: AsyncWaver, question: str, policy: list[dict[str, Any]]
+) -> tuple[float, int, WaverReport]:
+    """Seconds until the first text of a streamed answer, the tokens of its prompt, and its report.
 
     Raises:
         RuntimeError: there was no text.
@@ -295,15 +306,13 @@ async def first_token(client: AsyncWaver, question: str, policy: list[dict[str, 
         stream_options={"include_usage": True},
         extra_body={"policy": policy, "min_tokens": 4},  # else some answers are empty
     )
-    took, size = 0.0, 0
+    took = 0.0
     async for chunk in stream:
         if not took and chunk.choices and chunk.choices[0].delta.content:
             took = time.perf_counter() - begun
-        if chunk.usage is not None:
-            size = chunk.usage.prompt_tokens
-    if not took:
-        raise RuntimeError("an answer has no text")
-    return took, size
+    if not took or chunk.usage is None:
+        raise RuntimeError("an answer has no text, or no end")
+    return took, chunk.usage.prompt_tokens, report_of(chunk)
 
 
 async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
@@ -387,9 +396,9 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         ),
         "## Time to the first token",
         *(_first(length, told) for length, told in numbers["first_tokens"].items()),
-        "The bundled probes have no words, so a probe reads the prompt and a strategy its own words behind it: "
-        "*normal* is a strategy without a probe, and *auto* reads both, one after the other."
-        + report.client_first(numbers),
+        "*normal* is a strategy without a probe. The bundled probes have no words, so under *auto* an answer is begun "
+        "with the strategy that most questions lately came to, and its first pass brings what the probe reads; where "
+        "the probe then says otherwise, the answer is begun anew." + report.client_first(numbers),
     ]  # fmt: skip
 
 
@@ -428,10 +437,15 @@ def _first(length: str, told: Mapping[str, Any]) -> str:
     spent, ratios = told["milliseconds"], told["ratios"]
     said = ", ".join(f"{name} {spent[name]['median']:.1f} ms" for name in (PLAIN, "normal", "auto"))
     compared = ", ".join(f"{name} {report.ratio(value)}" for name, value in ratios.items())
+    ends = {"right": "with the right strategy", "wrong": "with another"}
+    starts = "".join(
+        f" Auto to plain where the answer was begun {ends[kind]} ({value['runs']} requests): {report.ratio(value)}."
+        for kind, value in told["head_starts"].items()
+    )
     return (
         f"{length.capitalize()} prompts (some {told['prompt_tokens']} tokens), one at a time, medians of "
         f"{spent[PLAIN]['runs']}: {said}. Ratios, with their intervals: {compared}. Aim (auto to plain at most "
-        f"{FIRST_TOKEN:g}): {report.verdict(told['met'])}."
+        f"{FIRST_TOKEN:g}): {report.verdict(told['met'])}.{starts}"
     )
 
 

@@ -70,6 +70,8 @@ class Sampling:
     `seed` makes a draw a function of (seed, position in the answer) alone. `temperature == 0` is greedy.
     `transforms` adapt the temperature, and truncate the distribution after it and before `min_p`, `top_k` and `top_p`;
     the whole order is in `engines.transforms`.
+    `state_of`: the prompt may begin with these tokens, and then the hidden state at the last of them is to come with
+    the answer's first step, if it is to be had in passing (`Step.state`).
     """
 
     temperature: float = 1.0
@@ -91,6 +93,14 @@ class Sampling:
     logprobs: bool = True
     gate: Gate | None = None
     answer_start: int | None = None
+    state_of: tuple[int, ...] = ()
+
+    def state_at(self, prompt_ids: Sequence[int]) -> int | None:
+        """The place in a prompt of the token whose hidden state is asked for; None where there is none, and in a later
+        segment of an answer."""
+        count = len(self.state_of)
+        begins = self.answer_start in (None, len(prompt_ids))
+        return count - 1 if count and begins and tuple(prompt_ids[:count]) == self.state_of else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,8 @@ class Step:
     `top_logprobs` are `(token, logprob)` pairs, most likely first. `finish` is set on the last step of a segment.
     `entropy_bounds` is None where the entropy is exact, else `(lower, upper)` and `entropy` is their midpoint.
     `kept` and `crop_entropy` (nats) say how many tokens a truncation left to draw from, and how even they were; None
-    where none ran.
+    where none ran. `state` is the hidden state that `Sampling.state_of` asked for, as `Engine.hidden_state` gives it;
+    None where this request has not read that token itself (a cache held it), or the engine has no such way.
     """
 
     token: int
@@ -113,6 +124,7 @@ class Step:
     entropy_bounds: tuple[float, float] | None = None
     kept: int | None = None
     crop_entropy: float | None = None
+    state: torch.Tensor | None = field(default=None, compare=False, repr=False)
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -36,8 +36,18 @@ class NativeRunner:
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
     def extend(self, slots: list[int], starts: list[int], tokens: list[list[int]]) -> torch.Tensor:
-        rows = zip(slots, starts, tokens, strict=True)
-        return torch.stack([self.read(slot, start, row)[-1] for slot, start, row in rows])
+        return self.extend_and_read(slots, starts, tokens, {})[0]
+
+    def extend_and_read(
+        self, slots: list[int], starts: list[int], tokens: list[list[int]], places: Mapping[int, int]
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        logits, states = [], {}
+        for i, (slot, start, row) in enumerate(zip(slots, starts, tokens, strict=True)):
+            outputs = self._append(slot, start, row, output_hidden_states=i in places)
+            logits.append(outputs[-1][1].logits[0, -1])
+            if i in places:
+                states[i] = torch.cat([behind(output, None)[0, -count:] for count, output in outputs])[places[i]]
+        return torch.stack(logits), states
 
     def read(self, slot: int, start: int, tokens: list[int]) -> torch.Tensor:
         outputs = self._append(slot, start, tokens)

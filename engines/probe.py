@@ -6,6 +6,7 @@ a reference prompt with the hidden state that its model has there, and is refuse
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ CLASSES: tuple[Class, ...] = ("easy", "normal", "hard")
 """What the three outputs stand for, in order."""
 ALIKE = 0.99
 """Cosine from which two hidden states are taken for one model's; bfloat16 and int8 weights stay above it."""
+RECENT = 100
+"""Questions from which it is guessed what the next one will be taken for."""
 REFERENCE = "What is 27 + 58 - 13?"
 """The user message at whose end the reference state is taken."""
 
@@ -56,11 +59,21 @@ class Probe:
     record: Record
     ids: tuple[int, ...]
     state: torch.Tensor
+    chosen: deque[Class] = field(default_factory=lambda: deque(maxlen=RECENT), repr=False, compare=False)
+    """What was made of the last questions that it was asked about."""
     _known: dict[int, tuple[Engine, str | None]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def hidden(self) -> int:
         return self.weights["W1"].shape[1]
+
+    @property
+    def usual(self) -> Class | None:
+        """What at least half of the last questions were taken for, if any class; normal before there were any."""
+        if not self.chosen:
+            return "normal"
+        ((most, count),) = Counter(self.chosen).most_common(1)
+        return most if 2 * count >= len(self.chosen) else None
 
     def __call__(self, state: torch.Tensor) -> torch.Tensor:
         """Logits of the classes: `[..., 3]` for hidden states `[..., hidden]`."""

@@ -7,7 +7,7 @@ not looked up by name: it is tried, once, when the model is loaded.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -31,6 +31,13 @@ class Runner(Protocol):
     def extend(self, slots: list[int], starts: list[int], tokens: list[list[int]]) -> torch.Tensor:
         """Append tokens to slots: slot `slots[i]` holds `starts[i]` tokens and takes `tokens[i]`; `[rows, vocab]`
         logits after each row's last token."""
+        ...
+
+    def extend_and_read(
+        self, slots: list[int], starts: list[int], tokens: list[list[int]], places: Mapping[int, int]
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        """As `extend`, and for some rows the state `[hidden]` after the final norm at the place `places[i]` of
+        `tokens[i]`."""
         ...
 
     def read(self, slot: int, start: int, tokens: list[int]) -> torch.Tensor:

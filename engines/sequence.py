@@ -41,6 +41,9 @@ class Sequence:
         self.ends = (*(() if sampling.ignore_eos else eos_ids), *sampling.stop_token_ids)
         self.matcher: llguidance.LLMatcher | None = None
         self.slot: int | None = None
+        self.read_at = sampling.state_at(self.ids)
+        self.state: torch.Tensor | None = None
+        """The hidden state that its first step is to bring."""
         self.inbox: asyncio.Queue[Step | Exception] = asyncio.Queue()
         gate = sampling.gate
         self._window = RollingEntropy(gate.window, gate.history) if gate else None

@@ -8,7 +8,7 @@ one pass over the missing tokens brings it up to date.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -88,8 +88,8 @@ class SlotRunner:
         self._window: int | None = getattr(config, "sliding_window", None)
         self._picks_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
-    def extend(self, slots: list[int], starts: list[int], tokens: list[list[int]]) -> torch.Tensor:
-        inputs = self._inputs(slots, starts, tokens)
+    def extend(self, slots: list[int], starts: list[int], tokens: list[list[int]], **options: bool) -> torch.Tensor:
+        inputs = self._inputs(slots, starts, tokens) | options
         device = self.model.device
         ends = [len(row) - 1 for row in tokens]
         rows = torch.arange(len(tokens), device=device)
@@ -98,6 +98,19 @@ class SlotRunner:
         kept = sorted(set(ends))
         logits = self.model(**inputs, logits_to_keep=torch.tensor(kept, device=device)).logits
         return logits[rows, torch.tensor([kept.index(end) for end in ends], device=device)]  # type: ignore[no-any-return]
+
+    def extend_and_read(
+        self, slots: list[int], starts: list[int], tokens: list[list[int]], places: Mapping[int, int]
+    ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
+        body, seen = self.model.base_model, []
+        options = {"output_hidden_states": True} if body is self.model else {}
+        hook = body.register_forward_hook(lambda *passed: seen.append(passed[-1]))
+        try:
+            logits = self.extend(slots, starts, tokens, **options)
+        finally:
+            hook.remove()
+        states = behind(seen[-1], None)
+        return logits, {row: states[row, place] for row, place in places.items()}
 
     def read(self, slot: int, start: int, tokens: list[int]) -> torch.Tensor:
         return self.model(**self._inputs([slot], [start], [tokens])).logits[0]  # type: ignore[no-any-return]

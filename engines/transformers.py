@@ -285,7 +285,17 @@ class TransformersEngine:
         if not work:
             return []
         slots, starts, tokens = self._parts(work)
-        logits = self._runner.extend(slots, starts, tokens)
+        places = {
+            i: sequence.read_at - start
+            for i, ((sequence, count), start) in enumerate(zip(work, starts, strict=True))
+            if sequence.read_at is not None and start <= sequence.read_at < start + count
+        }
+        if places:
+            logits, states = self._runner.extend_and_read(slots, starts, tokens, places)
+            for i, state in states.items():
+                work[i][0].state = state.float().cpu().clone()
+        else:
+            logits = self._runner.extend(slots, starts, tokens)
         self._took(slots, tokens)
         ready = [i for i, (sequence, _) in enumerate(work) if not self._seats.missing(sequence)]
         if not ready:
@@ -307,6 +317,8 @@ class TransformersEngine:
             steps = [replace(step, kept=kept, crop_entropy=h) if kept else step for step, kept, h in crops]
         out = []
         for sequence, step in zip(sequences, steps, strict=True):
+            if sequence.state is not None:
+                step, sequence.state = replace(step, state=sequence.state), None
             if sequence.fires_before(step.entropy):
                 out.append((sequence, sequence.gated(step.entropy, self.name)))
             else:

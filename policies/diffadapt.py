@@ -10,6 +10,9 @@ Details:
 - The probe's words and a strategy's follow the same prompt, so a prefix cache reads the question once. The paper's code
   gives the strategies a system prompt that its probe prompt lacks, and so reads it twice; here there is none but the
   client's own, which both see.
+- Where a strategy's words begin with the probe's (or the probe has none), one pass serves both: the answer is begun
+  with the strategy that most questions lately came to, its pass also brings the state that the probe reads, and the
+  first token waits for what the probe says. Where it says otherwise, that token is discarded and the answer begun anew.
 - A probe fits one model and template, and stands in the configuration (`probes`); requests only name it. Under `ead` it
   may be that of either engine. A prompt of text or ids is taken as it is: it should be rendered by the chat template.
 - `labels` are the rule that a probe's training labels came from: the paper's, in which easy is a catch-all; one in
@@ -29,8 +32,9 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -39,6 +43,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from engines.base import Engine, Sampling, Step, Unsupported
 from engines.probe import CLASSES, Class
 from policies.base import Job, Policy, Proceed, Stage
+from policies.head_start import HeadStart
 from policies.oracle import best
 from policies.strategies import Easy, Hard, Normal, asked
 
@@ -109,9 +114,10 @@ class DiffAdapt(Policy):
         if self.strategy == "oracle":
             assert self.answer is not None
             answer = best(job, ways, proceed, self.answer)
+        elif self.strategy == "auto":
+            answer = await self._fitting(job, ways, proceed)
         else:
-            chosen = await self._choose(job)
-            job.report.extra["strategy"] = chosen
+            job.report.extra["strategy"] = chosen = self._drawn(job) if self.strategy == "shuffled" else self.strategy
             answer = proceed(ways[chosen])
         async with aclosing(answer) as steps:
             async for step in steps:
@@ -126,25 +132,59 @@ class DiffAdapt(Policy):
         named = {"easy": self.easy, "normal": self.normal, "hard": self.hard}
         return {name: asked(job, how) for name, how in named.items() if self.strategy in (name, *ANY)}
 
-    async def _choose(self, job: Job) -> str:
-        if self.strategy == "shuffled":
-            rng = random.Random(f"diffadapt:{job.sampling.seed}")
-            return rng.choices(list(self.mix), list(self.mix.values()))[0]
-        if self.strategy != "auto":
-            return self.strategy
+    def _drawn(self, job: Job) -> str:
+        rng = random.Random(f"diffadapt:{job.sampling.seed}")
+        return rng.choices(list(self.mix), list(self.mix.values()))[0]
+
+    async def _fitting(self, job: Job, ways: Mapping[str, Job], proceed: Proceed) -> AsyncGenerator[Step, None]:
+        """The answer in the way that fits the question."""
+        begun = None
         async with self._turns[job.prompt_ids]:
             if job.prompt_ids not in self._judged:
-                self._judged[job.prompt_ids] = await self._judge(job)
+                since = time.perf_counter()
+                begun, chosen, record = await self._judge(job, ways, proceed)
+                self._judged[job.prompt_ids] = chosen, record | {"seconds": time.perf_counter() - since}
         chosen, record = self._judged[job.prompt_ids]
-        job.report.extra["difficulty"] = record
-        return chosen
+        job.report.extra |= {"strategy": chosen, "difficulty": record}
+        return proceed(ways[chosen]) if begun is None else begun.answer()
 
-    async def _judge(self, job: Job) -> tuple[Class, dict[str, Any]]:
-        """The class of a question, and what a report says of it."""
-        began = time.perf_counter()
+    async def _judge(
+        self, job: Job, ways: Mapping[str, Job], proceed: Proceed
+    ) -> tuple[HeadStart | None, Class, dict[str, Any]]:
+        """The answer, where it has been begun in the right way; the class of the question, and what a report says."""
         found = await self._reader(job)
-        chosen, record = await (self._drafted(job) if found is None else self._probed(job, *found))
-        return chosen, record | {"seconds": time.perf_counter() - began}
+        if found is None:
+            return None, *await self._drafted(job)
+        name, engine = found
+        read = probe_prompt(job, name, engine)
+        guess = self._guess(job, name, read, ways, proceed) if engine.name == job.engine else None
+        if guess is None:
+            return None, *self._probed(job, name, engine, await engine.hidden_state(read))
+        way = ways[guess]
+        begun = HeadStart(replace(way, sampling=replace(way.sampling, state_of=read)), proceed)
+        try:
+            state = await begun.state()
+            if state is None:  # a cache held the question
+                state = await engine.hidden_state(read)
+        except BaseException:
+            await begun.drop()
+            raise
+        chosen, record = self._probed(job, name, engine, state)
+        record["head_start"] = guess
+        if guess == chosen:
+            return begun, chosen, record
+        await begun.drop()
+        return None, chosen, record
+
+    def _guess(
+        self, job: Job, name: str, read: tuple[int, ...], ways: Mapping[str, Job], proceed: Proceed
+    ) -> Class | None:
+        """The strategy to begin with before the probe has spoken; None where the answer's first pass would not read
+        what the probe does, or where no strategy is likely enough."""
+        usual = job.probes[name].usual
+        if usual is None or any(policy.stage in ("search", "decode") for policy in proceed.policies):
+            return None
+        return usual if ways[usual].prompt_ids[: len(read)] == read else None
 
     async def _reader(self, job: Job) -> tuple[str, Engine] | None:
         """The name of a probe and the engine that it reads; None: a draft takes its place.
@@ -171,12 +211,12 @@ class DiffAdapt(Policy):
         reason = reasons[0] if reasons else f"no probe with the labels {self.labels} is configured"
         raise Unsupported(f'{reason}; name a strategy, or let a draft decide: "fallback": "draft"', "policy")
 
-    async def _probed(self, job: Job, name: str, engine: Engine) -> tuple[Class, dict[str, Any]]:
-        logits = job.probes[name](await engine.hidden_state(probe_prompt(job, name, engine)))
-        logits = logits + torch.tensor([self.bonus.get(each, 0.0) for each in CLASSES])
+    def _probed(self, job: Job, name: str, engine: Engine, state: torch.Tensor) -> tuple[Class, dict[str, Any]]:
+        logits = job.probes[name](state) + torch.tensor([self.bonus.get(each, 0.0) for each in CLASSES])
         probabilities = dict(zip(CLASSES, logits.softmax(-1).tolist(), strict=True))
         likeliest = max(CLASSES, key=lambda each: probabilities[each])
         chosen = likeliest if probabilities[likeliest] >= self.min_confidence else "normal"
+        job.probes[name].chosen.append(chosen)
         return chosen, {"probe": name, "engine": engine.name, "probabilities": probabilities}
 
     async def _drafted(self, job: Job) -> tuple[Class, dict[str, Any]]:

@@ -34,7 +34,8 @@ class Ask:
     `temperature`. `ends` are the tokens that end the answer, `stop` is the token
     that ends the request when its gate fires (None until the processor's own side has chosen it). `slot` is the
     request's row on the board (-1: nothing is reported), and `tag` tells requests apart. `given` are tokens that are
-    taken instead of drawn, and only measured. `hidden`: the hidden state at the prompt's end is to be reported.
+    taken instead of drawn, and only measured. `hidden`: the hidden state that many tokens before the prompt's last is
+    to be reported, with the first token.
     """
 
     gate: Gate | None = None
@@ -46,7 +47,7 @@ class Ask:
     slot: int = -1
     tag: int = 0
     given: tuple[int, ...] = ()
-    hidden: bool = False
+    hidden: int | None = None
 
     @property
     def remembers(self) -> bool:
@@ -70,7 +71,7 @@ class Ask:
             data["sampling"] = {
                 name: value
                 for name, value in data["sampling"].items()
-                if value != getattr(default, name) and name != "gate"
+                if value != getattr(default, name) and name not in ("gate", "state_of")
             }
             data["sampling"]["transforms"] = [each.as_data() for each in self.sampling.transforms]
             data["sampling"]["logit_bias"] = list(self.sampling.logit_bias.items())

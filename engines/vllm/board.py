@@ -177,11 +177,11 @@ class Pen:
         self._top[where[0], where[1], 2 : 2 + k] = ids.to(device, torch.int32)
         self._top[where[0], where[1], 2 + TOP : 2 + TOP + k] = logprobs.to(device, torch.float32).view(torch.int32)
 
-    def write_states(self, rows: list[int], tags: list[int], states: torch.Tensor) -> None:
-        """The hidden states of n requests, `[n, hidden]`."""
-        where = send([rows, tags], self._states.device)
-        words = states.to(self._states.device, torch.float32).view(torch.int32)
-        self._states[where[0]] = torch.cat([where[1, :, None].to(torch.int32), words], dim=1)
+    def write_states(self, rows: list[int], tags: torch.Tensor, states: torch.Tensor) -> None:
+        """The hidden states of n requests, `[n, hidden]`, and their tags, `[n]` integers."""
+        device = self._states.device
+        words = states.to(device, torch.float32).view(torch.int32)
+        self._states[send(rows, device)] = torch.cat([tags.to(device, torch.int32)[:, None], words], dim=1)
 
 
 def _on(device: torch.device, view: Words) -> torch.Tensor:

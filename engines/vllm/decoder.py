@@ -27,6 +27,8 @@ from engines.vllm.board import COMPLETE, EAGER, LAGGED, TOP, Pen
 from entropy import BatchedRollingEntropy, fastest
 from entropy.sending import library, send, shared, small
 
+NOBODY = -1
+"""The tag of a state that is none's: a part of a prompt may have left another's before."""
 CERTAIN = 1e30
 """The logit of a token that must come: beyond any other, and finite after any temperature."""
 
@@ -71,6 +73,34 @@ class Rows:
     def of(self, which: torch.Tensor) -> torch.Tensor:
         """The rows of some of those that asked, `[n]`."""
         return which if self.index is None else self.index[which]
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """The hidden states of a step, after the final norm: `ends` `[rows, hidden]`, which its logits are made of, and
+    `every` `[tokens, hidden]`, of which row i has those from `bounds[i]` to `bounds[i + 1]`. The latter two are None
+    where they are not to be found."""
+
+    ends: torch.Tensor
+    every: torch.Tensor | None = None
+    bounds: Sequence[int] | None = None
+
+    def of(self, asked: Sequence[Place]) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[n, hidden]` for those who ask, and `[n]`, whether each is the right one: a row's token may have been read
+        in another step, and where the last of `every` is not the row's end, vLLM means something else by these."""
+        device = self.ends.device
+        own = self.ends[send([place.row for place in asked], device)]
+        behind = [place.live.ask.hidden or 0 for place in asked]
+        if not any(behind):
+            return own, torch.ones(len(asked), dtype=torch.bool, device=device)
+        if self.every is None or self.bounds is None:
+            return own, send([not each for each in behind], device)
+        first, last = ([int(self.bounds[place.row + i]) - i for place in asked] for i in (0, 1))
+        here = [end - each >= start for start, end, each in zip(first, last, behind, strict=True)]
+        at = [end - each if there else end for end, each, there in zip(last, behind, here, strict=True)]
+        known = (self.every[send(last, device)] == own).all(-1) & send(here, device)
+        inner = send([each > 0 for each in behind], device)
+        return torch.where(inner[:, None], self.every[send(at, device)], own), known | ~inner
 
 
 class Live:
@@ -229,14 +259,14 @@ class Decoder:
         return found
 
     def apply(
-        self, logits: torch.Tensor, batch: Sequence[Place], states: Callable[[], torch.Tensor | None] = lambda: None
+        self, logits: torch.Tensor, batch: Sequence[Place], states: Callable[[], States | None] = lambda: None
     ) -> None:
         """Act on a step, in place.
 
         Args:
             logits: `[rows, vocab]` float32: the model's own; a grammar's mask and a bias of vLLM's are in them.
             batch: the rows that asked, in their order.
-            states: finds the hidden states behind the logits, `[rows, hidden]`, where a row asks for its own.
+            states: finds the hidden states behind the logits, where a row asks for its own.
         """
         if not batch:
             return
@@ -407,11 +437,14 @@ class Decoder:
         slots, tags = [ask.slot for ask in asks], [ask.tag for ask in asks]
         self._pen.write(slots, tags, [place.position for place in batch], entropy, logprob, flags, crop)
 
-    def _hand_out(self, rows: int, batch: Sequence[Place], states: Callable[[], torch.Tensor | None]) -> None:
-        """Report the hidden states of those who ask. One that is missing is noticed by who waits for it; one of another
-        shape than the board's would end every request."""
-        asked = [place for place in batch if place.live.ask.hidden]
-        if not asked or self._pen is None or (found := states()) is None or found.shape != (rows, self._pen.hidden):
+    def _hand_out(self, rows: int, batch: Sequence[Place], states: Callable[[], States | None]) -> None:
+        """Report the hidden states of those who ask, with their first token. One that is missing is noticed by who
+        waits for it; those of another shape than the board's would end every request."""
+        asked = [place for place in batch if place.live.ask.hidden is not None and place.position == 0]
+        if not asked or self._pen is None or (found := states()) is None:
             return
-        own = found[send([place.row for place in asked], found.device)]
-        self._pen.write_states([p.live.ask.slot for p in asked], [p.live.ask.tag for p in asked], own)
+        if found.ends.shape != (rows, self._pen.hidden):
+            return
+        own, right = found.of(asked)
+        tags = torch.where(right, send([place.live.ask.tag for place in asked], right.device), NOBODY)
+        self._pen.write_states([place.live.ask.slot for place in asked], tags, own)

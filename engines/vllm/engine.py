@@ -147,9 +147,12 @@ class VllmEngine:
         start = len(ids) if sampling.answer_start is None else sampling.answer_start
         how = replace(sampling, answer_start=start)
         limit = min(sampling.max_tokens - (len(ids) - start), self.context_length - len(ids))
-        position = 0
+        position, read = 0, sampling.state_at(ids)
         with self._row() as (row, tag):
-            ask = Ask(sampling.gate, how, ends=ends, stop=stop, slot=row, tag=tag, given=tuple(given))
+            ask = Ask(
+                sampling.gate, how, ends=ends, stop=stop, slot=row, tag=tag, given=tuple(given),
+                hidden=None if read is None else len(ids) - 1 - read,
+            )  # fmt: skip
             async with aclosing(self._tokens_of(running, ids, limit, ends, ask, start)) as tokens:
                 async for token in tokens:
                     entry = running.board.read(row, tag, position, min(sampling.top_logprobs, TOP))
@@ -160,7 +163,8 @@ class VllmEngine:
                         yield Step(NO_TOKEN, 0.0, entry.entropy, self.name, finish="gate")
                         return
                     finish = _finish(token, entry, ends, position == limit)
-                    yield self._step(token, entry, finish)
+                    step = self._step(token, entry, finish)
+                    yield step if read is None or position > 1 else replace(step, state=running.board.state(row, tag))
                     if finish:
                         return
         raise EngineError(f"engine {self.name!r} ended an answer without a reason")
@@ -365,7 +369,7 @@ class VllmEngine:
             async with self._room:
                 running = self._running()
                 with self._row() as (row, tag):
-                    ask = Ask(sampling=how, slot=row, tag=tag, hidden=True)
+                    ask = Ask(sampling=how, slot=row, tag=tag, hidden=0)
                     async with aclosing(self._tokens_of(running, list(ids), 1, (), ask, len(ids))) as tokens:
                         async for _ in tokens:
                             pass

@@ -27,7 +27,7 @@ from engines.tokens import TokenText
 from engines.transforms import needs_geometry
 from engines.vllm.ask import KEY, Ask, Settled
 from engines.vllm.board import posted
-from engines.vllm.decoder import Decoder, Live, Place
+from engines.vllm.decoder import Decoder, Live, Place, States
 from engines.weights import embedding, embedding_flaw
 from entropy.geometry import whiten
 
@@ -165,13 +165,18 @@ def _request_id() -> str | None:
     return sys.intern(str(name)) if name is not None else None
 
 
-def _states() -> torch.Tensor | None:
-    """The hidden states of a step's rows after the final norm, `[rows, hidden]`: vLLM hands on the logits alone, and
-    both of its runners hold by this name what they made them of. None where they are not to be found so."""
+def _states() -> States | None:
+    """The hidden states of a step: vLLM hands on the logits alone, and both of its runners hold by these names what
+    they made them of. None where they are not to be found so."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if isinstance(found := frame.f_locals.get("sample_hidden_states"), torch.Tensor):
-            return found
+        here = frame.f_locals
+        if isinstance(found := here.get("sample_hidden_states"), torch.Tensor):
+            starts = getattr(here.get("input_batch"), "query_start_loc_np", None)  # V2
+            if starts is None:
+                starts = getattr(getattr(here.get("self"), "query_start_loc", None), "np", None)
+            every = here.get("hidden_states")
+            return States(found, every if isinstance(every, torch.Tensor) else None, starts)
         frame = frame.f_back
     return None
 

@@ -15,7 +15,7 @@ import transformers as tf
 from engines.native import NativeRunner
 from engines.slots import SlotRunner
 from engines.transformers import TransformersEngine
-from tests.engines.driving import VOCABULARY, generated, plain_state, prompts, save_random, tokens
+from tests.engines.driving import VOCABULARY, generated, plain_state, prompts, save_random, steps, tokens
 
 IDS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
 SHAPE = {
@@ -80,6 +80,8 @@ async def check(engine: TransformersEngine) -> None:
     for depth in (None, 0.5):
         state = await engine.hidden_state(begun, depth)
         torch.testing.assert_close(state, plain_state(engine, begun, depth), atol=1e-5, rtol=1e-4)
+    first, *_ = await steps(engine, [*begun[::-1], 9, 8, 7], max_tokens=1, state_of=tuple(begun[::-1]))
+    torch.testing.assert_close(first.state, plain_state(engine, begun[::-1]), atol=1e-5, rtol=1e-4)
     await engine.aclose()
 
 

@@ -12,7 +12,7 @@ import engines.transformers
 from engines.base import EngineError
 from engines.transformers import TransformersEngine
 from tests.conftest import until
-from tests.engines.driving import generated, plain_state, prompts, tokens
+from tests.engines.driving import generated, plain_state, prompts, steps, tokens
 
 DEPTHS = (None, 0.0, 0.5, 1.0)
 
@@ -131,3 +131,36 @@ async def test_closing_tells_who_waits(
     await engine.aclose()
     with pytest.raises(EngineError, match="closed"):
         await reading
+
+
+@pytest.mark.parametrize("most", [2048, 7])
+async def test_a_state_in_passing(
+    most: int, load: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a place within the prompt, with the answer's first step, in the passes that the answer takes anyway."""
+    monkeypatch.setattr(engines.transformers, "PASS_TOKENS", most)
+    engine, asked = load(), prompts(12, seed=26, longest=80)
+    alone = load()
+    whole = await asyncio.gather(*(steps(alone, ids, max_tokens=4, ignore_eos=True) for ids in asked))
+    told = await asyncio.gather(
+        *(
+            steps(engine, ids, max_tokens=4, ignore_eos=True, state_of=tuple(ids[: 1 + i * len(ids) // 12]))
+            for i, ids in enumerate(asked)
+        )
+    )
+    assert told == whole
+    assert (engine.passes, engine.read_tokens) == (alone.passes, alone.read_tokens)
+    begun = [(ids[: 1 + i * len(ids) // 12], None) for i, ids in enumerate(asked)]
+    agree([made[0].state for made in told], engine, begun)  # type: ignore[misc]
+    assert not any(step.state is not None for made in told for step in made[1:])
+
+
+async def test_a_state_that_no_pass_reads_does_not_come(load: Callable[..., TransformersEngine]) -> None:
+    engine, (prompt, other) = load(), prompts(2, seed=27, longest=80)
+    (first,) = await steps(engine, prompt, max_tokens=1, state_of=tuple(other))
+    assert first.state is None, "it is no beginning of the prompt"
+    (again,) = await steps(engine, [*prompt, 5], max_tokens=1, state_of=tuple(prompt))
+    assert again.state is None, "its slot holds it already"
+    segment = [*other, 7, 8]
+    options = {"max_tokens": 3, "answer_start": len(other), "state_of": tuple(other)}
+    assert (await steps(engine, segment, **options))[0].state is None, "the answer's first segment is another"

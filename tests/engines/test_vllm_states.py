@@ -76,6 +76,40 @@ def test_the_answer_finds_the_question_in_the_cache(vllm_running: Any, monkeypat
         assert float((state - expected).norm() / expected.norm()) < 1e-4
 
 
+def test_a_state_in_passing(vllm_running: Any) -> None:
+    """Of a place within the prompt, with the answer's first step; many at once, among answers that ask for none. Where
+    the cache holds that place there is none, and the answer is the same."""
+    engines = vllm_running.runtime.engines
+    ours, theirs = engines["small"], engines["embedded-small"]
+    generator = torch.Generator().manual_seed(7)
+    lengths = [20, 40, 100, 300, 20, 40, 100, 300]
+    whole = [torch.randint(3, 1270, (length,), generator=generator).tolist() for length in lengths]
+    parts = [tuple(ids[:-behind]) for ids, behind in zip(whole, (1, 3, 20, 250, 19, 9, 33, 5), strict=True)]
+
+    async def everybody(states: bool) -> Any:
+        return await asyncio.gather(
+            *(
+                answer(ours, ids, max_tokens=4, seed=i, state_of=part if states else ())
+                for i, (ids, part) in enumerate(zip(whole, parts, strict=True))
+            ),
+            *(answer(ours, [*ids[::-1], 5], max_tokens=4) for ids in whole[:4]),
+        )
+
+    told = vllm_running.run(everybody(states=True))
+    for made, part in zip(told, parts, strict=False):
+        expected = vllm_running.run(theirs.hidden_state(part))
+        assert made[0].state is not None
+        assert float((made[0].state - expected).norm() / expected.norm()) < 1e-4
+    assert not any(step.state is not None for made in told for step in made[1:])
+    again = vllm_running.run(everybody(states=True))
+    for made, ids, part in zip(again, whole, parts, strict=False):
+        assert (made[0].state is None) == ((len(ids) - 1) // BLOCK * BLOCK >= len(part))
+    for made, plain in zip(again, vllm_running.run(everybody(states=False)), strict=True):
+        assert [step.token for step in made] == [step.token for step in plain]
+    later = vllm_running.run(answer(ours, [*whole[0], 9], answer_start=len(whole[0]), state_of=parts[0], max_tokens=3))
+    assert later[0].state is None
+
+
 def test_what_vllm_does_not_hand_out(vllm_running: Any) -> None:
     engine = vllm_running.runtime.engines["small"]
     for ids, depth, says in (([5], 0.5, "the last hidden state only"), ([], None, "empty"), ([5] * 5000, None, "5000")):

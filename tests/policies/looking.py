@@ -17,7 +17,8 @@ from retrieval.library import Library
 
 @dataclass
 class Played:
-    """An engine that says `text` with these entropies (nats) and log-probabilities; `asked` holds its prompts."""
+    """An engine that says `text` with these entropies (nats) and log-probabilities; `asked` holds its prompts, `read`
+    what it gave its hidden state for: `passing` says whether it does so beside an answer too."""
 
     tokens: TokenText
     text: str
@@ -29,6 +30,7 @@ class Played:
     name: str = "played"
     parameters: int = 1
     context_length: int = 1024
+    passing: bool = True
     exposes: frozenset[str] = frozenset({"attention"})
     asked: list[str] = field(default_factory=list)
     sampled: list[Sampling] = field(default_factory=list)
@@ -51,7 +53,10 @@ class Played:
                 self.made += 1
                 logprob = self.logprobs[at % len(self.logprobs)]
                 top = ((said[at], -0.1), (0, -0.1 - gap))[: sampling.top_logprobs]
-                yield Step(said[at], logprob, entropy, self.name, top, finish)
+                state = None
+                if self.passing and at == 0 and (place := sampling.state_at(prompt_ids)) is not None:
+                    state = await self.hidden_state(prompt_ids[: place + 1])
+                yield Step(said[at], logprob, entropy, self.name, top, finish, state=state)
         finally:
             self.open -= 1
 

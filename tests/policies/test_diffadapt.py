@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from engines.base import Sampling, Unsupported
+from engines.base import EngineError, Sampling, Unsupported
 from engines.probe import Probe, Record, reference_ids
 from engines.tokens import TokenText
 from policies.base import Job, Question, Report
 from policies.diffadapt import DiffAdapt
 from policies.oracle import pick
 from policies.registry import PolicyError, check_engines, describe, parse
+from policies.route import Route
 from policies.strategies import Easy, Hard, Normal, asked, opening
 from tests.policies.looking import Played, answer, asking, only
 
@@ -154,6 +156,93 @@ async def test_choices_of_one_prompt_share_the_reading(tokens: TokenText) -> Non
         _, report = await answer(own, policy)
         assert report["strategy"] == "easy"
     assert len(played.read) == 2, "the reference, and the prompt"
+
+
+def wordless(played: Played, logits: tuple[float, float, float], **sampling: Any) -> Job:
+    job = judging(played, logits, **sampling)
+    return replace(job, probes={"mine": reading(played, logits, words="")})
+
+
+async def test_one_pass_serves_the_probe_and_the_answer(tokens: TokenText) -> None:
+    """Where the probe has no words of its own: what it reads comes with the first token of the likely strategy."""
+    played = engine(tokens)
+    job = wordless(played, (0.0, 2.0, 0.0))
+    text, report = await answer(job, DiffAdapt())
+    assert (text, report["strategy"], report["difficulty"]["head_start"]) == (SAID, "normal", "normal")
+    assert len(played.asked) == 1
+    assert played.read[1:] == [job.prompt_ids], "the reference, and the prompt in passing"
+    assert "discarded_tokens" not in report
+    assert played.open == 0
+    assert played.sampled[0] == replace(asked(job, Normal()).sampling, state_of=job.prompt_ids)
+
+
+async def test_a_strategy_that_was_begun_in_vain_leaves_no_trace_but_its_token(tokens: TokenText) -> None:
+    played = engine(tokens)
+    job = wordless(played, (2.0, 0.0, 0.0))
+    for at, begun in enumerate(("normal", "easy")):  # what it came to before is what it begins with next
+        own = replace(job, report=Report(parameters=job.report.parameters))
+        own.report.extra["before"] = 1
+        text, report = await answer(own, DiffAdapt())
+        assert (text, report["strategy"], report["difficulty"]["head_start"]) == (SAID, "easy", begun)
+        assert (report.get("discarded_tokens", 0), report["before"]) == (1 - at, 1)
+        assert report["tokens"] == {"played": len(tokens.encode(SAID)) + 1}
+    words = [Normal().words, Easy().words, Easy().words]
+    assert played.asked == [tokens.decode(job.prompt_ids) + each for each in words]
+    assert (played.open, len(played.read)) == (0, 3)
+
+
+async def test_choices_share_a_head_start_too(tokens: TokenText) -> None:
+    played = engine(tokens)
+    job, policy = wordless(played, (0.0, 0.0, 2.0)), DiffAdapt()
+    owns = [replace(job, report=Report(), sampling=Sampling(seed=seed)) for seed in range(4)]
+    reports = [report for _, report in await asyncio.gather(*(answer(own, policy) for own in owns))]
+    assert {report["strategy"] for report in reports} == {"hard"}
+    assert [report.get("discarded_tokens", 0) for report in reports] == [1, 0, 0, 0]
+    assert (len(played.asked), len(played.read), played.open) == (5, 2, 0)
+
+
+async def test_where_there_is_no_head_start(tokens: TokenText) -> None:
+    """Nobody begins with an unlikely strategy, nor before a lookup or a switch, whose first pass reads other things; an
+    engine that has not read the prompt this time is asked for its state."""
+    played = engine(tokens)
+    even = wordless(played, (0.0, 2.0, 0.0))
+    even.probes["mine"].chosen.extend(["easy", "hard", "normal"])
+    for job, inner in ((even, ()), (wordless(played, (0.0, 2.0, 0.0)), (Route(small="played", large="played"),))):
+        played.read.clear()
+        _, report = await answer(job, DiffAdapt(), *inner)
+        assert "head_start" not in report["difficulty"]
+        assert played.read[-1] == job.prompt_ids
+    cached = engine(tokens, passing=False)
+    job = wordless(cached, (0.0, 2.0, 0.0))
+    text, report = await answer(job, DiffAdapt())
+    assert (text, report["difficulty"]["head_start"]) == (SAID, "normal")
+    assert (cached.read[1:], len(cached.asked)) == ([job.prompt_ids], 1)
+
+
+async def test_a_head_start_ends_with_what_goes_wrong(tokens: TokenText, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = engine(tokens, passing=False)
+    job = wordless(played, (0.0, 2.0, 0.0))
+    await DiffAdapt().check(job)
+
+    async def broken(ids: Any, depth: float | None = None) -> torch.Tensor:
+        raise EngineError("the engine died")
+
+    monkeypatch.setattr(played, "hidden_state", broken)
+    with pytest.raises(EngineError, match="died"):
+        await answer(job, DiffAdapt())
+    assert (played.open, len(played.asked), job.report.discarded) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "usual"),
+    [([], "normal"), (["hard"], "hard"), (["hard", "easy"], "hard"), (["easy", "normal", "hard"], None)],
+)
+def test_what_a_probe_usually_says(tokens: TokenText, chosen: list[Any], usual: str | None) -> None:
+    probe = reading(engine(tokens), (0.0, 0.0, 0.0))
+    probe.chosen.extend(chosen)
+    assert probe.usual == usual
+    probe.chosen.extend(["easy"] * 100)
+    assert probe.usual == "easy", "only the last ones count"
 
 
 async def test_probes_are_found_by_label_and_engine(tokens: TokenText) -> None:

@@ -260,6 +260,36 @@ def test_the_question_is_read_once(world: Running, client: openai.OpenAI) -> Non
         assert read(prompt, strategy="easy") < 8, "and nothing but its end is read again"
 
 
+def test_a_head_start_saves_a_pass(world: Running, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundled probes have no words, so they read what the likely strategy's pass has read: one pass for both."""
+    engine: Any = world.runtime.engines["large"]
+    probe = Probe.load(ROOT / "models" / "large" / "probe" / "paper")
+    monkeypatch.setitem(world.runtime.probes, "bundled", probe)
+    ask(client, "hello", diffadapt(probe="bundled"), max_tokens=1)  # the probe sees whether it fits
+    seen = set()
+    for item in draw("arithmetic", 280, 30):
+        probe.chosen.clear()
+        before = engine.passes, engine.read_tokens
+        told = report(response := ask(client, item.prompt, diffadapt(probe="bundled"), max_tokens=1))
+        passes, read = engine.passes - before[0], engine.read_tokens - before[1]
+        assert told.difficulty is not None
+        assert told.difficulty["head_start"] == "normal"
+        asked = response.usage.prompt_tokens
+        if told.strategy == "normal":
+            words = len(engine.tokens.encode(WORDING["normal"], add_special_tokens=False))
+            assert (passes, told.discarded_tokens) == (1, 0)
+            assert read <= asked + words
+        else:
+            assert told.discarded_tokens == 1
+            assert passes > 1
+        seen.add(told.strategy)
+        named = ask(client, item.prompt, diffadapt(strategy=told.strategy))
+        whole = ask(client, item.prompt, diffadapt(probe="bundled"))
+        assert whole.choices[0].message == named.choices[0].message
+        assert whole.usage == named.usage
+    assert seen == {"easy", "normal"}
+
+
 def test_an_oracle_and_a_blind_mix(client: openai.OpenAI) -> None:
     item = next(item for item in SUMS[:40] if steps(item.prompt) == 4)
     told = report(response := ask(client, item.prompt, diffadapt(strategy="oracle", answer=item.answer)))
@@ -356,6 +386,41 @@ def test_the_probe_reads_vllm(vllm_running: Running, probe: Path) -> None:
             assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-3)
         with pytest.raises(openai.BadRequestError, match="which engine 'small' does not run"):
             ask(client, "hello", diffadapt(probe="mine"), model="small")
+
+
+@needs_vllm
+@pytest.mark.timeout(1500)
+def test_a_head_start_saves_a_request_of_vllm(vllm_running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request of vLLM's where the likely strategy is the right one, and what it says is what the probe reads."""
+    engine: Any = vllm_running.runtime.engines["large"]
+    probe = Probe.load(ROOT / "models" / "large" / "probe" / "paper")
+    monkeypatch.setitem(vllm_running.runtime.probes, "bundled", probe)
+    outputs, sent = engine._outputs, list[int]()
+
+    def counted(running: Any, ids: list[int], *args: Any, **options: Any) -> Any:
+        sent.append(len(ids))
+        return outputs(running, ids, *args, **options)
+
+    monkeypatch.setattr(engine, "_outputs", counted)
+    seen = set()
+    with vllm_running.openai() as client:
+        ask(client, "hello", diffadapt(probe="bundled"), max_tokens=1)
+        for item in draw("arithmetic", 281, 20):
+            probe.chosen.clear()
+            sent.clear()
+            ours = report(ask(client, item.prompt, diffadapt(probe="bundled")))
+            requests = len(sent)
+            theirs = report(ask(client, item.prompt, diffadapt(probe="bundled"), model="embedded-large"))
+            assert ours.difficulty is not None
+            assert theirs.difficulty is not None
+            assert ours.difficulty["head_start"] == "normal"
+            assert ours.strategy == theirs.strategy
+            assert ours.difficulty["probabilities"] == pytest.approx(theirs.difficulty["probabilities"], abs=1e-3)
+            right = ours.strategy == "normal"
+            assert (requests, ours.discarded_tokens) == ((1, 0) if right else (2, 1))
+            seen.add(ours.strategy)
+    assert seen == {"easy", "normal"}
+    assert engine.active == 0
 
 
 @needs_vllm

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,13 +18,20 @@ from tests.engines.vllm.conftest import HIDDEN
 from tests.engines.vllm.reference import KNOWN
 from tests.engines.vllm.runners import KINDS, V1, V2, GPUModelRunner, SamplingParams, Sent
 
+Starts = np.ndarray[Any, Any]
+
 GREEDY = Sampling(temperature=0.0, max_tokens=1, logprobs=False)
 ASKS = [
-    Ask(sampling=GREEDY, slot=3, tag=8, hidden=True),
+    Ask(sampling=GREEDY, slot=3, tag=8, hidden=0),
     None,
     Ask(sampling=Sampling(seed=1), slot=4, tag=9),
-    Ask(sampling=GREEDY, slot=5, tag=10, hidden=True),
+    Ask(sampling=GREEDY, slot=5, tag=10, hidden=0),
+    Ask(sampling=GREEDY, slot=6, tag=11, hidden=2),
+    Ask(sampling=Sampling(seed=2), slot=7, tag=12, hidden=4),
+    Ask(sampling=GREEDY, slot=8, tag=13, hidden=3),
 ]
+READ = [1, 4, 2, 3, 7, 5, 3]
+"""Tokens of each that the step reads: the last asks for one that was read in another."""
 
 
 def sent(ask: Ask | None, name: str) -> Sent:
@@ -30,10 +39,30 @@ def sent(ask: Ask | None, name: str) -> Sent:
     return Sent(name, SamplingParams(temperature=0.0, max_tokens=9, extra_args=extra), [5, 6])
 
 
-def step(runner: V1 | V2, asked: list[Sent], states: torch.Tensor, head: torch.Tensor) -> list[int]:
+class Legacy:
+    """Names as in `GPUModelRunner.sample_tokens` of the legacy runner, which needs a whole engine around it."""
+
+    def __init__(self, starts: Starts) -> None:
+        self.query_start_loc = SimpleNamespace(np=starts)
+
+    def sample_tokens(
+        self,
+        runner: V1 | V2,
+        rows: list[Sent],
+        hidden_states: torch.Tensor,
+        sample_hidden_states: torch.Tensor,
+        head: torch.Tensor,
+    ) -> list[int]:
+        return runner.step(sample_hidden_states @ head.T, rows)[1]
+
+
+def step(
+    runner: V1 | V2, asked: list[Sent], hidden_states: torch.Tensor, starts: Starts, head: torch.Tensor
+) -> list[int]:
     """A step of the runner's own code around the sampler, of which one is vLLM's and runs here as it is."""
     by_name = {each.name: each for each in asked}
     rows = [by_name[name] for name in runner.rows]
+    ends = torch.from_numpy(starts[1:] - 1)
     if isinstance(runner, V2):
         taken: list[int] = []
 
@@ -43,11 +72,10 @@ def step(runner: V1 | V2, asked: list[Sent], states: torch.Tensor, head: torch.T
 
         model = SimpleNamespace(compute_logits=lambda states: states @ head.T)
         own = SimpleNamespace(batch_sharder=None, model=model, sampler=sampler, rejection_sampler=None)
-        batch = SimpleNamespace(logits_indices=torch.arange(len(states)), num_reqs=len(states), num_draft_tokens=0)
-        GPUModelRunner.sample(own, states, batch, None)
+        batch = SimpleNamespace(logits_indices=ends, query_start_loc_np=starts, num_reqs=len(rows), num_draft_tokens=0)
+        GPUModelRunner.sample(own, hidden_states, batch, None)
         return taken
-    sample_hidden_states = states  # as `GPUModelRunner.sample_tokens`, which needs a whole engine around it
-    return runner.step(sample_hidden_states @ head.T, rows)[1]
+    return Legacy(starts).sample_tokens(runner, rows, hidden_states, hidden_states[ends], head)
 
 
 @pytest.mark.parametrize("width", [HIDDEN, HIDDEN + 1])
@@ -57,25 +85,63 @@ def test_who_asks_is_told(kind: str, width: int, make: Callable[..., Any], board
     nobody's request."""
     runner, asked = make(kind, KNOWN), [sent(ask, f"r{i}") for i, ask in enumerate(ASKS)]
     generator = torch.Generator().manual_seed(1)
-    states = torch.randn(len(asked), width, generator=generator)
+    runner.update((), asked, [(0, 2), (1, 3), (0, 5), (4, 6)])
+    order = [int(name[1:]) for name in runner.rows]
+    starts = np.cumsum([0, *(READ[i] for i in order)])
+    states = torch.randn(int(starts[-1]) + 3, width, generator=generator)  # a graph's padding goes beyond the tokens
     head = torch.randn(KNOWN, width, generator=generator)
-    runner.update((), asked, [(0, 2), (1, 3)])
-    taken = step(runner, asked, states, head)
-    logits = states @ head.T
-    for row, name in enumerate(runner.rows):
-        ask = ASKS[int(name[1:])]
-        if ask is None or not ask.hidden:
+    taken = step(runner, asked, states, starts, head)
+    logits = states[starts[1:] - 1] @ head.T
+    for row, i in enumerate(order):
+        ask = ASKS[i]
+        if ask is None or ask.hidden is None:
             continue
-        assert taken[row] == int(logits[row].argmax())
         assert board.read(ask.slot, ask.tag, 0) is not None
+        if ask.sampling == GREEDY:
+            assert taken[row] == int(logits[row].argmax())
         found = board.state(ask.slot, ask.tag)
-        if width == HIDDEN:
+        if width == HIDDEN and ask.hidden < READ[i]:
             assert found is not None
-            assert torch.equal(found, states[row])
+            assert torch.equal(found, states[starts[row + 1] - 1 - ask.hidden])
         else:
             assert found is None
-    assert board.state(4, 9) is None
-    assert not board.states[[r for r in range(len(board.states)) if r not in (3, 5)]].any()
+    told = [ask.slot for ask in ASKS if ask is not None and ask.hidden is not None]
+    assert not board.states[[r for r in range(len(board.states)) if r not in told]].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_later_part_of_a_prompt_takes_back_what_an_earlier_one_said(
+    kind: str, make: Callable[..., Any], board: Board
+) -> None:
+    """Read in parts of 3 and 2 tokens, a prompt leaves the state of the token before the last; of 4 and 1, none."""
+    for number, (parts, known) in enumerate((((3, 2), True), ((4, 1), False))):
+        runner = make(kind, KNOWN)
+        ask = Ask(sampling=GREEDY, slot=number, tag=20 + number, hidden=1)
+        one = replace(sent(ask, "r"), prompt=[5, 6, 7, 8, 9], lengths=[parts[0], 5])
+        runner.update((), [one])
+        states = torch.randn(5, HIDDEN, generator=torch.Generator().manual_seed(number))
+        head = torch.eye(KNOWN, HIDDEN)
+        for begin, count in ((0, parts[0]), parts):
+            step(runner, [one], states[begin : begin + count], np.array([0, count]), head)
+            one.lengths.pop(0)
+        found = board.state(ask.slot, ask.tag)
+        assert (found is not None) == known
+        assert found is None or torch.equal(found, states[3])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_that_are_no_rows_of_the_step_are_not_taken(kind: str, make: Callable[..., Any], board: Board) -> None:
+    """A vLLM that means something else by its names leaves nothing in the middle of a prompt, and the ends as ever."""
+    runner, asked = make(kind, KNOWN), [sent(ask, f"r{i}") for i, ask in enumerate(ASKS[3:5])]
+    runner.update((), asked)
+    rows = [next(each for each in asked if each.name == name) for name in runner.rows]
+    every = torch.randn(10, HIDDEN, generator=torch.Generator().manual_seed(2))
+    ends, head = every[[2, 9]], torch.eye(KNOWN, HIDDEN)
+    Legacy(np.array([0, 3, 10])).sample_tokens(runner, rows, every.flip(0), ends, head)
+    assert board.state(6, 11) is None
+    end = board.state(5, 10)
+    assert end is not None
+    assert torch.equal(end, ends[[each.name for each in rows].index("r0")])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -267,7 +267,7 @@ def test_a_head_start_saves_a_pass(world: Running, client: openai.OpenAI, monkey
     monkeypatch.setitem(world.runtime.probes, "bundled", probe)
     ask(client, "hello", diffadapt(probe="bundled"), max_tokens=1)  # the probe sees whether it fits
     seen = set()
-    for item in draw("arithmetic", 280, 30):
+    for item in draw("arithmetic", 280, 12):
         probe.chosen.clear()
         before = engine.passes, engine.read_tokens
         told = report(response := ask(client, item.prompt, diffadapt(probe="bundled"), max_tokens=1))
@@ -405,7 +405,7 @@ def test_a_head_start_saves_a_request_of_vllm(vllm_running: Running, monkeypatch
     seen = set()
     with vllm_running.openai() as client:
         ask(client, "hello", diffadapt(probe="bundled"), max_tokens=1)
-        for item in draw("arithmetic", 281, 20):
+        for item in draw("arithmetic", 281, 12):
             probe.chosen.clear()
             sent.clear()
             ours = report(ask(client, item.prompt, diffadapt(probe="bundled")))

@@ -98,8 +98,8 @@ def test_hidden_states(board: Board) -> None:
     states = torch.randn(2, pen.hidden)
     assert pen.hidden == board.states.shape[1] - 1 > 0
     assert board.state(3, 1) is None
-    pen.write_states([3, ROWS - 1], [1, 2**31 - 1], states)
-    pen.write_states([4], [1], states[:1].bfloat16())
+    pen.write_states([3, ROWS - 1], torch.tensor([1, 2**31 - 1]), states)
+    pen.write_states([4], torch.tensor([1]), states[:1].bfloat16())
     for row, tag, state in ((3, 1, states[0]), (ROWS - 1, 2**31 - 1, states[1]), (4, 1, states[0].bfloat16())):
         found = board.state(row, tag)
         assert found is not None
@@ -107,7 +107,7 @@ def test_hidden_states(board: Board) -> None:
         assert torch.equal(found, state.float())
         assert board.state(row, 2) is None
     kept = board.state(3, 1)
-    pen.write_states([3], [2], states[1:])  # the row's next owner
+    pen.write_states([3], torch.tensor([2]), states[1:])  # the row's next owner
     assert board.state(3, 1) is None
     assert kept is not None
     assert torch.equal(kept, states[0])

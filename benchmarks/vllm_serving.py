@@ -1,8 +1,7 @@
 """What Waver's server costs over vLLM's own: `vllm bench serve` against both, on the same model, load and arguments.
 
-Both servers are up, and one of them idle, while the other is measured; which one goes first alternates. Two servers of
-the same program differ by some percent for as long as they live (where their memory lies, for one), so both are started
-anew several times, and the intervals are over those starts.
+Both servers are up, and one of them idle, while the other is measured; which one goes first alternates. Both are
+started anew several times, and the intervals are over those starts, so that what two starts differ in counts too.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -199,33 +198,39 @@ class Comparison:
     def measure(self, starts: int, runs: int, folder: Path, bar: Progress, name: str) -> dict[str, Any]:
         """Ratios of Waver to vLLM for each load."""
         task = bar.add_task(name, total=starts * (runs + 1) * len(self.loads))
-        made: list[dict[str, list[dict[str, Any]]]] = []
+        made = []
         for start in range(starts):
             waiting = bar.add_task(f"{name}: starting", total=None)
             with servers(self.model, self.args, folder, alternately(start, WAVER, VLLM)) as where:
                 bar.remove_task(waiting)
-                made.append({each: [] for each in self.loads})
-                for run in range(-1, runs):  # run -1 warms up
-                    for number, (each, load) in enumerate(self.loads.items()):
-                        turn = 1000 * (start * (runs + 1) + run + 1) + number
-                        if run < 0:
-                            self._once(where, replace(load, requests=load.concurrency), turn)
-                        else:
-                            made[-1][each].append(self._once(where, load, turn))
-                        bar.advance(task)
+                made.append(self._runs(where, start * (runs + 1), runs, lambda: bar.advance(task)))
         found = {}
         for each, load in self.loads.items():
             runs_of = [start[each] for start in made]
             found[each] = {"load": vars(load), "starts": runs_of, **ratios(runs_of)}
         return found
 
-    def _once(self, where: Mapping[str, tuple[int, int]], load: Load, turn: int) -> dict[str, Any]:
+    def _runs(
+        self, where: Mapping[str, tuple[int, int]], first: int, runs: int, advance: Callable[[], None]
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Each load's runs with both servers up, after a short one to warm up; `first` counts the runs before."""
+        found: dict[str, list[dict[str, Any]]] = {each: [] for each in self.loads}
+        for run in range(runs + 1):
+            for number, (each, load) in enumerate(self.loads.items()):
+                asked = load if run else replace(load, requests=load.concurrency)
+                made = self._once(where, asked, first + run, number)
+                if run:
+                    found[each].append(made)
+                advance()
+        return found
+
+    def _once(self, where: Mapping[str, tuple[int, int]], load: Load, run: int, number: int) -> dict[str, Any]:
         """What the client found with each server, and the CPU time that each took."""
         found: dict[str, Any] = {}
-        for server in alternately(turn, WAVER, VLLM):
+        for server in alternately(run + number, WAVER, VLLM):
             port, process = where[server]
             before = cpu_seconds(process)
-            found[server] = self.asked.run(load, port, self.model, self.seed + turn)
+            found[server] = self.asked.run(load, port, self.model, self.seed + 1000 * run + number)
             spent = cpu_seconds(process)
             tokens = found[server]["total_output_tokens"]
             found[server]["cpu_ms_per_token"] = {
@@ -307,9 +312,9 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         f"`vllm bench serve` (dataset `random`, prompts of {settings['prompt']} and answers of {settings['tokens']} "
         "tokens, `--ignore-eos`) against Waver without a policy and against vLLM's own server, on the same model in "
         "one run: each number is the median of the ratios Waver : vLLM, with its 95 % interval (bootstrap over the "
-        "starts of the servers, for two servers of one program differ by some percent for as long as they live). Both "
-        "servers are up, one of them idle; which one is started first and which is asked first alternates; the prompts "
-        f"are the same for both and new in each run.{report.client_first(numbers)}",
+        "starts of the servers, so that what two starts differ in counts too). Both servers are up, one of them idle; "
+        "which one is started first and which is asked first alternates; the prompts are the same for both and new in "
+        f"each run.{report.client_first(numbers)}",
         f"Wanted, in the median: {', '.join(map(str, BARS.values()))}. "
         + (f"**Not met**: {'; '.join(missed)}." if missed else "All of it is met."),
         "![Ratios](vllm_serving.png)",

@@ -47,6 +47,28 @@ def test_ratios_are_of_the_same_run_and_their_median_is_judged() -> None:
     assert not any(vllm_serving.ratios([[{WAVER: slow, VLLM: fast}]])["met"].values())
 
 
+def test_each_load_is_sent_to_either_server_first_in_turn() -> None:
+    sent: list[tuple[int, int, int]] = []
+
+    class Recorder:
+        def run(self, load: Load, port: int, model: Path, seed: int) -> dict[str, float]:
+            sent.append((load.concurrency, port, seed))
+            return {"total_output_tokens": float(load.requests * load.tokens)}
+
+    loads = {str(many): Load(many, 2 * many, 0.0, 8, 8) for many in (1, 8, 32)}
+    comparison = vllm_serving.Comparison(Recorder(), Path("m"), {}, loads, 5)  # type: ignore[arg-type]
+    where = {WAVER: (1, os.getpid()), VLLM: (2, os.getpid())}
+    found = comparison._runs(where, 3, 3, lambda: None)
+    assert [len(made) for made in found.values()] == [3, 3, 3]
+    for many in (1, 8, 32):
+        of = [(port, seed) for concurrency, port, seed in sent if concurrency == many]
+        firsts, seconds = of[::2], of[1::2]
+        assert [seed for _, seed in firsts] == [seed for _, seed in seconds], "both get the same prompts"
+        assert len({seed for _, seed in firsts}) == 4, "each time others"
+        assert sorted(port for port, _ in firsts) == [1, 1, 2, 2]
+        assert firsts[0][0] != firsts[1][0]
+
+
 def test_steps_are_compared_side_by_side() -> None:
     pairs = [(0.0102, 0.010), (0.0408, 0.040)]
     found = vllm_steps.against("exact entropy, greedy", pairs)

@@ -27,20 +27,23 @@ THIS_MACHINE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
 def create_app(
-    config: Config, engines: Mapping[str, Engine] | None = None, on_failure: Callable[[], None] = lambda: None
+    config: Config,
+    engines: Mapping[str, Engine] | None = None,
+    on_failure: Callable[[], None] = lambda: None,
+    on_loaded: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The application of a configuration.
 
     Args:
         engines: engines that are loaded already; the others are loaded in the background once the application runs.
-        on_failure: called when they cannot be.
+        on_failure: called when they cannot be. on_loaded: called when they are, before the first request.
     """
     runtime = Runtime(config, engines)
     bounds = config.server
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(runtime.start(on_failure))
+        starting = asyncio.create_task(runtime.start(on_failure, on_loaded))
         try:
             yield
         finally:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import json
 import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,14 +63,17 @@ class Server(uvicorn.Server):
                 )
 
 
-def make_server(config: Config) -> Server:
+def make_server(config: Config, on_loaded: Callable[[], None] = lambda: None) -> Server:
     """The server of a configuration, not yet running; it stops when its engines cannot be loaded.
+
+    Args:
+        on_loaded: called once they are, before the first request.
 
     Raises:
         ValueError: it would be open to others without a key.
     """
     check_exposure(config.server)
-    app = create_app(config, on_failure=lambda: setattr(server, "should_exit", True))
+    app = create_app(config, on_failure=lambda: setattr(server, "should_exit", True), on_loaded=on_loaded)
     settings = uvicorn.Config(
         app,
         host=config.server.host,
@@ -107,7 +111,7 @@ def serve(config_path: str | Path | None = None, **flags: Any) -> int:
     configure_logs()
     given = {key: value for key, value in flags.items() if value is not None}
     try:
-        server = make_server(load_config(config_path, {"server": given} if given else None))
+        server = make_server(load_config(config_path, {"server": given} if given else None), on_loaded=keep_for_good)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
@@ -116,6 +120,13 @@ def serve(config_path: str | Path | None = None, **flags: Any) -> int:
     if failure:
         print(failure, file=sys.stderr)
     return 1 if failure or not server.started else 0
+
+
+def keep_for_good() -> None:
+    """Spare the garbage collector what there is by now: it would walk through the libraries and the models again and
+    again, and every stream would stand still meanwhile. Only where the process is a server's to its end."""
+    gc.collect()
+    gc.freeze()
 
 
 @contextmanager

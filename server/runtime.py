@@ -62,7 +62,9 @@ class Runtime:
         self.loaded = False
         self.failure: str | None = None
 
-    async def start(self, on_failure: Callable[[], None] = lambda: None) -> None:
+    async def start(
+        self, on_failure: Callable[[], None] = lambda: None, on_loaded: Callable[[], None] = lambda: None
+    ) -> None:
         """Load what is not loaded, check that the configuration can be served, and report ready."""
         missing = {name: engine for name, engine in self.config.engines.items() if name not in self.engines}
         began = time.perf_counter()
@@ -82,6 +84,7 @@ class Runtime:
             )
             on_failure()
             return
+        on_loaded()
         self.loaded = True
         log.info("ready", engines=list(self.engines), seconds=round(time.perf_counter() - began, 2))
 

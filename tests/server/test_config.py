@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,38 @@ def test_a_preset_that_cannot_run_stops_the_start(tiny_pair: dict[str, Path], wr
     assert failed
     assert runtime.failure is not None
     assert "preset 'p'" in runtime.failure
+
+
+def test_what_is_loaded_is_told_before_the_first_request_is_let_in(tiny_config: dict[str, Any], write: Any) -> None:
+    import asyncio
+
+    from server.runtime import Runtime
+
+    runtime = Runtime(load_config(write(**tiny_config)))
+    seen: list[tuple[list[str], bool]] = []
+    asyncio.run(runtime.start(on_loaded=lambda: seen.append((sorted(runtime.engines), runtime.ready))))
+    assert runtime.loaded
+    assert seen == [(["large", "small"], False)]
+
+
+WATCHED = """
+import gc, os, signal, sys, threading, time
+from server.run import serve
+
+def watch():
+    while not gc.get_freeze_count():
+        time.sleep(0.05)
+    print(gc.get_freeze_count(), len(gc.get_objects()))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=watch, daemon=True).start()
+serve(sys.argv[1])
+"""
+
+
+def test_a_server_spares_the_garbage_collector_what_it_has_loaded(tiny_config: dict[str, Any], write: Any) -> None:
+    """A full collection walks through torch and all that it brings, and every stream stands still meanwhile."""
+    command = [sys.executable, "-c", WATCHED, str(write(**tiny_config))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    kept, walked = map(int, done.stdout.split())
+    assert kept > 10 * walked, done.stderr

@@ -7,7 +7,7 @@ tokenised or streamed.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engines.base import Finish, Step
@@ -62,60 +62,62 @@ class TextAssembly:
         self._open = Group()
         self._held: list[Group] = []
 
-    def push(self, step: Step) -> Iterator[Piece]:
+    def push(self, step: Step) -> list[Piece]:
         """Take a token, give what can be shown now; sets `stopped` when a stop string is complete."""
         data = self._tokens.token_bytes(step.token)
+        group = self._open
         # Most tokens are plain ASCII, which neither ends a code point nor begins one.
-        plain = not self._open.steps and data.isascii()
-        self._open.text += self._stream.push(step.token)
-        self._open.steps.append(step)
-        self._open.data.append(data)
+        plain = not group.steps and data.isascii()
+        group.text += self._stream.push(step.token)
+        group.steps.append(step)
+        group.data.append(data)
         if not plain:
             self._decoder.decode(data)
             if data and self._decoder.getstate()[0]:
-                return  # the rest of a code point is still to come
+                return []  # the rest of a code point is still to come
             self._decoder.reset()
-        if len(self._open.steps) == 1 and "\ufffd" not in self._open.text:
+        if len(group.steps) == 1 and "\ufffd" not in group.text:
             # Some tokenizers spell a token otherwise where a text begins, so the text knows better.
-            self._open.data = [self._open.text.encode()]
-        yield from self._close_group()
+            group.data = [group.text.encode()]
+        return self._close_group()
 
-    def flush(self) -> Iterator[Piece]:
+    def flush(self) -> list[Piece]:
         """Give what is still held: no more tokens will come. Half a code point is never shown."""
         if self.stopped:
-            return
-        if self._open.steps:
-            yield from self._close_group()
-        while self._held:
-            yield self._release(self._held.pop(0))
+            return []
+        pieces = self._close_group() if self._open.steps else []
+        pieces += [self._release(group) for group in self._held]
+        self._held.clear()
+        return pieces
 
     def end(self, finish: Finish, by: Step | None = None) -> Piece:
         """The last piece, without text."""
         token = Token(by, self._tokens.token_bytes(by.token), self.offset) if by else None
         return Piece(self.index, finish=finish, ended_by=token, traced=(by,) if by else ())
 
-    def _close_group(self) -> Iterator[Piece]:
+    def _close_group(self) -> list[Piece]:
         group, self._open = self._open, Group()
         if not self._stops:
-            yield self._release(group)
-            return
+            return [self._release(group)]
         self._held.append(group)
         pending = "".join(group.text for group in self._held)
         cut = first_stop(pending, self._stops)
         safe = len(pending) - overlap(pending, self._stops) if cut is None else cut
+        pieces = []
         while self._held and len(self._held[0].text) <= safe:
             group = self._held.pop(0)
             safe -= len(group.text)
-            yield self._release(group)
+            pieces.append(self._release(group))
         if cut is not None:
             self.stopped = True
             for group in self._held:
-                yield self._release_cut(group, safe)
+                pieces.append(self._release_cut(group, safe))
                 safe = 0
             self._held.clear()
+        return pieces
 
     def _release(self, group: Group) -> Piece:
-        tokens = tuple(Token(step, data, self.offset) for step, data in zip(group.steps, group.data, strict=True))
+        tokens = tuple([Token(step, data, self.offset) for step, data in zip(group.steps, group.data, strict=True)])
         self.offset += len(group.text)
         return Piece(self.index, group.text, tokens, tuple(group.steps))
 

@@ -6,19 +6,19 @@ Neither `id:` nor `event:` is sent, nothing is compressed, and headers leave bef
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
+from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.disconnect import disconnected
 
-DONE = "[DONE]"
-
-dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-"""JSON on one line."""
+DONE = b"[DONE]"
+SEPARATORS = {each.encode(): f"\\u{ord(each):04x}".encode() for each in ("\x85", "\u2028", "\u2029")}
+"""Characters at which some clients split lines too; inside of JSON they only occur in strings, where an escape is the
+same."""
 
 
 class EventStream(Response):
@@ -75,9 +75,14 @@ class EventStream(Response):
                 await self._write(send, b": keep-alive\n\n")
 
 
-def lines(*data: str) -> bytes:
-    body = "".join(f"data: {each}\n\n" for each in data)
-    # Some clients split lines at these too; inside of JSON they only occur in strings, where an escape is the same.
-    for separator in ("\x85", "\u2028", "\u2029"):
-        body = body.replace(separator, f"\\u{ord(separator):04x}")
-    return body.encode()
+def dump(value: Any) -> bytes:
+    """JSON on one line; what is no finite number is null."""
+    return to_json(value, inf_nan_mode="null")
+
+
+def lines(*data: bytes) -> bytes:
+    body = b"".join(b"data: %b\n\n" % each for each in data)
+    if not body.isascii():
+        for separator, escape in SEPARATORS.items():
+            body = body.replace(separator, escape)
+    return body

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
@@ -396,6 +398,7 @@ def probe(
 
         waver train probe questions.jsonl --out models/mine/probe --engine large --config mine.yaml
     """
+    from engines import LoraConfig
     from engines.base import EngineError
     from server.config import load_config
     from training.probe.labels import PLAIN
@@ -407,6 +410,8 @@ def probe(
         if engine not in configured.engines:
             raise ValueError(f"there is no engine {engine!r} in the configuration: {', '.join(configured.engines)}")
         chosen = configured.engines[engine]
+        if isinstance(chosen, LoraConfig):
+            raise ValueError(f"engine {engine!r} is an adapter: merge it into its model to train a probe on it")
         rows, reward = from_file(questions, scorer) if questions else sums(n, seed, chain)
         asked = str(questions) if questions else f"sums of {chain[0]} to {chain[1]} steps"
         strategies, openings = _strategies(configured, strategy_samples, max_tokens) if strategy_samples else ({}, {})
@@ -471,6 +476,7 @@ def _benchmark(name: str) -> Callable[[typer.Context], None]:
     """A command that leaves its options, `--help` too, to the benchmark's own."""
 
     def run(context: typer.Context) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end what it has started
         module = import_module(f"benchmarks.{name.replace('-', '_')}")
         module.app(args=context.args, prog_name=f"waver bench {name}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from clients.client import AsyncWaver, report, trace
-from engines import EngineConfig, TransformersConfig, VllmConfig, load_engine
+from engines import ModelConfig, TransformersConfig, VllmConfig, load_engine
 from engines.base import Engine, Sampling
 from policies.base import Job, Proceed, Report
 from policies.base import Question as Asking
@@ -169,7 +169,7 @@ async def load_pair(
     engines = {}
     for name in (SMALL, LARGE):
         model = str(folder / name)
-        config: EngineConfig = TransformersConfig(model=model, max_sequences=at_once)
+        config: ModelConfig = TransformersConfig(model=model, max_sequences=at_once)
         if backend == "vllm":
             config = VllmConfig(backend="vllm", model=model, args={"dtype": "float32", "max_num_seqs": at_once})
         engines[name] = await asyncio.to_thread(load_engine, name, config)

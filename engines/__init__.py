@@ -1,14 +1,24 @@
-"""One interface over several ways to run a model. `load_engine` makes an engine from its configuration."""
+"""One interface over several ways to run a model. `load_engine` makes an engine from its configuration, `load_adapter`
+one more on the model of another."""
 
 from __future__ import annotations
 
 from engines.base import Engine
-from engines.config import EngineConfig, TransformersConfig, UpstreamConfig, VllmConfig
+from engines.config import EngineConfig, LoraConfig, ModelConfig, TransformersConfig, UpstreamConfig, VllmConfig
 
-__all__ = ["EngineConfig", "TransformersConfig", "UpstreamConfig", "VllmConfig", "load_engine"]
+__all__ = [
+    "EngineConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "TransformersConfig",
+    "UpstreamConfig",
+    "VllmConfig",
+    "load_adapter",
+    "load_engine",
+]
 
 
-def load_engine(name: str, config: EngineConfig) -> Engine:
+def load_engine(name: str, config: ModelConfig) -> Engine:
     """Load the model, or connect to it (blocking: run it in a thread).
 
     Raises:
@@ -27,3 +37,16 @@ def load_engine(name: str, config: EngineConfig) -> Engine:
             from engines.upstream import UpstreamEngine
 
             return UpstreamEngine(name, config)
+
+
+async def load_adapter(name: str, config: LoraConfig, base: Engine) -> Engine:
+    """Load an adapter beside the model of an engine that is loaded; on the event loop that requests will run in.
+
+    Raises:
+        ValueError: the adapter cannot be loaded; the message says why.
+    """
+    from engines.vllm.engine import VllmEngine
+
+    if not isinstance(base, VllmEngine):
+        raise ValueError(f"engine {name!r}: {base.name!r} does not run under vLLM, and only there are adapters loaded")
+    return await base.adapted(name, config.model)

@@ -37,6 +37,14 @@ class VllmConfig(_Config):
     )
 
 
+class LoraConfig(_Config):
+    """A LoRA adapter on a model under vLLM, as an engine of its own in the same processes. `model` is the adapter's
+    directory or hub id, `base` the engine of the model, whose `args` say `enable_lora: true`."""
+
+    backend: Literal["lora"] = "lora"
+    base: str
+
+
 class UpstreamConfig(_Config):
     """A model behind an OpenAI-compatible server somewhere else. `model` is its name there. Times in seconds."""
 
@@ -69,13 +77,15 @@ def _backend(value: Any) -> Any:
     return value.get("backend", "transformers") if isinstance(value, dict) else getattr(value, "backend", None)
 
 
+ModelConfig = TransformersConfig | VllmConfig | UpstreamConfig
 EngineConfig = Annotated[
     Annotated[TransformersConfig, Tag("transformers")]
     | Annotated[VllmConfig, Tag("vllm")]
+    | Annotated[LoraConfig, Tag("lora")]
     | Annotated[UpstreamConfig, Tag("openai")],
     Discriminator(
         _backend,
         custom_error_type="unknown_backend",
-        custom_error_message="backend should be transformers, vllm or openai",
+        custom_error_message="backend should be transformers, vllm, lora or openai",
     ),
 ]

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
-from engines import EngineConfig, UpstreamConfig
+from engines import EngineConfig, LoraConfig, UpstreamConfig, VllmConfig
 from retrieval.config import RetrievalConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +92,18 @@ class Config(BaseSettings):
         for name in ("default", "waver"):
             if name in self.engines:
                 raise ValueError(f"An engine cannot be named '{name}': as a model it means the default preset.")
+        return self
+
+    @model_validator(mode="after")
+    def _check_adapters(self) -> Config:
+        for name, engine in self.engines.items():
+            if isinstance(engine, LoraConfig):
+                base = self.engines.get(engine.base)
+                if not isinstance(base, VllmConfig) or not base.args.get("enable_lora"):
+                    raise ValueError(
+                        f"engine '{name}': its base '{engine.base}' should be an engine with backend vllm that has "
+                        "enable_lora: true among its args."
+                    )
         return self
 
     @classmethod

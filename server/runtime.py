@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from fastapi import Request
 
-from engines import EngineConfig, TransformersConfig, load_engine
+from engines import EngineConfig, LoraConfig, ModelConfig, TransformersConfig, load_adapter, load_engine
 from engines.base import Engine, Sampling
 from engines.probe import Probe
 from policies.base import Policy
@@ -70,7 +70,7 @@ class Runtime:
         began = time.perf_counter()
         try:
             self.probes = await asyncio.to_thread(load_probes, self.config.probes)
-            loaded = await load_engines(missing)
+            loaded = await load_engines(missing, self.engines)
             await asyncio.gather(*(warm_up(engine) for engine in loaded.values()))
             everything = self.engines | loaded
             self.engines = {name: everything[name] for name in self.config.engines}
@@ -173,25 +173,35 @@ class Runtime:
         return Route(asked, engine, policies, label, used, places)
 
 
-async def load_engines(configs: Mapping[str, EngineConfig]) -> dict[str, Engine]:
+async def load_engines(configs: Mapping[str, EngineConfig], there: Mapping[str, Engine]) -> dict[str, Engine]:
     """Load side by side what can be: transformers sets the default device of the whole process while it loads a model,
-    so its engines come one after the other.
+    so its engines come one after the other. Adapters follow once all models are loaded.
+
+    Args:
+        there: engines that are loaded already.
 
     Raises:
         ValueError: one of them cannot be loaded; the others are closed again.
     """
     turn = asyncio.Lock()
 
-    async def one(name: str, config: EngineConfig) -> Engine:
+    async def one(name: str, config: ModelConfig) -> Engine:
         async with turn if isinstance(config, TransformersConfig) else nullcontext():
             return await asyncio.to_thread(load_engine, name, config)
 
-    loaded = await asyncio.gather(*(one(*item) for item in configs.items()), return_exceptions=True)
-    failures = [each for each in loaded if isinstance(each, BaseException)]
-    if failures:
-        await asyncio.gather(*(each.aclose() for each in loaded if not isinstance(each, BaseException)))
-        raise failures[0]
-    return dict(zip(configs, (each for each in loaded if not isinstance(each, BaseException)), strict=True))
+    models = {name: config for name, config in configs.items() if not isinstance(config, LoraConfig)}
+    made = await asyncio.gather(*(one(*item) for item in models.items()), return_exceptions=True)
+    loaded = {name: each for name, each in zip(models, made, strict=True) if not isinstance(each, BaseException)}
+    try:
+        if failures := [each for each in made if isinstance(each, BaseException)]:
+            raise failures[0]
+        for name, config in configs.items():
+            if isinstance(config, LoraConfig):
+                loaded[name] = await load_adapter(name, config, {**there, **loaded}[config.base])
+    except BaseException:
+        await asyncio.gather(*(each.aclose() for each in loaded.values()))
+        raise
+    return loaded
 
 
 def load_probes(folders: Mapping[str, str]) -> dict[str, Probe]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -48,3 +50,33 @@ def test_a_bad_configuration_is_a_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "unknown key 'model'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+STOPPED = """
+import sys, time, types
+from pathlib import Path
+import waver
+from benchmarks.processes import free_port, running
+
+def work(args, prog_name):
+    port = free_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    with running(command, Path(sys.argv[1]), f"http://127.0.0.1:{port}/", 60) as process:
+        print(process, flush=True)
+        time.sleep(60)
+
+sys.modules["benchmarks.fake"] = types.SimpleNamespace(app=work)
+waver._benchmark("fake")(types.SimpleNamespace(args=[]))
+"""
+
+
+def test_a_benchmark_that_is_told_to_stop_ends_what_it_has_started(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STOPPED, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        server = int(process.stdout.readline())
+        os.kill(server, 0)  # it is there
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(server, 0)

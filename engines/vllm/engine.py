@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -27,6 +28,7 @@ from engines.weights import embedding, embedding_flaw, size
 from entropy import entropy_bounds
 
 if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
 FIRST, NEXT = 0, -1
@@ -45,6 +47,8 @@ class VllmEngine:
         self._rows = deque(range(ROWS))
         self._room = asyncio.Semaphore(ROWS)
         self._tags = count(1)
+        self._adapter: LoRARequest | None = None
+        self._adapters: list[LoRARequest] = []
         self._active = 0
         self._core = Core(name, config.model, config.args, self._warm)
         try:
@@ -71,6 +75,37 @@ class VllmEngine:
         self.parameters = self._config.parameters or size(self._config.model, model.revision)
         self._speculates = llm.vllm_config.speculative_config is not None
         self._known = min(self.vocabulary, self.tokens.vocab_size)
+
+    async def adapted(self, name: str, adapter: str) -> VllmEngine:
+        """The same model with a LoRA adapter, as another engine: it shares the processes, the board and its rows.
+
+        Args:
+            adapter: a directory, or a hub id.
+
+        Raises:
+            ValueError: vLLM does not load it; the message says why.
+        """
+        from vllm.lora.request import LoRARequest
+        from vllm.platforms import current_platform
+
+        llm, number = self._running().llm, len(self._adapters) + 1
+        room = llm.vllm_config.lora_config
+        if room is not None and current_platform.is_cpu() and number >= room.max_loras:
+            raise ValueError(
+                f"engine {name!r}: on a CPU vLLM gives sequences without an adapter the weights in the last of its "
+                f"max_loras places, which has to stay empty: {self.name!r} needs max_loras: {number + 1} among its args"
+            )
+        found = copy.copy(self)
+        found.name, found._active = name, 0
+        found._adapter = LoRARequest(name, number, adapter)
+        self._core.attach()
+        try:  # in a request's first step what is wrong with it would be the end of the engine
+            await llm.add_lora(found._adapter)
+        except Exception as error:  # vLLM, peft and safetensors each raise their own kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"engine {name!r}: vLLM cannot load the adapter {adapter!r}: {reason}") from error
+        self._adapters.append(found._adapter)
+        return found
 
     @property
     def active(self) -> int:
@@ -227,8 +262,9 @@ class VllmEngine:
         self._core.attach()
         priority = NEXT if begun and running.llm.scheduler_config.policy == "priority" else FIRST
         name = f"{self.name}-{next(self._tags)}"
+        answer = running.llm.generate(tokens_input(ids), params, name, lora_request=self._adapter, priority=priority)
         try:
-            async with aclosing(running.llm.generate(tokens_input(ids), params, name, priority=priority)) as outputs:
+            async with aclosing(answer) as outputs:
                 async for output in outputs:
                     yield output
         except (EngineDeadError, EngineGenerateError) as error:
@@ -391,7 +427,8 @@ class VllmEngine:
         return embedding(self._config.model, self._config.args.get("revision"))
 
     async def aclose(self) -> None:
-        await asyncio.to_thread(self._core.close)
+        if self._adapter is None:  # an adapter goes with its model
+            await asyncio.to_thread(self._core.close)
 
     def _running(self) -> Running:
         running = self._core.running

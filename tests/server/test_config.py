@@ -51,6 +51,12 @@ def test_flags_over_environment_over_file(write: Any, monkeypatch: pytest.Monkey
         ({"server": {"port": "http"}}, "server.port: "),
         ({"engines": {"a": {"backend": "transformers"}}}, "'engines.a.model' is required"),
         ({"engines": {"a": {"backend": "magic", "model": "x"}}}, "engines.a: backend should be transformers, "),
+        ({"engines": {"a": {"backend": "lora", "model": "x"}}}, "'engines.a.base' is required"),
+        ({"engines": {"a": {"backend": "lora", "base": "b", "model": "x"}}}, "engine 'a': its base 'b' should be "),
+        (
+            {"engines": {"a": {"backend": "lora", "base": "b", "model": "x"}, "b": {"backend": "vllm", "model": "y"}}},
+            "enable_lora: true among its args",
+        ),
         ({"engines": {}}, "engines: "),
         ({"default_preset": "none"}, "default_preset 'none' is not among the presets"),
         ({"engines": {"default": {"model": "x"}}}, "cannot be named 'default'"),

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from engines import EngineConfig, UpstreamConfig, load_engine
+from engines import ModelConfig, UpstreamConfig, load_engine
 from engines.base import Engine
 from engines.probe import CLASSES, Probe, Record, reference_ids
 from training.probe import card
@@ -86,7 +86,7 @@ class Source:
     """Who answers: an engine's name and configuration, how its strategies begin an answer, and answers at a time."""
 
     name: str
-    config: EngineConfig
+    config: ModelConfig
     openings: Mapping[str, Opening]
     at_once: int
 

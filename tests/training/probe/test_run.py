@@ -128,3 +128,11 @@ def test_what_a_model_thinks_is_not_judged() -> None:
 def test_answers_that_are_words() -> None:
     said = ["The mayor is Orla.", "The mayor is Orlando.", "ORLA  B.", "42"]
     assert holds_answer(said, ["Orla", "Orla", ["Cora", "orla b."], 42]) == [1, 0, 1, 1]
+
+
+def test_an_adapter_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "waver.yaml"
+    base = "{backend: vllm, model: models/small, args: {enable_lora: true}}"
+    file.write_text(f"engines:\n  small: {base}\n  tuned: {{backend: lora, base: small, model: adapters/x}}\n")
+    said = waver("--out", tmp_path / "probe", "--engine", "tuned", "--config", file, code=1)
+    assert "engine 'tuned' is an adapter: merge it into its model" in said

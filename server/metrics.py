@@ -6,7 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -49,7 +57,9 @@ class Metrics:
         self.strategies = Counter("waver_strategies", "Answers by way of thinking.", ["strategy"], registry=here)
         self.forced_answers = Counter("waver_forced_answers", "Answers cut off and brought to an end.", registry=here)
         self.drift = Drift()
-        self.registry.register(_Now(runtime))
+        here.register(_Now(runtime))
+        ProcessCollector(registry=here)
+        GCCollector(registry=here)
 
     def looked_up(self, policies: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> None:
         """Count a gate's decision: `record` is a report's `retrieval`."""
@@ -69,9 +79,11 @@ class _Now(Collector):
         active = GaugeMetricFamily(
             "waver_active_sequences", "Sequences decoding or waiting in an engine.", labels=["engine"]
         )
+        alive = GaugeMetricFamily("waver_engine_alive", "1 while an engine can be asked.", labels=["engine"])
         for name, engine in self._runtime.engines.items():
             active.add_metric([name], engine.active)
-        yield active
+            alive.add_metric([name], int(engine.alive))
+        yield from (active, alive)
         admission = self._runtime.admission
         yield GaugeMetricFamily("waver_requests_running", "Requests being decoded.", admission.running)
         yield GaugeMetricFamily("waver_requests_waiting", "Requests in the queue.", admission.waiting)

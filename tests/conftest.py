@@ -185,17 +185,25 @@ def vllm_running(start: Callable[..., Running], vllm_config: dict[str, Any]) -> 
 
 
 @pytest.fixture(scope="session")
-def vllm_serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A `vllm serve` of the bundled small model with Waver's plugin."""
-    with vllm_serving(tmp_path_factory.mktemp("vllm"), plugin=True) as served:
-        yield served
+def vllm_serves(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
+    """Two `vllm serve` of the bundled small model, with Waver's plugin and without it, started side by side."""
+    folders = (tmp_path_factory.mktemp(name) for name in ("plugin", "stock"))
+    with vllm_serving(next(folders), plugin=True) as one, vllm_serving(next(folders), plugin=False) as other:
+        one.until_up()
+        other.until_up()
+        yield one, other
 
 
 @pytest.fixture(scope="session")
-def vllm_stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def vllm_serve(vllm_serves: tuple[Served, Served]) -> Served:
+    """A `vllm serve` of the bundled small model with Waver's plugin."""
+    return vllm_serves[0]
+
+
+@pytest.fixture(scope="session")
+def vllm_stock(vllm_serves: tuple[Served, Served]) -> Served:
     """The same without the plugin."""
-    with vllm_serving(tmp_path_factory.mktemp("vllm"), plugin=False) as served:
-        yield served
+    return vllm_serves[1]
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "clients" / "examples"
 
@@ -47,6 +45,7 @@ def test_streaming(base_url: str) -> None:
     assert "relative cost" in summary
 
 
-@pytest.mark.parametrize("policy", ["small alone", "ead", "random_switch", "route"])
-def test_async_openai(base_url: str, policy: str) -> None:
-    assert f"{policy}: " in run("async_openai.py", base_url)
+def test_async_openai(base_url: str) -> None:
+    printed = run("async_openai.py", base_url)
+    for policy in ("small alone", "ead", "random_switch", "route"):
+        assert f"{policy}: " in printed

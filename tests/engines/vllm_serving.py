@@ -23,9 +23,22 @@ STARTING = 600.0
 
 @dataclass(frozen=True)
 class Served:
-    """A `vllm serve` that answers at `url`."""
+    """A `vllm serve` that answers at `url` once it is up."""
 
     url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def until_up(self) -> None:
+        """Raises:
+        RuntimeError: it does not start."""
+        deadline = time.monotonic() + STARTING
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/health", timeout=5).status_code == 200:
+                    return
+            time.sleep(0.5)
+        raise RuntimeError(f"vllm serve did not start:\n{self.log.read_text(errors='replace')[-3000:]}")
 
     @property
     def v1(self) -> str:
@@ -48,7 +61,7 @@ class Served:
 
 @contextmanager
 def vllm_serving(folder: Path, plugin: bool) -> Iterator[Served]:
-    """Start it, and end it with all its processes. `folder` is for its log and for what it finds installed."""
+    """Begin to start it, and end it with all its processes. `folder` is for its log and for what it finds installed."""
     # The command asks for the version of `vllm`, and the CPU build is another package. Where the plugin is not
     # wanted, a record of Waver's package without its entry point comes first on the path.
     _distribution(folder, "vllm", "0.32.0+cpu")
@@ -70,8 +83,7 @@ def vllm_serving(folder: Path, plugin: bool) -> Iterator[Served]:
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
-        _wait(process, f"http://127.0.0.1:{port}/health", folder / "log")
-        yield Served(f"http://127.0.0.1:{port}")
+        yield Served(f"http://127.0.0.1:{port}", process, folder / "log")
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -84,20 +96,6 @@ def _distribution(folder: Path, name: str, number: str) -> None:
     info = folder / f"{name}-{number}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
-
-
-def _wait(process: subprocess.Popen[bytes], health: str, log: Path) -> None:
-    deadline = time.monotonic() + STARTING
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            if httpx.get(health, timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    raise RuntimeError(f"vllm serve did not start:\n{log.read_text(errors='replace')[-3000:]}")
 
 
 def _end_group(group: int) -> None:

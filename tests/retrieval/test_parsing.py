@@ -85,7 +85,7 @@ def test_every_cut_of_a_pdf_is_text_or_a_reason(parsers: Parsers) -> None:
     whole = pdf("A line of text.", "And another one.", compress=True)
     draw = random.Random(2)
     reasons = []
-    for _ in range(60):
+    for _ in range(30):
         data = bytearray(whole[: draw.randrange(20, len(whole))])
         for _ in range(draw.randrange(4)):
             data[draw.randrange(9, len(data))] = draw.randrange(256)

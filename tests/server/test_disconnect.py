@@ -72,7 +72,7 @@ def test_trap_28_headers_leave_before_the_first_token(running: Any) -> None:
 def test_trap_14_keep_alive_is_a_comment(start: Any) -> None:
     running = start(keepalive=0.0005, max_concurrency=1)  # less than a decoding step takes
     with running.http() as http:
-        text = http.post("/v1/chat/completions", json={**LONG, "max_tokens": 200, "n": 8, "stream": True}).text
+        text = http.post("/v1/chat/completions", json={**LONG, "max_tokens": 60, "n": 4, "stream": True}).text
     lines = text.split("\n")
     assert {line.split(" ")[0] for line in lines} == {"", "data:", ":"}
     assert {line for line in lines if line.startswith(":")} == {": keep-alive"}

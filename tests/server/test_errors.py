@@ -209,6 +209,23 @@ def test_nonsense_on_the_wire(running: Any) -> None:
     assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]["message"]
 
 
+def test_an_offer_to_speak_http_2_does_not_cost_the_body(running: Any) -> None:
+    """Java's own client makes it with every first request of a connection."""
+    host, port = running.url.removeprefix("http://").split(":")
+    body = json.dumps({"messages": HELLO, "max_tokens": 1}).encode()
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        for _ in range(2):
+            connection.sendall(head.encode() + body)
+            answer = connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200"), answer
+            assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["usage"]["completion_tokens"] == 1
+
+
 def test_unknown_model_preset_route_and_method(http: httpx.Client) -> None:
     for model in ("gpt-4", "waver/none", "waver/", "x" * 5000):
         message = check(http.post(CHAT, json={"messages": HELLO, "model": model}), 404, "model")

@@ -108,6 +108,9 @@ def test_metrics_count_what_was_answered(http: httpx.Client, client: openai.Open
     text = http.get("/metrics").text
     for name in ("waver_requests_total", "waver_request_seconds", "waver_active_sequences", "waver_requests_waiting"):
         assert name in text
+    assert 'waver_engine_alive{engine="large"} 1.0' in text
+    assert re.search(r"^process_resident_memory_bytes [1-9]", text, re.MULTILINE)
+    assert re.search(r'^python_gc_collections_total\{generation="2"\} ', text, re.MULTILINE)
 
 
 def test_page_and_its_files(http: httpx.Client) -> None:

@@ -122,6 +122,9 @@ def test_a_killed_engine_core_ends_every_stream_and_comes_back(vllm_running: Any
     with vllm_running.http() as http:
         assert http.get("/ready").status_code == 503
         assert http.get("/health").status_code == 200
+        told = http.get("/metrics").text
+        assert 'waver_engine_alive{engine="large"} 0.0' in told
+        assert 'waver_engine_alive{engine="small"} 1.0' in told
         refused = http.post("/v1/completions", json={"model": "large", "prompt": "What is"})
         assert refused.status_code == 503
         assert refused.headers["retry-after"]

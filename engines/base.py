@@ -34,6 +34,11 @@ class Unsupported(ValueError):
         self.param = param
 
 
+def reason(error: Exception) -> str:
+    """An exception's own words, or its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """A stop rule on the rolling mean of the next-token entropy.

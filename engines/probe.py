@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from engines.base import Engine, Unsupported
+from engines.base import Engine, Unsupported, reason
 
 Class = Literal["easy", "normal", "hard"]
 CLASSES: tuple[Class, ...] = ("easy", "normal", "hard")
@@ -99,7 +99,7 @@ class Probe:
         except FileNotFoundError as error:
             raise ValueError(f"{folder} holds no probe: {Path(error.filename).name} is missing") from error
         except (ValidationError, SafetensorError, KeyError, UnicodeDecodeError, OSError) as error:
-            raise ValueError(f"the probe in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"the probe in {folder} cannot be read: {reason(error)}") from error
         width, hidden = weights["W1"].shape if weights["W1"].ndim == 2 else (0, 0)
         shapes = {"W1": (width, hidden), "b1": (width,), "W2": (len(CLASSES), width), "b2": (len(CLASSES),)}
         if not width or any(tuple(weights[n].shape) != s for n, s in shapes.items()) or tuple(state.shape) != (hidden,):

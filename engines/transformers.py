@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from engines.attention import last_attention
-from engines.base import EngineError, Inside, Sampling, Step, Unsupported
+from engines.base import EngineError, Inside, Sampling, Step, Unsupported, reason
 from engines.config import TransformersConfig
 from engines.grammar import Grammar
 from engines.runner import make_runner
@@ -68,8 +68,7 @@ class TransformersEngine:
             )
             self.model: PreTrainedModel = model.eval().to(torch.device(device))
         except Exception as error:  # transformers, safetensors and the tokenizers each raise their own kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"engine {name!r}: cannot load {config.model!r} on {device}: {reason}") from error
+            raise ValueError(f"engine {name!r}: cannot load {config.model!r} on {device}: {reason(error)}") from error
         ends = self.model.generation_config.eos_token_id
         self.tokens = TokenText(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
         text_config = self.model.config.get_text_config()

@@ -12,6 +12,8 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 
+from engines.base import reason
+
 EMBEDDING = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight", "embed_in.weight")
 LARGEST = 1e15
 """What no entry of a useful embedding comes near, and the sum of whose squares float32 still holds."""
@@ -31,7 +33,7 @@ def directory(model: str, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(model, revision=revision, local_files_only=True))
     except (OSError, ValueError) as error:
-        raise ValueError(f"the files of {model!r} are not on this machine: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"the files of {model!r} are not on this machine: {reason(error)}") from error
 
 
 def _files(folder: Path) -> list[Path]:

@@ -6,7 +6,6 @@ Random weights are on purpose: they draw every byte there is, so broken code poi
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -25,6 +24,7 @@ from retrieval.embedder import Embedder
 from server.config import Config, load_config
 from server.run import Server, make_server
 from server.runtime import Runtime
+from tests.engines.driving import copy_tokenizer
 from tests.engines.vllm_serving import Served, vllm_serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,8 +48,9 @@ class Running:
         """Run a coroutine where the server's engines live: on its event loop."""
         return asyncio.run_coroutine_threadsafe(work, self.server.loop).result(timeout=600)
 
-    def until_ready(self) -> None:
-        until(lambda: self.runtime.ready, "the engines")
+    def until_ready(self, seconds: float = 60) -> None:
+        until(lambda: self.runtime.ready or self.runtime.failure is not None, "the engines", seconds)
+        assert self.runtime.ready, self.runtime.failure
 
     def openai(self, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=self.v1, **{"api_key": "none", "max_retries": 0, **options})
@@ -86,8 +87,7 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     out = {}
     for seed, (name, width, layers) in enumerate((("small", 32, 2), ("large", 64, 3))):
         directory = tmp_path_factory.mktemp(name)
-        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-            shutil.copy(ROOT / "models" / "small" / file, directory / file)
+        copy_tokenizer(directory)
         tokenizer = AutoTokenizer.from_pretrained(directory)
         torch.manual_seed(seed)
         config = LlamaConfig(
@@ -179,8 +179,7 @@ def vllm_config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def vllm_running(start: Callable[..., Running], vllm_config: dict[str, Any]) -> Running:
     """A server of the bundled pair under vLLM, with the same models in transformers beside (`embedded-…`)."""
     running = start(wait=False, config=vllm_config)
-    until(lambda: running.runtime.ready or running.runtime.failure is not None, "vLLM", 600)
-    assert running.runtime.ready, running.runtime.failure
+    running.until_ready(600)
     return running
 
 

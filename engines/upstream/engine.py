@@ -15,12 +15,11 @@ from contextlib import aclosing, suppress
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
-from engines.base import EngineError, Inside, Sampling, Step, Unsupported
+from engines.base import EngineError, Inside, Sampling, Step, Unsupported, reason
 from engines.config import UpstreamConfig
 from engines.tokens import TokenText
 from engines.upstream.link import DRAIN, Link
 from engines.upstream.probe import probe
-from engines.upstream.protocol import reason
 from engines.upstream.reading import Reader
 from engines.upstream.request import TOLD, body, prompt, refuse
 from engines.upstream.segment import Segment

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import httpx
 
-from engines.base import EngineError
+from engines.base import EngineError, reason
 from engines.config import UpstreamConfig
-from engines.upstream.protocol import Again, Protocol, beginning, lines, reason
+from engines.upstream.protocol import Again, Protocol, beginning, lines
 from engines.upstream.pulse import Pulse
 from engines.upstream.turnstile import Turnstile
 

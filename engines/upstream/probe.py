@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 
-from engines.base import EngineError, Gate, Sampling, Unsupported
+from engines.base import EngineError, Gate, Sampling, Unsupported, reason
 from engines.tokens import TokenText
 from engines.upstream.link import Link
-from engines.upstream.protocol import Again, reason
+from engines.upstream.protocol import Again
 from engines.upstream.reading import Heard, Reader
 from engines.upstream.request import Abilities, body, wishes
 

@@ -85,11 +85,6 @@ class Protocol:
         return text[:300], param if isinstance(param, str) and len(param) <= 60 else None
 
 
-def reason(error: Exception) -> str:
-    """An exception's own words, or its kind where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _parsed(content: bytes) -> Any:
     try:
         return json.loads(content)

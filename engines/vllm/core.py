@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from engines.base import reason
 from engines.vllm.board import Board, post
 
 if TYPE_CHECKING:
@@ -112,8 +113,7 @@ class Core:
             )
             return Running(llm, board)
         except Exception as error:  # vLLM, transformers and the drivers each raise their own kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"engine {self._name!r}: vLLM cannot start {self._model!r}: {reason}") from error
+            raise ValueError(f"engine {self._name!r}: vLLM cannot start {self._model!r}: {reason(error)}") from error
         finally:
             if board is not None:
                 board.close()  # the workers have it by now, and a server that is killed leaves nothing behind

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoTokenizer
 
-from engines.base import NO_TOKEN, EngineError, Finish, Inside, Sampling, Step, Unsupported
+from engines.base import NO_TOKEN, EngineError, Finish, Inside, Sampling, Step, Unsupported, reason
 from engines.config import VllmConfig
 from engines.grammar import Grammar
 from engines.tokens import TokenText
@@ -102,8 +102,7 @@ class VllmEngine:
         try:  # in a request's first step what is wrong with it would be the end of the engine
             await llm.add_lora(found._adapter)
         except Exception as error:  # vLLM, peft and safetensors each raise their own kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"engine {name!r}: vLLM cannot load the adapter {adapter!r}: {reason}") from error
+            raise ValueError(f"engine {name!r}: vLLM cannot load the adapter {adapter!r}: {reason(error)}") from error
         self._adapters.append(found._adapter)
         return found
 

@@ -18,12 +18,17 @@ VOCABULARY = 1290
 """Output width of the random models: a little more than the bundled tokenizer's ids."""
 
 
+def copy_tokenizer(directory: Path) -> None:
+    """Put the bundled tokenizer beside a model."""
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(ROOT / "models" / "small" / file, directory / file)
+
+
 def save_random(directory: Path, config: PreTrainedConfig, seed: int = 0) -> Path:
     """A random model with the bundled tokenizer, as transformers would save it."""
     torch.manual_seed(seed)
     AutoModelForCausalLM.from_config(config).save_pretrained(directory)
-    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(ROOT / "models" / "small" / file, directory / file)
+    copy_tokenizer(directory)
     return directory
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from transformers import AutoTokenizer, LlamaConfig
 from engines.grammar import Grammar
 from engines.tokens import TokenText
 from engines.vllm.board import Board, post
-from tests.engines.driving import ROOT
+from tests.engines.driving import ROOT, copy_tokenizer
 
 HIDDEN = 64
 """Width of the models here."""
@@ -36,8 +35,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path
             num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=96,
             bos_token_id=None, eos_token_id=2, pad_token_id=0,
         ).save_pretrained(folder)  # fmt: skip
-        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-            shutil.copy(ROOT / "models" / "small" / file, folder / file)
+        copy_tokenizer(folder)
         matrix = torch.randn(vocabulary, HIDDEN, generator=torch.Generator().manual_seed(vocabulary))
         save_file({"model.embed_tokens.weight": matrix}, folder / "model.safetensors")
         return folder

@@ -179,8 +179,11 @@ def test_every_request_is_as_if_alone(
         for key, value in case.seen.items():
             seen[key] = seen.get(key, 0) + value
 
-    drive()
-    assert all(seen[what] for what in ("ends", "chunks", "back", "drawn", "cut")), seen
+    wanted = ("ends", "chunks", "back", "drawn", "cut")
+    for _ in range(5):  # ten examples may miss one by chance
+        if not all(seen.get(what) for what in wanted):
+            drive()
+    assert all(seen[what] for what in wanted), seen
 
 
 @pytest.mark.parametrize("stock", [False, True])

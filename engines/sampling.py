@@ -14,17 +14,13 @@ import numpy as np
 import torch
 
 from engines.base import Sampling
+from engines.picking import pick
 from engines.temperature import adapted
 from engines.transforms import truncate, truncations
 from entropy import truncation
 from entropy.geometry import Geometry
 from entropy.sending import send
 from entropy.truncation import Crop
-
-BLOCK = 256
-"""Tokens of a block in `pick`."""
-PART = 2**19
-"""Logits that are drawn from at a time on a CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +78,12 @@ def draw(
         logits = logits.clone()
         for i in touched:
             _touch(logits[i], rows[i])
-    tokens = logits.argmax(dim=-1)
     sampled = [i for i, row in enumerate(rows) if row.sampling.temperature > 0]
-    if not sampled:
-        return Drawn(tokens)
     if len(sampled) == len(rows):
         return _sample(logits, rows, geometry, entropy)
+    tokens = logits.argmax(dim=-1)
+    if not sampled:
+        return Drawn(tokens)
     index = send(sampled, logits.device)
     own = None if entropy is None else entropy[index]
     drawn = _sample(logits[index], [rows[i] for i in sampled], geometry, own)
@@ -127,41 +123,10 @@ def _sample(
     positions = np.array([row.position for row in rows], dtype=np.uint64)
     points = send(uniform(seeds, positions), logits.device)
     if all(row.untruncated for row in rows):
-        # A few rows at a time on a CPU: getting fresh memory for all of them takes longer than the arithmetic.
-        size = max(1, PART // logits.shape[1]) if logits.device.type == "cpu" else len(rows)
-        parts = zip(logits.split(size), temperatures[:, None].split(size), points.split(size), strict=True)
-        picked = [pick((own - own.amax(dim=-1, keepdim=True)).div_(t).exp_(), u) for own, t, u in parts]
-        return Drawn(torch.cat(picked))
+        return Drawn(pick(logits, temperatures, points))
     tempered = logits / temperatures[:, None]
     crop = _native(truncate(tempered, [s.transforms for s in samplings], geometry, temperatures), samplings)
-    return Drawn(pick(crop.logits.softmax(dim=-1), points), crop.kept, crop.entropy)
-
-
-def pick(weights: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """The token at each row's point of its cumulative distribution: `[rows]` ids.
-
-    Args:
-        weights: `[rows, vocab]` float32, in proportion to the probabilities. points: `[rows]` float64 in [0, 1).
-
-    In two strides, through the masses of blocks and then inside one block: running sums over a whole vocabulary in
-    float64 take several times as long as all the rest.
-    """
-    vocabulary = weights.shape[-1]
-    full = vocabulary // BLOCK * BLOCK
-    masses = weights[:, :full].unflatten(1, (full // BLOCK, BLOCK)).sum(-1, dtype=torch.float64)
-    if full < vocabulary:
-        masses = torch.cat([masses, weights[:, full:].sum(-1, keepdim=True, dtype=torch.float64)], dim=1)
-    cumulative = masses.cumsum(dim=-1)
-    point = points[:, None] * cumulative[:, -1:]
-    block = torch.searchsorted(cumulative, point, right=True).clamp(max=masses.shape[1] - 1)
-    before = (cumulative - masses).gather(1, block)
-    ids = block * BLOCK + torch.arange(BLOCK, device=weights.device)
-    own = weights.gather(1, ids.clamp(max=vocabulary - 1)).double() * (ids < vocabulary)
-    inside = own.cumsum(dim=-1)
-    # Rounding must not lead out of the block, to where there may be no weight.
-    rest = torch.minimum((point - before).clamp(min=0), inside[:, -1:] * (1 - 2.0**-50))
-    tokens: torch.Tensor = (block * BLOCK + torch.searchsorted(inside, rest, right=True))[:, 0]
-    return tokens
+    return Drawn(pick(crop.logits, torch.ones_like(base), points), crop.kept, crop.entropy)
 
 
 def _native(crop: Crop, samplings: Sequence[Sampling]) -> Crop:

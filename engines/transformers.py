@@ -25,6 +25,7 @@ from engines.attention import last_attention
 from engines.base import EngineError, Inside, Sampling, Step, Unsupported, reason
 from engines.config import TransformersConfig
 from engines.grammar import Grammar
+from engines.picking import prepare
 from engines.runner import make_runner
 from engines.sampling import draw
 from engines.seats import SCRATCH, Seats
@@ -77,6 +78,7 @@ class TransformersEngine:
         self.context_length = min(longest, config.max_model_len or longest)
         self.parameters = int(self.model.num_parameters())
         self._runner = make_runner(self.model, self.context_length)
+        prepare(self.model.device)
         self._grammar: Grammar | None = None
         self._geometry: torch.Tensor | None = None
         self._seats = Seats(config.max_sequences, self._runner)

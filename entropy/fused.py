@@ -4,64 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 
-from entropy.shannon import NEGLIGIBLE
+from entropy.sending import library
 
 Measures = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-WORTH_COMPILING = 8192
-"""Below this vocabulary the plain form costs next to nothing."""
-A_FEW = 2**16
-"""Up to so many logits on a CPU, the calls cost more than the sweep. A model's pass has emptied the caches, and NumPy's
-calls fill them again with less: 0.29 ms for a row of 32k tokens, where the compiled form takes 0.42 ms."""
+ONE_CORE = 2**19
+"""Up to so many logits on a CPU, one core is done before several have begun."""
 
 
 def measure(logits: torch.Tensor) -> Measures:
-    """Entropy (nats), logsumexp and largest logit of `[rows, vocab]` float32 logits; each `[rows]`.
+    """Entropy (nats), log-partition and peak of `[rows, vocab]` float32 logits; each `[rows]`.
 
-    The largest log-probability of a row is `peak - logsumexp`. `-inf` marks a token that cannot occur. Written without
-    any in-place step, so that a compiler makes two passes over memory of it; the value is `shannon_entropy`'s.
+    The peak is the largest logit, and the log-partition that of logits with the peak at 0, where float32 is finest: a
+    token's log-probability is `(logit - peak) - log_partition`, and the likeliest one's `-log_partition`.
+
+    `-inf` marks a token that cannot occur; a NaN makes its row's entropy NaN. Written without any in-place step, so
+    that a compiler makes two passes over memory of it; the value is `shannon_entropy`'s.
     """
     peak = logits.amax(-1, keepdim=True)
     centred = logits - peak.clamp(min=torch.finfo(logits.dtype).min)  # a row may have no token at all
     weights = centred.exp()
     partition = weights.sum(-1)
-    weighted = torch.where(weights > 0, weights * centred, 0.0).sum(-1)
+    weighted = torch.where(weights == 0, 0.0, weights * centred).sum(-1)
     log_partition = partition.log()
-    entropy = torch.where(partition > 0, log_partition - weighted / partition, 0.0)
-    return entropy, peak[:, 0] + log_partition, peak[:, 0]
+    entropy = torch.where(partition == 0, 0.0, log_partition - weighted / partition)
+    return entropy, log_partition, peak[:, 0]
 
 
-def measure_few(logits: torch.Tensor) -> Measures:
-    """`measure` in NumPy, for logits on a CPU."""
-    values = logits.numpy()
-    peak = values.max(-1)
-    centred = values - np.maximum(peak, np.finfo(values.dtype).min)[:, None]
-    np.maximum(centred, NEGLIGIBLE, out=centred)  # `exp` is 0 there, and 0 times this is 0
-    weights = np.exp(centred)
-    partition = weights.sum(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log_partition = np.log(partition)
-        entropy = np.where(partition > 0, log_partition - np.einsum("ij,ij->i", weights, centred) / partition, 0)
-    return torch.from_numpy(entropy), torch.from_numpy(peak + log_partition), torch.from_numpy(peak)
+def fastest(vocabulary: int, device: torch.device, most: int) -> Callable[[Any], tuple[Any, ...]]:
+    """`measure` in its fastest form for each number of rows, of which there are at most `most`. It takes and gives
+    arrays of `entropy.sending.library`."""
+    if library(device) is torch:
+        return _compiled(vocabulary, device)
+    from entropy import sweep  # compiled by Numba, the first time in three seconds
 
+    def on_one_core(logits: sweep.Array) -> tuple[sweep.Array, ...]:
+        found = np.empty((3, len(logits)), np.float32)
+        sweep.measure(np.ascontiguousarray(logits), found)
+        return tuple(found)
 
-def fastest(vocabulary: int, device: torch.device) -> Callable[[torch.Tensor], Measures]:
-    """`measure` in its fastest form for each number of rows, where a compiler can be had."""
-    many = _compiled(vocabulary, device)
-    if device.type != "cpu":
-        return many
-    return lambda logits: measure_few(logits) if logits.numel() <= A_FEW else many(logits)
+    if vocabulary * most <= ONE_CORE or torch.get_num_threads() == 1:
+        return on_one_core
+    compiled = _compiled(vocabulary, device)
+
+    def on_all(logits: sweep.Array) -> tuple[sweep.Array, ...]:
+        return tuple(each.numpy() for each in compiled(torch.from_numpy(logits)))
+
+    return lambda logits: (on_one_core if logits.size <= ONE_CORE else on_all)(logits)
 
 
 @cache
 def _compiled(vocabulary: int, device: torch.device) -> Callable[[torch.Tensor], Measures]:
-    """`measure`, compiled where that pays and a compiler can be had: ten times faster at 128k tokens on a CPU."""
-    if vocabulary < WORTH_COMPILING and device.type == "cpu":
-        return measure
+    """`measure`, compiled for all of a device's cores where a compiler can be had."""
     compiled = torch.compile(measure, dynamic=True)
     try:
         for rows in (2, 3):  # a batch of one is specialised; two sizes show that the rest is not

@@ -78,9 +78,10 @@ class BatchedRollingEntropy:
 
         Args:
             rows, positions, windows: `[n]` integers; positions count from 0, windows lie between 1 and `widest`.
-            entropies: `[n]` float64, nats. widest: the longest of the windows, known on the host, at most `reach`.
+            entropies: `[n]`, nats. widest: the longest of the windows, known on the host, at most `reach`.
         """
-        self._values[rows, positions % self.reach] = entropies
+        exact = self._library.asarray(entropies, dtype=self._library.float64)
+        self._values[rows, positions % self.reach] = exact
         back = self._back[:widest]
         seen = self._values[rows[:, None], (positions[:, None] - back) % self.reach]
         counts = self._library.minimum(windows, positions + 1 + self._known[rows]).clip(min=1)

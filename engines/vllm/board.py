@@ -139,10 +139,10 @@ class Pen:
         return self._states.shape[1] - 1
 
     def write(
-        self, rows: list[int], tags: list[int], positions: list[int], entropy: torch.Tensor, logprob: torch.Tensor,
-        flags: torch.Tensor | None = None, crop: tuple[torch.Tensor, torch.Tensor] | None = None,
+        self, rows: list[int], tags: list[int], positions: list[int], entropy: Any, logprob: Any,
+        flags: Any = None, crop: tuple[Any, Any] | None = None,
     ) -> None:  # fmt: skip
-        """One entry for each of n requests.
+        """One entry for each of n requests. Arrays are those of `entropy.sending.library`.
 
         Args:
             entropy, logprob: `[n]` float32. flags: `[n]` integers. crop: how many tokens a truncation left, integers,
@@ -152,11 +152,11 @@ class Pen:
             entries = np.zeros((len(rows), WORDS), np.int32)
             floats = entries.view(np.float32)
             entries[:, 0], entries[:, 1] = tags, positions
-            floats[:, 4], floats[:, 5] = entropy.numpy(), logprob.numpy()
+            floats[:, 4], floats[:, 5] = entropy, logprob
             if flags is not None:
-                entries[:, 2] = flags.numpy()
+                entries[:, 2] = flags
             if crop is not None:
-                entries[:, 3], floats[:, 6] = crop[0].numpy(), crop[1].numpy()
+                entries[:, 3], floats[:, 6] = crop
             self._host[rows, [p % DEPTH for p in positions]] = entries
             return
         device = self._words.device

@@ -19,6 +19,7 @@ from llguidance import LLMatcher
 
 from engines.base import Gate, Sampling
 from engines.grammar import Grammar
+from engines.picking import prepare
 from engines.sampling import Row, draw
 from engines.temperature import adapted
 from engines.transforms import truncate
@@ -64,13 +65,13 @@ class Rows:
     """Where the rows that asked are among the step's: all of them in their order where no index says otherwise, which
     is the common case, and a step of one row is as long as the number of its kernels."""
 
-    index: torch.Tensor | None
+    index: Any
 
     @property
-    def every(self) -> torch.Tensor | slice:
+    def every(self) -> Any:
         return slice(None) if self.index is None else self.index
 
-    def of(self, which: torch.Tensor) -> torch.Tensor:
+    def of(self, which: Any) -> Any:
         """The rows of some of those that asked, `[n]`."""
         return which if self.index is None else self.index[which]
 
@@ -190,7 +191,8 @@ class Decoder:
         geometry: Callable[[], torch.Tensor] | None = None,
     ) -> None:
         self._known, self._device = known, device
-        self._measure = fastest(vocabulary, device)
+        self._measure = fastest(vocabulary, device, capacity)
+        prepare(device)
         # Twice the batch: a request that was preempted keeps its window until others need it.
         self._windows = BatchedRollingEntropy(2 * capacity, LONGEST_WINDOW, device)
         # Where lagged gates fired, by parity of the position: measuring one again must not forget the one before it.
@@ -272,69 +274,68 @@ class Decoder:
             return
         for place in batch:
             place.live.position = place.position
-        whole = len(batch) == logits.shape[0]
-        rows = Rows(None if whole else send([place.row for place in batch], self._device))
+        # Arrays are those of `library`; what torch has to do gets the same memory as a tensor.
+        values, whole = shared(logits), len(batch) == logits.shape[0]
+        rows = Rows(None if whole else small([place.row for place in batch], self._device))
         if self._known < logits.shape[1]:
-            logits[rows.every, self._known :] = -torch.inf
+            values[rows.every, self._known :] = -torch.inf
         for place in batch:
             if place.live.schema is not None:
                 self._guide(logits[place.row], place, place.live.schema)
-        mine = logits if whole else logits[rows.every]
+        mine = values if whole else values[rows.every]
         entropy, norm, peak = self._measure(mine)
-        logprob = peak - norm
-        top = self._alternatives(mine, norm, batch)
+        logprob = -norm
+        top = self._alternatives(mine, peak, norm, batch)
         gated = [i for i, place in enumerate(batch) if place.live.window >= 0]
         remembers = any(place.live.ask.remembers for place in batch)
         # What is all zeros is left out: a step of a few rows is as long as the number of its kernels.
-        flags = torch.zeros(len(batch), dtype=torch.long, device=self._device) if gated or remembers else None
+        flags: Any = small([0] * len(batch), self._device) if gated or remembers else None
         crop = None
         if gated:
-            which = send(gated, self._device)
-            stops = send([batch[i].live.ask.stop for i in gated], self._device)
-            self._bar(logits, rows, mine, batch)
-            assert flags is not None
-            each = slice(None) if len(gated) == len(batch) else which
-            ends, fired = self._gates([batch[i] for i in gated], entropy[each].double())
-            flags[each] = torch.as_tensor(fired)
+            self._bar(values, rows, mine, batch)
+            each = slice(None) if len(gated) == len(batch) else small(gated, self._device)
+            ends, flags[each] = self._gates([batch[i] for i in gated], entropy[each])
         drawn = [i for i, place in enumerate(batch) if place.draws]
         if drawn:
-            picked = send(drawn, self._device)
-            logits_drawn = mine if len(drawn) == len(batch) else mine[picked]
-            result = draw(logits_drawn, [batch[i].as_row for i in drawn], self._geometry, entropy[picked])
-            tokens = result.tokens
+            picked = small(drawn, self._device)
+            own = mine if len(drawn) == len(batch) else mine[picked]
+            wavers = torch.as_tensor(entropy[picked])
+            result = draw(torch.as_tensor(own), [batch[i].as_row for i in drawn], self._geometry, wavers)
+            tokens = shared(result.tokens)
             if result.kept is not None and result.crop_entropy is not None:
-                crop = (picked.new_zeros(len(batch)), torch.zeros_like(entropy))
-                crop[0][picked], crop[1][picked] = result.kept, result.crop_entropy
-            logprob[picked] = logits_drawn.gather(1, tokens[:, None])[:, 0] - norm[picked]
+                crop = tuple(small([0] * len(batch), self._device, kind) for kind in ("int64", "float32"))
+                crop[0][picked], crop[1][picked] = shared(result.kept), shared(result.crop_entropy)
+            logprob[picked] = mine[picked, tokens] - peak[picked] - norm[picked]
             if remembers:
-                assert flags is not None
                 self._remember([batch[i] for i in drawn], drawn, tokens, flags)
-            logits[rows.of(picked), tokens] = CERTAIN
+            values[rows.of(picked), tokens] = CERTAIN
         given = [(i, token) for i, place in enumerate(batch) if (token := place.given) is not None]
         if given:
-            which_given, taken = send(given, self._device).T
-            logprob[which_given] = mine[which_given, taken] - norm[which_given]
-            logits[rows.of(which_given), taken] = CERTAIN
+            which, taken = small(given, self._device).T
+            logprob[which] = mine[which, taken] - peak[which] - norm[which]
+            values[rows.of(which), taken] = CERTAIN
         if misled := self._misled(batch):
-            which_misled = send(misled, self._device)
-            logprob[which_misled] = mine[which_misled].amax(-1) - norm[which_misled]
+            which = small(misled, self._device)
+            logprob[which] = library(self._device).amax(mine[which], -1) - peak[which] - norm[which]
         cut = [i for i, place in enumerate(batch) if place.live.cuts]
         if cut:
-            self._shape(logits, rows, mine, entropy, [batch[i].live.ask for i in cut], cut)
+            asks = [batch[i].live.ask for i in cut]
+            self._shape(logits, rows, torch.as_tensor(mine), torch.as_tensor(entropy), asks, cut)
         if gated and (library(self._device) is torch or ends.any()):  # only a CPU's are known here without waiting
-            at = rows.of(which)
-            logits[at, stops] = torch.where(torch.as_tensor(ends), 10 * CERTAIN, logits[at, stops])
+            at = rows.of(small(gated, self._device))
+            stops = small([batch[i].live.ask.stop for i in gated], self._device)
+            values[at, stops] = library(self._device).where(ends, 10 * CERTAIN, values[at, stops])
         self._report(batch, entropy, logprob, flags, crop, top)
         self._hand_out(len(logits), batch, states)
 
-    def _bar(self, logits: torch.Tensor, rows: Rows, mine: torch.Tensor, batch: Sequence[Place]) -> None:
+    def _bar(self, values: Any, rows: Rows, mine: Any, batch: Sequence[Place]) -> None:
         """Nobody draws a token that is kept for ending a request, unless it ends the answer anyway."""
         barred = [(i, place.live.ask.stop) for i, place in enumerate(batch) if place.live.reserves]
         if barred:
-            which, stops = send(barred, self._device).T
+            which, stops = small(barred, self._device).T
             mine[which, stops] = -torch.inf
-            if mine is not logits:
-                logits[rows.of(which), stops] = -torch.inf
+            if mine is not values:
+                values[rows.of(which), stops] = -torch.inf
 
     def _shape(
         self,
@@ -352,7 +353,7 @@ class Decoder:
         base = send([ask.temperature for ask in asks], self._device)
         temperatures = adapted(base, transforms, entropy[which])
         left = truncate(mine[which] / temperatures[:, None], transforms, self._geometry, temperatures).logits
-        at = rows.of(which)
+        at = torch.as_tensor(rows.of(which))
         kept = logits[at] if temperatures is base else logits[at] * (base / temperatures)[:, None]
         logits[at] = kept.masked_fill(left == -torch.inf, -torch.inf)
 
@@ -368,7 +369,7 @@ class Decoder:
             self._grammar = self._make_grammar()
         self._grammar.mask(row, place.live.matcher(self._grammar, schema, place.position))
 
-    def _gates(self, batch: Sequence[Place], entropy: torch.Tensor) -> tuple[Any, Any]:
+    def _gates(self, batch: Sequence[Place], entropy: Any) -> tuple[Any, Any]:
         """For rows with a gate: whether the request ends here, and what to tell its reader; `[n]` arrays each.
 
         An eager gate ends it where it fires. A lagged one lets the token stand and ends it at the next position, unless
@@ -380,7 +381,7 @@ class Decoder:
         rows, positions, windows, least = small(numbers, self._device).T
         rules = [(g.threshold, g.above, g.timing == "eager") for g in gates]
         threshold, above, eager = small(rules, self._device, "float64").T
-        means = self._windows.observe(rows, positions, windows, shared(entropy), max(gate.window for gate in gates))
+        means = self._windows.observe(rows, positions, windows, entropy, max(gate.window for gate in gates))
         crossed = where(above > 0, means >= threshold, means < threshold)
         standing = positions + (eager == 0)
         fires = crossed & (standing >= least)
@@ -389,9 +390,7 @@ class Decoder:
         ends = where(eager > 0, fires, before)
         return ends, where(fires, where(eager > 0, EAGER, LAGGED), 0)
 
-    def _remember(
-        self, batch: Sequence[Place], index: Sequence[int], tokens: torch.Tensor, flags: torch.Tensor
-    ) -> None:
+    def _remember(self, batch: Sequence[Place], index: Sequence[int], tokens: Any, flags: Any) -> None:
         """Keep the tokens of those whose penalties or grammar need them; say whose grammar is at its end."""
         for i, place, token in zip(index, batch, tokens.tolist(), strict=True):
             place.live.wrote(place.position, token)
@@ -399,7 +398,7 @@ class Decoder:
                 flags[i] |= COMPLETE
 
     def _alternatives(
-        self, logits: torch.Tensor, norm: torch.Tensor, batch: Sequence[Place]
+        self, mine: Any, peak: Any, norm: Any, batch: Sequence[Place]
     ) -> tuple[list[Place], torch.Tensor, torch.Tensor] | None:
         wanted = [
             i
@@ -408,17 +407,21 @@ class Decoder:
         ]
         if not wanted or self._pen is None:
             return None
-        which = send(wanted, self._device)
-        values, ids = logits[which].topk(min(TOP, logits.shape[1]), dim=-1)
-        return [batch[i] for i in wanted], ids, values - norm[which, None]
+        which = small(wanted, self._device)
+        values, ids = torch.as_tensor(mine[which]).topk(min(TOP, mine.shape[1]), dim=-1)
+        return (
+            [batch[i] for i in wanted],
+            ids,
+            values - torch.as_tensor(peak[which])[:, None] - torch.as_tensor(norm[which])[:, None],
+        )
 
     def _report(
         self,
         batch: Sequence[Place],
-        entropy: torch.Tensor,
-        logprob: torch.Tensor,
-        flags: torch.Tensor | None,
-        crop: tuple[torch.Tensor, torch.Tensor] | None,
+        entropy: Any,
+        logprob: Any,
+        flags: Any,
+        crop: tuple[Any, Any] | None,
         top: tuple[list[Place], torch.Tensor, torch.Tensor] | None,
     ) -> None:
         read = [i for i, place in enumerate(batch) if place.live.ask.slot >= 0]
@@ -429,7 +432,7 @@ class Decoder:
             slots, tags = [p.live.ask.slot for p in places], [p.live.ask.tag for p in places]
             self._pen.write_top(slots, tags, [p.position for p in places], ids, logprobs)
         if len(read) < len(batch):
-            which = send(read, self._device)
+            which = small(read, self._device)
             entropy, logprob, batch = entropy[which], logprob[which], [batch[i] for i in read]
             flags = None if flags is None else flags[which]
             crop = None if crop is None else (crop[0][which], crop[1][which])

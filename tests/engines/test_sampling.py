@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from engines.base import Sampling
-from engines.sampling import BLOCK, Row, draw, pick, uniform
+from engines.picking import pick, stride
+from engines.sampling import Row, draw, uniform
+from entropy.sweep import BLOCK
 
 VOCAB = 40
 LOGITS = torch.randn(VOCAB, generator=torch.Generator().manual_seed(5)) * 2
@@ -89,20 +91,24 @@ def test_masked_tokens_are_never_drawn() -> None:
     st.integers(1, 3 * BLOCK),
     st.integers(0, 2**32),
     st.floats(0, 0.99),
+    st.floats(0.1, 10),
     st.lists(st.one_of(st.just(0.0), st.just(1 - 2.0**-53), st.floats(0, 1, exclude_max=True)), min_size=1, max_size=4),
 )
-def test_two_strides_find_the_token_of_one(vocabulary: int, seed: int, masked: float, points: list[float]) -> None:
-    """The token at a point of the running sum, wherever the blocks lie; never one without weight."""
+def test_the_token_at_a_point_of_the_running_sum(
+    vocabulary: int, seed: int, masked: float, temperature: float, points: list[float]
+) -> None:
+    """By either way, wherever its blocks lie; never a token without weight."""
     rng = torch.Generator().manual_seed(seed)
     logits = torch.randn(len(points), vocabulary, generator=rng) * 4
     barred = torch.rand(len(points), vocabulary, generator=rng) < masked
     barred[:, seed % vocabulary] = False
     logits[barred] = -torch.inf
-    tokens = pick(logits.softmax(-1), torch.tensor(points, dtype=torch.float64))
-    sums = torch.cat([torch.zeros(len(points), 1), logits.double().softmax(-1).cumsum(-1)], dim=1)
-    for i, (token, point) in enumerate(zip(tokens.tolist(), points, strict=True)):
-        assert not barred[i, token]
-        assert sums[i, token] - 1e-6 <= point <= sums[i, token + 1] + 1e-6
+    sums = torch.cat([torch.zeros(len(points), 1), (logits.double() / temperature).softmax(-1).cumsum(-1)], dim=1)
+    for way in (pick, stride):
+        tokens = way(logits, torch.full((len(points),), temperature), torch.tensor(points, dtype=torch.float64))
+        for i, (token, point) in enumerate(zip(tokens.tolist(), points, strict=True)):
+            assert not barred[i, token]
+            assert sums[i, token] - 1e-6 <= point <= sums[i, token + 1] + 1e-6
 
 
 def test_uniform() -> None:

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, LlamaConfig
 from engines.grammar import Grammar
 from engines.tokens import TokenText
 from engines.vllm.board import Board, post
+from entropy import measure
 from tests.engines.driving import ROOT, copy_tokenizer
 
 HIDDEN = 64
@@ -99,6 +100,8 @@ def make(configure: Callable[..., Any], board: Board, monkeypatch: pytest.Monkey
         config = configure(vocabulary, board.path)
         for module in ("entropy.sending", "entropy.rolling", "engines.vllm.decoder") if kind == "V2" else ():
             monkeypatch.setattr(f"{module}.library", lambda _: torch)  # as on a GPU
+        if kind == "V2":
+            monkeypatch.setattr("engines.vllm.decoder.fastest", lambda *_: measure)  # which compiles it
         return V2(config, monkeypatch) if kind == "V2" else V1(config, "asynchronous" in kind)
 
     return one

@@ -1,0 +1,144 @@
+"""Rows of logits in a CPU's memory, each measured or drawn from on one core and in one pass: by Numba.
+
+A block at a time, small enough for the core's nearest cache: its peak first, then its sums, and those of the blocks
+before it are rescaled where it has a higher peak. A compiler finds vectors in all of it. What it makes is kept beside
+this file or in the user's cache, and knows this file alone: nothing here may call what is compiled in another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy import float32, int32
+
+Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
+
+BLOCK = 2048
+"""Logits in a block: 8 KiB."""
+LEAST = float32(-87)
+"""A logit so far below the peak has no weight: near the smallest number that float32 has."""
+BITS = float32(1 / math.log(2))
+C1, C2, C3 = float32(0.6931471805599457), float32(0.2402234903802031), float32(0.05550381013796709)
+C4, C5 = float32(0.009666368515383541), float32(0.0013381302537145803)
+"""(2^x - 1) / x for |x| <= 1/2, interpolated at Chebyshev's points."""
+ONE, BIAS, MANTISSA = float32(1), int32(127), int32(23)
+
+
+def _compiled(*signature: str, fastmath: set[str] | bool = False) -> Callable[[Callable[..., Any]], Any]:
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            return njit(*signature, fastmath=fastmath, nogil=True, cache=True)(function)
+        except RuntimeError:  # nowhere to write
+            return njit(*signature, fastmath=fastmath, nogil=True)(function)
+
+    return decorate
+
+
+@_compiled(fastmath={"nnan", "nsz", "reassoc"})
+def _highest(values: Array) -> Any:
+    """The largest of them; of a NaN among them it may know nothing."""
+    peak = values[0]
+    for value in values:
+        peak = max(peak, value)
+    return peak
+
+
+@_compiled(fastmath={"contract", "nsz"})
+def _weight(centred: float32) -> Any:
+    """exp of a number up to 0, within 3e-7 of it, and 0 below `LEAST`. NaN stays NaN."""
+    known = LEAST if centred < LEAST else centred
+    exponent = known * BITS
+    whole = np.rint(exponent)
+    x = exponent - whole
+    power = ((((C5 * x + C4) * x + C3) * x + C2) * x + C1) * x + ONE
+    power *= int32((int32(whole) + BIAS) << MANTISSA).view(float32)
+    return float32(0) if centred < LEAST else power
+
+
+@_compiled(fastmath={"contract", "nsz", "reassoc"})
+def _sums(values: Array, peak: float32) -> Any:
+    """Σ exp(c) and Σ exp(c) c with c = value - peak."""
+    partition = weighted = float32(0)
+    for value in values:
+        centred = value - peak
+        weight = _weight(centred)
+        partition += weight
+        weighted += weight * (LEAST if centred < LEAST else centred)  # 0 times -inf would be no number
+    return partition, weighted
+
+
+@_compiled("void(float32[:, ::1], float32[:, ::1])")
+def measure(logits: Array, found: Array) -> None:
+    """`entropy.fused.measure` of `[rows, vocab]` logits into `[3, rows]`; float32, each contiguous."""
+    for row in range(logits.shape[0]):
+        peak, partition, weighted = -np.inf, 0.0, 0.0
+        for begin in range(0, logits.shape[1], BLOCK):
+            block = logits[row, begin : begin + BLOCK]
+            higher = _highest(block)
+            if not higher <= peak:  # higher, or not a number
+                if partition != 0:
+                    fall = peak - higher
+                    scale = math.exp(fall)
+                    weighted = scale * (weighted + fall * partition)
+                    partition *= scale
+                peak = higher
+            if peak != -np.inf:
+                more = _sums(block, float32(peak))
+                partition += more[0]
+                weighted += more[1]
+        if partition == 0:
+            found[0, row], found[1, row] = 0, -np.inf
+        else:
+            found[1, row] = math.log(partition)
+            found[0, row] = math.log(partition) - weighted / partition
+        found[2, row] = peak
+
+
+@_compiled(fastmath={"contract", "nsz", "reassoc"})
+def _mass(values: Array, peak: float32, coldness: float32) -> Any:
+    """Σ exp((value - peak) / temperature)."""
+    mass = float32(0)
+    for value in values:
+        mass += _weight((value - peak) * coldness)
+    return mass
+
+
+@_compiled("void(float32[:, ::1], float32[::1], float64[::1], int64[::1])")
+def pick(logits: Array, temperatures: Array, points: Array, tokens: Array) -> None:
+    """The token at each row's point of the running sum of exp(logit / temperature), into `tokens`: first to its block,
+    then inside that. Arrays are contiguous; points lie in [0, 1). A row without any token has the first."""
+    rows, vocabulary = logits.shape
+    blocks = (vocabulary + BLOCK - 1) // BLOCK
+    masses, peaks = np.zeros(blocks), np.empty(blocks, float32)
+    for row in range(rows):
+        coldness, peak = float32(1 / temperatures[row]), float32(-np.inf)
+        for block in range(blocks):
+            values = logits[row, block * BLOCK : (block + 1) * BLOCK]
+            peak = max(peak, _highest(values))
+            peaks[block] = peak
+            masses[block] = _mass(values, peak, coldness) if peak > -np.inf else 0
+        total = 0.0
+        for block in range(blocks):
+            if masses[block] > 0:
+                masses[block] *= math.exp((peaks[block] - peak) * coldness)
+            total += masses[block]
+        rest, here = points[row] * total, 0
+        for block in range(blocks):
+            if masses[block] > 0:
+                here = block
+                if rest < masses[block]:
+                    break
+                rest -= masses[block]
+        # Rounding must not lead out of the block, to where there may be no weight.
+        tokens[row], inside = here * BLOCK, 0.0
+        for token in range(here * BLOCK, min((here + 1) * BLOCK, vocabulary)):
+            weight = _weight((logits[row, token] - peak) * coldness)
+            if weight > 0:
+                tokens[row] = token
+                inside += weight
+                if inside > rest:
+                    break

@@ -34,9 +34,9 @@ from engines.vllm.board import BYTES, ROWS
 from engines.vllm.core import Core, Running
 from engines.vllm.decoder import Decoder
 
-CONCURRENCIES = {1: 32, 32: 12, 64: 8}
+CONCURRENCIES = {1: 32, 8: 20, 32: 12, 64: 8}
 """Requests at a time, and the tokens of each: short, so that a drift of the machine meets both halves of a pair."""
-BATCHES = list(CONCURRENCIES)
+BATCHES = [1, 8, 32]
 FEWEST = 8
 """Tokens of each where more are asked at a time."""
 PROMPT = 4
@@ -181,7 +181,7 @@ async def memory(bench: Bench, vocabulary: int, batch: int) -> dict[str, int]:
 
 async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
     quick, runs = settings["quick"], settings["runs"]
-    batches = [batch for batch in settings["batches"] if not quick or batch < 64]
+    batches = [batch for batch in settings["batches"] if not quick or batch <= 32]
     args = ARGS | {"enforce_eager": settings["eager"], "max_num_seqs": max(ARGS["max_num_seqs"], *settings["batches"])}
     found: dict[str, Any] = {"args": args, "client_first": go_first(), "vocabularies": {}}
     with tempfile.TemporaryDirectory() as scratch:
@@ -296,7 +296,7 @@ def main(
     context: typer.Context,
     runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 12,
     eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: it starts sooner.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="One vocabulary, and no batch of 64.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One vocabulary, and at most 32 requests at a time.")] = False,
     batches: Annotated[list[int], typer.Option(min=1, max=ROWS, help="Requests at a time.")] = BATCHES,
     seed: Annotated[int, typer.Option(help="Seed of prompts and draws.")] = 1,
     out: report.Out = report.RESULTS,

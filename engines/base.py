@@ -6,14 +6,17 @@ Entropies, thresholds and log-probabilities are in nats.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 
 from engines.tokens import TokenText
 from engines.transforms import Transform
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 Finish = Literal["stop", "length", "gate"]
 Inside = Literal["hidden_state", "hidden_states", "attention"]
@@ -215,4 +218,13 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Abort everything and free the model."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """An engine that has metrics of its own."""
+
+    def collect(self) -> Iterable[Metric]:
+        """What they are now; nothing while it cannot be asked."""
         ...

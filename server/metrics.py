@@ -15,9 +15,10 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from engines.base import Measured
 from server.drift import Drift
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Metrics:
         self.forced_answers = Counter("waver_forced_answers", "Answers cut off and brought to an end.", registry=here)
         self.drift = Drift()
         here.register(_Now(runtime))
+        here.register(_Engines(runtime))
         ProcessCollector(registry=here)
         GCCollector(registry=here)
 
@@ -98,6 +100,21 @@ class _Now(Collector):
                 alarm.add_metric(key, int(watched.alarm))
         yield from (rate, alarm)
         yield GaugeMetricFamily("waver_ready", "1 when the engines are warm.", int(self._runtime.ready))
+
+
+class _Engines(Collector):
+    """The metrics that engines have of their own; a label tells whose a sample is."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for name, engine in self._runtime.engines.items():
+            for own in engine.collect() if isinstance(engine, Measured) else ():
+                family = families.setdefault(own.name, Metric(own.name, own.documentation, own.type, own.unit))
+                family.samples += [each._replace(labels={**each.labels, "waver_engine": name}) for each in own.samples]
+        yield from families.values()
 
 
 router = APIRouter()

@@ -164,7 +164,7 @@ def running(start: Callable[..., Running]) -> Running:
 @pytest.fixture(scope="session")
 def vllm_config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The bundled pair under vLLM, on one page with the transformers engines of the same models."""
-    args = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 32}
+    args = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 32, "disable_log_stats": False}
     models = {name: str(ROOT / "models" / name) for name in ("small", "large")}
     embedded = {f"embedded-{name}": {"model": model, "dtype": "float32"} for name, model in models.items()}
     return {

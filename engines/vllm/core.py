@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from engines.base import reason
 from engines.vllm.board import Board, post
+from engines.vllm.stats import logger_into
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -35,6 +37,8 @@ class Running:
 
     llm: AsyncLLM
     board: Board
+    stats: CollectorRegistry | None = None
+    """vLLM's own metrics, where the configuration asks for them."""
 
 
 class Core:
@@ -108,10 +112,14 @@ class Core:
             config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
             board = Board.create(config.model_config.get_hidden_size())
             post(config, board.path)
+            stats = None if args.disable_log_stats else CollectorRegistry()
             llm = AsyncLLM.from_vllm_config(
-                config, enable_log_requests=args.enable_log_requests, disable_log_stats=args.disable_log_stats
+                config,
+                enable_log_requests=args.enable_log_requests,
+                disable_log_stats=args.disable_log_stats,
+                stat_loggers=None if stats is None else [logger_into(stats)],
             )
-            return Running(llm, board)
+            return Running(llm, board, stats)
         except Exception as error:  # vLLM, transformers and the drivers each raise their own kinds
             raise ValueError(f"engine {self._name!r}: vLLM cannot start {self._model!r}: {reason(error)}") from error
         finally:

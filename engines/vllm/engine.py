@@ -6,7 +6,7 @@ import asyncio
 import copy
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -14,6 +14,7 @@ from itertools import chain, count, pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
+from prometheus_client.core import Metric
 from transformers import AutoTokenizer
 
 from engines.base import NO_TOKEN, EngineError, Finish, Inside, Sampling, Step, Unsupported, reason
@@ -118,6 +119,11 @@ class VllmEngine:
     def restarts(self) -> int:
         """How often the engine had to be started again."""
         return self._core.restarts
+
+    def collect(self) -> Iterable[Metric]:
+        """vLLM's own metrics, where `disable_log_stats: false` is among the arguments; an adapter's are its model's."""
+        running = self._core.running
+        return () if running is None or running.stats is None or self._adapter else running.stats.collect()
 
     def check(self, sampling: Sampling, begun: bool) -> None:
         self._running()

@@ -9,6 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.engines.vllm_here import needs_vllm
 from training.world import draw
@@ -88,6 +90,27 @@ def test_lookups_are_the_same_on_both_backends(vllm_running: Any) -> None:
             assert said in refused.json()["error"]["message"]
 
 
+def test_vllms_own_metrics_of_both_engines_are_told(vllm_running: Any) -> None:
+    """Each family once, as Prometheus wants it, with the engine as a label; and what one writes is counted as its."""
+
+    def told() -> dict[str, Metric]:
+        families = list(text_string_to_metric_families(http.get("/metrics").text))
+        assert len({family.name for family in families}) == len(families)
+        return {family.name: family for family in families}
+
+    def written(engine: str) -> float:
+        samples = told()["vllm:generation_tokens"].samples
+        return sum(s.value for s in samples if s.labels["waver_engine"] == engine and s.name.endswith("_total"))
+
+    with vllm_running.http() as http:
+        assert {s.labels["waver_engine"] for s in told()["vllm:kv_cache_usage_perc"].samples} == {"small", "large"}
+        before = {name: written(name) for name in ("small", "large")}
+        body = {"model": "large", "prompt": "What is", "max_tokens": 7, "ignore_eos": True}
+        assert http.post("/v1/completions", json=body).status_code == 200
+        assert written("large") == before["large"] + 7
+        assert written("small") == before["small"]
+
+
 def test_a_killed_engine_core_ends_every_stream_and_comes_back(vllm_running: Any) -> None:
     runtime = vllm_running.runtime
     engine = runtime.engines["large"]
@@ -125,6 +148,8 @@ def test_a_killed_engine_core_ends_every_stream_and_comes_back(vllm_running: Any
         told = http.get("/metrics").text
         assert 'waver_engine_alive{engine="large"} 0.0' in told
         assert 'waver_engine_alive{engine="small"} 1.0' in told
+        assert 'waver_engine="small"' in told
+        assert 'waver_engine="large"' not in told
         refused = http.post("/v1/completions", json={"model": "large", "prompt": "What is"})
         assert refused.status_code == 503
         assert refused.headers["retry-after"]

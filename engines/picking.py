@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from entropy.sending import library
+
 STRIDE = 256
 """Tokens of a block on a device."""
 
 
 def prepare(device: torch.device) -> None:
     """Have ready what draws on this device: no request should wait for it."""
-    if device.type == "cpu":
+    if library(device) is np:
         import entropy.sweep  # noqa: F401  # Numba compiles it
 
 
@@ -22,7 +24,7 @@ def pick(logits: torch.Tensor, temperatures: torch.Tensor, points: torch.Tensor)
         logits: `[rows, vocab]` float32; `-inf` is never drawn. temperatures: `[rows]` float32, above 0.
         points: `[rows]` float64 in [0, 1).
     """
-    if logits.device.type != "cpu":
+    if library(logits.device) is torch:
         return stride(logits, temperatures, points)
     from entropy import sweep
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from engines.temperature import adapted
 from engines.transforms import truncate, truncations
 from entropy import truncation
 from entropy.geometry import Geometry
-from entropy.sending import send
+from entropy.sending import Array, send
 from entropy.truncation import Crop
 
 
@@ -148,9 +147,6 @@ def _native(crop: Crop, samplings: Sequence[Sampling]) -> Crop:
         for whole, own in zip(crop, function(crop.logits[index], parameter), strict=True):
             whole[index] = own
     return crop
-
-
-Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
 
 def uniform(seeds: Array, positions: Array) -> Array:

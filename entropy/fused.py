@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from entropy.sending import library
+from entropy.sending import Array, library
 
 Measures = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -43,7 +43,7 @@ def fastest(vocabulary: int, device: torch.device, most: int) -> Callable[[Any],
         return _compiled(vocabulary, device)
     from entropy import sweep  # compiled by Numba, the first time in three seconds
 
-    def on_one_core(logits: sweep.Array) -> tuple[sweep.Array, ...]:
+    def on_one_core(logits: Array) -> tuple[Array, ...]:
         found = np.empty((3, len(logits)), np.float32)
         sweep.measure(np.ascontiguousarray(logits), found)
         return tuple(found)
@@ -52,7 +52,7 @@ def fastest(vocabulary: int, device: torch.device, most: int) -> Callable[[Any],
         return on_one_core
     compiled = _compiled(vocabulary, device)
 
-    def on_all(logits: sweep.Array) -> tuple[sweep.Array, ...]:
+    def on_all(logits: Array) -> tuple[Array, ...]:
         return tuple(each.numpy() for each in compiled(torch.from_numpy(logits)))
 
     return lambda logits: (on_one_core if logits.size <= ONE_CORE else on_all)(logits)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
+
 
 def send(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Lists or arrays as a tensor on the device. For CUDA it goes through pinned memory, from which a copy joins the

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy import float32, int32, uint64
 
-Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
+from entropy.sending import Array
 
 BLOCK = 2048
 """Logits in a block: 8 KiB."""
@@ -104,8 +104,8 @@ def measure(logits: Array, found: Array) -> None:
 
 @_compiled(fastmath={"contract", "nsz"})
 def _weight(centred: float32) -> Any:
-    """exp of a number up to 0: 0 below `LEAST`."""
-    return float32(0) if centred < LEAST else _power(LEAST if centred < LEAST else centred)
+    """exp of a number up to 0: 0 below `LEAST`, where `_power` knows nothing."""
+    return float32(0) if centred < LEAST else _power(centred)
 
 
 @_compiled(fastmath={"contract", "nsz", "reassoc"})

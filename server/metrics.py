@@ -59,7 +59,6 @@ class Metrics:
         self.forced_answers = Counter("waver_forced_answers", "Answers cut off and brought to an end.", registry=here)
         self.drift = Drift()
         here.register(_Now(runtime))
-        here.register(_Engines(runtime))
         ProcessCollector(registry=here)
         GCCollector(registry=here)
 
@@ -77,15 +76,19 @@ class _Now(Collector):
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         active = GaugeMetricFamily(
             "waver_active_sequences", "Sequences decoding or waiting in an engine.", labels=["engine"]
         )
         alive = GaugeMetricFamily("waver_engine_alive", "1 while an engine can be asked.", labels=["engine"])
+        theirs: dict[str, Metric] = {}
         for name, engine in self._runtime.engines.items():
             active.add_metric([name], engine.active)
             alive.add_metric([name], int(engine.alive))
-        yield from (active, alive)
+            for own in engine.collect() if isinstance(engine, Measured) else ():
+                family = theirs.setdefault(own.name, Metric(own.name, own.documentation, own.type, own.unit))
+                family.samples += [each._replace(labels={**each.labels, "waver_engine": name}) for each in own.samples]
+        yield from (active, alive, *theirs.values())
         admission = self._runtime.admission
         yield GaugeMetricFamily("waver_requests_running", "Requests being decoded.", admission.running)
         yield GaugeMetricFamily("waver_requests_waiting", "Requests in the queue.", admission.waiting)
@@ -100,21 +103,6 @@ class _Now(Collector):
                 alarm.add_metric(key, int(watched.alarm))
         yield from (rate, alarm)
         yield GaugeMetricFamily("waver_ready", "1 when the engines are warm.", int(self._runtime.ready))
-
-
-class _Engines(Collector):
-    """The metrics that engines have of their own; a label tells whose a sample is."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def collect(self) -> Iterator[Metric]:
-        families: dict[str, Metric] = {}
-        for name, engine in self._runtime.engines.items():
-            for own in engine.collect() if isinstance(engine, Measured) else ():
-                family = families.setdefault(own.name, Metric(own.name, own.documentation, own.type, own.unit))
-                family.samples += [each._replace(labels={**each.labels, "waver_engine": name}) for each in own.samples]
-        yield from families.values()
 
 
 router = APIRouter()

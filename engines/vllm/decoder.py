@@ -291,9 +291,15 @@ class Decoder:
         # What is all zeros is left out: a step of a few rows is as long as the number of its kernels.
         flags: Any = small([0] * len(batch), self._device) if gated or remembers else None
         crop = None
+
+        def chances(which: Any, own: Any) -> Any:
+            """Log-probabilities of logits, one in each of these rows."""
+            return own - peak[which] - norm[which]
+
         if gated:
             self._bar(values, rows, mine, batch)
-            each = slice(None) if len(gated) == len(batch) else small(gated, self._device)
+            guarded = small(gated, self._device)
+            each = slice(None) if len(gated) == len(batch) else guarded
             ends, flags[each] = self._gates([batch[i] for i in gated], entropy[each])
         drawn = [i for i, place in enumerate(batch) if place.draws]
         if drawn:
@@ -305,24 +311,24 @@ class Decoder:
             if result.kept is not None and result.crop_entropy is not None:
                 crop = tuple(small([0] * len(batch), self._device, kind) for kind in ("int64", "float32"))
                 crop[0][picked], crop[1][picked] = shared(result.kept), shared(result.crop_entropy)
-            logprob[picked] = mine[picked, tokens] - peak[picked] - norm[picked]
+            logprob[picked] = chances(picked, mine[picked, tokens])
             if remembers:
                 self._remember([batch[i] for i in drawn], drawn, tokens, flags)
             values[rows.of(picked), tokens] = CERTAIN
         given = [(i, token) for i, place in enumerate(batch) if (token := place.given) is not None]
         if given:
             which, taken = small(given, self._device).T
-            logprob[which] = mine[which, taken] - peak[which] - norm[which]
+            logprob[which] = chances(which, mine[which, taken])
             values[rows.of(which), taken] = CERTAIN
         if misled := self._misled(batch):
             which = small(misled, self._device)
-            logprob[which] = library(self._device).amax(mine[which], -1) - peak[which] - norm[which]
+            logprob[which] = chances(which, library(self._device).amax(mine[which], -1))
         cut = [i for i, place in enumerate(batch) if place.live.cuts]
         if cut:
             asks = [batch[i].live.ask for i in cut]
             self._shape(logits, rows, torch.as_tensor(mine), torch.as_tensor(entropy), asks, cut)
         if gated and (library(self._device) is torch or ends.any()):  # only a CPU's are known here without waiting
-            at = rows.of(small(gated, self._device))
+            at = rows.of(guarded)
             stops = small([batch[i].live.ask.stop for i in gated], self._device)
             values[at, stops] = library(self._device).where(ends, 10 * CERTAIN, values[at, stops])
         self._report(batch, entropy, logprob, flags, crop, top)
@@ -409,11 +415,8 @@ class Decoder:
             return None
         which = small(wanted, self._device)
         values, ids = torch.as_tensor(mine[which]).topk(min(TOP, mine.shape[1]), dim=-1)
-        return (
-            [batch[i] for i in wanted],
-            ids,
-            values - torch.as_tensor(peak[which])[:, None] - torch.as_tensor(norm[which])[:, None],
-        )
+        logprobs = shared(values) - peak[which, None] - norm[which, None]
+        return [batch[i] for i in wanted], ids, torch.as_tensor(logprobs)
 
     def _report(
         self,

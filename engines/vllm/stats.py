@@ -10,19 +10,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 def logger_into(registry: CollectorRegistry) -> type[Any]:
-    """A logger of vLLM's that keeps its metrics in a registry."""
+    """A logger of vLLM's that keeps its metrics in a registry. The classes that it makes them with, and the helpers
+    that make more with the same three, are attributes of its class."""
     from vllm.v1.metrics.loggers import PrometheusStatLogger
 
-    gauge, counter, histogram = (partial(kind, registry=registry) for kind in (Gauge, Counter, Histogram))
-
-    class Speculation(PrometheusStatLogger._spec_decoding_cls):  # type: ignore[misc]
-        _counter_cls = counter
-
-    class Performance(PrometheusStatLogger._perf_metrics_cls):  # type: ignore[misc]
-        _counter_cls = counter
-
-    class Logger(PrometheusStatLogger):  # type: ignore[misc]
-        _gauge_cls, _counter_cls, _histogram_cls = gauge, counter, histogram
-        _spec_decoding_cls, _perf_metrics_cls = Speculation, Performance
-
-    return Logger
+    kinds = {"_gauge_cls": Gauge, "_counter_cls": Counter, "_histogram_cls": Histogram}
+    into: dict[str, Any] = {name: partial(kind, registry=registry) for name, kind in kinds.items()}
+    helpers = {
+        name: type(helper.__name__, (helper,), into)
+        for name, helper in vars(PrometheusStatLogger).items()
+        if name.endswith("_cls") and name not in kinds
+    }
+    return type("Logger", (PrometheusStatLogger,), into | helpers)

@@ -98,10 +98,11 @@ def make(configure: Callable[..., Any], board: Board, monkeypatch: pytest.Monkey
 
     def one(kind: str, vocabulary: int) -> V1 | V2:
         config = configure(vocabulary, board.path)
-        for module in ("entropy.sending", "entropy.rolling", "engines.vllm.decoder") if kind == "V2" else ():
+        if kind != "V2":
+            return V1(config, "asynchronous" in kind)
+        for module in ("entropy.sending", "entropy.rolling", "engines.picking", "engines.vllm.decoder"):
             monkeypatch.setattr(f"{module}.library", lambda _: torch)  # as on a GPU
-        if kind == "V2":
-            monkeypatch.setattr("engines.vllm.decoder.fastest", lambda *_: measure)  # which compiles it
-        return V2(config, monkeypatch) if kind == "V2" else V1(config, "asynchronous" in kind)
+        monkeypatch.setattr("engines.vllm.decoder.fastest", lambda *_: measure)  # which compiles it
+        return V2(config, monkeypatch)
 
     return one

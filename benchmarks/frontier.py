@@ -325,7 +325,7 @@ def _statements(bars: Mapping[str, Any], settings: int) -> list[str]:
                 if bar["at"]
                 else "No setting kept to that share on the calibration draw. "
             )
-            + f"Of all {settings} settings, {bar['settings_that_do']} reach the bar on the test draw."
+            + f"Settings that reach the bar on the test draw: {bar['settings_that_do']} of {settings}."
         )
     return said
 

@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Any, cast
 
 from jinja2 import Environment, TemplateError, meta
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -26,6 +26,21 @@ class TokenText:
         control = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
         self._special = frozenset((*control, *map(int, tokenizer.all_special_ids), *self.eos_ids))
         self._bytes: dict[int, bytes] = {}
+
+    @classmethod
+    def load(cls, source: str, eos_ids: int | Sequence[int] | None = None, **options: Any) -> TokenText:
+        """The tokenizer of a directory or hub page.
+
+        Args:
+            eos_ids: as a generation configuration has them. options: transformers' own.
+
+        Raises:
+            Exception: there is none, or it cannot be read; transformers and the tokenizers each raise their own kinds.
+        """
+        # Where Mistral's package is installed, as vLLM wants it, transformers would use that instead, which has neither
+        # chat templates nor the text of a token.
+        tokenizer = AutoTokenizer.from_pretrained(source, mistral_format=False, **options)
+        return cls(tokenizer, [eos_ids] if isinstance(eos_ids, int) else eos_ids or ())
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Ids of a text; control tokens written in it count as such."""

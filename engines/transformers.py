@@ -18,7 +18,7 @@ from typing import TypeVar, cast
 
 import torch
 from llguidance import LLMatcher
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from engines.attention import last_attention
@@ -63,15 +63,13 @@ class TransformersEngine:
         }
         disable_progress_bar()
         try:
-            tokenizer = AutoTokenizer.from_pretrained(config.model, **options)
             model = AutoModelForCausalLM.from_pretrained(
                 config.model, dtype=config.dtype, use_safetensors=True, **options
             )
             self.model: PreTrainedModel = model.eval().to(torch.device(device))
+            self.tokens = TokenText.load(config.model, self.model.generation_config.eos_token_id, **options)
         except Exception as error:  # transformers, safetensors and the tokenizers each raise their own kinds
             raise ValueError(f"engine {name!r}: cannot load {config.model!r} on {device}: {reason(error)}") from error
-        ends = self.model.generation_config.eos_token_id
-        self.tokens = TokenText(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
         text_config = self.model.config.get_text_config()
         self.vocabulary: int = self.model.get_output_embeddings().weight.shape[0]
         longest: int = getattr(text_config, "max_position_embeddings", None) or config.max_model_len or 4096

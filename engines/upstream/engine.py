@@ -13,7 +13,7 @@ from collections.abc import Sequence as Ids
 from contextlib import aclosing, suppress
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from engines.base import EngineError, Inside, Sampling, Step, Unsupported, reason
 from engines.config import UpstreamConfig
@@ -164,13 +164,12 @@ def load_tokenizer(config: UpstreamConfig) -> TokenText:
     """
     source = config.tokenizer or config.model
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        ends = GenerationConfig.from_pretrained(source).eos_token_id
+    except (OSError, ValueError):
+        ends = None
+    try:
+        return TokenText.load(source, ends)
     except Exception as error:  # transformers and the tokenizers each raise their own kinds
         raise ValueError(
             f"cannot load the tokenizer {source!r}: {reason(error)}; set `tokenizer` to a directory or hub id"
         ) from error
-    try:
-        ends = GenerationConfig.from_pretrained(source).eos_token_id
-    except (OSError, ValueError):
-        ends = None
-    return TokenText(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from prometheus_client.core import Metric
-from transformers import AutoTokenizer
 
 from engines.base import NO_TOKEN, EngineError, Finish, Inside, Sampling, Step, Unsupported, reason
 from engines.config import VllmConfig
@@ -67,10 +66,7 @@ class VllmEngine:
         model = llm.model_config
         options = {"revision": model.tokenizer_revision, "trust_remote_code": model.trust_remote_code}
         ends = (model.try_get_generation_config() or {}).get("eos_token_id")
-        self.tokens = TokenText(
-            AutoTokenizer.from_pretrained(model.tokenizer, **options),
-            ends if isinstance(ends, list) else [] if ends is None else [ends],
-        )
+        self.tokens = TokenText.load(model.tokenizer, ends, **options)
         self.vocabulary: int = model.get_vocab_size()
         self.context_length: int = model.max_model_len
         self.parameters = self._config.parameters or size(self._config.model, model.revision)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from engines.tokens import TokenText, differences
-from tests.engines.driving import ROOT
+from tests.engines.driving import ROOT, copy_tokenizer
 
 CORPUS = [
     "hello world 1 2 3",
@@ -190,3 +193,21 @@ def test_differences() -> None:
     assert said.endswith(", …")
     said = differences(one, TokenText(one.tokenizer, [1]))
     assert said == f"their end-of-sequence ids differ: {one.eos_ids} against {(1, *one.eos_ids)}"
+
+
+@pytest.mark.skipif(find_spec("mistral_common") is None, reason="Mistral's tokenizers come with vLLM")
+@pytest.mark.parametrize("spelt_out", [True, False])
+def test_a_mistral_model_is_read_as_any_other(spelt_out: bool, tmp_path: Path) -> None:
+    """With Mistral's package, transformers would take that where a `tekken.json` is."""
+    import mistral_common
+
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mistral", "vocab_size": 131072}))
+    shutil.copy(Path(mistral_common.__file__).parent / "data" / "tekken_240911.json", tmp_path / "tekken.json")
+    if spelt_out:
+        copy_tokenizer(tmp_path)
+    tokens = TokenText.load(str(tmp_path), 2)
+    assert tokens.eos_ids[0] == 2
+    assert tokens.vocab_size == (bundled().vocab_size if spelt_out else 131072)
+    for text in TEXTS[:5]:
+        ids = tokens.encode(text, add_special_tokens=False)
+        assert b"".join(map(tokens.token_bytes, ids)).decode() == tokens.decode(ids) == text

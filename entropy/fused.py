@@ -63,8 +63,9 @@ def _compiled(vocabulary: int, device: torch.device) -> Callable[[torch.Tensor],
     """`measure`, compiled for all of a device's cores where a compiler can be had."""
     compiled = torch.compile(measure, dynamic=True)
     try:
-        for rows in (2, 3):  # a batch of one is specialised; two sizes show that the rest is not
-            compiled(torch.zeros(rows, vocabulary, device=device))
+        with torch.inference_mode():  # as it will be called: another mode would compile it anew
+            for rows in (1, 2, 3):  # a batch of one is specialised; two sizes show that the rest is not
+                compiled(torch.zeros(rows, vocabulary, device=device))
     except Exception:  # no C++ compiler, no Triton: each is an error of its own
         return measure
     return compiled

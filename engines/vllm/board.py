@@ -195,6 +195,8 @@ def _on(device: torch.device, view: Words) -> torch.Tensor:
 
             mapped: torch.Tensor = get_accelerator_view_from_cpu_tensor(shared)
             return mapped
+        with suppress(RuntimeError):  # CUDA keeps the error for the next kernel, whoever's that is
+            torch.ones(1, device=device)
     return shared
 
 

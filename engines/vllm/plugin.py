@@ -11,17 +11,19 @@ from __future__ import annotations
 import secrets
 import sys
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from types import FrameType
 from typing import Any
 
 import torch
 from vllm import SamplingParams
+from vllm.logger import init_logger
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.sample.logits_processor import LogitsProcessor as V1Processor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2Processor
 
+from engines.base import reason
 from engines.grammar import Grammar
 from engines.tokens import TokenText
 from engines.transforms import needs_geometry
@@ -31,10 +33,12 @@ from engines.vllm.decoder import Decoder, Live, Place, States
 from engines.weights import embedding, embedding_flaw
 from entropy.geometry import whiten
 
+log = init_logger("vllm.waver")
+
 SHARDED = "batch-sharded sampling gives each worker other requests from step to step, so none can follow one of them"
 
 ELSEWHERE = (
-    "this worker is on another machine than Waver, and its entropies have no way there; for a model across machines "
+    "entropies have no way to Waver from a worker on another machine; for a model across machines "
     "run `vllm serve` with Waver's plugin, and name it in Waver's configuration with `backend: openai`"
 )
 
@@ -70,9 +74,11 @@ class WaverProcessor(V1Processor, V2Processor):  # type: ignore[misc]
                 f"{KEY}: a gate and structured outputs do not go together: the token that ends a request when its gate "
                 "fires is none that the grammar allows"
             )
+        try:
+            text = _text(front.model_config)
+        except ValueError as error:
+            raise ValueError(f"{KEY}: {error}") from error
         if ask.gate is not None:
-            ends = (front.generation_config_fields or {}).get("eos_token_id") or []
-            text = TokenText(front.get_tokenizer(), ends if isinstance(ends, list) else [ends])
             stop = reserved_token(text, front.model_config.get_vocab_size())
             sampling_params.stop_token_ids = [*(sampling_params.stop_token_ids or []), stop]
             sampling_params._all_stop_token_ids.add(stop)
@@ -115,7 +121,32 @@ def _input_processor() -> Any:
     raise ValueError(f"{KEY}: this version of vLLM checks requests in a way that the plugin does not know")
 
 
-def _decoder(vllm_config: Any, capacity: int, device: torch.device) -> Decoder:
+def _text(model: Any) -> TokenText:
+    """The tokenizer of a model's configuration.
+
+    Raises:
+        ValueError: there is none that could be used, and so no gates or transforms.
+    """
+    ends = (model.try_get_generation_config() or {}).get("eos_token_id")
+    ends = tuple(ends) if isinstance(ends, list) else ends
+    try:
+        return _loaded(model.tokenizer, ends, model.tokenizer_revision, model.trust_remote_code)
+    except Exception as error:  # transformers and the tokenizers each raise their own kinds
+        raise ValueError(f"gates and transforms need the model's tokenizer: {reason(error)}") from error
+
+
+@lru_cache(maxsize=4)
+def _loaded(source: str, ends: int | tuple[int, ...] | None, revision: str | None, trusted: bool) -> TokenText:
+    return TokenText.load(source, ends, revision=revision, trust_remote_code=trusted)
+
+
+def _decoder(vllm_config: Any, capacity: int, device: torch.device) -> Decoder | None:
+    """None where the model has no tokenizer to be used: requests that ask are refused at admission, and no other needs
+    one.
+
+    Raises:
+        ValueError: Waver's own engine could not be told of what happens here.
+    """
     from vllm.distributed import get_tensor_model_parallel_rank
 
     model = vllm_config.model_config
@@ -128,16 +159,11 @@ def _decoder(vllm_config: Any, capacity: int, device: torch.device) -> Decoder:
         raise ValueError(ELSEWHERE)
     vocabulary = model.get_vocab_size()
 
-    def text() -> TokenText:
-        from transformers import AutoTokenizer
-
-        options = {"revision": model.tokenizer_revision, "trust_remote_code": model.trust_remote_code}
-        ends = (model.try_get_generation_config() or {}).get("eos_token_id") or []
-        return TokenText(
-            AutoTokenizer.from_pretrained(model.tokenizer, **options), ends if isinstance(ends, list) else [ends]
-        )
-
-    tokens = text()
+    try:
+        tokens = _text(model)
+    except ValueError as error:
+        log.warning("Waver refuses gates and transforms: %s", error)
+        return None
     return Decoder(
         capacity,
         vocabulary,
@@ -197,14 +223,15 @@ class V1Adapter(V1Processor):  # type: ignore[misc]
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        if batch_update is None:
+        if batch_update is None or self._decoder is None:
             return
         # Who comes back in this very step may have been anywhere, so all leave before anyone joins. (A request that was
         # removed and whose place was filled again is not among the removed.)
         filled = [added[0] for added in batch_update.added]
         filled += [target for _, target, kind in batch_update.moved if kind == MoveDirectionality.UNIDIRECTIONAL]
         for index in (*batch_update.removed, *filled):
-            self._leave(index)
+            if (found := self._batch.pop(index, None)) is not None:
+                self._decoder.leave(found[0])
         for index, params, prompt, written in batch_update.added:
             if (ask := _ask(params)) is not None:
                 ids = prompt or []
@@ -218,11 +245,9 @@ class V1Adapter(V1Processor):  # type: ignore[misc]
             if moving is not None:
                 self._batch[target] = moving
 
-    def _leave(self, index: int) -> None:
-        if (found := self._batch.pop(index, None)) is not None:
-            self._decoder.leave(found[0])
-
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._decoder is None or not self._batch:
+            return logits
         rows = sorted(self._batch.items())
         self._decoder.apply(logits, [Place(row, live, len(written)) for row, (live, written) in rows], _states)
         return logits
@@ -237,7 +262,7 @@ class V2Adapter(V2Processor):  # type: ignore[misc]
 
     def __init__(self, vllm_config: Any, req_states: LogitsProcRequestState) -> None:
         if vllm_config.speculative_config is not None:
-            self._decoder: Decoder | None = None  # requests that ask are refused at admission
+            self._decoder = None  # requests that ask are refused at admission
             return
         self._decoder = _decoder(vllm_config, req_states.max_num_reqs, req_states.device)
         self._states = req_states

@@ -10,6 +10,7 @@ import tempfile
 import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines.vllm.board import COMPLETE, DEPTH, DEPTH_TOP, EAGER, LAGGED, ROWS, TOP, Board, Pen
+from engines.vllm.board import COMPLETE, DEPTH, DEPTH_TOP, EAGER, LAGGED, ROWS, TOP, Board, Pen, _on
 
 CPU = torch.device("cpu")
 HIDDEN = 24
@@ -246,3 +247,23 @@ def test_where_memory_is_short_the_board_is_a_file(monkeypatch: pytest.MonkeyPat
         Board.create(HIDDEN)
     assert not list(tmp_path.iterdir())
     assert set(Path("/dev/shm").glob("waver-board-*")) <= before
+
+
+def test_a_device_that_cannot_map_the_board_writes_through_the_host(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what CUDA keeps of the failure is taken away: the next kernel would raise it."""
+    kept = list[str]()
+
+    def register(*_: int) -> int:
+        kept.append("operation not supported")
+        return 801
+
+    def launch(*_: int, device: torch.device) -> None:
+        raise RuntimeError(f"CUDA error: {kept.pop()}")
+
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: SimpleNamespace(cudaHostRegister=register))
+    monkeypatch.setattr(torch, "ones", launch)
+    view = _on(torch.device("cuda"), board.words)
+    assert view.data_ptr() == board.words.ctypes.data
+    assert not kept

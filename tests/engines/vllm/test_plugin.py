@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import re
@@ -228,6 +229,25 @@ def test_under_speculation_the_worker_does_nothing(configure: Callable[..., Any]
     assert adapter.add_request(0, params) is False
     logits = torch.randn(3, KNOWN)
     assert adapter.apply(logits, SimpleNamespace()) is logits
+
+
+def test_a_model_without_a_tokenizer_is_served_to_who_asks_for_nothing(
+    configure: Callable[..., Any], tmp_path: Path
+) -> None:
+    config = copy.deepcopy(configure(KNOWN))
+    config.model_config.tokenizer, config.model_config.skip_tokenizer_init = str(tmp_path), True
+    front = InputProcessor(config)
+    for wanted in ({"gate": RULE}, {"transforms": [{"name": "top_h"}]}):
+        with pytest.raises(VLLMValidationError, match="waver: gates and transforms need the model's tokenizer: "):
+            front.process_inputs("request", tokens_input([5]), asking(**wanted), ("generate",))
+    front.process_inputs("request", tokens_input([5]), SamplingParams(max_tokens=9), ("generate",))
+    logits = torch.randn(3, KNOWN)
+    first, *others = V1Adapter(config, CPU, False), WaverProcessor(config, SimpleNamespace(max_num_reqs=4, device=CPU))
+    first.update_state(BatchUpdate(1, [], [(0, SamplingParams(), [5], [])], []))
+    assert first.apply(logits) is logits
+    for each in others:
+        assert each.add_request(0, SamplingParams()) is False
+        assert each.apply(logits, SimpleNamespace()) is logits
 
 
 def test_sharded_sampling_is_refused_at_the_start(configure: Callable[..., Any], tmp_path: Path) -> None:

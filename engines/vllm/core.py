@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import wait
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ WATCH = 0.2
 QUICKEST, SLOWEST = 1.0, 60.0
 """Shortest and longest pause before another attempt to start (seconds). It doubles with each, until an engine has lived
 for longer than the longest."""
+TURN = threading.Lock()
+"""Held by an engine that starts and takes what memory it finds: of two at once on one device, each would count as its
+own what the other takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,8 @@ class Core:
             from vllm.platforms import current_platform
             from vllm.usage.usage_lib import UsageContext
             from vllm.v1.engine.async_llm import AsyncLLM
+
+            from engines.vllm.plugin import ELSEWHERE, SHARDED
         except ImportError as error:
             raise ValueError(
                 f"engine {self._name!r}: vLLM is not installed: pip install 'waver[vllm]' (on a CPU: see "
@@ -110,15 +116,21 @@ class Core:
                     defaults["kv_cache_memory_bytes"] = GIB
             args = AsyncEngineArgs(**{**defaults, **self._args, "model": self._model})
             config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
+            if config.parallel_config.enable_batch_sharded_sampling:
+                raise ValueError(SHARDED)
+            if config.parallel_config.nnodes > 1:
+                raise ValueError(ELSEWHERE)
             board = Board.create(config.model_config.get_hidden_size())
             post(config, board.path)
             stats = None if args.disable_log_stats else CollectorRegistry()
-            llm = AsyncLLM.from_vllm_config(
-                config,
-                enable_log_requests=args.enable_log_requests,
-                disable_log_stats=args.disable_log_stats,
-                stat_loggers=None if stats is None else [logger_into(stats)],
-            )
+            told = current_platform.is_cpu() or args.kv_cache_memory_bytes is not None
+            with nullcontext() if told else TURN:
+                llm = AsyncLLM.from_vllm_config(
+                    config,
+                    enable_log_requests=args.enable_log_requests,
+                    disable_log_stats=args.disable_log_stats,
+                    stat_loggers=None if stats is None else [logger_into(stats)],
+                )
             return Running(llm, board, stats)
         except Exception as error:  # vLLM, transformers and the drivers each raise their own kinds
             raise ValueError(f"engine {self._name!r}: vLLM cannot start {self._model!r}: {reason(error)}") from error

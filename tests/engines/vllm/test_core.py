@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from engines.vllm import core
 from engines.vllm.core import Core, Running
 from tests.conftest import until
+from tests.engines.vllm.reference import KNOWN
 from tests.engines.vllm_here import needs_vllm
 
 pytestmark = needs_vllm
@@ -166,3 +169,47 @@ def test_closing_waits_for_no_answer(make: Callable[..., Fragile]) -> None:
     fragile.close()
     assert seen[0].llm in fragile.stopped
     assert fragile.running is None
+
+
+@pytest.mark.parametrize(
+    ("on_a_cpu", "args", "together"),
+    [(True, {}, 2), (False, {"kv_cache_memory_bytes": 2**20}, 2), (False, {}, 1)],
+)
+def test_engines_that_take_what_memory_they_find_start_in_turn(
+    on_a_cpu: bool, args: dict[str, Any], together: int, configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    config, inside, most = copy.deepcopy(configure(KNOWN)), threading.Semaphore(0), list[int]()
+
+    def begin(*_: Any, **__: Any) -> Any:
+        inside.release()
+        time.sleep(10 * SHORT)
+        most.append(inside._value)
+        inside.acquire()
+        return SimpleNamespace(errored=False, output_handler=None, shutdown=lambda: None)
+
+    monkeypatch.setattr(AsyncEngineArgs, "create_engine_config", lambda *_: config)
+    monkeypatch.setattr(AsyncLLM, "from_vllm_config", begin)
+    monkeypatch.setattr("vllm.platforms.current_platform", SimpleNamespace(is_cpu=lambda: on_a_cpu))
+    with ThreadPoolExecutor(2) as threads:
+        cores = list(threads.map(lambda name: Core(name, "no model", args), ("small", "large")))
+    for each in cores:
+        each.close()
+    assert max(most) == together
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "why"), [("enable_batch_sharded_sampling", True, "batch-sharded"), ("nnodes", 2, "machine")]
+)
+def test_what_the_workers_would_refuse_is_said_at_the_start(
+    field: str, value: Any, why: str, configure: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    config = configure(KNOWN)
+    monkeypatch.setattr(config.parallel_config, field, value)
+    monkeypatch.setattr(AsyncEngineArgs, "create_engine_config", lambda *_: config)
+    with pytest.raises(ValueError, match=f"engine 'large': vLLM cannot start 'no model': .*{why}"):
+        Core("large", "no model", {})

@@ -13,10 +13,11 @@ from functools import cached_property
 from itertools import chain, count, pairwise
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import torch
 from prometheus_client.core import Metric
 
-from engines.base import NO_TOKEN, EngineError, Finish, Inside, Sampling, Step, Unsupported, reason
+from engines.base import NO_TOKEN, EngineError, Finish, Gate, Inside, Sampling, Step, Unsupported, reason
 from engines.config import VllmConfig
 from engines.grammar import Grammar
 from engines.tokens import TokenText
@@ -35,6 +36,10 @@ FIRST, NEXT = 0, -1
 """Priorities (lower goes first): a new answer, and one that has begun."""
 SPAN, ABREAST = 32, 64
 """Tokens of a text that one request scores at least (whole blocks of vLLM's cache), and most such requests at once."""
+ATTEMPTS = 3
+"""How often in a row an answer is asked for without a token's coming of it."""
+
+log = structlog.get_logger("waver")
 
 
 class VllmEngine:
@@ -177,32 +182,58 @@ class VllmEngine:
     async def _exactly(
         self, running: Running, ids: list[int], sampling: Sampling, given: Sequence[int] = ()
     ) -> AsyncGenerator[Step, None]:
-        """Steps with their entries from the board; of `given` tokens, or of drawn ones."""
+        """Steps with their entries from the board; of `given` tokens, or of drawn ones. Where their reader falls so far
+        behind that an entry is gone, the rest of the answer is asked for anew: it comes out the same."""
+        start = len(ids) if sampling.answer_start is None else sampling.answer_start
+        sampling = replace(sampling, answer_start=start)
+        fruitless = 0
+        while fruitless < ATTEMPTS:
+            told: list[Step] = []
+            async with aclosing(self._as_read(running, ids, sampling, given)) as steps:
+                async for step in steps:
+                    yield step
+                    if step.finish:
+                        return
+                    told.append(step)
+            log.warning("a reader fell behind, and asks for the rest anew", engine=self.name, tokens=len(told))
+            fruitless = 0 if told else fruitless + 1
+            ids, given = [*ids, *(step.token for step in told)], given[len(told) :]
+            sampling = replace(sampling, gate=_after(sampling.gate, told))
+        raise EngineError(f"engine {self.name!r} lost an entropy: its reader fell too far behind")
+
+    async def _as_read(
+        self, running: Running, ids: list[int], sampling: Sampling, given: Sequence[int]
+    ) -> AsyncGenerator[Step, None]:
+        """The steps up to the end, or to an entry that is gone."""
         ends = self._ends(sampling)
         stop = None if sampling.gate is None else self._stop(sampling, ends)
         start = len(ids) if sampling.answer_start is None else sampling.answer_start
-        how = replace(sampling, answer_start=start)
         limit = min(sampling.max_tokens - (len(ids) - start), self.context_length - len(ids))
         position, read = 0, sampling.state_at(ids)
+        alternatives = min(sampling.top_logprobs, TOP)
         with self._row() as (row, tag):
             ask = Ask(
-                sampling.gate, how, ends=ends, stop=stop, slot=row, tag=tag, given=tuple(given),
+                sampling.gate, sampling, ends=ends, stop=stop, slot=row, tag=tag, given=tuple(given),
                 hidden=None if read is None else len(ids) - 1 - read,
             )  # fmt: skip
-            async with aclosing(self._tokens_of(running, ids, limit, ends, ask, start)) as tokens:
-                async for token in tokens:
-                    entry = running.board.read(row, tag, position, min(sampling.top_logprobs, TOP))
-                    if entry is None:
-                        raise EngineError(f"engine {self.name!r} lost an entropy: its reader fell too far behind")
-                    position += 1
-                    if entry.flags & EAGER:
-                        yield Step(NO_TOKEN, 0.0, entry.entropy, self.name, finish="gate")
-                        return
-                    finish = _finish(token, entry, ends, position == limit)
-                    step = self._step(token, entry, finish)
-                    yield step if read is None or position > 1 else replace(step, state=running.board.state(row, tag))
-                    if finish:
-                        return
+            async with aclosing(self._tokens_of(running, ids, limit, ends, ask, start)) as arriving:
+                async for tokens in arriving:
+                    places = range(position, position + len(tokens))
+                    entries = [running.board.read(row, tag, place, alternatives) for place in places]
+                    for token, entry in zip(tokens, entries, strict=True):
+                        if entry is None:
+                            return
+                        position += 1
+                        if entry.flags & EAGER:
+                            yield Step(NO_TOKEN, 0.0, entry.entropy, self.name, finish="gate")
+                            return
+                        finish = _finish(token, entry, ends, position == limit)
+                        step = self._step(token, entry, finish)
+                        if read is not None and position == 1:
+                            step = replace(step, state=running.board.state(row, tag))
+                        yield step
+                        if finish:
+                            return
         raise EngineError(f"engine {self.name!r} ended an answer without a reason")
 
     def _step(self, token: int, entry: Entry, finish: Finish | None) -> Step:
@@ -228,8 +259,8 @@ class VllmEngine:
 
     async def _tokens_of(
         self, running: Running, ids: list[int], limit: int, ends: Sequence[int], ask: Ask, start: int
-    ) -> AsyncGenerator[int, None]:
-        """The tokens that vLLM's worker settles on."""
+    ) -> AsyncGenerator[Sequence[int], None]:
+        """The tokens that vLLM's worker settles on: each time all that have come."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -245,8 +276,7 @@ class VllmEngine:
         )
         async with aclosing(self._outputs(running, ids, params, begun=len(ids) > start)) as outputs:
             async for output in outputs:
-                for token in output.outputs[0].token_ids:
-                    yield token
+                yield output.outputs[0].token_ids
 
     async def _outputs(
         self, running: Running, ids: list[int], params: Any, begun: bool = False
@@ -467,6 +497,14 @@ class VllmEngine:
         if ids and not 0 <= min(ids) <= max(ids) < self._known:
             wrong = next(i for i in ids if not 0 <= i < self._known)
             raise Unsupported(f"there is no token {wrong}: {self.name!r} knows 0 to {self._known - 1}", param)
+
+
+def _after(gate: Gate | None, told: Sequence[Step]) -> Gate | None:
+    """The gate of what comes after these steps."""
+    if gate is None:
+        return None
+    history = (*gate.history, *(step.entropy for step in told))[-gate.window :]
+    return replace(gate, history=history, min_tokens=max(gate.min_tokens - len(told), 0))
 
 
 def _finish(token: int, entry: Entry, ends: Sequence[int], full: bool) -> Finish | None:

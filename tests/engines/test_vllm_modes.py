@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from engines import VllmConfig
-from engines.base import NO_TOKEN, Gate, Sampling, Step, Unsupported
+from engines.base import NO_TOKEN, EngineError, Gate, Sampling, Step, Unsupported
 from engines.sampling import Row, draw
 from engines.transformers import TransformersEngine
 from engines.transforms import AdaptiveTemperature, TopH, TopW
+from engines.vllm.board import ROWS, Board
 from entropy import shannon_entropy
 from entropy.geometry import whiten
 from tests.engines.driving import ROOT, plain_logits
@@ -200,6 +201,44 @@ def test_prefix_caching_and_choices_change_nothing(vllm_running: Any, monkeypatc
         assert_same(vllm_running.run(everybody("small")), expected, asked, engines["embedded-small"])
     whole_blocks = [(len(prompt) - 1) // 32 * 32 for prompt, _ in asked]
     assert set(cached) >= set(whole_blocks) - {0}, "nothing was read from the cache: the test shows nothing"
+
+
+def test_what_a_reader_that_fell_behind_has_lost_is_asked_for_anew(
+    vllm_running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries are gone now and then, for gates of all kinds, grammars and given texts; nobody can tell from the
+    answers."""
+    engine = vllm_running.runtime.engines["small"]
+    schema = '{"type": "array", "items": {"type": "integer"}, "minItems": 9, "maxItems": 20}'
+    asked = [*requests(24), (requests(1)[0][0], Sampling(max_tokens=60, grammar=schema, seed=5))]
+    text = [5, 6, 7] * 30
+
+    async def everybody() -> Any:
+        return await asyncio.gather(*(answer(engine, *each) for each in asked), engine.score(text, 2))
+
+    expected = vllm_running.run(everybody())
+    read, gone = Board.read, list[tuple[int, int]]()
+
+    def forgetful(board: Board, row: int, tag: int, position: int, top: int = 0) -> Any:
+        if position and (tag + 7 * position) % 11 == 0:
+            gone.append((tag, position))
+            return None
+        return read(board, row, tag, position, top)
+
+    monkeypatch.setattr(Board, "read", forgetful)
+    again = vllm_running.run(everybody())
+    assert len({tag for tag, _ in gone}) > len(asked), "next to nothing was lost: the test shows nothing"
+    assert_same(again, expected, [*asked, (text, Sampling())], vllm_running.runtime.engines["embedded-small"])
+
+
+def test_an_answer_that_is_never_told_is_given_up(vllm_running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = vllm_running.runtime.engines["small"]
+    monkeypatch.setattr(Board, "read", lambda *_: None)
+    with pytest.raises(EngineError, match="lost an entropy"):
+        vllm_running.run(answer(engine, [5, 6], Sampling(max_tokens=4)))
+    monkeypatch.undo()
+    assert len(vllm_running.run(answer(engine, [5, 6], Sampling(max_tokens=4, ignore_eos=True)))) == 4
+    assert len(engine._rows) == ROWS
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 32, 33, 34, 65, 180])

@@ -163,11 +163,23 @@ def check_vllm(recipe: Recipe) -> None:
             raise ValueError(f"{method.name} says how rows are drawn, which vLLM cannot be told: leave --vllm out")
 
 
+def _compute_with_what_is_handed_over() -> None:
+    """On a CPU with AVX-512 vLLM computes with packed copies of the weights, made at its start: new ones would find no
+    place, or change nothing."""
+    from vllm.model_executor.layers import utils
+
+    def plainly(layer: torch.nn.Module, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear  # type: ignore[assignment]
+
+    utils.dispatch_cpu_unquantized_gemm = plainly
+
+
 def make_trainer(run: Run, recipe: Recipe, task: Verifiable, out: Path, *, resumed: bool) -> RecipeTrainer:
     """The trainer of a run, not yet started. `resumed`: a checkpoint is there to go on from."""
     if run.vllm:  # TRL hands the weights over in this process, where the engine has to be then
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        _compute_with_what_is_handed_over()
     seeing = any(measure.source == "attention" for measure in recipe.measures)
     options = {"attn_implementation": "eager"} if seeing or not torch.cuda.is_available() else {}
     model = AutoModelForCausalLM.from_pretrained(run.model, dtype=torch.float32, **options)

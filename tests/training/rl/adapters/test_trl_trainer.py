@@ -94,8 +94,8 @@ def test_both_ways_to_look_agree(tmp_path: Path) -> None:
     fused, logits = seen["fused"], seen["logits"]
     valid = fused.mask > 0
     assert torch.equal(fused.tokens, logits.tokens)
-    torch.testing.assert_close(fused.old_logprob[valid], logits.old_logprob[valid], atol=1e-5, rtol=0)
-    torch.testing.assert_close(fused.entropy[valid], logits.entropy[valid], atol=1e-5, rtol=0)
+    torch.testing.assert_close(fused.old_logprob[valid], logits.old_logprob[valid], atol=3e-5, rtol=0)
+    torch.testing.assert_close(fused.entropy[valid], logits.entropy[valid], atol=3e-5, rtol=0)
     assert (logits.old_logprob[valid].exp() <= logits.measures["peak"][valid] + 1e-5).all()
 
 

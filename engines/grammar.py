@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from engines.base import Unsupported
 from engines.tokens import TokenText
+from entropy.sending import send
 
 
 class Grammar:
@@ -53,9 +54,12 @@ class Grammar:
             raise Unsupported("the answer so far does not fit the JSON schema", "response_format")
         return matcher
 
-    def mask(self, logits: torch.Tensor, matcher: llguidance.LLMatcher) -> None:
-        """Bar, in place, the tokens of one `[vocab]` row that the grammar does not allow next."""
-        bits = llguidance.torch.allocate_token_bitmask(1, self._vocabulary)
-        llguidance.torch.fill_next_token_bitmask(matcher, bits)
-        allowed = (bits[0, :, None] >> torch.arange(32, dtype=torch.int32)) & 1
-        logits.masked_fill_((allowed.flatten()[: self._vocabulary] == 0).to(logits.device), -torch.inf)
+    def mask(self, logits: torch.Tensor, rows: Sequence[int], matchers: Sequence[llguidance.LLMatcher]) -> None:
+        """Bar, in place, what each grammar does not allow next in its row of `[rows, vocab]` logits."""
+        bits = llguidance.torch.allocate_token_bitmask(len(rows), self._vocabulary)
+        for i, matcher in enumerate(matchers):
+            llguidance.torch.fill_next_token_bitmask(matcher, bits, i)
+        device = logits.device
+        words, at = bits.to(device, non_blocking=True), send(rows, device)
+        allowed = (words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=device)) & 1
+        logits[at] = logits[at].masked_fill(allowed.flatten(1)[:, : self._vocabulary] == 0, -torch.inf)

@@ -14,6 +14,7 @@ import torch
 
 from engines.base import Sampling
 from engines.picking import pick
+from engines.tally import Tallies, Tally
 from engines.temperature import adapted
 from engines.transforms import truncate, truncations
 from entropy import truncation
@@ -24,12 +25,14 @@ from entropy.truncation import Crop
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row to draw for: how, after which tokens (the answer begins at `start`), and what would end the answer."""
+    """One row to draw for: how, after which tokens (the answer begins at `start`), and what would end the answer.
+    Tallies that are kept from row to row count these tokens faster."""
 
     sampling: Sampling
     ids: Sequence[int]
     start: int
     ends: tuple[int, ...]
+    tallies: Tallies | None = None
 
     @property
     def position(self) -> int:
@@ -47,6 +50,10 @@ class Row:
     def untruncated(self) -> bool:
         s = self.sampling
         return s.top_p >= 1.0 and s.min_p <= 0.0 and s.top_k <= 0 and not truncations(s.transforms)
+
+
+Places = tuple[int, Array, Array]
+"""A row, tokens in it, and a number for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +81,7 @@ def draw(
     """
     touched = [i for i, row in enumerate(rows) if not row.untouched]
     if touched:
-        logits = logits.clone()
-        for i in touched:
-            _touch(logits[i], rows[i])
+        logits = _touched(logits, rows, touched)
     sampled = [i for i, row in enumerate(rows) if row.sampling.temperature > 0]
     if len(sampled) == len(rows):
         return _sample(logits, rows, geometry, entropy)
@@ -94,22 +99,56 @@ def draw(
     return Drawn(tokens, kept, entropy)
 
 
-def _touch(logits: torch.Tensor, row: Row) -> None:
-    """Bias, minimum length and penalties, in place on one `[vocab]` row."""
-    s = row.sampling
-    for token, bias in s.logit_bias.items():
-        logits[token] += bias
-    if row.position < s.min_tokens:
-        barred = logits.index_fill(0, torch.tensor(row.ends, dtype=torch.long, device=logits.device), -torch.inf)
-        if barred.max() > -torch.inf:  # a grammar may allow nothing but the end
-            logits.copy_(barred)
-    if s.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted(set(row.ids)), device=logits.device)
-        old = logits[seen]
-        logits[seen] = torch.where(old > 0, old / s.repetition_penalty, old * s.repetition_penalty)
-    if row.position and (s.presence_penalty or s.frequency_penalty):
-        said, counts = torch.tensor(row.ids[row.start :], device=logits.device).unique(return_counts=True)
-        logits[said] -= s.presence_penalty + s.frequency_penalty * counts
+def _touched(logits: torch.Tensor, rows: Sequence[Row], which: Sequence[int]) -> torch.Tensor:
+    """A copy with bias, minimum length and penalties in some of its rows."""
+    logits = logits.clone()
+    _bias(logits, [(i, *pair) for i in which for pair in rows[i].sampling.logit_bias.items()])
+    _prolong(logits, [(i, rows[i].ends) for i in which if rows[i].position < rows[i].sampling.min_tokens])
+    repeated, said = list[Places](), list[Places]()
+    for i in which:
+        row, s = rows[i], rows[i].sampling
+        whole, answer = row.tallies or (Tally(), Tally())
+        if s.repetition_penalty != 1.0:
+            tokens, _ = whole.read(row.ids)
+            repeated.append((i, tokens, np.full(len(tokens), s.repetition_penalty)))
+        if row.position and (s.presence_penalty or s.frequency_penalty):
+            tokens, counts = answer.read(row.ids[row.start :])
+            said.append((i, tokens, s.presence_penalty + s.frequency_penalty * counts))
+    if repeated:
+        at, factors = _gathered(repeated, logits.device)
+        old = logits[at]
+        logits[at] = torch.where(old > 0, old / factors, old * factors)
+    if said:
+        at, amounts = _gathered(said, logits.device)
+        logits[at] -= amounts
+    return logits
+
+
+def _bias(logits: torch.Tensor, wanted: Sequence[tuple[int, int, float]]) -> None:
+    """Add, in place, to the logits of tokens: each with its row and the amount."""
+    if wanted:
+        rows, tokens, amounts = zip(*wanted, strict=True)
+        device = logits.device
+        logits[send(rows, device), send(tokens, device)] += send(amounts, device, torch.float32)
+
+
+def _prolong(logits: torch.Tensor, short: Sequence[tuple[int, tuple[int, ...]]]) -> None:
+    """Bar, in place, what would end an answer: for rows and their ends."""
+    places = [(row, end, k) for k, (row, ends) in enumerate(short) for end in ends]
+    if not places:
+        return
+    rows, ends, k = send(places, logits.device).T
+    held = logits[rows, ends]
+    logits[rows, ends] = -torch.inf
+    stuck = logits[send([row for row, _ in short], logits.device)].amax(-1) == -torch.inf
+    logits[rows, ends] = torch.where(stuck[k], held, -torch.inf)  # a grammar may allow nothing but the end
+
+
+def _gathered(each: Sequence[Places], device: torch.device) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The index of all places among the logits, and their numbers (float32)."""
+    rows = np.concatenate([np.full(len(tokens), row) for row, tokens, _ in each])
+    where = send(np.stack([rows, np.concatenate([tokens for _, tokens, _ in each])]), device)
+    return (where[0], where[1]), send(np.concatenate([own for _, _, own in each]), device, torch.float32)
 
 
 def _sample(

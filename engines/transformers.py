@@ -304,9 +304,9 @@ class TransformersEngine:
     def _draw(self, sequences: list[Sequence], logits: torch.Tensor) -> list[tuple[Sequence, Step]]:
         """Draw a token for each sequence from its row of logits, and measure the raw distribution."""
         logits = self._raw(logits)
-        for row, sequence in zip(logits, sequences, strict=True):
-            if sequence.matcher is not None and self._grammar is not None:
-                self._grammar.mask(row, sequence.matcher)
+        guided = [(i, matcher) for i, each in enumerate(sequences) if (matcher := each.matcher) is not None]
+        if guided and self._grammar is not None:
+            self._grammar.mask(logits, *zip(*guided, strict=True))
         rows = [sequence.row for sequence in sequences]
         entropy = shannon_entropy(logits) if any(adapts(row.sampling.transforms) for row in rows) else None
         drawn = draw(logits, rows, self._geometry, entropy)

@@ -21,6 +21,7 @@ from engines.base import Gate, Sampling
 from engines.grammar import Grammar
 from engines.picking import prepare
 from engines.sampling import Row, draw
+from engines.tally import Tally
 from engines.temperature import adapted
 from engines.transforms import truncate
 from engines.vllm.ask import LONGEST_WINDOW, Ask
@@ -46,7 +47,7 @@ class Place:
     @property
     def as_row(self) -> Row:
         live = self.live
-        return Row(live.ask.sampling or Sampling(), live.ids(self.position), live.start, live.ask.ends)
+        return Row(live.ask.sampling or Sampling(), live.ids(self.position), live.start, live.ask.ends, live.tallies)
 
     @property
     def given(self) -> int | None:
@@ -134,6 +135,7 @@ class Live:
         self.reports = how is not None and how.logprobs
         """Whether the log-probability of its tokens is asked for."""
         self.schema = None if how is None else how.grammar
+        self.tallies = Tally(), Tally()
         self._prompt = prompt
         self._ids: list[int] | None = None
         self._matcher: LLMatcher | None = None
@@ -279,9 +281,7 @@ class Decoder:
         rows = Rows(None if whole else small([place.row for place in batch], self._device))
         if self._known < logits.shape[1]:
             values[rows.every, self._known :] = -torch.inf
-        for place in batch:
-            if place.live.schema is not None:
-                self._guide(logits[place.row], place, place.live.schema)
+        self._guide(logits, batch)
         mine = values if whole else values[rows.every]
         entropy, norm, peak = self._measure(mine)
         logprob = -norm
@@ -367,13 +367,17 @@ class Decoder:
         """Rows whose likeliest token vLLM takes, and that may have been the one that is kept for the gate."""
         return [i for i, place in enumerate(batch) if place.live.reserves and not place.draws and place.live.reports]
 
-    def _guide(self, row: torch.Tensor, place: Place, schema: str) -> None:
-        """Mask, in place, what the request's grammar does not allow next."""
+    def _guide(self, logits: torch.Tensor, batch: Sequence[Place]) -> None:
+        """Mask, in place, what the grammars of requests do not allow next."""
+        guided = [(place, schema) for place in batch if (schema := place.live.schema) is not None]
+        if not guided:
+            return
         if self._grammar is None:
             if self._make_grammar is None:
                 raise RuntimeError("this worker was given no tokenizer")
             self._grammar = self._make_grammar()
-        self._grammar.mask(row, place.live.matcher(self._grammar, schema, place.position))
+        matchers = [place.live.matcher(self._grammar, schema, place.position) for place, schema in guided]
+        self._grammar.mask(logits, [place.row for place, _ in guided], matchers)
 
     def _gates(self, batch: Sequence[Place], entropy: Any) -> tuple[Any, Any]:
         """For rows with a gate: whether the request ends here, and what to tell its reader; `[n]` arrays each.

@@ -82,7 +82,7 @@ def expect(request: Request, logits: torch.Tensor, grammar: Callable[[], Grammar
     matcher = None
     if how is not None and how.grammar is not None:
         matcher = grammar().matcher(how.grammar, ids[start:])
-        grammar().mask(raw, matcher)
+        grammar().mask(raw[None], [0], [matcher])
     exact = [value for value in raw.double().tolist() if value > -math.inf]
     norm = max(exact) + math.log(sum(math.exp(value - max(exact)) for value in exact))
     entropy = sum(math.exp(value - norm) * (norm - value) for value in exact)

@@ -189,7 +189,7 @@ class VllmEngine:
         fruitless = 0
         while fruitless < ATTEMPTS:
             told: list[Step] = []
-            async with aclosing(self._as_read(running, ids, sampling, given)) as steps:
+            async with aclosing(self._as_read(running, ids, start, sampling, given)) as steps:
                 async for step in steps:
                     yield step
                     if step.finish:
@@ -202,12 +202,11 @@ class VllmEngine:
         raise EngineError(f"engine {self.name!r} lost an entropy: its reader fell too far behind")
 
     async def _as_read(
-        self, running: Running, ids: list[int], sampling: Sampling, given: Sequence[int]
+        self, running: Running, ids: list[int], start: int, sampling: Sampling, given: Sequence[int]
     ) -> AsyncGenerator[Step, None]:
-        """The steps up to the end, or to an entry that is gone."""
+        """The steps up to the end, or to an entry that is gone. `start` is where the answer begins."""
         ends = self._ends(sampling)
         stop = None if sampling.gate is None else self._stop(sampling, ends)
-        start = len(ids) if sampling.answer_start is None else sampling.answer_start
         limit = min(sampling.max_tokens - (len(ids) - start), self.context_length - len(ids))
         position, read = 0, sampling.state_at(ids)
         alternatives = min(sampling.top_logprobs, TOP)

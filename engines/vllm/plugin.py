@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from types import FrameType
@@ -75,7 +76,7 @@ class WaverProcessor(V1Processor, V2Processor):  # type: ignore[misc]
                 "fires is none that the grammar allows"
             )
         try:
-            text = _text(front.model_config)
+            text = _text(front.model_config, front.generation_config_fields)
         except ValueError as error:
             raise ValueError(f"{KEY}: {error}") from error
         if ask.gate is not None:
@@ -121,13 +122,13 @@ def _input_processor() -> Any:
     raise ValueError(f"{KEY}: this version of vLLM checks requests in a way that the plugin does not know")
 
 
-def _text(model: Any) -> TokenText:
-    """The tokenizer of a model's configuration.
+def _text(model: Any, generation: Mapping[str, Any] | None) -> TokenText:
+    """The tokenizer of a model, from vLLM's configurations of it.
 
     Raises:
         ValueError: there is none that could be used, and so no gates or transforms.
     """
-    ends = (model.try_get_generation_config() or {}).get("eos_token_id")
+    ends = (generation or {}).get("eos_token_id")
     ends = tuple(ends) if isinstance(ends, list) else ends
     try:
         return _loaded(model.tokenizer, ends, model.tokenizer_revision, model.trust_remote_code)
@@ -160,7 +161,7 @@ def _decoder(vllm_config: Any, capacity: int, device: torch.device) -> Decoder |
     vocabulary = model.get_vocab_size()
 
     try:
-        tokens = _text(model)
+        tokens = _text(model, model.try_get_generation_config())
     except ValueError as error:
         log.warning("Waver refuses gates and transforms: %s", error)
         return None

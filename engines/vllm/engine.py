@@ -188,17 +188,18 @@ class VllmEngine:
         sampling = replace(sampling, answer_start=start)
         fruitless = 0
         while fruitless < ATTEMPTS:
-            told: list[Step] = []
+            tokens, entropies = list[int](), list[float]()
             async with aclosing(self._as_read(running, ids, start, sampling, given)) as steps:
                 async for step in steps:
                     yield step
                     if step.finish:
                         return
-                    told.append(step)
-            log.warning("a reader fell behind, and asks for the rest anew", engine=self.name, tokens=len(told))
-            fruitless = 0 if told else fruitless + 1
-            ids, given = [*ids, *(step.token for step in told)], given[len(told) :]
-            sampling = replace(sampling, gate=_after(sampling.gate, told))
+                    tokens.append(step.token)
+                    entropies.append(step.entropy)
+            log.warning("a reader fell behind, and asks for the rest anew", engine=self.name, tokens=len(tokens))
+            fruitless = 0 if tokens else fruitless + 1
+            ids, given = ids + tokens, given[len(tokens) :]
+            sampling = replace(sampling, gate=_after(sampling.gate, entropies))
         raise EngineError(f"engine {self.name!r} lost an entropy: its reader fell too far behind")
 
     async def _as_read(
@@ -498,12 +499,12 @@ class VllmEngine:
             raise Unsupported(f"there is no token {wrong}: {self.name!r} knows 0 to {self._known - 1}", param)
 
 
-def _after(gate: Gate | None, told: Sequence[Step]) -> Gate | None:
-    """The gate of what comes after these steps."""
+def _after(gate: Gate | None, entropies: Sequence[float]) -> Gate | None:
+    """The gate of what comes after tokens of these entropies."""
     if gate is None:
         return None
-    history = (*gate.history, *(step.entropy for step in told))[-gate.window :]
-    return replace(gate, history=history, min_tokens=max(gate.min_tokens - len(told), 0))
+    history = (*gate.history, *entropies)[-gate.window :]
+    return replace(gate, history=history, min_tokens=max(gate.min_tokens - len(entropies), 0))
 
 
 def _finish(token: int, entry: Entry, ends: Sequence[int], full: bool) -> Finish | None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from engines.tokens import TokenText, differences
 from tests.engines.driving import ROOT, copy_tokenizer
@@ -37,7 +37,7 @@ TEXTS = [
 
 
 def bundled() -> TokenText:
-    return TokenText(AutoTokenizer.from_pretrained(ROOT / "models" / "small"))
+    return TokenText.load(str(ROOT / "models" / "small"))
 
 
 def sentencepiece() -> TokenText:

@@ -30,7 +30,7 @@ SAID = "The answer is 72."
 
 @pytest.fixture(scope="module")
 def tokens() -> TokenText:
-    return TokenText(AutoTokenizer.from_pretrained(MODELS / "small"))
+    return TokenText.load(str(MODELS / "small"))
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,11 @@ import torch
 import yaml
 from datasets import Dataset
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from transformers import AutoModelForCausalLM, PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
+from engines.tokens import TokenText
 from training.rl.adapters.trl_trainer import RecipeTrainer
 from training.rl.monitor import Monitor, plot
 from training.rl.recipe import Recipe
@@ -183,7 +184,7 @@ def make_trainer(run: Run, recipe: Recipe, task: Verifiable, out: Path, *, resum
     seeing = any(measure.source == "attention" for measure in recipe.measures)
     options = {"attn_implementation": "eager"} if seeing or not torch.cuda.is_available() else {}
     model = AutoModelForCausalLM.from_pretrained(run.model, dtype=torch.float32, **options)
-    tokenizer = AutoTokenizer.from_pretrained(run.model, padding_side="left")
+    tokenizer = TokenText.load(run.model, padding_side="left").tokenizer
     size = run.prompts * run.group // (run.updates * run.micro_batches)
     args = GRPOConfig(
         output_dir=str(out),

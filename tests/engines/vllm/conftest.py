@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, LlamaConfig
+from transformers import LlamaConfig
 
 from engines.grammar import Grammar
 from engines.tokens import TokenText
@@ -80,7 +80,7 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def grammar() -> Callable[[int], Grammar]:
-    tokens = TokenText(AutoTokenizer.from_pretrained(ROOT / "models" / "small"))
+    tokens = TokenText.load(str(ROOT / "models" / "small"))
     return cache(lambda vocabulary: Grammar(tokens, vocabulary))
 
 

@@ -6,20 +6,21 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from clients.client import AsyncWaver, report, trace
-from engines import ModelConfig, TransformersConfig, VllmConfig, load_engine
-from engines.base import Engine, Sampling
-from policies.base import Job, Proceed, Report
-from policies.base import Question as Asking
-from policies.registry import parse
-from retrieval.library import Library
-from training.world import Item
+from waver.clients.client import AsyncWaver, report, trace
+from waver.engines import ModelConfig, TransformersConfig, VllmConfig, load_engine
+from waver.engines.base import Engine, Sampling
+from waver.policies.base import Job, Proceed, Report
+from waver.policies.base import Question as Asking
+from waver.policies.registry import parse
+from waver.retrieval.library import Library
+from waver.training.world import Item
 
 SMALL, LARGE = "small", "large"
-BUNDLED = Path(__file__).parents[1] / "models"
+BUNDLED = Path(str(files("waver"))) / "models"
 MAX_TOKENS = 200
 """Enough for the longest answer of the bundled pair."""
 AT_ONCE = 64

@@ -12,8 +12,8 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
-from benchmarks import report
-from benchmarks.answers import (
+from waver.benchmarks import report
+from waver.benchmarks.answers import (
     AT_ONCE,
     BUNDLED,
     LARGE,
@@ -27,9 +27,9 @@ from benchmarks.answers import (
     ask_all,
     load_pair,
 )
-from clients.outcome import wilson
-from training.data import STRATEGIES
-from training.world import Item, draw, score_text
+from waver.clients.outcome import wilson
+from waver.training.data import STRATEGIES
+from waver.training.world import Item, draw, score_text
 
 LENGTHS = range(1, 9)
 TWICE = 2.0

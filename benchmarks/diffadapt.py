@@ -22,17 +22,17 @@ import yaml
 from rich.progress import Progress
 from transformers import AutoTokenizer
 
-from benchmarks import report
-from benchmarks.answers import BUNDLED, LARGE, Answer, How, OverHTTP, ask_all, closed_book
-from benchmarks.processes import free_port, go_first, running
-from benchmarks.stats import Array, middle, percentiles, resamples, typical
-from clients.client import AsyncWaver, WaverReport
-from clients.client import report as report_of
-from clients.outcome import wilson
-from engines.probe import CLASSES
-from training.probe.labels import Answers
-from training.probe.shape import groups, u_shape
-from training.world import Item, documents, draw, score_text, steps_of
+from waver.benchmarks import report
+from waver.benchmarks.answers import BUNDLED, LARGE, Answer, How, OverHTTP, ask_all, closed_book
+from waver.benchmarks.processes import free_port, go_first, running
+from waver.benchmarks.stats import Array, middle, percentiles, resamples, typical
+from waver.clients.client import AsyncWaver, WaverReport
+from waver.clients.client import report as report_of
+from waver.clients.outcome import wilson
+from waver.engines.probe import CLASSES
+from waver.training.probe.labels import Answers
+from waver.training.probe.shape import groups, u_shape
+from waver.training.world import Item, documents, draw, score_text, steps_of
 
 TASK = "arithmetic"
 CONFIG = Path(__file__).parents[1] / "configs" / "bundled.yaml"
@@ -467,7 +467,7 @@ def main(
     Writes diffadapt.json, .md, .png and .svg (diffadapt_vllm for that backend). About 15 minutes on two cores.
     """
     report.need_extra()
-    from benchmarks.figures import diffadapt as plot
+    from waver.benchmarks.figures import diffadapt as plot
 
     settings = dict(context.params)
     name = report.by_backend("diffadapt", backend)

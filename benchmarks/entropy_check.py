@@ -17,13 +17,13 @@ import torch
 import typer
 from rich.progress import Progress
 
-from benchmarks import report
-from benchmarks.answers import AT_ONCE, LARGE, SMALL, load_pair
-from engines.base import Engine, Sampling, Step
-from engines.transformers import TransformersEngine
-from policies.base import Job, Proceed, Report
-from policies.registry import parse
-from training.world import TASKS, draw
+from waver.benchmarks import report
+from waver.benchmarks.answers import AT_ONCE, LARGE, SMALL, load_pair
+from waver.engines.base import Engine, Sampling, Step
+from waver.engines.transformers import TransformersEngine
+from waver.policies.base import Job, Proceed, Report
+from waver.policies.registry import parse
+from waver.training.world import TASKS, draw
 
 LIMIT = 1e-4
 """Nats between a mean entropy and its reference."""

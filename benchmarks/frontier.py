@@ -16,14 +16,14 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
-from benchmarks import report
-from benchmarks.answers import AT_ONCE, LARGE, MAX_TOKENS, SMALL, Answer, Asked, How, Question, closed_book, reach
-from benchmarks.answers import ask_all as ask_everyone
-from benchmarks.stats import Array, interpolate, percentiles, resamples
-from clients.outcome import wilson
-from policies.ead import EntropyAdaptiveDecoding
-from policies.route import Route
-from training.world import Item, draw, score_text
+from waver.benchmarks import report
+from waver.benchmarks.answers import AT_ONCE, LARGE, MAX_TOKENS, SMALL, Answer, Asked, How, Question, closed_book, reach
+from waver.benchmarks.answers import ask_all as ask_everyone
+from waver.benchmarks.stats import Array, interpolate, percentiles, resamples
+from waver.clients.outcome import wilson
+from waver.policies.ead import EntropyAdaptiveDecoding
+from waver.policies.route import Route
+from waver.training.world import Item, draw, score_text
 
 TASK = "arithmetic"
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
@@ -379,7 +379,7 @@ def main(
     report.need_extra()
     if seed == calibration_seed:
         raise typer.BadParameter("the test draw and the calibration draw need different seeds")
-    from benchmarks.figures import frontier as plot
+    from waver.benchmarks.figures import frontier as plot
 
     settings = dict(context.params)
     conditions = report.conditions("frontier", settings)

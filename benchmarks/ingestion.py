@@ -1,4 +1,5 @@
-"""How fast documents are taken in, and where the time goes: files through `retrieval.ingest`, each part on one clock.
+"""How fast documents are taken in, and where the time goes: files through `waver.retrieval.ingest`, each part on one
+clock.
 
 Every file is parsed, cut, embedded, indexed and written as `waver ingest` does it; the parts' own times add up to the
 whole.
@@ -20,15 +21,15 @@ from unittest.mock import patch
 import numpy as np
 from rich.progress import Progress
 
-from benchmarks import report
-from retrieval import collection, faiss_writer
-from retrieval.config import RetrievalConfig
-from retrieval.embedder import Embedder
-from retrieval.faiss_writer import FaissWriter
-from retrieval.ingest import ingest
-from retrieval.library import Library
-from retrieval.parsing import Parsers
-from training.world import documents
+from waver.benchmarks import report
+from waver.retrieval import collection, faiss_writer
+from waver.retrieval.config import RetrievalConfig
+from waver.retrieval.embedder import Embedder
+from waver.retrieval.faiss_writer import FaissWriter
+from waver.retrieval.ingest import ingest
+from waver.retrieval.library import Library
+from waver.retrieval.parsing import Parsers
+from waver.training.world import documents
 
 ROUNDS = 3
 """Runs of which the median is taken, part by part."""

@@ -18,16 +18,16 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
-from benchmarks import report
-from benchmarks.answers import LARGE, SMALL, Answer, How, InProcess, Question, ask_all, load_pair
-from benchmarks.stats import Array, middle, percentiles, resamples
-from clients import outcome
-from clients.outcome import wilson
-from policies.calibration import Latency, budget, curve, within
-from retrieval.base import Document
-from retrieval.config import RetrievalConfig
-from retrieval.library import Library
-from training.world import Item, documents, draw, random_town, score_text, towns, unknown_names
+from waver.benchmarks import report
+from waver.benchmarks.answers import LARGE, SMALL, Answer, How, InProcess, Question, ask_all, load_pair
+from waver.benchmarks.stats import Array, middle, percentiles, resamples
+from waver.clients import outcome
+from waver.clients.outcome import wilson
+from waver.policies.calibration import Latency, budget, curve, within
+from waver.retrieval.base import Document
+from waver.retrieval.config import RetrievalConfig
+from waver.retrieval.library import Library
+from waver.training.world import Item, documents, draw, random_town, score_text, towns, unknown_names
 
 MIX = {"frequent_facts": 2, "rare_facts": 1, "tail_facts": 1}
 """Parts of the questions: half of them about what both models know by heart."""
@@ -393,7 +393,7 @@ def main(
     Writes l_rag.json, .md, .png and .svg (l_rag_vllm for that backend). About 20 minutes on two cores.
     """
     report.need_extra()
-    from benchmarks.figures import l_rag as plot
+    from waver.benchmarks.figures import l_rag as plot
 
     settings = dict(context.params)
     name = report.by_backend("l_rag", backend)

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import report
-from benchmarks.answers import LARGE, SMALL, load_pair
-from engines.base import Sampling, Step
-from policies.base import Job, Proceed, Report
-from policies.registry import parse
+from waver.benchmarks import report
+from waver.benchmarks.answers import LARGE, SMALL, load_pair
+from waver.engines.base import Sampling, Step
+from waver.policies.base import Job, Proceed, Report
+from waver.policies.registry import parse
 
 POLICY = {"name": "ead", "threshold": 0.05, "monitor": "small"}
 
@@ -36,7 +36,7 @@ def draw(question: str, written: Sequence[tuple[str, Step]], alone: Sequence[flo
     """Bars: what the small model wavers at each token. Colours: who wrote it."""
     from matplotlib import pyplot as plt
 
-    from benchmarks.figures import GREY, INK, PALE, SHADES, STYLE  # chooses a backend that needs no screen
+    from waver.benchmarks.figures import GREY, INK, PALE, SHADES, STYLE  # chooses a backend that needs no screen
 
     style: dict[Any, Any] = STYLE | {"axes.grid": False, "svg.fonttype": "path"}
     with plt.rc_context(style):

@@ -20,10 +20,10 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
-from benchmarks import ingestion, report
-from benchmarks.processes import resident
-from retrieval.base import Ids, Vectors
-from retrieval.index import FLAT_UNTIL, HNSW_SEARCH, HNSW_UNTIL, STEP, Index, Kind, build, faiss, kind_for
+from waver.benchmarks import ingestion, report
+from waver.benchmarks.processes import resident
+from waver.retrieval.base import Ids, Vectors
+from waver.retrieval.index import FLAT_UNTIL, HNSW_SEARCH, HNSW_UNTIL, STEP, Index, Kind, build, faiss, kind_for
 
 DIMENSION, WANTED = 384, 10
 KINDS: tuple[Kind, ...] = ("flat", "hnsw", "ivf_pq")

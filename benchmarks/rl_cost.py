@@ -26,13 +26,13 @@ import typer
 from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
-from benchmarks import report
-from benchmarks.answers import BUNDLED, SMALL
-from benchmarks.stats import middle
-from training.rl import make_recipe, names
-from training.rl.adapters.forward import needs_logits
-from training.rl.monitor import Monitor
-from training.rl.run import Run, make_trainer, questions
+from waver.benchmarks import report
+from waver.benchmarks.answers import BUNDLED, SMALL
+from waver.benchmarks.stats import middle
+from waver.training.rl import make_recipe, names
+from waver.training.rl.adapters.forward import needs_logits
+from waver.training.rl.monitor import Monitor
+from waver.training.rl.run import Run, make_trainer, questions
 
 PLAIN = "grpo"
 FUSED = "grpo, fused attention"

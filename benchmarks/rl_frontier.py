@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from benchmarks import report
-from benchmarks.answers import AT_ONCE, BUNDLED, LARGE, SMALL, How, InProcess, load_pair
-from benchmarks.frontier import DEFAULT, FAMILIES, TASK, Draw, Point, named
-from benchmarks.stats import Array, interpolate, percentiles, resamples
-from clients.outcome import wilson
-from training.world import draw
+from waver.benchmarks import report
+from waver.benchmarks.answers import AT_ONCE, BUNDLED, LARGE, SMALL, How, InProcess, load_pair
+from waver.benchmarks.frontier import DEFAULT, FAMILIES, TASK, Draw, Point, named
+from waver.benchmarks.stats import Array, interpolate, percentiles, resamples
+from waver.clients.outcome import wilson
+from waver.training.world import draw
 
 WATCHED = FAMILIES["watched"][0]
 SETTINGS: tuple[Mapping[str, Any], ...] = (

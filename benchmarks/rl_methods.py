@@ -10,11 +10,11 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks import report
-from benchmarks.stats import mean_interval
-from training.rl import make_recipe, names
-from training.rl.methods.spine import majority_reward
-from training.rl.toy import PLAIN, History, Reward, Task, train
+from waver.benchmarks import report
+from waver.benchmarks.stats import mean_interval
+from waver.training.rl import make_recipe, names
+from waver.training.rl.methods.spine import majority_reward
+from waver.training.rl.toy import PLAIN, History, Reward, Task, train
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
-from benchmarks import report, rl_frontier
-from benchmarks.answers import AT_ONCE, BUNDLED, LARGE, SMALL, How, InProcess, ask_all, closed_book
-from benchmarks.stats import Array, percentiles, resamples
-from clients.outcome import wilson
-from engines import TransformersConfig, load_engine
-from training.rl.monitor import read
-from training.rl.run import Run, train
-from training.world import Item, draw, score_text
+from waver.benchmarks import report, rl_frontier
+from waver.benchmarks.answers import AT_ONCE, BUNDLED, LARGE, SMALL, How, InProcess, ask_all, closed_book
+from waver.benchmarks.stats import Array, percentiles, resamples
+from waver.clients.outcome import wilson
+from waver.engines import TransformersConfig, load_engine
+from waver.training.rl.monitor import read
+from waver.training.rl.run import Run, train
+from waver.training.world import Item, draw, score_text
 
 TASK = "arithmetic"
 
@@ -277,7 +277,7 @@ def main(
         raise typer.BadParameter(f"there is no {', '.join(unknown)}; there are {'; '.join(CASES)}")
     if PLAIN not in names:
         raise typer.BadParameter(f"everything is compared with {PLAIN}: it must be among the cases")
-    from benchmarks.figures import rl_text as plot
+    from waver.benchmarks.figures import rl_text as plot
 
     settings = dict(context.params)
     conditions = report.conditions("rl-text", settings)

@@ -16,13 +16,13 @@ import torch
 import typer
 from rich.progress import Progress
 
-from benchmarks import report
-from benchmarks.answers import LARGE, SMALL, load_pair
-from benchmarks.stats import middle
-from engines.base import Engine, Sampling, Step
-from engines.transformers import TransformersEngine
-from policies.base import Job, Proceed, Report, continuation
-from training.world import documents, draw
+from waver.benchmarks import report
+from waver.benchmarks.answers import LARGE, SMALL, load_pair
+from waver.benchmarks.stats import middle
+from waver.engines.base import Engine, Sampling, Step
+from waver.engines.transformers import TransformersEngine
+from waver.policies.base import Job, Proceed, Report, continuation
+from waver.training.world import documents, draw
 
 TOGETHER = 16
 BAR = 5.0
@@ -259,7 +259,7 @@ def main(
     report.need_extra()
     if tokens < 3 * segment:
         raise typer.BadParameter("an answer needs at least three segments")
-    from benchmarks.figures import throughput as plot
+    from waver.benchmarks.figures import throughput as plot
 
     settings = dict(context.params)
     conditions = report.conditions("throughput", settings)

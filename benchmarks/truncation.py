@@ -13,11 +13,11 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
-from benchmarks import report
-from benchmarks.answers import AT_ONCE, LARGE, MAX_TOKENS, SMALL, Answer, Asked, How, ask_all, closed_book, reach
-from benchmarks.stats import Array, percentiles, resamples
-from clients.outcome import wilson
-from training.world import Item, draw, score_text
+from waver.benchmarks import report
+from waver.benchmarks.answers import AT_ONCE, LARGE, MAX_TOKENS, SMALL, Answer, Asked, How, ask_all, closed_book, reach
+from waver.benchmarks.stats import Array, percentiles, resamples
+from waver.clients.outcome import wilson
+from waver.training.world import Item, draw, score_text
 
 TASK = "arithmetic"
 TEMPERATURES = (0.7, 1.0, 1.5, 2.0, 2.5)
@@ -249,7 +249,7 @@ def main(
     Writes truncation.json, .md, .png and .svg. With the bundled pair about 40 minutes of one core.
     """
     report.need_extra()
-    from benchmarks.figures import truncation as plot
+    from waver.benchmarks.figures import truncation as plot
 
     settings = dict(context.params)
     conditions = report.conditions("truncation", settings)

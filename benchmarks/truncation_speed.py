@@ -11,12 +11,12 @@ import torch
 import typer
 from rich.progress import Progress
 
-from benchmarks import report
-from benchmarks.stats import middle
-from engines.base import Sampling
-from engines.sampling import Row, draw
-from engines.transforms import from_data, truncate
-from entropy.geometry import whiten
+from waver.benchmarks import report
+from waver.benchmarks.stats import middle
+from waver.engines.base import Sampling
+from waver.engines.sampling import Row, draw
+from waver.engines.transforms import from_data, truncate
+from waver.entropy.geometry import whiten
 
 VOCABULARIES = {"32k": 32_000, "152k": 151_936}
 BATCHES = (1, 32, 256)

@@ -10,7 +10,7 @@ import json
 import sys
 from typing import Any
 
-from benchmarks.processes import go_first
+from waver.benchmarks.processes import go_first
 
 FOUND = ("completed", "failed", "duration", "total_input_tokens", "total_output_tokens", "output_throughput")
 TIMES = ("median_ttft_ms", "median_tpot_ms", "median_itl_ms")

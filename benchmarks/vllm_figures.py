@@ -9,9 +9,9 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks.figures import BLUE, INK, SHADES, STYLE, save
-from benchmarks.vllm_serving import BARS
-from benchmarks.vllm_steps import WAYS
+from waver.benchmarks.figures import BLUE, INK, SHADES, STYLE, save
+from waver.benchmarks.vllm_serving import BARS
+from waver.benchmarks.vllm_steps import WAYS
 
 
 def serving(numbers: Mapping[str, Any], out: Path) -> None:

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from benchmarks.answers import LARGE, SMALL
-from benchmarks.random_llama import make_model
-from benchmarks.stats import typical
-from benchmarks.throughput import alternately
-from engines.base import NO_TOKEN, Gate, Sampling
-from engines.config import VllmConfig
-from engines.vllm.engine import VllmEngine
-from policies.base import Job, Proceed, Report, continuation
+from waver.benchmarks.answers import LARGE, SMALL
+from waver.benchmarks.random_llama import make_model
+from waver.benchmarks.stats import typical
+from waver.benchmarks.throughput import alternately
+from waver.engines.base import NO_TOKEN, Gate, Sampling
+from waver.engines.config import VllmConfig
+from waver.engines.vllm.engine import VllmEngine
+from waver.policies.base import Job, Proceed, Report, continuation
 
 SIZES = {SMALL: (256, 4), LARGE: (512, 12)}
 """Width and layers."""

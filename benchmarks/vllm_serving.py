@@ -20,12 +20,12 @@ import typer
 import yaml
 from rich.progress import Progress
 
-from benchmarks import report
-from benchmarks.answers import BUNDLED, SMALL
-from benchmarks.processes import cpu_seconds, free_port, go_first, running
-from benchmarks.random_llama import make_model
-from benchmarks.stats import middle, typical_of_groups
-from benchmarks.throughput import alternately
+from waver.benchmarks import report
+from waver.benchmarks.answers import BUNDLED, SMALL
+from waver.benchmarks.processes import cpu_seconds, free_port, go_first, running
+from waver.benchmarks.random_llama import make_model
+from waver.benchmarks.stats import middle, typical_of_groups
+from waver.benchmarks.throughput import alternately
 
 WAVER, VLLM = "waver", "vllm"
 MODEL = "model"
@@ -147,7 +147,7 @@ def client(folder: Path) -> Iterator[Client]:
 
 
 def _client(errors: IO[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "benchmarks.vllm_client"]
+    command = [sys.executable, "-m", "waver.benchmarks.vllm_client"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
 
 
@@ -372,7 +372,7 @@ def main(
     """
     report.need_extra()
     report.need_vllm()
-    from benchmarks.vllm_figures import serving as plot
+    from waver.benchmarks.vllm_figures import serving as plot
 
     settings = dict(context.params)
     conditions = report.conditions("vllm-serving", settings)

@@ -22,17 +22,17 @@ import torch
 import typer
 from rich.progress import Progress
 
-from benchmarks import report
-from benchmarks.processes import descendants, go_first, resident
-from benchmarks.random_llama import make_model
-from benchmarks.stats import middle, typical
-from benchmarks.throughput import alternately
-from benchmarks.vllm_hand_over import CONTEXTS, SEGMENT, hand_overs
-from engines.base import Gate, Sampling
-from engines.vllm.ask import KEY, Ask
-from engines.vllm.board import BYTES, ROWS
-from engines.vllm.core import Core, Running
-from engines.vllm.decoder import Decoder
+from waver.benchmarks import report
+from waver.benchmarks.processes import descendants, go_first, resident
+from waver.benchmarks.random_llama import make_model
+from waver.benchmarks.stats import middle, typical
+from waver.benchmarks.throughput import alternately
+from waver.benchmarks.vllm_hand_over import CONTEXTS, SEGMENT, hand_overs
+from waver.engines.base import Gate, Sampling
+from waver.engines.vllm.ask import KEY, Ask
+from waver.engines.vllm.board import BYTES, ROWS
+from waver.engines.vllm.core import Core, Running
+from waver.engines.vllm.decoder import Decoder
 
 CONCURRENCIES = {1: 32, 8: 20, 32: 12, 64: 8}
 """Requests at a time, and the tokens of each: short, so that a drift of the machine meets both halves of a pair."""
@@ -307,7 +307,7 @@ def main(
     """
     report.need_extra()
     report.need_vllm()
-    from benchmarks.vllm_figures import steps as plot
+    from waver.benchmarks.vllm_figures import steps as plot
 
     settings = dict(context.params)
     conditions = report.conditions("vllm-steps", settings)

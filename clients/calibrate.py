@@ -1,7 +1,7 @@
 """`waver calibrate l_rag`: the threshold of a gate from questions of one's own, and what it will bring.
 
 Every question is asked with a threshold at which the gate never fires, so that its score is complete, and again with
-the gate `always`. What any threshold would have done follows from the two: `policies.calibration` chooses one.
+the gate `always`. What any threshold would have done follows from the two: `waver.policies.calibration` chooses one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import openai
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from clients import outcome
-from clients.chat import choose_model, explain
-from clients.client import AsyncWaver, has_report, report
-from clients.outcome import Pair, Told
-from clients.questions import Question, Refused, check, read, right
+from waver.clients import outcome
+from waver.clients.chat import choose_model, explain
+from waver.clients.client import AsyncWaver, has_report, report
+from waver.clients.outcome import Pair, Told
+from waver.clients.questions import Question, Refused, check, read, right
 
 NEVER_FIRES = {"entropy": 1e9, "margin": 1e9, "targ": 1e9, "seakr": 1e9, "dragin": 1e9, "flare": -1.0}
 """Gates that have a threshold, with one at which they never fire: flare fires at or below its own, others above."""

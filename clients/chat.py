@@ -12,8 +12,8 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 from rich.console import Console
 from rich.text import Text
 
-from clients.client import BASE_URL, TracedToken, Waver, WaverReport, has_report, report, trace
-from clients.palette import legend, printable, spans, style
+from waver.clients.client import BASE_URL, TracedToken, Waver, WaverReport, has_report, report, trace
+from waver.clients.palette import legend, printable, spans, style
 
 HELP = """\
 /policy            what decides how answers are decoded

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from clients.questions import Question, Refused
-from policies.calibration import Latency, Point, budget, curve, within
+from waver.clients.questions import Question, Refused
+from waver.policies.calibration import Latency, Point, budget, curve, within
 
 Z = NormalDist().inv_cdf(0.975)
 GREY, BLUE, ORANGE = "#7a7a85", "#2b6cb0", "#de6a1b"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from rich.style import Style
 from rich.text import Text
 
-from clients.client import TracedToken
+from waver.clients.client import TracedToken
 
 BOUNDS = (0.03, 0.1, 0.3, 0.7, 1.2, 2.0)
 """Entropies, in nats, where the next colour begins."""

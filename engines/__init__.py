@@ -3,8 +3,8 @@ one more on the model of another."""
 
 from __future__ import annotations
 
-from engines.base import Engine
-from engines.config import EngineConfig, LoraConfig, ModelConfig, TransformersConfig, UpstreamConfig, VllmConfig
+from waver.engines.base import Engine
+from waver.engines.config import EngineConfig, LoraConfig, ModelConfig, TransformersConfig, UpstreamConfig, VllmConfig
 
 __all__ = [
     "EngineConfig",
@@ -26,15 +26,15 @@ def load_engine(name: str, config: ModelConfig) -> Engine:
     """
     match config:
         case TransformersConfig():
-            from engines.transformers import TransformersEngine
+            from waver.engines.transformers import TransformersEngine
 
             return TransformersEngine(name, config)
         case VllmConfig():
-            from engines.vllm.engine import VllmEngine
+            from waver.engines.vllm.engine import VllmEngine
 
             return VllmEngine(name, config)
         case UpstreamConfig():
-            from engines.upstream import UpstreamEngine
+            from waver.engines.upstream import UpstreamEngine
 
             return UpstreamEngine(name, config)
 
@@ -45,7 +45,7 @@ async def load_adapter(name: str, config: LoraConfig, base: Engine) -> Engine:
     Raises:
         ValueError: the adapter cannot be loaded; the message says why.
     """
-    from engines.vllm.engine import VllmEngine
+    from waver.engines.vllm.engine import VllmEngine
 
     if not isinstance(base, VllmEngine):
         raise ValueError(f"engine {name!r}: {base.name!r} does not run under vLLM, and only there are adapters loaded")

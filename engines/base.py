@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 
-from engines.tokens import TokenText
-from engines.transforms import Transform
+from waver.engines.tokens import TokenText
+from waver.engines.transforms import Transform
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -77,7 +77,7 @@ class Sampling:
     `logprobs`: the steps' `logprob` is wanted; where it is not, an engine may leave it NaN if it costs something.
     `seed` makes a draw a function of (seed, position in the answer) alone. `temperature == 0` is greedy.
     `transforms` adapt the temperature, and truncate the distribution after it and before `min_p`, `top_k` and `top_p`;
-    the whole order is in `engines.transforms`.
+    the whole order is in `waver.engines.transforms`.
     `state_of`: the prompt may begin with these tokens, and then the hidden state at the last of them is to come with
     the answer's first step, if it is to be had in passing (`Step.state`).
     """
@@ -137,7 +137,7 @@ class Step:
 
 @runtime_checkable
 class Engine(Protocol):
-    """One model that can be asked. Implementations: `engines.transformers`, `engines.vllm`, `engines.upstream`."""
+    """One model that can be asked. Implementations: `transformers`, `vllm` and `upstream` in `waver.engines`."""
 
     name: str
     """The engine's name in the configuration; steps carry it."""

@@ -12,9 +12,9 @@ import llguidance.torch
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from engines.base import Unsupported
-from engines.tokens import TokenText
-from entropy.sending import send
+from waver.engines.base import Unsupported
+from waver.engines.tokens import TokenText
+from waver.entropy.sending import send
 
 
 class Grammar:

@@ -1,7 +1,7 @@
 """Sequences in a model's own kind of memory: recurrent states, hybrid caches, or none at all.
 
-One row a pass, for models whose memory does not fit slots (`engines.runner` decides). Slower, but right for whatever
-transformers loads.
+One row a pass, for models whose memory does not fit slots (`waver.engines.runner` decides). Slower, but right for
+whatever transformers loads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Memory:
 
 
 class NativeRunner:
-    """Implements `engines.runner.Runner`."""
+    """Implements `waver.engines.runner.Runner`."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from entropy.sending import library
+from waver.entropy.sending import library
 
 STRIDE = 256
 """Tokens of a block on a device."""
@@ -14,7 +14,7 @@ STRIDE = 256
 def prepare(device: torch.device) -> None:
     """Have ready what draws on this device: no request should wait for it."""
     if library(device) is np:
-        import entropy.sweep  # noqa: F401  # Numba compiles it
+        import waver.entropy.sweep  # noqa: F401  # Numba compiles it
 
 
 def pick(logits: torch.Tensor, temperatures: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
@@ -26,7 +26,7 @@ def pick(logits: torch.Tensor, temperatures: torch.Tensor, points: torch.Tensor)
     """
     if library(logits.device) is torch:
         return stride(logits, temperatures, points)
-    from entropy import sweep
+    from waver.entropy import sweep
 
     tokens = np.empty(len(logits), np.int64)
     sweep.pick(logits.contiguous().numpy(), temperatures.numpy(), points.numpy(), tokens)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from engines.base import Engine, Unsupported, reason
+from waver.engines.base import Engine, Unsupported, reason
 
 Class = Literal["easy", "normal", "hard"]
 CLASSES: tuple[Class, ...] = ("easy", "normal", "hard")

@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
-from engines.native import NativeRunner
-from engines.slots import SlotRunner
+from waver.engines.native import NativeRunner
+from waver.engines.slots import SlotRunner
 
 log = logging.getLogger(__name__)
 

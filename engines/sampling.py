@@ -1,7 +1,7 @@
 """From raw logits to drawn tokens: batched pure functions on `[rows, vocab]` float32 logits.
 
 Bias, minimum length and penalties act on the raw logits; then come temperature, truncations, `min_p`, `top_k` and
-`top_p`, and one draw (`engines.transforms` has the whole order). What no row asks for is not computed.
+`top_p`, and one draw (`waver.engines.transforms` has the whole order). What no row asks for is not computed.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engines.base import Sampling
-from engines.picking import pick
-from engines.tally import Tallies, Tally
-from engines.temperature import adapted
-from engines.transforms import truncate, truncations
-from entropy import truncation
-from entropy.geometry import Geometry
-from entropy.sending import Array, send
-from entropy.truncation import Crop
+from waver.engines.base import Sampling
+from waver.engines.picking import pick
+from waver.engines.tally import Tallies, Tally
+from waver.engines.temperature import adapted
+from waver.engines.transforms import truncate, truncations
+from waver.entropy import truncation
+from waver.entropy.geometry import Geometry
+from waver.entropy.sending import Array, send
+from waver.entropy.truncation import Crop
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
-from engines.runner import Runner
-from engines.sequence import Reading, Sequence
+from waver.engines.runner import Runner
+from waver.engines.sequence import Reading, Sequence
 
 SCRATCH = 0
 """The slot for single readings, which no sequence is given."""

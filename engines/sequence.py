@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engines.base import NO_TOKEN, Finish, Sampling, Step
-from engines.sampling import Row
-from engines.tally import Tally
-from entropy import RollingEntropy
+from waver.engines.base import NO_TOKEN, Finish, Sampling, Step
+from waver.engines.sampling import Row
+from waver.engines.tally import Tally
+from waver.entropy import RollingEntropy
 
 if TYPE_CHECKING:
     import llguidance

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import Cache, PreTrainedModel
 
-from engines.native import behind
+from waver.engines.native import behind
 
 _GROWTH = 256
 """Slots grow in steps of this many tokens."""
@@ -78,7 +78,7 @@ class SlotCache(Cache):
 
 
 class SlotRunner:
-    """Implements `engines.runner.Runner`: any mixture of slots in one pass."""
+    """Implements `waver.engines.runner.Runner`: any mixture of slots in one pass."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from entropy.sending import Array
+from waver.entropy.sending import Array
 
 
 class Tally:

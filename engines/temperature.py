@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import torch
 
-from engines.transforms import AdaptiveTemperature, Transform
-from entropy.sending import send
-from entropy.uncertainty import uncertainty
+from waver.engines.transforms import AdaptiveTemperature, Transform
+from waver.entropy.sending import send
+from waver.entropy.uncertainty import uncertainty
 
 
 def adapts(transforms: Sequence[Transform]) -> bool:

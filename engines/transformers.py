@@ -21,20 +21,20 @@ from llguidance import LLMatcher
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from engines.attention import last_attention
-from engines.base import EngineError, Inside, Sampling, Step, Unsupported, reason
-from engines.config import TransformersConfig
-from engines.grammar import Grammar
-from engines.picking import prepare
-from engines.runner import make_runner
-from engines.sampling import draw
-from engines.seats import SCRATCH, Seats
-from engines.sequence import Reading, Sequence
-from engines.temperature import adapts
-from engines.tokens import TokenText
-from engines.transforms import needs_geometry
-from entropy import shannon_entropy
-from entropy.geometry import whiten
+from waver.engines.attention import last_attention
+from waver.engines.base import EngineError, Inside, Sampling, Step, Unsupported, reason
+from waver.engines.config import TransformersConfig
+from waver.engines.grammar import Grammar
+from waver.engines.picking import prepare
+from waver.engines.runner import make_runner
+from waver.engines.sampling import draw
+from waver.engines.seats import SCRATCH, Seats
+from waver.engines.sequence import Reading, Sequence
+from waver.engines.temperature import adapts
+from waver.engines.tokens import TokenText
+from waver.engines.transforms import needs_geometry
+from waver.entropy import shannon_entropy
+from waver.entropy.geometry import whiten
 
 PASS_TOKENS = 2048
 """Most prompt tokens in one forward pass, so that a long prompt does not hold up the others for long."""
@@ -51,7 +51,7 @@ Result = TypeVar("Result")
 
 
 class TransformersEngine:
-    """One model in this process. Implements `engines.base.Engine`."""
+    """One model in this process. Implements `waver.engines.base.Engine`."""
 
     def __init__(self, name: str, config: TransformersConfig) -> None:
         self.name = name

@@ -4,8 +4,8 @@ They are plain JSON (`as_data`, `from_data`), so that they can travel to the pro
 what shapes a draw is the same in all engines:
 
 1. a grammar's mask, `logit_bias`, `min_tokens` and penalties, on the raw logits;
-2. temperature: the request's own, times what an adaptive one among its transforms makes of it (`engines.temperature`);
-3. the request's truncations, in the order of `Sampling.transforms`;
+2. temperature: the request's own, times what an adaptive one among its transforms makes of it
+(`waver.engines.temperature`); 3. the request's truncations, in the order of `Sampling.transforms`;
 4. `min_p`, `top_k` and `top_p` of the request itself, in this order;
 5. one draw from what is left.
 
@@ -23,12 +23,12 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from entropy import truncation
-from entropy.geometry import Geometry
-from entropy.sending import send
-from entropy.surrogate import Weights
-from entropy.top_w import top_w
-from entropy.truncation import Crop
+from waver.entropy import truncation
+from waver.entropy.geometry import Geometry
+from waver.entropy.sending import send
+from waver.entropy.surrogate import Weights
+from waver.entropy.top_w import top_w
+from waver.entropy.truncation import Crop
 
 
 class _Transform(BaseModel):
@@ -44,7 +44,7 @@ class _Transform(BaseModel):
 
 
 class TopW(_Transform):
-    """Top-W (arXiv 2602.10346); `entropy.top_w` has the method. Needs the engine's input embeddings."""
+    """Top-W (arXiv 2602.10346); `waver.entropy.top_w` has the method. Needs the engine's input embeddings."""
 
     name: Literal["top_w"] = "top_w"
     entropy_weight: float = Field(default=2.2, ge=0.0, le=1e3, description="lambda: larger is sharper")
@@ -120,7 +120,7 @@ class TopH(_Transform):
 
 
 class AdaptiveTemperature(_Transform):
-    """A temperature that follows the entropy (arXiv 2509.16591, part A); `engines.temperature` has the formula."""
+    """A temperature that follows the entropy (arXiv 2509.16591, part A); formula: `waver.engines.temperature`."""
 
     name: Literal["adaptive_temperature"] = "adaptive_temperature"
     span: float = Field(default=0.1, ge=0.0, le=0.3, description="how far the temperature goes up and down, as a share")
@@ -230,7 +230,7 @@ def truncate(
         logits: `[rows, vocab]` after temperature; they are left as they are. Smaller types are taken as float32, which
             is what comes back: sums of many probabilities need it.
         transforms: for each row its own, or none; an adaptive temperature among them has been at work before.
-        geometry: from `entropy.geometry.whiten`, where `needs_geometry`.
+        geometry: from `waver.entropy.geometry.whiten`, where `needs_geometry`.
         temperatures: `[rows]`, what the logits were divided by, where a transform selects at one of its own.
 
     Returns:

@@ -3,12 +3,12 @@
 Everything is in nats. Nothing here knows models, engines or HTTP.
 """
 
-from entropy.bounds import entropy_bounds, entropy_estimate
-from entropy.families import renyi_entropy, tsallis_entropy
-from entropy.fused import fastest, measure
-from entropy.rolling import BatchedRollingEntropy, RollingEntropy
-from entropy.shannon import shannon_entropy, varentropy
-from entropy.units import bits_to_nats, nats_to_bits
+from waver.entropy.bounds import entropy_bounds, entropy_estimate
+from waver.entropy.families import renyi_entropy, tsallis_entropy
+from waver.entropy.fused import fastest, measure
+from waver.entropy.rolling import BatchedRollingEntropy, RollingEntropy
+from waver.entropy.shannon import shannon_entropy, varentropy
+from waver.entropy.units import bits_to_nats, nats_to_bits
 
 __all__ = [
     "BatchedRollingEntropy",

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from entropy.shannon import NEGLIGIBLE, centred, partition, shannon_entropy
+from waver.entropy.shannon import NEGLIGIBLE, centred, partition, shannon_entropy
 
 NEAR_ONE = 0.1
 """Within this of order 1 the textbook formula divides a rounding error by almost 0, and another form is used."""

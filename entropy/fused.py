@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from entropy.sending import Array, library
+from waver.entropy.sending import Array, library
 
 Measures = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -38,10 +38,10 @@ def measure(logits: torch.Tensor) -> Measures:
 
 def fastest(vocabulary: int, device: torch.device, most: int) -> Callable[[Any], tuple[Any, ...]]:
     """`measure` in its fastest form for each number of rows, of which there are at most `most`. It takes and gives
-    arrays of `entropy.sending.library`."""
+    arrays of `waver.entropy.sending.library`."""
     if library(device) is torch:
         return _compiled(vocabulary, device)
-    from entropy import sweep  # compiled by Numba, the first time in three seconds
+    from waver.entropy import sweep  # compiled by Numba, the first time in three seconds
 
     def on_one_core(logits: Array) -> tuple[Array, ...]:
         found = np.empty((3, len(logits)), np.float32)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from entropy.sending import library, shared, small
+from waver.entropy.sending import library, shared, small
 
 
 class RollingEntropy:
@@ -48,7 +48,8 @@ class RollingEntropy:
 
 
 class BatchedRollingEntropy:
-    """Rolling means of many streams on one device, without a host sync. Arrays are those of `entropy.sending.library`.
+    """Rolling means of many streams on one device, without a host sync. Arrays are those of
+    `waver.entropy.sending.library`.
 
     An entropy is stored under its position in the stream, so that measuring a position again (a step whose token was
     thrown away) replaces what was there. `reach` is the longest window; memory: `rows * reach` float64.

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import torch
 
-from entropy.sending import send
+from waver.entropy.sending import send
 
 QUICK = 64
 """Tokens that are ranked at first: where these prove what is best, the pool is not."""

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy import float32, int32, uint64
 
-from entropy.sending import Array
+from waver.entropy.sending import Array
 
 BLOCK = 2048
 """Logits in a block: 8 KiB."""
@@ -76,7 +76,7 @@ def _sums(values: Array, begin: uint64, end: uint64, peak: float32) -> Any:
 
 @_compiled("void(float32[:, ::1], float32[:, ::1])")
 def measure(logits: Array, found: Array) -> None:
-    """`entropy.fused.measure` of `[rows, vocab]` logits into `[3, rows]`; float32, each contiguous."""
+    """`waver.entropy.fused.measure` of `[rows, vocab]` logits into `[3, rows]`; float32, each contiguous."""
     for row in range(logits.shape[0]):
         values, bits = logits[row], logits[row].view(int32)
         peak, partition, weighted = -np.inf, 0.0, 0.0

@@ -1,7 +1,7 @@
 """Top-W (arXiv 2602.10346): keep the set of tokens that weighs geometry, entropy and mass against each other.
 
-`entropy.surrogate` has the objective that a set S maximises, given a potential f of distances to the set before. f is
-made from S, S from f, a few times: S starts as the most likely tokens with `warm_mass` of the pool's mass.
+`waver.entropy.surrogate` has the objective that a set S maximises, given a potential f of distances to the set before.
+f is made from S, S from f, a few times: S starts as the most likely tokens with `warm_mass` of the pool's mass.
 
 Two proofs spare the work that cannot matter:
 
@@ -21,10 +21,10 @@ from collections.abc import Sequence
 
 import torch
 
-from entropy.geometry import BLOCK, CACHED, Geometry, between, potential
-from entropy.sending import send
-from entropy.surrogate import QUICK, SLACK, Columns, Weights, candidates, heaviest, scan, tabulate
-from entropy.truncation import Crop, ranked, widening
+from waver.entropy.geometry import BLOCK, CACHED, Geometry, between, potential
+from waver.entropy.sending import send
+from waver.entropy.surrogate import QUICK, SLACK, Columns, Weights, candidates, heaviest, scan, tabulate
+from waver.entropy.truncation import Crop, ranked, widening
 
 FARTHEST = 2.0
 """No two tokens are farther apart, by either distance."""
@@ -41,8 +41,8 @@ def top_w(logits: torch.Tensor, how: Sequence[Weights], geometry: Geometry | Non
 
     Args:
         how: one a row. They are on the host, where it is decided what is to be done.
-        geometry: from `entropy.geometry.whiten`; it is looked at, or made, only if a row comes to need it, and may be
-            left out where none does.
+        geometry: from `waver.entropy.geometry.whiten`; it is looked at, or made, only if a row comes to need it, and
+            may be left out where none does.
 
     Raises:
         ValueError: a row needs the geometry, and there is none.

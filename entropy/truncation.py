@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from entropy.shannon import shannon_entropy
+from waver.entropy.shannon import shannon_entropy
 
 POOL = 1024
 """Tokens that are ranked at first; a row that needs more is sorted whole, at some twenty times the cost."""

@@ -13,7 +13,7 @@ Details:
 - `pivot`, `high` and `low` are the paper's statistics of a batch, as entropies: the 0.8 quantile, the largest and the
   smallest. In training they follow the step before; here they are fixed numbers, for with running ones an answer would
   depend on what others asked, and a seed would not repeat it. Take them from traces of your own model at temperature 1,
-  some 20,000 tokens: `entropy.uncertainty.Statistics` shows how.
+  some 20,000 tokens: `waver.entropy.uncertainty.Statistics` shows how.
 - The bounded form of the released code: unbounded, eq. 8 falls below 0 on confident tokens. Its negative branch is
   negative, as eq. 6 says; the code's is positive, which warms the surest positions most.
 - A penalty or a bias does not change what the entropy is taken of: it is the one that reports and traces show.
@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from engines import transforms
-from policies.shaping import Shaping
+from waver.engines import transforms
+from waver.policies.shaping import Shaping
 
 
 class AdaptiveTemperature(transforms.AdaptiveTemperature, Shaping):

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from engines.base import Engine, Gate, Sampling, Step
-from engines.probe import Probe
-from retrieval.library import Library
+from waver.engines.base import Engine, Gate, Sampling, Step
+from waver.engines.probe import Probe
+from waver.retrieval.library import Library
 
 Stage = Literal["admit", "prompt", "search", "finish", "decode", "sample"]
 STAGES: tuple[Stage, ...] = ("admit", "prompt", "search", "finish", "decode", "sample")
@@ -181,8 +181,8 @@ class Policy(BaseModel):
     """A decoding method. Its fields are its per-request parameters; its docstring's first line is its summary.
 
     Subclasses set `stage` and `paper`, give `name` a `Literal` default, and write `decode`. A field that names an
-    engine (`engine_fields`), or a probe (`probe_fields`, or None), must name a configured one: `policies.registry`
-    checks it.
+    engine (`engine_fields`), or a probe (`probe_fields`, or None), must name a configured one:
+    `waver.policies.registry` checks it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

@@ -1,9 +1,9 @@
 """DiffAdapt, arXiv 2510.19669: think as much as the question needs.
 
 A probe reads the model's last hidden state behind the prompt and a few words that ask how hard the question is, and one
-of three strategies (`policies.strategies`) answers:
+of three strategies (`waver.policies.strategies`) answers:
 
-    logits = W2 relu(W1 h + b1) + b2 + bonus          (engines.probe)
+    logits = W2 relu(W1 h + b1) + b2 + bonus          (waver.engines.probe)
     strategy = argmax softmax(logits), or normal where the largest probability is below `min_confidence`
 
 Details:
@@ -40,12 +40,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, PrivateAttr, model_validator
 
-from engines.base import Engine, Sampling, Step, Unsupported
-from engines.probe import CLASSES, Class
-from policies.base import Job, Policy, Proceed, Stage
-from policies.head_start import HeadStart
-from policies.oracle import best
-from policies.strategies import Easy, Hard, Normal, asked
+from waver.engines.base import Engine, Sampling, Step, Unsupported
+from waver.engines.probe import CLASSES, Class
+from waver.policies.base import Job, Policy, Proceed, Stage
+from waver.policies.head_start import HeadStart
+from waver.policies.oracle import best
+from waver.policies.strategies import Easy, Hard, Normal, asked
 
 ANY = ("auto", "shuffled", "oracle")
 """Under these every strategy may be chosen."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from engines.base import Step
-from policies.base import Job
-from policies.gates import Pooling, closeness, pooled
+from waver.engines.base import Step
+from waver.policies.base import Job
+from waver.policies.gates import Pooling, closeness, pooled
 
 
 def entropy(step: Step) -> float:

@@ -32,9 +32,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from engines.base import NO_TOKEN, Gate, Step
-from entropy import RollingEntropy
-from policies.base import Job, Policy, Proceed, Stage, continuation, within_answer
+from waver.engines.base import NO_TOKEN, Gate, Step
+from waver.entropy import RollingEntropy
+from waver.policies.base import Job, Policy, Proceed, Stage, continuation, within_answer
 
 
 class EntropyAdaptiveDecoding(Policy):

@@ -21,9 +21,9 @@ from weakref import WeakValueDictionary
 
 from pydantic import Field
 
-from engines.base import Engine, Step, Unsupported
-from engines.tokens import TokenText
-from policies.base import Job, Policy, Proceed, Stage, continuation
+from waver.engines.base import Engine, Step, Unsupported
+from waver.engines.tokens import TokenText
+from waver.policies.base import Job, Policy, Proceed, Stage, continuation
 
 _SCORE: WeakValueDictionary[int, Engine] = WeakValueDictionary()
 """Engines that have been seen to score a text, by id."""

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import torch
 
-from engines.base import Step
-from policies.base import Job, Proceed
+from waver.engines.base import Step
+from waver.policies.base import Job, Proceed
 
 
 class HeadStart:

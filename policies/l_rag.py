@@ -24,7 +24,7 @@ Other gates (`gate`), each with a threshold of its own:
   `samples` drawn prefixes. Its formulas are reconstructions.
 - `seakr` (arXiv 2406.19215): how far the hidden states of `samples` drawn answers lie apart, in the middle layer. Needs
   those of all layers. Its queries and re-ranking are left out: the question is what is looked up.
-- `flare` and `dragin`, sentence by sentence: `policies.sentences`.
+- `flare` and `dragin`, sentence by sentence: `waver.policies.sentences`.
 - `always`, `never`, `random` (at a `rate`): controls.
 """
 
@@ -41,12 +41,12 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from engines.base import Sampling, Step, Unsupported
-from policies.base import Job, Policy, Proceed, Stage
-from policies.draft import Draft, ends, tie
-from policies.gates import Pooling, disagreement, spread
-from policies.lookup import Lookup, Where, looking
-from policies.sentences import Dragin, Flare, by_sentence
+from waver.engines.base import Sampling, Step, Unsupported
+from waver.policies.base import Job, Policy, Proceed, Stage
+from waver.policies.draft import Draft, ends, tie
+from waver.policies.gates import Pooling, disagreement, spread
+from waver.policies.lookup import Lookup, Where, looking
+from waver.policies.sentences import Dragin, Flare, by_sentence
 
 THRESHOLDS = {"entropy": 0.5, "margin": 0.5, "targ": 0.5, "seakr": -6.0, "flare": 0.8, "dragin": 1.0}
 DRAFTS = {"flare": 64, "dragin": 64, "seakr": 100}

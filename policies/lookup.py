@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from engines.base import Sampling, Unsupported
-from policies import quoting
-from policies.base import Job
-from retrieval.base import Passage
-from retrieval.collection import Collection
+from waver.engines.base import Sampling, Unsupported
+from waver.policies import quoting
+from waver.policies.base import Job
+from waver.retrieval.base import Passage
+from waver.retrieval.collection import Collection
 
 Scalar = str | int | float | bool | None
 SUMMARY_TOKENS = 100

@@ -11,9 +11,9 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from engines.base import Step
-from policies.answers import NUMBER, contains, number
-from policies.base import Job, Proceed, Report
+from waver.engines.base import Step
+from waver.policies.answers import NUMBER, contains, number
+from waver.policies.base import Job, Proceed, Report
 
 
 @dataclass(frozen=True)

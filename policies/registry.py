@@ -7,18 +7,18 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from engines.base import Engine
-from engines.tokens import differences
-from policies.adaptive_temperature import AdaptiveTemperature
-from policies.base import STAGES, Job, Policy
-from policies.diffadapt import DiffAdapt
-from policies.ead import EntropyAdaptiveDecoding
-from policies.forced_answer import ForcedAnswer
-from policies.l_rag import LRAG
-from policies.random_switch import RandomSwitch
-from policies.route import Route
-from policies.top_w import TopW
-from policies.truncation import Epsilon, Eta, MinP, TopH, TopNSigma, TopP, Typical
+from waver.engines.base import Engine
+from waver.engines.tokens import differences
+from waver.policies.adaptive_temperature import AdaptiveTemperature
+from waver.policies.base import STAGES, Job, Policy
+from waver.policies.diffadapt import DiffAdapt
+from waver.policies.ead import EntropyAdaptiveDecoding
+from waver.policies.forced_answer import ForcedAnswer
+from waver.policies.l_rag import LRAG
+from waver.policies.random_switch import RandomSwitch
+from waver.policies.route import Route
+from waver.policies.top_w import TopW
+from waver.policies.truncation import Epsilon, Eta, MinP, TopH, TopNSigma, TopP, Typical
 
 REGISTRY: dict[str, type[Policy]] = {
     policy.model_fields["name"].default: policy

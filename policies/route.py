@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from engines.base import Step
-from policies.base import Job, Policy, Proceed, Stage, continuation, within_answer
+from waver.engines.base import Step
+from waver.policies.base import Job, Policy, Proceed, Stage, continuation, within_answer
 
 
 class Route(Policy):

@@ -16,12 +16,12 @@ from typing import ClassVar
 
 import torch
 
-from engines.base import Step
-from policies.base import Job, Proceed, continuation, within_answer
-from policies.draft import ends
-from policies.gates import weighted_entropies
-from policies.lookup import Lookup
-from retrieval.words import COMMON
+from waver.engines.base import Step
+from waver.policies.base import Job, Proceed, continuation, within_answer
+from waver.policies.draft import ends
+from waver.policies.gates import weighted_entropies
+from waver.policies.lookup import Lookup
+from waver.retrieval.words import COMMON
 
 END = re.compile(r"[.!?…][\"'”’)\]]*\s|\n")
 """A sentence ends where white space follows its mark."""

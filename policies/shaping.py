@@ -6,13 +6,13 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import ClassVar
 
-from engines import transforms
-from engines.base import Sampling, Step
-from policies.base import Job, Policy, Proceed, Stage
+from waver.engines import transforms
+from waver.engines.base import Sampling, Step
+from waver.policies.base import Job, Policy, Proceed, Stage
 
 
 class Shaping(Policy):
-    """A policy that is a transform; `engines.transforms` says in which order transforms are applied."""
+    """A policy that is a transform; `waver.engines.transforms` says in which order transforms are applied."""
 
     stage: ClassVar[Stage] = "sample"
 

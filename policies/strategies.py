@@ -13,9 +13,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from engines.base import Unsupported
-from engines.tokens import TokenText
-from policies.base import Job
+from waver.engines.base import Unsupported
+from waver.engines.tokens import TokenText
+from waver.policies.base import Job
 
 Words = Annotated[str, Field(max_length=4096, description="words that open the answer")]
 Think = Annotated[bool, Field(description="leave the think block open, where the model has one")]

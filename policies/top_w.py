@@ -8,7 +8,7 @@ first tokens of the pool that hold `warm_mass` of it, repeat until S stays the s
     S     = the prefix of the tokens by descending φ that has the largest
             E_q[φ] + (mass_weight - entropy_weight) log Γ,   Γ its mass, q = p/Γ on it
 
-and draw from q. `entropy.top_w` has the method with its two shortcuts, both exact.
+and draw from q. `waver.entropy.top_w` has the method with its two shortcuts, both exact.
 
 What to expect:
 - The default weights keep one to three tokens where the model has a preference: it is near to greedy decoding, and the
@@ -25,8 +25,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from engines import transforms
-from policies.shaping import Shaping
+from waver.engines import transforms
+from waver.policies.shaping import Shaping
 
 
 class TopW(transforms.TopW, Shaping):

@@ -1,9 +1,9 @@
 """Truncation by the shape of the distribution: seven rules, each a policy of one parameter.
 
-A rule and its parameters travel to where the logits are; `engines.transforms` says in which order it is applied there,
-and `entropy.truncation` has the formulas and their sources. A request has at most one of them: the order of its list of
-policies has no meaning, and that of two truncations would. The request's own `top_p`, `min_p` and `top_k` cut further,
-after it.
+A rule and its parameters travel to where the logits are; `waver.engines.transforms` says in which order it is applied
+there, and `waver.entropy.truncation` has the formulas and their sources. A request has at most one of them: the order
+of its list of policies has no meaning, and that of two truncations would. The request's own `top_p`, `min_p` and
+`top_k` cut further, after it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-from engines import transforms
-from engines.base import Sampling
-from policies.shaping import Shaping
+from waver.engines import transforms
+from waver.engines.base import Sampling
+from waver.policies.shaping import Shaping
 
 
 class TopP(transforms.TopP, Shaping):

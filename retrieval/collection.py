@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from retrieval.base import BadDocument, Damaged, Document, Filter, Info, Mode, Passage, Prepared, Spec, Store
-from retrieval.chunking import chunks, lead
-from retrieval.embedder import Embedder
-from retrieval.fusion import fuse
+from waver.retrieval.base import BadDocument, Damaged, Document, Filter, Info, Mode, Passage, Prepared, Spec, Store
+from waver.retrieval.chunking import chunks, lead
+from waver.retrieval.embedder import Embedder
+from waver.retrieval.fusion import fuse
 
 DEPTH = 4
 """Each ranking is read so many times deeper than passages are wanted before they are fused."""

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from retrieval.base import Damaged, Filter, NoCollection, Passage, Prepared, RetrievalError, Scalar, Spec
-from retrieval.words import telling
+from waver.retrieval.base import Damaged, Filter, NoCollection, Passage, Prepared, RetrievalError, Scalar, Spec
+from waver.retrieval.words import telling
 
 MARK, FORMAT = 0x57415652, 1  # "WAVR"
 SCHEMA = """

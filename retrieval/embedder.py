@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retrieval.base import Unavailable, Vectors
-from retrieval.chunking import Offsets
-from retrieval.weights import check, locate
+from waver.retrieval.base import Unavailable, Vectors
+from waver.retrieval.chunking import Offsets
+from waver.retrieval.weights import check, locate
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -77,7 +77,7 @@ class Embedder:
         return int(length) - int(tokenizer.num_special_tokens_to_add())
 
     def offsets(self, texts: Sequence[str]) -> list[Offsets]:
-        """Characters of each text's tokens, `[tokens, 2]`: for `retrieval.chunking`."""
+        """Characters of each text's tokens, `[tokens, 2]`: for `waver.retrieval.chunking`."""
         assert self.model
         found = self._plain.encode_batch(list(texts), add_special_tokens=False)
         return [np.array(each.offsets, np.int64).reshape(-1, 2) for each in found]

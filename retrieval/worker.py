@@ -1,4 +1,4 @@
-"""The process that reads documents for `retrieval.parsing`: bytes in, text out, within bounds on memory and files.
+"""The process in which `retrieval.parsing` reads documents: bytes in, text out, within bounds on memory and files.
 
 A request is a line of JSON (`kind`, `bytes`, `most`) and the document's bytes; the answer is a line of JSON (`title`
 and `bytes`, or `error` and `message`) and the text in UTF-8.
@@ -10,8 +10,8 @@ import json
 import sys
 from typing import BinaryIO
 
-from retrieval.base import BadDocument, TooLarge
-from retrieval.formats import READERS, clean
+from waver.retrieval.base import BadDocument, TooLarge
+from waver.retrieval.formats import READERS, clean
 
 
 def bound(memory: int) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from server.errors import APIError
+from waver.server.errors import APIError
 
 
 class Admission:

@@ -14,15 +14,15 @@ from typing import Any, Protocol
 import structlog
 from fastapi import Request, Response
 
-from engines.base import Finish, Step
-from server.assembly import Piece, Token
-from server.decoding import Decoding, Plan, total
-from server.disconnect import ClientGone, while_connected
-from server.errors import from_exception
-from server.logprobs import trace
-from server.runtime import Runtime
-from server.schemas import Generation
-from server.sse import EventStream, dump
+from waver.engines.base import Finish, Step
+from waver.server.assembly import Piece, Token
+from waver.server.decoding import Decoding, Plan, total
+from waver.server.disconnect import ClientGone, while_connected
+from waver.server.errors import from_exception
+from waver.server.logprobs import trace
+from waver.server.runtime import Runtime
+from waver.server.schemas import Generation
+from waver.server.sse import EventStream, dump
 
 log = structlog.get_logger("waver")
 

@@ -14,14 +14,25 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from engines.base import Engine
-from server import chat, collections, completions, documents, embeddings, health, metrics, models, page, tokenization
-from server.auth import OPEN_FILES, AuthMiddleware, keys_from_environment
-from server.config import Config
-from server.errors import ErrorBody, ErrorsMiddleware, install_handlers
-from server.limits import LimitsMiddleware
-from server.logs import LogMiddleware
-from server.runtime import Runtime
+from waver.engines.base import Engine
+from waver.server import (
+    chat,
+    collections,
+    completions,
+    documents,
+    embeddings,
+    health,
+    metrics,
+    models,
+    page,
+    tokenization,
+)
+from waver.server.auth import OPEN_FILES, AuthMiddleware, keys_from_environment
+from waver.server.config import Config
+from waver.server.errors import ErrorBody, ErrorsMiddleware, install_handlers
+from waver.server.limits import LimitsMiddleware
+from waver.server.logs import LogMiddleware
+from waver.server.runtime import Runtime
 
 THIS_MACHINE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 

@@ -10,8 +10,8 @@ import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from engines.base import Finish, Step
-from engines.tokens import TokenText
+from waver.engines.base import Finish, Step
+from waver.engines.tokens import TokenText
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,16 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from transformers import PreTrainedTokenizerBase
 
-from engines.tokens import TokenText
-from policies.base import Question
-from server.answer import Answer, Whole
-from server.assembly import Piece, Token
-from server.decoding import Prompt
-from server.errors import invalid
-from server.logprobs import chat_logprobs
-from server.plan import make_plan
-from server.runtime import ready_runtime
-from server.schemas import ChatPrompt, ChatRequest, Message, TokenizeRequest
+from waver.engines.tokens import TokenText
+from waver.policies.base import Question
+from waver.server.answer import Answer, Whole
+from waver.server.assembly import Piece, Token
+from waver.server.decoding import Prompt
+from waver.server.errors import invalid
+from waver.server.logprobs import chat_logprobs
+from waver.server.plan import make_plan
+from waver.server.runtime import ready_runtime
+from waver.server.schemas import ChatPrompt, ChatRequest, Message, TokenizeRequest
 
 router = APIRouter()
 

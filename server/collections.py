@@ -9,10 +9,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from retrieval.base import RetrievalError
-from server.errors import APIError
-from server.runtime import Runtime, ready_runtime, runtime
-from server.schemas import CollectionRequest, SearchRequest
+from waver.retrieval.base import RetrievalError
+from waver.server.errors import APIError
+from waver.server.runtime import Runtime, ready_runtime, runtime
+from waver.server.schemas import CollectionRequest, SearchRequest
 
 router = APIRouter()
 

@@ -6,6 +6,7 @@ Nested keys are joined by two underscores in the environment: `WAVER_SERVER__POR
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +14,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
-from engines import EngineConfig, LoraConfig, UpstreamConfig, VllmConfig
-from retrieval.config import RetrievalConfig
+from waver.engines import EngineConfig, LoraConfig, UpstreamConfig, VllmConfig
+from waver.retrieval.config import RetrievalConfig
 
-ROOT = Path(__file__).resolve().parent.parent
-"""Where the packages, `models/` and `configs/` lie: the checkout, or site-packages."""
+ROOT = Path(str(files("waver")))
+"""Where the packages, `models/` and `configs/` lie."""
 BUNDLED = ROOT / "configs" / "bundled.yaml"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TypeVar
 
-from engines.base import Sampling, Step
-from policies.base import Job, Kept, Proceed, Question, Report
-from server.assembly import Piece, TextAssembly, Token
-from server.runtime import Route, Runtime
-from server.sampling import choice_seed
+from waver.engines.base import Sampling, Step
+from waver.policies.base import Job, Kept, Proceed, Question, Report
+from waver.server.assembly import Piece, TextAssembly, Token
+from waver.server.runtime import Route, Runtime
+from waver.server.sampling import choice_seed
 
 T = TypeVar("T")
 

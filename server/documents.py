@@ -13,16 +13,16 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 
-from retrieval.base import BadDocument, Document, RetrievalError, Scalar, TooLarge, Unavailable
-from retrieval.collection import Collection, Stored
-from retrieval.formats import clean
-from retrieval.ingest import file_digest
-from retrieval.parsing import Parsers
-from server.collections import deadline
-from server.errors import APIError, invalid
-from server.runtime import ready_runtime
-from server.schemas import DocumentBody, DocumentsRequest
-from server.schemas import Scalar as ScalarField
+from waver.retrieval.base import BadDocument, Document, RetrievalError, Scalar, TooLarge, Unavailable
+from waver.retrieval.collection import Collection, Stored
+from waver.retrieval.formats import clean
+from waver.retrieval.ingest import file_digest
+from waver.retrieval.parsing import Parsers
+from waver.server.collections import deadline
+from waver.server.errors import APIError, invalid
+from waver.server.runtime import ready_runtime
+from waver.server.schemas import DocumentBody, DocumentsRequest
+from waver.server.schemas import Scalar as ScalarField
 
 log = structlog.get_logger("waver")
 router = APIRouter()

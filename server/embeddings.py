@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request
 
-from retrieval.base import Vectors
-from retrieval.embedder import Embedder
-from server.collections import deadline
-from server.errors import APIError, invalid
-from server.runtime import ready_runtime
-from server.schemas import EmbeddingsRequest
+from waver.retrieval.base import Vectors
+from waver.retrieval.embedder import Embedder
+from waver.server.collections import deadline
+from waver.server.errors import APIError, invalid
+from waver.server.runtime import ready_runtime
+from waver.server.schemas import EmbeddingsRequest
 
 router = APIRouter()
 

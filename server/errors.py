@@ -14,10 +14,10 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engines.base import EngineError, Unsupported
-from policies.registry import PolicyError
-from retrieval.base import Busy, Damaged, Exists, NoCollection, RetrievalError, TooLarge, Unavailable, Unreachable
-from server.validation import explain
+from waver.engines.base import EngineError, Unsupported
+from waver.policies.registry import PolicyError
+from waver.retrieval.base import Busy, Damaged, Exists, NoCollection, RetrievalError, TooLarge, Unavailable, Unreachable
+from waver.server.validation import explain
 
 log = structlog.get_logger("waver")
 

@@ -6,9 +6,9 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, Request
 
-from policies.registry import describe
-from server.errors import not_ready
-from server.runtime import ready_runtime, runtime
+from waver.policies.registry import describe
+from waver.server.errors import not_ready
+from waver.server.runtime import ready_runtime, runtime
 
 router = APIRouter()
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import NO_RETRY, APIError
+from waver.server.errors import NO_RETRY, APIError
 
 DRAIN_BYTES = 64 * 2**20
 DRAIN_SECONDS = 5.0

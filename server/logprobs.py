@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from engines.base import Step
-from engines.tokens import TokenText
-from server.assembly import Token
+from waver.engines.base import Step
+from waver.engines.tokens import TokenText
+from waver.server.assembly import Token
 
 LOWEST = -9999.0
 """Stands for minus infinity, which JSON has no word for."""

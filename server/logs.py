@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
-    from server.runtime import Runtime
+    from waver.server.runtime import Runtime
 
 log = structlog.get_logger("waver")
 

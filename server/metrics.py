@@ -18,11 +18,11 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from engines.base import Measured
-from server.drift import Drift
+from waver.engines.base import Measured
+from waver.server.drift import Drift
 
 if TYPE_CHECKING:
-    from server.runtime import Runtime
+    from waver.server.runtime import Runtime
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 

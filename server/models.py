@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from server.errors import APIError
-from server.runtime import Runtime, runtime
+from waver.server.errors import APIError
+from waver.server.runtime import Runtime, runtime
 
 router = APIRouter()
 

@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from engines.base import Unsupported
-from policies.base import Job, Report
-from policies.registry import check_engines
-from retrieval.base import RetrievalError
-from server.decoding import Plan, Prompt
-from server.errors import from_exception, invalid
-from server.runtime import Route, Runtime
-from server.sampling import first_seed, grammar, sampling, token_limit
-from server.schemas import Generation
+from waver.engines.base import Unsupported
+from waver.policies.base import Job, Report
+from waver.policies.registry import check_engines
+from waver.retrieval.base import RetrievalError
+from waver.server.decoding import Plan, Prompt
+from waver.server.errors import from_exception, invalid
+from waver.server.runtime import Route, Runtime
+from waver.server.sampling import first_seed, grammar, sampling, token_limit
+from waver.server.schemas import Generation
 
 
 async def make_plan(

@@ -19,11 +19,11 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from server.app import create_app
-from server.auth import keys_from_environment
-from server.config import Config, ServerConfig, load_config
-from server.errors import APIError
-from server.logs import configure_logs
+from waver.server.app import create_app
+from waver.server.auth import keys_from_environment
+from waver.server.config import Config, ServerConfig, load_config
+from waver.server.errors import APIError
+from waver.server.logs import configure_logs
 
 
 class Protocol(H11Protocol):

@@ -13,16 +13,16 @@ from typing import Any
 import structlog
 from fastapi import Request
 
-from engines import EngineConfig, LoraConfig, ModelConfig, TransformersConfig, load_adapter, load_engine
-from engines.base import Engine, Sampling
-from engines.probe import Probe
-from policies.base import Policy
-from policies.registry import PolicyError, engines_used, parse
-from retrieval.library import SEARCHES, Library
-from server.admission import Admission
-from server.config import Config
-from server.errors import APIError, invalid, not_ready
-from server.metrics import Metrics
+from waver.engines import EngineConfig, LoraConfig, ModelConfig, TransformersConfig, load_adapter, load_engine
+from waver.engines.base import Engine, Sampling
+from waver.engines.probe import Probe
+from waver.policies.base import Policy
+from waver.policies.registry import PolicyError, engines_used, parse
+from waver.retrieval.library import SEARCHES, Library
+from waver.server.admission import Admission
+from waver.server.config import Config
+from waver.server.errors import APIError, invalid, not_ready
+from waver.server.metrics import Metrics
 
 log = structlog.get_logger("waver")
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import llguidance
 
-from engines.base import Engine, Sampling
-from server.errors import invalid
-from server.schemas import Generation, ResponseFormat
+from waver.engines.base import Engine, Sampling
+from waver.server.errors import invalid
+from waver.server.schemas import Generation, ResponseFormat
 
 MOST_STOP_CHARACTERS = 4096
 SCHEMA_SECONDS = 2.0

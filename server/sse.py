@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.disconnect import disconnected
+from waver.server.disconnect import disconnected
 
 DONE = b"[DONE]"
 SEPARATORS = {each.encode(): f"\\u{ord(each):04x}".encode() for each in ("\x85", "\u2028", "\u2029")}

@@ -7,11 +7,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from server.chat import chat_ids
-from server.errors import invalid
-from server.runtime import ready_runtime
-from server.sampling import check_ids
-from server.schemas import DetokenizeRequest, TokenizeRequest
+from waver.server.chat import chat_ids
+from waver.server.errors import invalid
+from waver.server.runtime import ready_runtime
+from waver.server.sampling import check_ids
+from waver.server.schemas import DetokenizeRequest, TokenizeRequest
 
 router = APIRouter()
 

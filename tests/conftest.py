@@ -20,12 +20,12 @@ import torch
 import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from retrieval.embedder import Embedder
-from server.config import Config, load_config
-from server.run import Server, make_server
-from server.runtime import Runtime
 from tests.engines.driving import copy_tokenizer
 from tests.engines.vllm_serving import Served, vllm_serving
+from waver.retrieval.embedder import Embedder
+from waver.server.config import Config, load_config
+from waver.server.run import Server, make_server
+from waver.server.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 1024

@@ -16,8 +16,8 @@ import pytest
 import typer
 from packaging.requirements import Requirement
 
-import waver
-from server.config import load_config
+from waver.cli import app
+from waver.server.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -185,7 +185,7 @@ def test_waver_reads_its_configuration_and_finds_both_servers(monkeypatch: pytes
     waver_gpu = gpu["waver-gpu"]
     for name, value in waver_gpu["environment"].items():
         monkeypatch.setenv(name, value or "")
-    serve = typer.main.get_command(waver.app).commands["serve"]  # type: ignore[attr-defined]
+    serve = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
     context = serve.make_context("serve", waver_gpu["command"][1:])
     assert waver_gpu["command"][0] == "serve"
     (mounted,) = waver_gpu["configs"]

@@ -19,7 +19,7 @@ assert interfaces == {"lo"}, interfaces
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:  # what "ip link set lo up" does
     fcntl.ioctl(s, 0x8914, struct.pack("16sH14s", b"lo", 0x1 | 0x40, b""))
 
-server = subprocess.Popen([sys.executable, "waver.py", "serve", "--port", "8123"], stdout=subprocess.DEVNULL)
+server = subprocess.Popen([sys.executable, "-m", "waver", "serve", "--port", "8123"], stdout=subprocess.DEVNULL)
 try:
     for _ in range(120):
         try:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from policies.registry import REGISTRY
-from server.config import load_config
+from waver.policies.registry import REGISTRY
+from waver.server.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -17,18 +17,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SHIPPED = {
-    "entropy",
-    "engines",
-    "policies",
-    "retrieval",
-    "server",
-    "clients",
-    "training",
-    "benchmarks",
-    "models",
-    "configs",
-}
+SHIPPED = "entropy engines policies retrieval server clients training cli models configs".split()
 
 
 def pins() -> dict[str, str]:
@@ -55,10 +44,11 @@ def test_the_wheel_holds_the_packages_and_the_data(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("waver-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names}
-    assert top == {*SHIPPED, "waver.py", f"waver-{PROJECT['version']}.dist-info"}
+    assert top == {"waver", f"waver-{PROJECT['version']}.dist-info"}
+    assert {name.split("/")[1] for name in names if name.count("/") > 1 and name.startswith("waver/")} == {*SHIPPED}
     assert not [name for name in names if re.search(r"\.pth$|\.pyc$|\.bin$|(^|/)tests/", name)]
     for pair in ("small", "large"):
-        assert f"models/{pair}/config.json" in names
+        assert f"waver/models/{pair}/config.json" in names
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 def waver(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-X", "importtime", str(ROOT / "waver.py"), *arguments],
+        [sys.executable, "-X", "importtime", "-m", "waver", *arguments],
         capture_output=True, text=True, timeout=120, cwd=ROOT,
     )  # fmt: skip
 
@@ -55,8 +55,8 @@ def test_a_bad_configuration_is_a_sentence(tmp_path: Path) -> None:
 STOPPED = """
 import sys, time, types
 from pathlib import Path
-import waver
-from benchmarks.processes import free_port, running
+import waver.cli
+from waver.benchmarks.processes import free_port, running
 
 def work(args, prog_name):
     port = free_port()
@@ -65,8 +65,8 @@ def work(args, prog_name):
         print(process, flush=True)
         time.sleep(60)
 
-sys.modules["benchmarks.fake"] = types.SimpleNamespace(app=work)
-waver._benchmark("fake")(types.SimpleNamespace(args=[]))
+sys.modules["waver.benchmarks.fake"] = types.SimpleNamespace(app=work)
+waver.cli._benchmark("fake")(types.SimpleNamespace(args=[]))
 """
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from training.world import (
+from waver.training.world import (
     FIRST_HALVES,
     LARGEST_TOTAL,
     REGIONS,

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from clients import AsyncWaver, ead, random_switch, report, route
+from waver.clients import AsyncWaver, ead, random_switch, report, route
 
 POLICIES: dict[str, list[dict[str, Any]]] = {
     "small alone": [],

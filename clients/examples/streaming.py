@@ -1,6 +1,6 @@
 """A stream with a trace: each token as it is written, with the engine that wrote it and the entropy it was drawn at."""
 
-from clients import Waver, ead, has_report, report, trace
+from waver.clients import Waver, ead, has_report, report, trace
 
 client = Waver()
 stream = client.chat.completions.create(

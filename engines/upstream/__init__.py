@@ -1,5 +1,5 @@
 """A model behind an OpenAI-compatible server somewhere else: `vllm serve`, Waver, llama.cpp, SGLang, …"""
 
-from engines.upstream.engine import UpstreamEngine
+from waver.engines.upstream.engine import UpstreamEngine
 
 __all__ = ["UpstreamEngine"]

@@ -15,19 +15,19 @@ from contextlib import aclosing, suppress
 import torch
 from transformers import GenerationConfig
 
-from engines.base import EngineError, Inside, Sampling, Step, Unsupported, reason
-from engines.config import UpstreamConfig
-from engines.tokens import TokenText
-from engines.upstream.link import DRAIN, Link
-from engines.upstream.probe import probe
-from engines.upstream.reading import Reader
-from engines.upstream.request import TOLD, body, prompt, refuse
-from engines.upstream.segment import Segment
-from engines.weights import size_in_name
+from waver.engines.base import EngineError, Inside, Sampling, Step, Unsupported, reason
+from waver.engines.config import UpstreamConfig
+from waver.engines.tokens import TokenText
+from waver.engines.upstream.link import DRAIN, Link
+from waver.engines.upstream.probe import probe
+from waver.engines.upstream.reading import Reader
+from waver.engines.upstream.request import TOLD, body, prompt, refuse
+from waver.engines.upstream.segment import Segment
+from waver.engines.weights import size_in_name
 
 
 class UpstreamEngine:
-    """One model of an upstream. Implements `engines.base.Engine`.
+    """One model of an upstream. Implements `waver.engines.base.Engine`.
 
     Raises:
         ValueError: the upstream is not there or cannot be used, or the configuration leaves something open.

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import httpx
 
-from engines.base import EngineError, reason
-from engines.config import UpstreamConfig
-from engines.upstream.protocol import Again, Protocol, beginning, lines
-from engines.upstream.pulse import Pulse
-from engines.upstream.turnstile import Turnstile
+from waver.engines.base import EngineError, reason
+from waver.engines.config import UpstreamConfig
+from waver.engines.upstream.protocol import Again, Protocol, beginning, lines
+from waver.engines.upstream.pulse import Pulse
+from waver.engines.upstream.turnstile import Turnstile
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 
-from engines.base import EngineError, Gate, Sampling, Unsupported, reason
-from engines.tokens import TokenText
-from engines.upstream.link import Link
-from engines.upstream.protocol import Again
-from engines.upstream.reading import Heard, Reader
-from engines.upstream.request import Abilities, body, wishes
+from waver.engines.base import EngineError, Gate, Sampling, Unsupported, reason
+from waver.engines.tokens import TokenText
+from waver.engines.upstream.link import Link
+from waver.engines.upstream.protocol import Again
+from waver.engines.upstream.reading import Heard, Reader
+from waver.engines.upstream.request import Abilities, body, wishes
 
 FEWER = (20, 10, 5, 1)
 """Log-probabilities at each position that are tried where the configured number is refused."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from engines.base import EngineError, Unsupported
+from waver.engines.base import EngineError, Unsupported
 
 AWAY = frozenset({502, 503})
 """Statuses with which a proxy or a starting server says that nobody is there now."""

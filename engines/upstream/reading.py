@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engines.base import EngineError, Step
-from engines.tokens import TokenText
-from entropy import entropy_bounds
+from waver.engines.base import EngineError, Step
+from waver.engines.tokens import TokenText
+from waver.entropy import entropy_bounds
 
 LOWEST = -9999.0
 """What servers write for minus infinity, which JSON has no word for."""

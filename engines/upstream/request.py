@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from engines.base import Gate, Sampling, Unsupported
-from engines.temperature import adapts
-from engines.tokens import TokenText
-from engines.transforms import Transform
-from engines.vllm.ask import KEY, LONGEST_WINDOW
+from waver.engines.base import Gate, Sampling, Unsupported
+from waver.engines.temperature import adapts
+from waver.engines.tokens import TokenText
+from waver.engines.transforms import Transform
+from waver.engines.vllm.ask import KEY, LONGEST_WINDOW
 
 TOLD: dict[str, dict[str, Any]] = {
     "trace": {"trace": True},

@@ -8,11 +8,11 @@ from collections.abc import Sequence as Ids
 from dataclasses import replace
 from typing import Any
 
-from engines.base import NO_TOKEN, EngineError, Finish, Sampling, Step
-from engines.sequence import Sequence
-from engines.tokens import TokenText
-from engines.upstream.reading import Heard, Reader
-from engines.upstream.request import Abilities, gate_travels
+from waver.engines.base import NO_TOKEN, EngineError, Finish, Sampling, Step
+from waver.engines.sequence import Sequence
+from waver.engines.tokens import TokenText
+from waver.engines.upstream.reading import Heard, Reader
+from waver.engines.upstream.request import Abilities, gate_travels
 
 
 class Segment:

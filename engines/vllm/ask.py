@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from engines.base import Gate, Sampling
-from engines.transforms import Transform, from_data
+from waver.engines.base import Gate, Sampling
+from waver.engines.transforms import Transform, from_data
 
 KEY = "waver"
 MOST_TOKENS = 2**31 - 1

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from entropy.sending import send
+from waver.entropy.sending import send
 
 ROWS = 1024
 """Requests at a time; more wait for a row."""
@@ -142,7 +142,7 @@ class Pen:
         self, rows: list[int], tags: list[int], positions: list[int], entropy: Any, logprob: Any,
         flags: Any = None, crop: tuple[Any, Any] | None = None,
     ) -> None:  # fmt: skip
-        """One entry for each of n requests. Arrays are those of `entropy.sending.library`.
+        """One entry for each of n requests. Arrays are those of `waver.entropy.sending.library`.
 
         Args:
             entropy, logprob: `[n]` float32. flags: `[n]` integers. crop: how many tokens a truncation left, integers,

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from engines.base import reason
-from engines.vllm.board import Board, post
-from engines.vllm.stats import logger_into
+from waver.engines.base import reason
+from waver.engines.vllm.board import Board, post
+from waver.engines.vllm.stats import logger_into
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -97,7 +97,7 @@ class Core:
             from vllm.usage.usage_lib import UsageContext
             from vllm.v1.engine.async_llm import AsyncLLM
 
-            from engines.vllm.plugin import ELSEWHERE, SHARDED
+            from waver.engines.vllm.plugin import ELSEWHERE, SHARDED
         except ImportError as error:
             raise ValueError(
                 f"engine {self._name!r}: vLLM is not installed: pip install 'waver[vllm]' (on a CPU: see "

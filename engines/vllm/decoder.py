@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from llguidance import LLMatcher
 
-from engines.base import Gate, Sampling
-from engines.grammar import Grammar
-from engines.picking import prepare
-from engines.sampling import Row, draw
-from engines.tally import Tally
-from engines.temperature import adapted
-from engines.transforms import truncate
-from engines.vllm.ask import LONGEST_WINDOW, Ask
-from engines.vllm.board import COMPLETE, EAGER, LAGGED, TOP, Pen
-from entropy import BatchedRollingEntropy, fastest
-from entropy.sending import library, send, shared, small
+from waver.engines.base import Gate, Sampling
+from waver.engines.grammar import Grammar
+from waver.engines.picking import prepare
+from waver.engines.sampling import Row, draw
+from waver.engines.tally import Tally
+from waver.engines.temperature import adapted
+from waver.engines.transforms import truncate
+from waver.engines.vllm.ask import LONGEST_WINDOW, Ask
+from waver.engines.vllm.board import COMPLETE, EAGER, LAGGED, TOP, Pen
+from waver.entropy import BatchedRollingEntropy, fastest
+from waver.entropy.sending import library, send, shared, small
 
 NOBODY = -1
 """The tag of a state that is none's: a part of a prompt may have left another's before."""

@@ -17,16 +17,16 @@ import structlog
 import torch
 from prometheus_client.core import Metric
 
-from engines.base import NO_TOKEN, EngineError, Finish, Gate, Inside, Sampling, Step, Unsupported, reason
-from engines.config import VllmConfig
-from engines.grammar import Grammar
-from engines.tokens import TokenText
-from engines.transforms import needs_geometry
-from engines.vllm.ask import KEY, LONGEST_WINDOW, Ask
-from engines.vllm.board import COMPLETE, EAGER, LAGGED, ROWS, TOP, Entry
-from engines.vllm.core import Core, Running
-from engines.weights import embedding, embedding_flaw, size
-from entropy import entropy_bounds
+from waver.engines.base import NO_TOKEN, EngineError, Finish, Gate, Inside, Sampling, Step, Unsupported, reason
+from waver.engines.config import VllmConfig
+from waver.engines.grammar import Grammar
+from waver.engines.tokens import TokenText
+from waver.engines.transforms import needs_geometry
+from waver.engines.vllm.ask import KEY, LONGEST_WINDOW, Ask
+from waver.engines.vllm.board import COMPLETE, EAGER, LAGGED, ROWS, TOP, Entry
+from waver.engines.vllm.core import Core, Running
+from waver.engines.weights import embedding, embedding_flaw, size
+from waver.entropy import entropy_bounds
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -43,8 +43,8 @@ log = structlog.get_logger("waver")
 
 
 class VllmEngine:
-    """Implements `engines.base.Engine`. With speculative decoding vLLM draws by itself, gates are refused, and the
-    entropies are bounded by the most likely tokens instead of exact."""
+    """Implements `waver.engines.base.Engine`. With speculative decoding vLLM draws by itself, gates are refused, and
+    the entropies are bounded by the most likely tokens instead of exact."""
 
     def __init__(self, name: str, config: VllmConfig) -> None:
         self.name = name
@@ -245,7 +245,7 @@ class VllmEngine:
     def _stop(self, sampling: Sampling, ends: Sequence[int]) -> int:
         """The token that ends the request when its gate fires: the board tells that from the answer's end. Where
         nothing ends the answer, one is reserved that then cannot be drawn."""
-        from engines.vllm.plugin import reserved_token
+        from waver.engines.vllm.plugin import reserved_token
 
         gate = sampling.gate
         if gate is not None and gate.window > LONGEST_WINDOW:
@@ -508,7 +508,7 @@ def _after(gate: Gate | None, entropies: Sequence[float]) -> Gate | None:
 
 
 def _finish(token: int, entry: Entry, ends: Sequence[int], full: bool) -> Finish | None:
-    """Why an answer or a segment ends with a token, in the order of `engines.sequence`."""
+    """Why an answer or a segment ends with a token, in the order of `waver.engines.sequence`."""
     if token in ends or entry.flags & COMPLETE:
         return "stop"
     if full:

@@ -24,15 +24,15 @@ from vllm.v1.sample.logits_processor import LogitsProcessor as V1Processor
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as V2Processor
 
-from engines.base import reason
-from engines.grammar import Grammar
-from engines.tokens import TokenText
-from engines.transforms import needs_geometry
-from engines.vllm.ask import KEY, Ask, Settled
-from engines.vllm.board import posted
-from engines.vllm.decoder import Decoder, Live, Place, States
-from engines.weights import embedding, embedding_flaw
-from entropy.geometry import whiten
+from waver.engines.base import reason
+from waver.engines.grammar import Grammar
+from waver.engines.tokens import TokenText
+from waver.engines.transforms import needs_geometry
+from waver.engines.vllm.ask import KEY, Ask, Settled
+from waver.engines.vllm.board import posted
+from waver.engines.vllm.decoder import Decoder, Live, Place, States
+from waver.engines.weights import embedding, embedding_flaw
+from waver.entropy.geometry import whiten
 
 log = init_logger("vllm.waver")
 

@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip("trl")
 
-from benchmarks import rl_cost, rl_frontier, rl_methods, rl_text
-from benchmarks.frontier import Point
 from tests.benchmarks.test_scripts import pair, run
-from training.rl.run import Run
+from waver.benchmarks import rl_cost, rl_frontier, rl_methods, rl_text
+from waver.benchmarks.frontier import Point
+from waver.training.rl.run import Run
 
 __all__ = ["pair"]
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import typer
 
-from benchmarks import (
+from waver.benchmarks import (
     bundled,
     diffadapt,
     entropy_check,
@@ -27,11 +27,11 @@ from benchmarks import (
     truncation,
     truncation_speed,
 )
-from benchmarks.answers import load_pair
-from benchmarks.frontier import BARS, POINTS, SHARES, Point
-from clients.client import AsyncWaver
-from engines.probe import CLASSES, Probe, Record, reference_ids
-from training.probe.fit import mlp, weights
+from waver.benchmarks.answers import load_pair
+from waver.benchmarks.frontier import BARS, POINTS, SHARES, Point
+from waver.clients.client import AsyncWaver
+from waver.engines.probe import CLASSES, Probe, Record, reference_ids
+from waver.training.probe.fit import mlp, weights
 
 
 @pytest.fixture(scope="session")

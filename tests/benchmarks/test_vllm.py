@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import vllm_serving, vllm_steps
-from benchmarks.processes import cpu_seconds, descendants, free_port, resident, running
-from benchmarks.random_llama import make_model, make_tokenizer
-from benchmarks.vllm_client import FOUND, TIMES, essence
-from benchmarks.vllm_serving import VLLM, WAVER, Load
+from waver.benchmarks import vllm_serving, vllm_steps
+from waver.benchmarks.processes import cpu_seconds, descendants, free_port, resident, running
+from waver.benchmarks.random_llama import make_model, make_tokenizer
+from waver.benchmarks.vllm_client import FOUND, TIMES, essence
+from waver.benchmarks.vllm_serving import VLLM, WAVER, Load
 
 PARENT = """
 import subprocess, sys
@@ -89,7 +89,7 @@ def test_both_servers_are_given_the_same_arguments() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc, which Linux has")
 def test_a_server_is_ended_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.processes.PATIENCE", 0.5)
+    monkeypatch.setattr("waver.benchmarks.processes.PATIENCE", 0.5)
     port = free_port()
     command = [sys.executable, "-c", PARENT, str(port)]
     with running(command, tmp_path / "log", f"http://127.0.0.1:{port}/", 30) as process:

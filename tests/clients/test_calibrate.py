@@ -17,13 +17,13 @@ import structlog
 import yaml
 from typer.testing import CliRunner
 
-from clients.client import report
-from clients.outcome import Pair, Told, auroc, numbers, wilson
-from clients.questions import SCORERS, Question, Refused, read
-from server.logs import configure_logs
 from tests.conftest import ROOT, Running
-from training.world import Item, documents, draw, score_text, towns
-from waver import app
+from waver.cli import app
+from waver.clients.client import report
+from waver.clients.outcome import Pair, Told, auroc, numbers, wilson
+from waver.clients.questions import SCORERS, Question, Refused, read
+from waver.server.logs import configure_logs
+from waver.training.world import Item, documents, draw, score_text, towns
 
 CALIBRATION, FRESH = 901, 902
 
@@ -157,7 +157,7 @@ def test_it_starts_a_server_of_its_own(world: Running, settings: dict[str, Any],
     (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     arguments = ["questions.jsonl", "-n", "velmora", "-c", "waver.yaml", "--gate", "flare", "--set", "top_k=2"]
     done = subprocess.run(
-        [sys.executable, ROOT / "waver.py", "calibrate", "l_rag", *arguments],
+        [sys.executable, "-m", "waver", "calibrate", "l_rag", *arguments],
         capture_output=True, text=True, timeout=200, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clients.client import TracedToken
-from clients.palette import COLOURS, printable, spans
+from waver.clients.client import TracedToken
+from waver.clients.palette import COLOURS, printable, spans
 
 if TYPE_CHECKING:
     from tests.conftest import Running
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, str(ROOT / "waver.py"), "chat"]
+COMMAND = [sys.executable, "-m", "waver", "chat"]
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 

@@ -9,8 +9,8 @@ import httpx
 import openai
 import pytest
 
-from clients import AsyncWaver, Waver, ead, has_report, report, trace
-from clients.client import BASE_URL, NO_KEY
+from waver.clients import AsyncWaver, Waver, ead, has_report, report, trace
+from waver.clients.client import BASE_URL, NO_KEY
 
 QUESTION: dict[str, Any] = {
     "model": "small",

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 def ingest(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, ROOT / "waver.py", "ingest", *map(str, arguments)],
+        [sys.executable, "-m", "waver", "ingest", *map(str, arguments)],
         capture_output=True, text=True, timeout=200, cwd=ROOT, env=environment or None,
     )  # fmt: skip
 

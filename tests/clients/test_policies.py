@@ -8,8 +8,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is
 import pytest
 from pydantic import BaseModel
 
-from clients import policies as builders
-from policies.registry import REGISTRY
+from waver.clients import policies as builders
+from waver.policies.registry import REGISTRY
 
 PARAMETERS = {
     "ead": builders.EadParameters,

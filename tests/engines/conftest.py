@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from engines import TransformersConfig
-from engines.transformers import TransformersEngine
 from tests.engines.driving import ROOT, VOCABULARY, save_random
+from waver.engines import TransformersConfig
+from waver.engines.transformers import TransformersEngine
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from engines.base import Sampling, Step
-from engines.transformers import TransformersEngine
+from waver.engines.base import Sampling, Step
+from waver.engines.transformers import TransformersEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = 1290

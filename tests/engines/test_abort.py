@@ -10,9 +10,9 @@ from contextlib import aclosing
 import pytest
 import torch
 
-from engines.base import EngineError
-from engines.transformers import TransformersEngine
 from tests.engines.driving import prompts, sampling, steps, tokens
+from waver.engines.base import EngineError
+from waver.engines.transformers import TransformersEngine
 
 
 async def test_a_hundred_leave(wild: TransformersEngine) -> None:

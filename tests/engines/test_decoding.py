@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines.transformers import TransformersEngine
 from tests.engines.driving import generated, prompts, steps, tokens
-from training.world import draw
+from waver.engines.transformers import TransformersEngine
+from waver.training.world import draw
 
 
 def questions(engine: TransformersEngine) -> list[list[int]]:

@@ -12,10 +12,10 @@ import pytest
 import torch
 import transformers as tf
 
-from engines.native import NativeRunner
-from engines.slots import SlotRunner
-from engines.transformers import TransformersEngine
 from tests.engines.driving import VOCABULARY, generated, plain_state, prompts, save_random, steps, tokens
+from waver.engines.native import NativeRunner
+from waver.engines.slots import SlotRunner
+from waver.engines.transformers import TransformersEngine
 
 IDS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
 SHAPE = {
@@ -98,10 +98,10 @@ async def test_own_memory(
     family: str, tmp_path: Path, load: Callable[..., TransformersEngine], caplog: pytest.LogCaptureFixture
 ) -> None:
     kind, options = NATIVE[family]
-    with caplog.at_level(logging.WARNING, "engines.runner"):
+    with caplog.at_level(logging.WARNING, "waver.engines.runner"):
         engine = load(save_random(tmp_path, kind(**IDS, **options)))
     assert isinstance(engine._runner, NativeRunner)
-    assert len([record for record in caplog.records if record.name == "engines.runner"]) == 1
+    assert len([record for record in caplog.records if record.name == "waver.engines.runner"]) == 1
     await check(engine)
 
 

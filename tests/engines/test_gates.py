@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines.base import NO_TOKEN, Gate, Step
-from engines.transformers import TransformersEngine
 from tests.engines.driving import prompts, steps
+from waver.engines.base import NO_TOKEN, Gate, Step
+from waver.engines.transformers import TransformersEngine
 
 LENGTH = 30
 HOW = {"temperature": 1.0, "seed": 21, "max_tokens": LENGTH, "ignore_eos": True}

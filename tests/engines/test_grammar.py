@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from engines.base import Unsupported
-from engines.transformers import TransformersEngine
 from tests.engines.driving import prompts, steps, tokens
+from waver.engines.base import Unsupported
+from waver.engines.transformers import TransformersEngine
 
 SCHEMA = json.dumps(
     {

@@ -11,10 +11,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from engines import TransformersConfig, load_engine
-from engines.base import Engine
-from engines.transformers import TransformersEngine
 from tests.engines.driving import generated, prompts, tokens
+from waver.engines import TransformersConfig, load_engine
+from waver.engines.base import Engine
+from waver.engines.transformers import TransformersEngine
 
 
 @pytest.fixture

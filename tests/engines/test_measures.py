@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-import engines.transformers
-from engines.base import Step, Unsupported
-from engines.transformers import TransformersEngine
+import waver.engines.transformers
 from tests.engines.driving import plain_logits, prompts, steps
+from waver.engines.base import Step, Unsupported
+from waver.engines.transformers import TransformersEngine
 
 CLOSE = 1e-4
 """nats"""
@@ -73,7 +73,7 @@ async def test_score(wild: TransformersEngine, monkeypatch: pytest.MonkeyPatch) 
     assert [step.token for step in whole] == ids[1:]
     assert all(len(step.top_logprobs) == 4 for step in whole)
     check(whole, plain_logits(wild, ids)[:-1])
-    monkeypatch.setattr(engines.transformers, "LOGITS", 7 * wild.vocabulary)
+    monkeypatch.setattr(waver.engines.transformers, "LOGITS", 7 * wild.vocabulary)
     for part, step in zip(await wild.score(ids), whole, strict=True):
         assert part.logprob == pytest.approx(step.logprob, abs=CLOSE)
     assert await wild.score(ids[:1]) == []

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from engines import TransformersConfig, load_engine
-from engines.base import Engine, Unsupported
-from engines.probe import Probe, Record, reference_ids
+from waver.engines import TransformersConfig, load_engine
+from waver.engines.base import Engine, Unsupported
+from waver.engines.probe import Probe, Record, reference_ids
 
 MODELS = Path(__file__).parents[2] / "models"
 CARD = {

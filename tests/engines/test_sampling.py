@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from engines.base import Sampling
-from engines.picking import pick, stride
-from engines.sampling import Row, draw, uniform
-from entropy.sweep import BLOCK
+from waver.engines.base import Sampling
+from waver.engines.picking import pick, stride
+from waver.engines.sampling import Row, draw, uniform
+from waver.entropy.sweep import BLOCK
 
 VOCAB = 40
 LOGITS = torch.randn(VOCAB, generator=torch.Generator().manual_seed(5)) * 2

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.tally import Tally
+from waver.engines.tally import Tally
 
 
 @given(

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from engines.base import Sampling
-from engines.sampling import Row, draw
-from engines.temperature import adapted
-from engines.transformers import TransformersEngine
-from engines.transforms import AdaptiveTemperature, TopH, TopP, TopW, Transform, from_data, truncate
-from entropy import shannon_entropy
-from entropy.geometry import whiten
-from entropy.uncertainty import Statistics
 from tests.engines.driving import plain_logits, prompts, steps, tokens
+from waver.engines.base import Sampling
+from waver.engines.sampling import Row, draw
+from waver.engines.temperature import adapted
+from waver.engines.transformers import TransformersEngine
+from waver.engines.transforms import AdaptiveTemperature, TopH, TopP, TopW, Transform, from_data, truncate
+from waver.entropy import shannon_entropy
+from waver.entropy.geometry import whiten
+from waver.entropy.uncertainty import Statistics
 
 KNOWN = AdaptiveTemperature(span=0.1, low=0.01, pivot=0.5, high=1.0)
 """Of the entropies .01, .1, .5, 1, .02, .2 and .4, of which .5 is the 0.8 quantile."""

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from engines.tokens import TokenText, differences
 from tests.engines.driving import ROOT, copy_tokenizer
+from waver.engines.tokens import TokenText, differences
 
 CORPUS = [
     "hello world 1 2 3",

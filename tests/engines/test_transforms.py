@@ -12,13 +12,13 @@ import pytest
 import torch
 from scipy import stats
 
-from engines.base import Sampling
-from engines.sampling import Row, draw
-from engines.transformers import TransformersEngine
-from engines.transforms import RULES, TopH, TopW, Transform, from_data, needs_geometry, truncate
-from entropy.geometry import whiten
 from tests.engines.driving import plain_logits, prompts, steps
 from tests.entropy import reference
+from waver.engines.base import Sampling
+from waver.engines.sampling import Row, draw
+from waver.engines.transformers import TransformersEngine
+from waver.engines.transforms import RULES, TopH, TopW, Transform, from_data, needs_geometry, truncate
+from waver.entropy.geometry import whiten
 
 VOCAB = 40
 LOGITS = torch.randn(VOCAB, generator=torch.Generator().manual_seed(5)) * 2

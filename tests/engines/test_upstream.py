@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from engines import TransformersConfig, UpstreamConfig, load_engine
-from engines.base import NO_TOKEN, Engine, EngineError, Gate, Sampling, Step, Unsupported
-from engines.transformers import TransformersEngine
-from engines.transforms import TopW
-from engines.upstream import UpstreamEngine
-from engines.upstream.request import segment_seed
-from engines.upstream.turnstile import Turnstile
-from policies.base import Job, Proceed, Report
-from policies.ead import EntropyAdaptiveDecoding
 from tests.conftest import Running, until
+from waver.engines import TransformersConfig, UpstreamConfig, load_engine
+from waver.engines.base import NO_TOKEN, Engine, EngineError, Gate, Sampling, Step, Unsupported
+from waver.engines.transformers import TransformersEngine
+from waver.engines.transforms import TopW
+from waver.engines.upstream import UpstreamEngine
+from waver.engines.upstream.request import segment_seed
+from waver.engines.upstream.turnstile import Turnstile
+from waver.policies.base import Job, Proceed, Report
+from waver.policies.ead import EntropyAdaptiveDecoding
 
 RULES: list[tuple[int, float, int, tuple[float, ...]]] = [
     (1, 5.6, 0, ()),

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines import UpstreamConfig, load_engine
-from engines.base import EngineError, Sampling, Step, Unsupported
-from engines.tokens import TokenText
-from engines.upstream import UpstreamEngine
-from engines.upstream.engine import load_tokenizer
-from engines.upstream.reading import Reader
 from tests.conftest import ROOT, until
 from tests.engines.wire import HEAD, Reply, Wire, answer, behave, chunk, stream, wired
+from waver.engines import UpstreamConfig, load_engine
+from waver.engines.base import EngineError, Sampling, Step, Unsupported
+from waver.engines.tokens import TokenText
+from waver.engines.upstream import UpstreamEngine
+from waver.engines.upstream.engine import load_tokenizer
+from waver.engines.upstream.reading import Reader
 
 SMALL = str(ROOT / "models" / "small")
 PROMPT = [5, 6, 7]

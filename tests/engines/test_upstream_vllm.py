@@ -11,18 +11,18 @@ from typing import Any
 import httpx
 import pytest
 
-from engines import UpstreamConfig, load_engine
-from engines.base import NO_TOKEN, Engine, Gate, Sampling, Step, Unsupported
-from engines.transformers import TransformersEngine
-from engines.transforms import AdaptiveTemperature, TopP
-from engines.upstream import UpstreamEngine
-from policies.base import Job, Proceed, Report
-from policies.ead import EntropyAdaptiveDecoding
 from tests.conftest import until
 from tests.engines.driving import ROOT
 from tests.engines.vllm_here import needs_vllm
 from tests.engines.vllm_serving import Served
-from training.world import draw
+from waver.engines import UpstreamConfig, load_engine
+from waver.engines.base import NO_TOKEN, Engine, Gate, Sampling, Step, Unsupported
+from waver.engines.transformers import TransformersEngine
+from waver.engines.transforms import AdaptiveTemperature, TopP
+from waver.engines.upstream import UpstreamEngine
+from waver.policies.base import Job, Proceed, Report
+from waver.policies.ead import EntropyAdaptiveDecoding
+from waver.training.world import draw
 
 pytestmark = [needs_vllm, pytest.mark.timeout(1500)]
 

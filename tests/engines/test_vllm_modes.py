@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from engines import VllmConfig
-from engines.base import NO_TOKEN, EngineError, Gate, Sampling, Step, Unsupported
-from engines.sampling import Row, draw
-from engines.transformers import TransformersEngine
-from engines.transforms import AdaptiveTemperature, TopH, TopW
-from engines.vllm.board import ROWS, Board
-from entropy import shannon_entropy
-from entropy.geometry import whiten
 from tests.engines.driving import ROOT, plain_logits
 from tests.engines.vllm_here import needs_vllm
+from waver.engines import VllmConfig
+from waver.engines.base import NO_TOKEN, EngineError, Gate, Sampling, Step, Unsupported
+from waver.engines.sampling import Row, draw
+from waver.engines.transformers import TransformersEngine
+from waver.engines.transforms import AdaptiveTemperature, TopH, TopW
+from waver.engines.vllm.board import ROWS, Board
+from waver.entropy import shannon_entropy
+from waver.entropy.geometry import whiten
 
 pytestmark = [needs_vllm, pytest.mark.timeout(1500)]  # a compiling engine on a busy machine
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def run() -> Iterator[Run[Any]]:
 
 
 def engine(**args: Any) -> Any:
-    from engines.vllm.engine import VllmEngine
+    from waver.engines.vllm.engine import VllmEngine
 
     return VllmEngine("small", VllmConfig(model=str(ROOT / "models" / "small"), args={"dtype": "float32", **args}))
 

@@ -12,11 +12,11 @@ from typing import get_args
 
 import pytest
 
-from engines.base import Gate
-from engines.transforms import Transform
 from tests.engines.driving import ROOT
 from tests.engines.vllm_here import needs_vllm
 from tests.engines.vllm_serving import Served
+from waver.engines.base import Gate
+from waver.engines.transforms import Transform
 
 pytestmark = [needs_vllm, pytest.mark.timeout(1500)]
 

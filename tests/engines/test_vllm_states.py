@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from engines.base import Sampling, Step, Unsupported
 from tests.engines.vllm_here import needs_vllm
-from training.world import draw
+from waver.engines.base import Sampling, Step, Unsupported
+from waver.training.world import draw
 
 pytestmark = [needs_vllm, pytest.mark.timeout(1500)]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engines.transformers import TransformersEngine
-from engines.weights import embedding, embedding_flaw, parameters, size, size_in_name
+from waver.engines.transformers import TransformersEngine
+from waver.engines.weights import embedding, embedding_flaw, parameters, size, size_in_name
 
 
 def checkpoint(folder: Path, matrix: torch.Tensor, name: str = "model.embed_tokens.weight") -> str:

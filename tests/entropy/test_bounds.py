@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from entropy import entropy_bounds, entropy_estimate, shannon_entropy
+from waver.entropy import entropy_bounds, entropy_estimate, shannon_entropy
 
 
 def test_by_hand() -> None:

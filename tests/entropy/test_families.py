@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from entropy import renyi_entropy, shannon_entropy, tsallis_entropy
+from waver.entropy import renyi_entropy, shannon_entropy, tsallis_entropy
 
 ORDERS = [0.0, 1e-6, 0.3, 0.5, 0.9, 0.95, 0.999, 1 - 1e-9, 1.0, 1 + 1e-9, 1.001, 1.05, 1.1, 1.5, 2.0, 7.0, 300.0]
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy import fastest, measure, shannon_entropy, sweep
-from entropy.fused import ONE_CORE
+from waver.entropy import fastest, measure, shannon_entropy, sweep
+from waver.entropy.fused import ONE_CORE
 
 CPU = torch.device("cpu")
 

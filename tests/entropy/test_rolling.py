@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropy import BatchedRollingEntropy, RollingEntropy, bits_to_nats, nats_to_bits
-from entropy.sending import small
+from waver.entropy import BatchedRollingEntropy, RollingEntropy, bits_to_nats, nats_to_bits
+from waver.entropy.sending import small
 
 CPU = torch.device("cpu")
 
@@ -51,8 +51,8 @@ def test_nothing_seen_yet() -> None:
 @given(st.data())
 def test_batched_equals_scalar(lib: Any, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("entropy.rolling.library", lambda _: lib)
-        patch.setattr("entropy.sending.library", lambda _: lib)
+        patch.setattr("waver.entropy.rolling.library", lambda _: lib)
+        patch.setattr("waver.entropy.sending.library", lambda _: lib)
         _batched_equals_scalar(data)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from entropy import nats_to_bits, shannon_entropy, varentropy
+from waver.entropy import nats_to_bits, shannon_entropy, varentropy
 
 REAL_VOCAB = 151_936
 

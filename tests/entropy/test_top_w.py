@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from entropy import truncation
-from entropy.geometry import between, distances, potential, whiten
-from entropy.surrogate import QUICK, Columns, Weights, scan, tabulate
-from entropy.top_w import LEAST, alternate, extents, farthest, nearest, several, top_w, without_geometry
 from tests.entropy import reference
 from tests.entropy.test_truncation import sets
+from waver.entropy import truncation
+from waver.entropy.geometry import between, distances, potential, whiten
+from waver.entropy.surrogate import QUICK, Columns, Weights, scan, tabulate
+from waver.entropy.top_w import LEAST, alternate, extents, farthest, nearest, several, top_w, without_geometry
 
 DEFAULTS: dict[str, Any] = {
     "entropy": 2.2,

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entropy import shannon_entropy, truncation
-from entropy.truncation import Crop, prefix_entropies
 from tests.entropy import reference
+from waver.entropy import shannon_entropy, truncation
+from waver.entropy.truncation import Crop, prefix_entropies
 
 P = (0.4, 0.25, 0.15, 0.1, 0.06, 0.04)
 RULES: dict[str, tuple[float, ...]] = {

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropy.uncertainty import FLOOR, Statistics, uncertainty
+from waver.entropy.uncertainty import FLOOR, Statistics, uncertainty
 
 # Apart by more than rounding: two that are all but equal have no difference to divide by.
 entropies = st.lists(st.integers(1, 12_000), min_size=3, max_size=40, unique=True).map(lambda v: [i / 1000 for i in v])

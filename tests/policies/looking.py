@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from engines.base import Engine, Sampling, Step
-from engines.sequence import Sequence as Decoding
-from engines.tokens import TokenText
-from policies.base import Job, Policy, Proceed, Question, Report
-from retrieval.library import Library
+from waver.engines.base import Engine, Sampling, Step
+from waver.engines.sequence import Sequence as Decoding
+from waver.engines.tokens import TokenText
+from waver.policies.base import Job, Policy, Proceed, Question, Report
+from waver.retrieval.library import Library
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """An engine that plays back entropies, for checks of a policy's rule against a method card's traces.
 
-Gates are evaluated by the code of the embedded engine (`engines.sequence`); only the model is missing.
+Gates are evaluated by the code of the embedded engine (`waver.engines.sequence`); only the model is missing.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from engines.base import Sampling, Step
-from engines.sequence import Sequence as Decoding
-from policies.base import Job, Policy, Proceed, Report
+from waver.engines.base import Sampling, Step
+from waver.engines.sequence import Sequence as Decoding
+from waver.policies.base import Job, Policy, Proceed, Report
 
 
 class Scripted:

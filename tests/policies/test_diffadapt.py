@@ -12,16 +12,16 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from engines.base import EngineError, Sampling, Unsupported
-from engines.probe import Probe, Record, reference_ids
-from engines.tokens import TokenText
-from policies.base import Job, Question, Report
-from policies.diffadapt import DiffAdapt
-from policies.oracle import pick
-from policies.registry import PolicyError, check_engines, describe, parse
-from policies.route import Route
-from policies.strategies import Easy, Hard, Normal, asked, opening
 from tests.policies.looking import Played, answer, asking, only
+from waver.engines.base import EngineError, Sampling, Unsupported
+from waver.engines.probe import Probe, Record, reference_ids
+from waver.engines.tokens import TokenText
+from waver.policies.base import Job, Question, Report
+from waver.policies.diffadapt import DiffAdapt
+from waver.policies.oracle import pick
+from waver.policies.registry import PolicyError, check_engines, describe, parse
+from waver.policies.route import Route
+from waver.policies.strategies import Easy, Hard, Normal, asked, opening
 
 MODELS = Path(__file__).parents[2] / "models"
 ASKS = "Before I answer: this question is"

@@ -10,11 +10,11 @@ from itertools import pairwise
 
 import pytest
 
-from engines.base import Sampling, Step
-from entropy import bits_to_nats
-from policies.base import Job, Report
-from policies.ead import EntropyAdaptiveDecoding
 from tests.policies.scripted import play, writers
+from waver.engines.base import Sampling, Step
+from waver.entropy import bits_to_nats
+from waver.policies.base import Job, Report
+from waver.policies.ead import EntropyAdaptiveDecoding
 
 S = [0.2, 0.1, 1.5, 2, 1.8, 1.6, 0.3, 0.2, 0.1, 0.1, 0.2, 0.1]
 L = [0.1, 0.1, 0.6, 0.7, 0.5, 0.4, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1]

@@ -11,23 +11,23 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from engines import TransformersConfig, load_engine
-from engines.base import Engine, Sampling, Step, Unsupported
-from engines.tokens import TokenText
-from policies.base import Job, Policy, Proceed
-from policies.diffadapt import DiffAdapt
-from policies.ead import EntropyAdaptiveDecoding
-from policies.forced_answer import ForcedAnswer
-from policies.l_rag import LRAG
-from policies.random_switch import RandomSwitch
-from policies.registry import check_engines, parse
-from policies.strategies import Easy, Hard
-from retrieval.base import Document
-from retrieval.config import RetrievalConfig
-from retrieval.embedder import Embedder
-from retrieval.library import Library
 from tests.policies.looking import Played, asking, only
-from training.world import documents
+from waver.engines import TransformersConfig, load_engine
+from waver.engines.base import Engine, Sampling, Step, Unsupported
+from waver.engines.tokens import TokenText
+from waver.policies.base import Job, Policy, Proceed
+from waver.policies.diffadapt import DiffAdapt
+from waver.policies.ead import EntropyAdaptiveDecoding
+from waver.policies.forced_answer import ForcedAnswer
+from waver.policies.l_rag import LRAG
+from waver.policies.random_switch import RandomSwitch
+from waver.policies.registry import check_engines, parse
+from waver.policies.strategies import Easy, Hard
+from waver.retrieval.base import Document
+from waver.retrieval.config import RetrievalConfig
+from waver.retrieval.embedder import Embedder
+from waver.retrieval.library import Library
+from waver.training.world import documents
 
 MODELS = Path(__file__).parents[2] / "models"
 QUESTION = "What is 40 + 41 + 87 - 34 + 21 - 83?"

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entropy import shannon_entropy
-from policies.calibration import Latency, budget, curve, within
-from policies.gates import closeness, disagreement, pooled, spread, weighted_entropies
+from waver.entropy import shannon_entropy
+from waver.policies.calibration import Latency, budget, curve, within
+from waver.policies.gates import closeness, disagreement, pooled, spread, weighted_entropies
 
 DRAFT = [0.9404480, 1.3862944, 0.1677005]
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from engines import TransformersConfig, load_engine
-from engines.base import Engine, Sampling, Step
-from engines.transforms import AdaptiveTemperature
-from policies.base import Job, Policy, Proceed, Report
-from policies.ead import EntropyAdaptiveDecoding
-from policies.random_switch import RandomSwitch
-from policies.route import Route
-from training.world import draw
+from waver.engines import TransformersConfig, load_engine
+from waver.engines.base import Engine, Sampling, Step
+from waver.engines.transforms import AdaptiveTemperature
+from waver.policies.base import Job, Policy, Proceed, Report
+from waver.policies.ead import EntropyAdaptiveDecoding
+from waver.policies.random_switch import RandomSwitch
+from waver.policies.route import Route
+from waver.training.world import draw
 
 MODEL = str(Path(__file__).parents[2] / "models" / "small")
 SWITCHING = [

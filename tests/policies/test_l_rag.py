@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 import torch
 
-from engines import TransformersConfig, load_engine
-from engines.base import Engine, Unsupported
-from engines.tokens import TokenText
-from policies.base import Job
-from policies.ead import EntropyAdaptiveDecoding
-from policies.l_rag import LRAG
-from policies.quoting import INSTRUCTION
-from policies.sentences import Dragin, Flare
-from retrieval.base import Document, NoCollection
-from retrieval.config import RetrievalConfig
-from retrieval.embedder import Embedder
-from retrieval.library import Library
 from tests.policies.injections import INJECTIONS
 from tests.policies.looking import Played, answer, asking, only
-from training.world import documents, draw, score_text
+from waver.engines import TransformersConfig, load_engine
+from waver.engines.base import Engine, Unsupported
+from waver.engines.tokens import TokenText
+from waver.policies.base import Job
+from waver.policies.ead import EntropyAdaptiveDecoding
+from waver.policies.l_rag import LRAG
+from waver.policies.quoting import INSTRUCTION
+from waver.policies.sentences import Dragin, Flare
+from waver.retrieval.base import Document, NoCollection
+from waver.retrieval.config import RetrievalConfig
+from waver.retrieval.embedder import Embedder
+from waver.retrieval.library import Library
+from waver.training.world import documents, draw, score_text
 
 MODELS = Path(__file__).parents[2] / "models"
 TAIL = documents()[:12]

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.base import Document, Prepared, Spec
-from retrieval.config import RetrievalConfig
-from retrieval.embedder import Embedder
-from retrieval.faiss_store import FaissStore
-from retrieval.library import Library
-from retrieval.parsing import Parsers
+from waver.retrieval.base import Document, Prepared, Spec
+from waver.retrieval.config import RetrievalConfig
+from waver.retrieval.embedder import Embedder
+from waver.retrieval.faiss_store import FaissStore
+from waver.retrieval.library import Library
+from waver.retrieval.parsing import Parsers
 
 DIMENSION = 16
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.chunking import BLOCK, Offsets, chunks, lead, pieces, token_spans
-from retrieval.embedder import Embedder
+from waver.retrieval.chunking import BLOCK, Offsets, chunks, lead, pieces, token_spans
+from waver.retrieval.embedder import Embedder
 
 
 class Words:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.base import BadDocument, Damaged, Document, Exists, NoCollection, RetrievalError, Spec, Unavailable
-from retrieval.collection import Collection
-from retrieval.config import RetrievalConfig
-from retrieval.faiss_store import FaissStore
-from retrieval.fusion import fuse
-from retrieval.library import Library
+from waver.retrieval.base import BadDocument, Damaged, Document, Exists, NoCollection, RetrievalError, Spec, Unavailable
+from waver.retrieval.collection import Collection
+from waver.retrieval.config import RetrievalConfig
+from waver.retrieval.faiss_store import FaissStore
+from waver.retrieval.fusion import fuse
+from waver.retrieval.library import Library
 
 FACTS = [
     Document("arn", "The Arn is the longest river of Velmora. It measures 412 km.", "Rivers", {"kind": "river"}),

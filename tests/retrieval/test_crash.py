@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from retrieval.faiss_store import FaissStore
 from tests.retrieval.conftest import new_store, prepared, unit
 from tests.retrieval.writing import CHUNKS, DOCUMENTS, write
+from waver.retrieval.faiss_store import FaissStore
 
 KILLS = int(os.environ.get("WAVER_KILLS", "6"))
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from retrieval import weights
-from retrieval.base import Unavailable
-from retrieval.embedder import Embedder
+from waver.retrieval import weights
+from waver.retrieval.base import Unavailable
+from waver.retrieval.embedder import Embedder
 
 
 @pytest.fixture

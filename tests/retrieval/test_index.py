@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.base import Damaged, Vectors
-from retrieval.index import FLAT_UNTIL, HNSW_UNTIL, TRAINABLE, Index, Kind, build, kind_for
+from waver.retrieval.base import Damaged, Vectors
+from waver.retrieval.index import FLAT_UNTIL, HNSW_UNTIL, TRAINABLE, Index, Kind, build, kind_for
 
 COUNT, DIMENSION = 6000, 32
 KINDS: tuple[Kind, ...] = ("flat", "hnsw", "ivf_pq")

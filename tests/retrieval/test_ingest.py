@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.base import BadDocument
-from retrieval.collection import Collection
-from retrieval.ingest import Outcome, files, ingest
-from retrieval.library import Library
 from tests.retrieval.conftest import pdf
+from waver.retrieval.base import BadDocument
+from waver.retrieval.collection import Collection
+from waver.retrieval.ingest import Outcome, files, ingest
+from waver.retrieval.library import Library
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_again_only_what_has_changed(library: Library, collection: Collection, f
 def test_cut_off_nothing_shows_and_nothing_is_done_twice(
     library: Library, collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retrieval.ingest.BATCH", 2)
+    monkeypatch.setattr("waver.retrieval.ingest.BATCH", 2)
     root = tmp_path / "notes"
     root.mkdir()
     for i in range(6):

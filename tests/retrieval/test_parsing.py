@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from retrieval.base import BadDocument, TooLarge
-from retrieval.parsing import Parsers
 from tests.retrieval.conftest import pdf
+from waver.retrieval.base import BadDocument, TooLarge
+from waver.retrieval.parsing import Parsers
 
 PAGE = """<!doctype html><html><head><title> The  river </title><script>alert('no')</script><style>p{}</style></head>
 <body><h1>Arn</h1><p>It flows <b>nor</b>th &amp; is <a href="http://127.0.0.1:PORT/x">long</a>.</p>text

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from retrieval.base import Document, Exists, NoCollection, Unreachable
-from retrieval.collection import Collection
-from retrieval.config import RetrievalConfig
-from retrieval.embedder import Embedder
-from retrieval.library import Library
 from tests.retrieval.conftest import prepared, spec, unit
 from tests.retrieval.test_collection import FACTS
+from waver.retrieval.base import Document, Exists, NoCollection, Unreachable
+from waver.retrieval.collection import Collection
+from waver.retrieval.config import RetrievalConfig
+from waver.retrieval.embedder import Embedder
+from waver.retrieval.library import Library
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 

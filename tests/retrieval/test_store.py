@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.base import Busy, Damaged, NoCollection
-from retrieval.database import Database
-from retrieval.faiss_store import DATABASE, FaissStore
 from tests.retrieval.conftest import new_store, prepared, unit
+from waver.retrieval.base import Busy, Damaged, NoCollection
+from waver.retrieval.database import Database
+from waver.retrieval.faiss_store import DATABASE, FaissStore
 
 
 def ids(store: FaissStore, seed: int, count: int = 3, **where: object) -> list[str]:
@@ -200,7 +200,7 @@ def test_another_process_is_kept_out_too(store: FaissStore) -> None:
     import sys
 
     code = (
-        "import sys, pathlib; from retrieval.faiss_store import FaissStore\n"
+        "import sys, pathlib; from waver.retrieval.faiss_store import FaissStore\n"
         "with FaissStore(pathlib.Path(sys.argv[1])).writing(): print('in', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

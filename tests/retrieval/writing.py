@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from retrieval.faiss_store import FaissStore
 from tests.retrieval.conftest import prepared
+from waver.retrieval.faiss_store import FaissStore
 
 DOCUMENTS, CHUNKS = 6, 40
 

@@ -8,9 +8,9 @@ import httpx
 import openai
 import pytest
 
-from clients import policies
-from clients.client import report
-from policies.registry import REGISTRY
+from waver.clients import policies
+from waver.clients.client import report
+from waver.policies.registry import REGISTRY
 
 QUESTION = [{"role": "user", "content": "hello"}]
 COOL = policies.adaptive_temperature(span=0.3, low=50.0, pivot=60.0, high=70.0)

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.base import Step
-from engines.tokens import TextStream, TokenText
-from server.assembly import TextAssembly, first_stop, overlap
+from waver.engines.base import Step
+from waver.engines.tokens import TextStream, TokenText
+from waver.server.assembly import TextAssembly, first_stop, overlap
 
 
 class Pieces(TokenText):

@@ -10,9 +10,9 @@ import httpx
 import openai
 import pytest
 
-from server.auth import OPEN_PATHS, AuthMiddleware
-from server.config import ServerConfig
-from server.run import check_exposure
+from waver.server.auth import OPEN_PATHS, AuthMiddleware
+from waver.server.config import ServerConfig
+from waver.server.run import check_exposure
 
 KEY = "sk-first-key"
 SECOND = "sk-schlüssel"

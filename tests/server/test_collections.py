@@ -290,8 +290,8 @@ def test_without_the_packages_there_is_a_sentence(
 ) -> None:
     library.runtime.library.forget("facts")
     monkeypatch.setattr(library.runtime.library, "_shelf", None)
-    for name in [name for name in sys.modules if name in ("retrieval.faiss_store", "retrieval.faiss_writer",
-                                                          "retrieval.segments", "retrieval.index")]:  # fmt: skip
+    loaded = {f"waver.retrieval.{name}" for name in ("faiss_store", "faiss_writer", "segments", "index")}
+    for name in loaded & set(sys.modules):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "faiss", None)
     found = error(http.get(facts), 501)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from server.config import BUNDLED, load_config
-from server.run import serve
+from waver.server.config import BUNDLED, load_config
+from waver.server.run import serve
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_missing_file_is_said_and_not_a_traceback(capsys: pytest.CaptureFixture[
 def test_a_preset_that_cannot_run_stops_the_start(tiny_pair: dict[str, Path], write: Any) -> None:
     import asyncio
 
-    from server.runtime import Runtime
+    from waver.server.runtime import Runtime
 
     engines = {"small": {"model": str(tiny_pair["small"])}}
     runtime = Runtime(load_config(write(engines=engines, presets={"p": [{"name": "ead", "large": "huge"}]})))
@@ -99,7 +99,7 @@ def test_a_preset_that_cannot_run_stops_the_start(tiny_pair: dict[str, Path], wr
 def test_what_is_loaded_is_told_before_the_first_request_is_let_in(tiny_config: dict[str, Any], write: Any) -> None:
     import asyncio
 
-    from server.runtime import Runtime
+    from waver.server.runtime import Runtime
 
     runtime = Runtime(load_config(write(**tiny_config)))
     seen: list[tuple[list[str], bool]] = []
@@ -110,7 +110,7 @@ def test_what_is_loaded_is_told_before_the_first_request_is_let_in(tiny_config: 
 
 WATCHED = """
 import gc, os, signal, sys, threading, time
-from server.run import serve
+from waver.server.run import serve
 
 def watch():
     while not gc.get_freeze_count():

@@ -14,17 +14,17 @@ import openai
 import pytest
 import torch
 
-from clients.client import report
-from clients.policies import diffadapt, ead, forced_answer, l_rag
-from engines import TransformersConfig, load_engine
-from engines.base import Engine
-from engines.probe import CLASSES, Probe, Record, reference_ids
-from server.config import load_config
-from server.runtime import Runtime
 from tests.conftest import ROOT, Running
 from tests.engines.vllm_here import needs_vllm
-from training.data import STRATEGIES
-from training.world import documents, draw, score_text
+from waver.clients.client import report
+from waver.clients.policies import diffadapt, ead, forced_answer, l_rag
+from waver.engines import TransformersConfig, load_engine
+from waver.engines.base import Engine
+from waver.engines.probe import CLASSES, Probe, Record, reference_ids
+from waver.server.config import load_config
+from waver.server.runtime import Runtime
+from waver.training.data import STRATEGIES
+from waver.training.world import documents, draw, score_text
 
 WORDS = "How hard is this question? It is"
 WORDING = {"easy": STRATEGIES["direct"], "normal": STRATEGIES["checked"], "hard": STRATEGIES["working"]}

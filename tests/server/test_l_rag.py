@@ -9,11 +9,11 @@ from typing import Any
 import openai
 import pytest
 
-from clients.client import report
-from clients.policies import ead, l_rag
-from server.drift import Drift
 from tests.conftest import ROOT, Running
-from training.world import documents, draw, score_text
+from waver.clients.client import report
+from waver.clients.policies import ead, l_rag
+from waver.server.drift import Drift
+from waver.training.world import documents, draw, score_text
 
 KNOWN = draw("frequent_facts", 177, 4)
 TAIL = draw("tail_facts", 177, 4)

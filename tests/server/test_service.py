@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from policies.registry import REGISTRY
+from waver.policies.registry import REGISTRY
 
 
 def test_trap_26_models(client: openai.OpenAI, http: httpx.Client) -> None:
@@ -131,15 +131,15 @@ def test_api_pages_need_no_network(http: httpx.Client) -> None:
 
 
 def test_requests_wait_outside_until_the_engines_are_warm(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import server.runtime
+    import waver.server.runtime
 
-    load, hold = server.runtime.load_engine, threading.Event()
+    load, hold = waver.server.runtime.load_engine, threading.Event()
 
     def slow(*arguments: Any) -> Any:
         hold.wait(30)
         return load(*arguments)
 
-    monkeypatch.setattr(server.runtime, "load_engine", slow)
+    monkeypatch.setattr(waver.server.runtime, "load_engine", slow)
     running = start(wait=False)
     body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
     with running.http() as http:

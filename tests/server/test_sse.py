@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from server.sse import EventStream
+from waver.server.sse import EventStream
 
 Events = AsyncGenerator[list[dict[str, Any]], None]
 

@@ -9,9 +9,9 @@ import httpx
 import openai
 import pytest
 
-from clients import policies
-from clients.client import report
-from policies.registry import REGISTRY
+from waver.clients import policies
+from waver.clients.client import report
+from waver.policies.registry import REGISTRY
 
 QUESTION = [{"role": "user", "content": "hello"}]
 SAMPLE = [name for name, policy in REGISTRY.items() if policy.stage == "sample" and not policy.combines]

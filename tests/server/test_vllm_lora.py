@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from engines.base import Gate, Sampling, Step
 from tests.engines.driving import ROOT, copy_tokenizer
 from tests.engines.vllm_here import needs_vllm
 from tests.server.test_vllm import traced
-from training.world import draw
+from waver.engines.base import Gate, Sampling, Step
+from waver.training.world import draw
 
 pytestmark = [needs_vllm, pytest.mark.timeout(1500)]
 

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from training.data import SMALL_TALK, Mixture, answer_sum, draw_turn
-from training.world import (
+from waver.training.data import SMALL_TALK, Mixture, answer_sum, draw_turn
+from waver.training.world import (
     LARGEST_TOTAL,
     RELATIONS,
     TASKS,

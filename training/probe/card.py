@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engines.probe import CLASSES
-from training.probe.fit import confusion
-from training.probe.labels import PLAIN, Thresholds, Ways
-from training.probe.shape import Group, groups, u_shape
+from waver.engines.probe import CLASSES
+from waver.training.probe.fit import confusion
+from waver.training.probe.labels import PLAIN, Thresholds, Ways
+from waver.training.probe.shape import Group, groups, u_shape
 
 if TYPE_CHECKING:
-    from training.probe.run import Kept, Run
+    from waver.training.probe.run import Kept, Run
 
 GREY, BLUE, ORANGE = "#7a7a85", "#2b6cb0", "#de6a1b"
 

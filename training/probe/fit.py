@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from engines.probe import CLASSES
+from waver.engines.probe import CLASSES
 
 SPLIT_SEED = 42
 
@@ -50,7 +50,7 @@ class Fitted:
 
 
 def mlp(hidden: int, width: int = Recipe.width) -> nn.Sequential:
-    """W2 relu(W1 h + b1) + b2: the network that `engines.probe` runs."""
+    """W2 relu(W1 h + b1) + b2: the network that `waver.engines.probe` runs."""
     return nn.Sequential(nn.Linear(hidden, width), nn.ReLU(), nn.Linear(width, len(CLASSES)))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 EASY, NORMAL, HARD = range(3)
-"""The places of `engines.probe.CLASSES`."""
+"""The places of `waver.engines.probe.CLASSES`."""
 PLAIN = "plain"
 """The way of answering that labels are made from; the others are strategies, named as the classes are."""
 SURE = 0.9

@@ -18,14 +18,14 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from engines import ModelConfig, UpstreamConfig, load_engine
-from engines.base import Engine
-from engines.probe import CLASSES, Probe, Record, reference_ids
-from training.probe import card
-from training.probe.fit import CARD, Fitted, fit, split, weights
-from training.probe.labels import RULES, Thresholds, Ways, median_beta, solved_beta
-from training.probe.sampling import Asking, Opening, Way, ask_all, states
-from training.rl.tasks import Reward
+from waver.engines import ModelConfig, UpstreamConfig, load_engine
+from waver.engines.base import Engine
+from waver.engines.probe import CLASSES, Probe, Record, reference_ids
+from waver.training.probe import card
+from waver.training.probe.fit import CARD, Fitted, fit, split, weights
+from waver.training.probe.labels import RULES, Thresholds, Ways, median_beta, solved_beta
+from waver.training.probe.sampling import Asking, Opening, Way, ask_all, states
+from waver.training.rl.tasks import Reward
 
 TEMPERATURE, TOP_P = 0.6, 0.95
 """The card's, for the answers that labels are made from: beta hangs on them."""

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from engines.base import Engine, Sampling, Unsupported
-from engines.tokens import TokenText
-from training.probe.labels import Answers, Trace
-from training.rl.tasks import Reward
+from waver.engines.base import Engine, Sampling, Unsupported
+from waver.engines.tokens import TokenText
+from waver.training.probe.labels import Answers, Trace
+from waver.training.rl.tasks import Reward
 
 THINK_END = "</think>"
 """What stands behind it is the answer."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from training.probe.labels import SURE, Answers
+from waver.training.probe.labels import SURE, Answers
 
 Z = 1.96
 """Standard errors that a difference has to exceed (95 %)."""

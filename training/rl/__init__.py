@@ -3,12 +3,12 @@
 `Recipe` composes them; trainers call it. The tensors are `[batch, response tokens]`, the entropies in nats.
 """
 
-from training.rl.batch import Batch, Rollouts
-from training.rl.composition import RecipeError
-from training.rl.method import Draw, Measure, Method
-from training.rl.recipe import Recipe
-from training.rl.registry import load, make_recipe, names
-from training.rl.settings import BASES, Settings, Strict
+from waver.training.rl.batch import Batch, Rollouts
+from waver.training.rl.composition import RecipeError
+from waver.training.rl.method import Draw, Measure, Method
+from waver.training.rl.recipe import Recipe
+from waver.training.rl.registry import load, make_recipe, names
+from waver.training.rl.settings import BASES, Settings, Strict
 
 __all__ = [
     "BASES",

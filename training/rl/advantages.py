@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from training.rl.batch import wide
+from waver.training.rl.batch import wide
 
 Estimator = Literal["grpo", "dr_grpo", "rloo", "batch"]
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from training.rl.method import Measure, Method
+from waver.training.rl.method import Measure, Method
 
 ALONE = {
     "advantage": "{} and {} both replace the advantage estimator; use one of them",

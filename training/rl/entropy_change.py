@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from entropy import shannon_entropy
+from waver.entropy import shannon_entropy
 
 
 def covariance(logprob: torch.Tensor, advantage: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from training.rl.batch import wide
+from waver.training.rl.batch import wide
 
 RatioLevel = Literal["token", "gspo", "sequence"]
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from training.rl.batch import Batch, Rollouts
-from training.rl.settings import Settings
+from waver.training.rl.batch import Batch, Rollouts
+from waver.training.rl.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from entropy import shannon_entropy
-from training.rl.advantages import advantages
-from training.rl.batch import Batch, Rollouts, wide
-from training.rl.composition import RecipeError, check_pairs, merge_defaults, merge_measures
-from training.rl.loss import aggregate, clipped, clipped_loss, importance_ratio, k3
-from training.rl.method import Draw, Measure, Method
-from training.rl.settings import BASES, Settings
-from training.rl.shaping import mixed_groups, overlong_penalty
+from waver.entropy import shannon_entropy
+from waver.training.rl.advantages import advantages
+from waver.training.rl.batch import Batch, Rollouts, wide
+from waver.training.rl.composition import RecipeError, check_pairs, merge_defaults, merge_measures
+from waver.training.rl.loss import aggregate, clipped, clipped_loss, importance_ratio, k3
+from waver.training.rl.method import Draw, Measure, Method
+from waver.training.rl.settings import BASES, Settings
+from waver.training.rl.shaping import mixed_groups, overlong_penalty
 
 
 class Recipe:

@@ -9,14 +9,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from training.rl import methods as package
-from training.rl.composition import RecipeError
-from training.rl.method import Method
-from training.rl.recipe import Recipe
+from waver.training.rl import methods as package
+from waver.training.rl.composition import RecipeError
+from waver.training.rl.method import Method
+from waver.training.rl.recipe import Recipe
 
 
 def names() -> tuple[str, ...]:
-    """All methods that come with Waver: the modules of `training.rl.methods`."""
+    """All methods that come with Waver: the modules of `waver.training.rl.methods`."""
     return tuple(module.name for module in pkgutil.iter_modules(package.__path__))
 
 

@@ -22,13 +22,13 @@ from transformers import AutoModelForCausalLM, PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
-from engines.tokens import TokenText
-from training.rl.adapters.trl_trainer import RecipeTrainer
-from training.rl.monitor import Monitor, plot
-from training.rl.recipe import Recipe
-from training.rl.registry import make_recipe
-from training.rl.tasks import Reward, Verifiable, arithmetic, custom, from_file, passes_testbench, same_number
-from training.rl.verilog import need_simulator
+from waver.engines.tokens import TokenText
+from waver.training.rl.adapters.trl_trainer import RecipeTrainer
+from waver.training.rl.monitor import Monitor, plot
+from waver.training.rl.recipe import Recipe
+from waver.training.rl.registry import make_recipe
+from waver.training.rl.tasks import Reward, Verifiable, arithmetic, custom, from_file, passes_testbench, same_number
+from waver.training.rl.verilog import need_simulator
 
 JUDGES: dict[str, Reward] = {"gsm8k": same_number, "verilog": passes_testbench}
 """Tasks whose questions come from a file, and who judges the answers."""

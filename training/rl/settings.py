@@ -6,8 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from training.rl.advantages import Estimator
-from training.rl.loss import Aggregation, Denominator, RatioLevel
+from waver.training.rl.advantages import Estimator
+from waver.training.rl.loss import Aggregation, Denominator, RatioLevel
 
 
 class Strict(BaseModel):

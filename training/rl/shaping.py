@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from training.rl.advantages import group_index
+from waver.training.rl.advantages import group_index
 
 
 def mixed_groups(metric: torch.Tensor, group: torch.Tensor) -> torch.Tensor:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from entropy import shannon_entropy
-from training.rl.batch import Batch, Rollouts
-from training.rl.method import Draw
-from training.rl.recipe import Recipe
-from training.rl.toy_task import PROMPTS, Evaluation, Policy, Task, evaluate, pretrained
+from waver.entropy import shannon_entropy
+from waver.training.rl.batch import Batch, Rollouts
+from waver.training.rl.method import Draw
+from waver.training.rl.recipe import Recipe
+from waver.training.rl.toy_task import PROMPTS, Evaluation, Policy, Task, evaluate, pretrained
 
 __all__ = ["Evaluation", "History", "Policy", "Task", "evaluate", "pretrained", "train"]
 

@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from entropy import shannon_entropy
-from training.rl.method import Draw
+from waver.entropy import shannon_entropy
+from waver.training.rl.method import Draw
 
 PROMPTS, POSITIONS, VOCABULARY, CLASSES = 6, 8, 12, 4
 FORKS = (2, 5)

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
-from engines.grammar import Grammar
-from engines.tokens import TokenText
-from engines.vllm.board import Board, post
-from entropy import measure
 from tests.engines.driving import ROOT, copy_tokenizer
+from waver.engines.grammar import Grammar
+from waver.engines.tokens import TokenText
+from waver.engines.vllm.board import Board, post
+from waver.entropy import measure
 
 HIDDEN = 64
 """Width of the models here."""
@@ -100,9 +100,14 @@ def make(configure: Callable[..., Any], board: Board, monkeypatch: pytest.Monkey
         config = configure(vocabulary, board.path)
         if kind != "V2":
             return V1(config, "asynchronous" in kind)
-        for module in ("entropy.sending", "entropy.rolling", "engines.picking", "engines.vllm.decoder"):
+        for module in (
+            "waver.entropy.sending",
+            "waver.entropy.rolling",
+            "waver.engines.picking",
+            "waver.engines.vllm.decoder",
+        ):
             monkeypatch.setattr(f"{module}.library", lambda _: torch)  # as on a GPU
-        monkeypatch.setattr("engines.vllm.decoder.fastest", lambda *_: measure)  # which compiles it
+        monkeypatch.setattr("waver.engines.vllm.decoder.fastest", lambda *_: measure)  # which compiles it
         return V2(config, monkeypatch)
 
     return one

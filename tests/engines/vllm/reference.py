@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from hypothesis import strategies as st
 
-from engines.base import Gate, Sampling
-from engines.grammar import Grammar
-from engines.sampling import Row, draw
-from engines.temperature import adapted
-from engines.transforms import AdaptiveTemperature, TopH, TopP, TopW, Transform, truncate
-from engines.vllm.ask import Ask
-from engines.vllm.board import COMPLETE, EAGER, LAGGED
+from waver.engines.base import Gate, Sampling
+from waver.engines.grammar import Grammar
+from waver.engines.sampling import Row, draw
+from waver.engines.temperature import adapted
+from waver.engines.transforms import AdaptiveTemperature, TopH, TopP, TopW, Transform, truncate
+from waver.engines.vllm.ask import Ask
+from waver.engines.vllm.board import COMPLETE, EAGER, LAGGED
 
 KNOWN = 1280
 """Ids of the bundled tokenizer; 2 ends a text."""

@@ -31,7 +31,7 @@ from vllm.v1.worker.gpu.sample.sampler import Sampler as SamplerV2
 from vllm.v1.worker.gpu.states import RequestState
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
-from engines.vllm.plugin import WaverProcessor
+from waver.engines.vllm.plugin import WaverProcessor
 
 KINDS = ("V1", "V1 asynchronous", "V2")
 CAPACITY = 16

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.base import Gate, Sampling
-from engines.transforms import MinP, TopH, TopP, TopW, Transform, Typical
-from engines.vllm.ask import KEY, LONGEST_WINDOW, MOST_TRANSFORMS, Ask, Settled
+from waver.engines.base import Gate, Sampling
+from waver.engines.transforms import MinP, TopH, TopP, TopW, Transform, Typical
+from waver.engines.vllm.ask import KEY, LONGEST_WINDOW, MOST_TRANSFORMS, Ask, Settled
 
 ids = st.integers(0, 2**31 - 1)
 numbers = st.floats(allow_nan=False, width=64)

@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines.vllm.board import COMPLETE, DEPTH, DEPTH_TOP, EAGER, LAGGED, ROWS, TOP, Board, Pen, _on
+from waver.engines.vllm.board import COMPLETE, DEPTH, DEPTH_TOP, EAGER, LAGGED, ROWS, TOP, Board, Pen, _on
 
 CPU = torch.device("cpu")
 HIDDEN = 24

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from engines.vllm import core
-from engines.vllm.core import Core, Running
 from tests.conftest import until
 from tests.engines.vllm.reference import KNOWN
 from tests.engines.vllm_here import needs_vllm
+from waver.engines.vllm import core
+from waver.engines.vllm.core import Core, Running
 
 pytestmark = needs_vllm
 SHORT = 0.05

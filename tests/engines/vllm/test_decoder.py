@@ -14,16 +14,16 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from engines.base import Sampling
-from engines.grammar import Grammar
-from engines.transforms import TopH, TopW, truncate
-from engines.vllm.ask import KEY, Ask
-from engines.vllm.board import COMPLETE, Board
-from engines.vllm.decoder import Decoder, Place
-from engines.weights import embedding
-from entropy.geometry import whiten
 from tests.engines.vllm.reference import END, KNOWN, Request, expect, requests
 from tests.engines.vllm.runners import KINDS, V1, V2, SamplingParams, Sent
+from waver.engines.base import Sampling
+from waver.engines.grammar import Grammar
+from waver.engines.transforms import TopH, TopW, truncate
+from waver.engines.vllm.ask import KEY, Ask
+from waver.engines.vllm.board import COMPLETE, Board
+from waver.engines.vllm.decoder import Decoder, Place
+from waver.engines.weights import embedding
+from waver.entropy.geometry import whiten
 
 PHASES = [Phase.explicit, Phase.reuse, Phase.generate]  # to shrink a case takes minutes
 

@@ -19,13 +19,13 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from engines.base import Gate, Sampling
-from engines.sampling import Row, draw
-from engines.tokens import TokenText
-from engines.vllm.ask import KEY, Ask
-from engines.vllm.board import Board, post, posted
 from tests.engines.vllm.reference import KNOWN
 from tests.engines.vllm_here import needs_vllm
+from waver.engines.base import Gate, Sampling
+from waver.engines.sampling import Row, draw
+from waver.engines.tokens import TokenText
+from waver.engines.vllm.ask import KEY, Ask
+from waver.engines.vllm.board import Board, post, posted
 
 if needs_vllm.args[0]:
     pytest.skip(needs_vllm.kwargs["reason"], allow_module_level=True)
@@ -41,9 +41,9 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
     build_custom_logits_processors_params_validator,
 )
 
-from engines.vllm.plugin import V1Adapter, V2Adapter, WaverProcessor, _geometry, reserved_token
-from engines.weights import embedding_flaw
-from entropy.geometry import whiten
+from waver.engines.vllm.plugin import V1Adapter, V2Adapter, WaverProcessor, _geometry, reserved_token
+from waver.engines.weights import embedding_flaw
+from waver.entropy.geometry import whiten
 
 CPU = torch.device("cpu")
 RULE = {"threshold": 0.7, "window": 3}
@@ -166,7 +166,7 @@ def test_a_device_without_room_leaves_the_embeddings_with_the_host(monkeypatch: 
             raise torch.OutOfMemoryError
         return whiten(rows)
 
-    monkeypatch.setattr("engines.vllm.plugin.whiten", cramped)
+    monkeypatch.setattr("waver.engines.vllm.plugin.whiten", cramped)
     assert torch.equal(_geometry(matrix, CPU), whiten(matrix))
     assert tried == [50, 50]
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from engines.base import Gate, Sampling
-from engines.grammar import Grammar
-from engines.vllm.ask import KEY, LONGEST_WINDOW, Ask
-from engines.vllm.board import EAGER, LAGGED, Board
-from engines.vllm.decoder import Decoder, Place
 from tests.engines.vllm.reference import END, KNOWN, SCHEMA
 from tests.engines.vllm.runners import CAPACITY, KINDS, V1, V2, SamplingParams, Sent
+from waver.engines.base import Gate, Sampling
+from waver.engines.grammar import Grammar
+from waver.engines.vllm.ask import KEY, LONGEST_WINDOW, Ask
+from waver.engines.vllm.board import EAGER, LAGGED, Board
+from waver.engines.vllm.decoder import Decoder, Place
 
 
 def flat(vocabulary: int, even: int) -> torch.Tensor:

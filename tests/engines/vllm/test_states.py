@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from engines.base import Sampling
-from engines.vllm.ask import KEY, Ask
-from engines.vllm.board import Board
 from tests.engines.vllm.conftest import HIDDEN
 from tests.engines.vllm.reference import KNOWN
 from tests.engines.vllm.runners import KINDS, V1, V2, GPUModelRunner, SamplingParams, Sent
+from waver.engines.base import Sampling
+from waver.engines.vllm.ask import KEY, Ask
+from waver.engines.vllm.board import Board
 
 Starts = np.ndarray[Any, Any]
 

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from engines.probe import CLASSES
-from entropy import shannon_entropy
-from training.probe.labels import (
+from waver.engines.probe import CLASSES
+from waver.entropy import shannon_entropy
+from waver.training.probe.labels import (
     EASY,
     HARD,
     NORMAL,

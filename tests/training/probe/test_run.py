@@ -11,14 +11,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from engines.base import Unsupported
-from engines.config import TransformersConfig
-from engines.probe import Probe
-from engines.transformers import TransformersEngine
-from training.probe import sampling
-from training.probe.sampling import judge
-from training.rl.tasks import holds_answer, same_number
-from waver import app
+from waver.cli import app
+from waver.engines.base import Unsupported
+from waver.engines.config import TransformersConfig
+from waver.engines.probe import Probe
+from waver.engines.transformers import TransformersEngine
+from waver.training.probe import sampling
+from waver.training.probe.sampling import judge
+from waver.training.rl.tasks import holds_answer, same_number
 
 ROOT = Path(__file__).parents[3]
 SHORT = ("--engine", "small", "--n", "20", "--samples", "3", "--max-tokens", "90", "--seeds", "1")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from training.probe.labels import Answers
-from training.probe.shape import groups, u_shape
+from waver.training.probe.labels import Answers
+from waver.training.probe.shape import groups, u_shape
 
 
 def shaped(means: list[float], spread: float = 0.01) -> tuple[bool, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from training.rl import Batch, Rollouts
+from waver.training.rl import Batch, Rollouts
 
 F64 = torch.float64
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from entropy import shannon_entropy
 from tests.training.rl.rows import rollouts
-from training.rl import Batch, Recipe
+from waver.entropy import shannon_entropy
+from waver.training.rl import Batch, Recipe
 
 Score = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 

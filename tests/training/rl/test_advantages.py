@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.rl.advantages import advantages
+from waver.training.rl.advantages import advantages
 
 R = torch.tensor([1, 0, 0, 1, 1, 1, 1, 0], dtype=torch.float64)
 GROUP = torch.tensor([7, 7, 7, 7, 3, 3, 3, 3])

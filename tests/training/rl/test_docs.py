@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.rl import names
+from waver.training.rl import names
 
 PAGE = (Path(__file__).parents[3] / "docs" / "training-methods.md").read_text()
 SNIPPET, METHOD, TRIAL = re.findall(r"```python\n(.*?)```", PAGE, re.S)

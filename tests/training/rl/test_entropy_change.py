@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from entropy import shannon_entropy
 from tests.training.rl.rows import F64
-from training.rl.entropy_change import covariance, discriminator, expected_discriminator
-from training.rl.entropy_law import fit_entropy_law
+from waver.entropy import shannon_entropy
+from waver.training.rl.entropy_change import covariance, discriminator, expected_discriminator
+from waver.training.rl.entropy_law import fit_entropy_law
 
 
 def near(*values: float) -> list[object]:

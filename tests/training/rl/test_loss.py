@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.rl.rows import F64, batch
-from training.rl import Recipe
-from training.rl.loss import aggregate, clipped_loss, importance_ratio, k3
-from training.rl.shaping import mixed_groups, overlong_penalty
+from waver.training.rl import Recipe
+from waver.training.rl.loss import aggregate, clipped_loss, importance_ratio, k3
+from waver.training.rl.shaping import mixed_groups, overlong_penalty
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]], dtype=F64)
 OLD = torch.tensor([[-1, -0.5, -2, -0.1], [-0.7, -1.2, 0, 0]], dtype=F64)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from entropy import shannon_entropy
 from tests.training.rl.rows import F64, batch, rollouts
-from training.rl import Batch, Draw, Measure, Method, Recipe, RecipeError, load, make_recipe, names
-from training.rl.loss import aggregate
+from waver.entropy import shannon_entropy
+from waver.training.rl import Batch, Draw, Measure, Method, Recipe, RecipeError, load, make_recipe, names
+from waver.training.rl.loss import aggregate
 
 
 def named(name: str = "one", **hooks: object) -> Method:

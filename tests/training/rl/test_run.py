@@ -20,11 +20,11 @@ pytest.importorskip("trl")
 from typer.testing import CliRunner
 
 from tests.conftest import ROOT, Running
-from training.rl.monitor import read
-from training.rl.run import parse_settings
-from training.rl.tasks import arithmetic
-from training.world import draw
-from waver import app
+from waver.cli import app
+from waver.training.rl.monitor import read
+from waver.training.rl.run import parse_settings
+from waver.training.rl.tasks import arithmetic
+from waver.training.world import draw
 
 SMALL_RUN = ("--steps", "2", "--prompts", "2", "--group", "4", "--held-out", "4", "--every", "1", "--chain", "3", "4")
 
@@ -116,7 +116,7 @@ def test_training_sums_are_not_those_held_out() -> None:
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 def test_rows_are_drawn_by_vllm(tmp_path: Path) -> None:
     """In a process of its own, which vLLM's engine then shares; uncompiled, for it is soon over."""
-    command = [sys.executable, "waver.py", "train", "rl", "--vllm", "--out", str(tmp_path / "run"), *SMALL_RUN]
+    command = [sys.executable, "-m", "waver", "train", "rl", "--vllm", "--out", str(tmp_path / "run"), *SMALL_RUN]
     env = {**os.environ, "TORCH_COMPILE_DISABLE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from tests.training.rl.test_verilog import DESIGN, TESTBENCH
-from training.rl.monitor import read
-from training.rl.tasks import from_file, last_number, same_number
-from training.world import draw
-from waver import app
+from waver.cli import app
+from waver.training.rl.monitor import read
+from waver.training.rl.tasks import from_file, last_number, same_number
+from waver.training.world import draw
 
 SMALL = Path(__file__).parents[3] / "models" / "small"
 STEP = ("--prompts", 2, "--group", 4, "--updates", 1)

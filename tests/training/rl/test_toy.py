@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.rl import Draw, Measure, Method, Recipe, Rollouts
-from training.rl.toy import Task, train
+from waver.training.rl import Draw, Measure, Method, Recipe, Rollouts
+from waver.training.rl.toy import Task, train
 
 
 def named(**hooks: object) -> Method:

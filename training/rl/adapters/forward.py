@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from entropy import shannon_entropy
-from training.rl.composition import RecipeError
-from training.rl.method import Measure
-from training.rl.recipe import Recipe
+from waver.entropy import shannon_entropy
+from waver.training.rl.composition import RecipeError
+from waver.training.rl.method import Measure
+from waver.training.rl.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from training.rl.composition import RecipeError
-from training.rl.recipe import Recipe
-from training.rl.registry import make_recipe
-from training.rl.settings import BASES
+from waver.training.rl.composition import RecipeError
+from waver.training.rl.recipe import Recipe
+from waver.training.rl.registry import make_recipe
+from waver.training.rl.settings import BASES
 
 INSTEAD = {
     "loss_type": "aggregation",

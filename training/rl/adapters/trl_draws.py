@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from training.rl.composition import RecipeError
-from training.rl.method import Draw
+from waver.training.rl.composition import RecipeError
+from waver.training.rl.method import Draw
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from training.rl.batch import Rollouts
+from waver.training.rl.batch import Rollouts
 
 
 def response_mask(generated: Mapping[str, Any]) -> torch.Tensor:

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
-from training.rl.adapters.forward import Said, check_attention, from_entropy, needs_logits, say
-from training.rl.adapters.trl_arguments import as_recipe, updates_per_generation
-from training.rl.adapters.trl_draws import drawn_by
-from training.rl.adapters.trl_rows import rollouts, stack, turns
-from training.rl.batch import Batch
-from training.rl.composition import RecipeError
-from training.rl.recipe import Recipe
+from waver.training.rl.adapters.forward import Said, check_attention, from_entropy, needs_logits, say
+from waver.training.rl.adapters.trl_arguments import as_recipe, updates_per_generation
+from waver.training.rl.adapters.trl_draws import drawn_by
+from waver.training.rl.adapters.trl_rows import rollouts, stack, turns
+from waver.training.rl.batch import Batch
+from waver.training.rl.composition import RecipeError
+from waver.training.rl.recipe import Recipe
 
 STATE = "recipe.pt"
 

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 import yaml
 
-from training.rl.batch import Batch, Rollouts
-from training.rl.composition import RecipeError
-from training.rl.method import Method
-from training.rl.recipe import Recipe
-from training.rl.registry import make_recipe
+from waver.training.rl.batch import Batch, Rollouts
+from waver.training.rl.composition import RecipeError
+from waver.training.rl.method import Method
+from waver.training.rl.recipe import Recipe
+from waver.training.rl.registry import make_recipe
 
 NAME = "waver"
 HOOKS = {"reward", "advantage", "ratio_clip"}

@@ -33,7 +33,7 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from training.rl import Batch, Draw, Method, Rollouts, Strict
+from waver.training.rl import Batch, Draw, Method, Rollouts, Strict
 
 
 class Parameters(Strict):

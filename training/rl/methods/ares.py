@@ -35,9 +35,9 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from training.rl import Batch, Method, Settings, Strict
-from training.rl.advantages import group_mean
-from training.rl.loss import aggregate, k3
+from waver.training.rl import Batch, Method, Settings, Strict
+from waver.training.rl.advantages import group_mean
+from waver.training.rl.loss import aggregate, k3
 
 EASY, MEDIUM, HARD = range(3)
 FORMS = ((0.15, 2.0, 2.0), (0.25, 3.0, 2.5), (0.35, 4.0, 3.0))

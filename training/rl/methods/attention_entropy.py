@@ -37,7 +37,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from training.rl import Batch, Measure, Method, Strict
+from waver.training.rl import Batch, Measure, Method, Strict
 
 NAME = "attention_entropy"
 WITHOUT_SINK = "attention_entropy_without_sink"

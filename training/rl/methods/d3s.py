@@ -25,8 +25,8 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from training.rl import Batch, Method, Strict
-from training.rl.advantages import group_index
+from waver.training.rl import Batch, Method, Strict
+from waver.training.rl.advantages import group_index
 
 
 class Parameters(Strict):

@@ -24,9 +24,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from training.rl.batch import Batch
-from training.rl.method import Method
-from training.rl.settings import Strict
+from waver.training.rl.batch import Batch
+from waver.training.rl.method import Method
+from waver.training.rl.settings import Strict
 
 
 class Parameters(Strict):

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field
 
-from training.rl import Batch, Method, Strict
+from waver.training.rl import Batch, Method, Strict
 
 EPS = 1e-8
 

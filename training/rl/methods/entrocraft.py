@@ -30,7 +30,7 @@ from typing import Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from training.rl import Batch, Method, Strict
+from waver.training.rl import Batch, Method, Strict
 
 Schedule = Literal["linear", "cosine"]
 

@@ -30,10 +30,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from training.rl.batch import Batch
-from training.rl.entropy_change import discriminator, expected_discriminator
-from training.rl.method import Measure, Method
-from training.rl.settings import Strict
+from waver.training.rl.batch import Batch
+from waver.training.rl.entropy_change import discriminator, expected_discriminator
+from waver.training.rl.method import Measure, Method
+from waver.training.rl.settings import Strict
 
 THRESHOLDS = {"batch": 2.5, "vocabulary": 8.5}
 NO_SPREAD = 1e-12

@@ -26,8 +26,8 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from training.rl import Batch, Method, Strict
-from training.rl.advantages import group_index
+from waver.training.rl import Batch, Method, Strict
+from waver.training.rl.advantages import group_index
 
 EPS = 1e-6
 

@@ -33,11 +33,11 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from entropy import shannon_entropy
-from entropy.uncertainty import Statistics
-from training.rl import Batch, Draw, Measure, Method, Settings, Strict
-from training.rl.advantages import advantages, group_index
-from training.rl.loss import clipped_loss, importance_ratio
+from waver.entropy import shannon_entropy
+from waver.entropy.uncertainty import Statistics
+from waver.training.rl import Batch, Draw, Measure, Method, Settings, Strict
+from waver.training.rl.advantages import advantages, group_index
+from waver.training.rl.loss import clipped_loss, importance_ratio
 
 
 class Parameters(Strict):

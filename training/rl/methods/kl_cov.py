@@ -23,11 +23,11 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from training.rl.batch import Batch
-from training.rl.entropy_change import covariance
-from training.rl.loss import importance_ratio
-from training.rl.method import Method
-from training.rl.settings import Settings, Strict
+from waver.training.rl.batch import Batch
+from waver.training.rl.entropy_change import covariance
+from waver.training.rl.loss import importance_ratio
+from waver.training.rl.method import Method
+from waver.training.rl.settings import Settings, Strict
 
 
 class Parameters(Strict):

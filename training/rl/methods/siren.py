@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from training.rl import Batch, Measure, Method, Settings, Strict
+from waver.training.rl import Batch, Measure, Method, Settings, Strict
 
 
 class Parameters(Strict):

@@ -34,10 +34,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from entropy import shannon_entropy
-from training.rl import Batch, Measure, Method, Rollouts, Settings, Strict
-from training.rl.advantages import group_index
-from training.rl.loss import k3
+from waver.entropy import shannon_entropy
+from waver.training.rl import Batch, Measure, Method, Rollouts, Settings, Strict
+from waver.training.rl.advantages import group_index
+from waver.training.rl.loss import k3
 
 BINS = 100
 

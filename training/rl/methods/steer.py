@@ -34,10 +34,10 @@ from typing import Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from training.rl.batch import Batch
-from training.rl.entropy_change import discriminator, expected_discriminator
-from training.rl.method import Measure, Method
-from training.rl.settings import Strict
+from waver.training.rl.batch import Batch
+from waver.training.rl.entropy_change import discriminator, expected_discriminator
+from waver.training.rl.method import Measure, Method
+from waver.training.rl.settings import Strict
 
 TINY = 1e-8
 

@@ -23,8 +23,8 @@ from verl.trainer.config import AlgoConfig
 from verl.trainer.ppo import core_algos
 from verl.workers.config import ActorConfig
 
-from training.rl.adapters.verl import register
-from training.rl.registry import make_recipe
+from waver.training.rl.adapters.verl import register
+from waver.training.rl.registry import make_recipe
 
 ROWS, WIDTH = 12, 17
 MODES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -153,7 +153,7 @@ def test_an_external_library_registers_the_recipe_of_a_file(tmp_path: Path) -> N
     program = (
         "import json\n"
         "from verl.utils.import_utils import import_external_libs\n"
-        "import_external_libs('training.rl.adapters.verl')\n"
+        "import_external_libs('waver.training.rl.adapters.verl')\n"
         "from verl.trainer.ppo import core_algos as c\n"
         "print(json.dumps([f('waver').__module__ for f in (c.get_policy_loss_fn, c.get_adv_estimator_fn)]))\n"
     )
@@ -166,4 +166,4 @@ def test_an_external_library_registers_the_recipe_of_a_file(tmp_path: Path) -> N
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == ["training.rl.adapters.verl"] * 2
+    assert json.loads(done.stdout.splitlines()[-1]) == ["waver.training.rl.adapters.verl"] * 2

@@ -13,8 +13,8 @@ pytest.importorskip("trl")
 from trl import GRPOTrainer
 
 from tests.training.rl.adapters.sums import made
-from training.rl import Batch, Recipe, Rollouts
-from training.rl.adapters.trl_trainer import RecipeTrainer
+from waver.training.rl import Batch, Recipe, Rollouts
+from waver.training.rl.adapters.trl_trainer import RecipeTrainer
 
 ROWS, WIDTH, LONGEST = 8, 11, 16
 SHARED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -11,11 +11,11 @@ import torch
 
 pytest.importorskip("trl")
 
-from entropy import shannon_entropy
 from tests.training.rl.adapters.sums import made, reward
-from training.rl import Batch, Draw, Measure, Method, Recipe, RecipeError
-from training.rl.adapters.trl_rows import is_cut, stack, turns
-from training.rl.adapters.trl_trainer import RecipeTrainer
+from waver.entropy import shannon_entropy
+from waver.training.rl import Batch, Draw, Measure, Method, Recipe, RecipeError
+from waver.training.rl.adapters.trl_rows import is_cut, stack, turns
+from waver.training.rl.adapters.trl_trainer import RecipeTrainer
 
 
 def named(**hooks: Any) -> Method:

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from tests.training.rl.rows import batch
-from training.rl import Method, Recipe, RecipeError, make_recipe
-from training.rl.adapters.verl import advantage, policy_loss
+from waver.training.rl import Method, Recipe, RecipeError, make_recipe
+from waver.training.rl.adapters.verl import advantage, policy_loss
 
 G = torch.Generator().manual_seed(0)
 MASK = (torch.arange(7) < torch.tensor([[7], [3], [5], [1]])).long()

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from entropy import shannon_entropy
 from tests.training.rl.rows import F64, batch, rollouts
-from training.rl import Batch, Draw, Recipe, RecipeError, Rollouts, make_recipe
-from training.rl.methods.aepo import Parameters, taken, temperature, weights
-from training.rl.toy import train
+from waver.entropy import shannon_entropy
+from waver.training.rl import Batch, Draw, Recipe, RecipeError, Rollouts, make_recipe
+from waver.training.rl.methods.aepo import Parameters, taken, temperature, weights
+from waver.training.rl.toy import train
 
 Z = torch.tensor([2, 1, 0, -1], dtype=F64)
 ALL, TWO = torch.ones(4, dtype=F64), torch.tensor([0, 1, 1, 0], dtype=F64)

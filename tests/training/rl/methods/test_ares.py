@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from entropy import entropy_bounds
 from tests.training.rl.rows import F64, batch
-from training.rl import Batch, RecipeError, make_recipe
-from training.rl.methods.ares import (
+from waver.entropy import entropy_bounds
+from waver.training.rl import Batch, RecipeError, make_recipe
+from waver.training.rl.methods.ares import (
     EASY,
     HARD,
     KL_WEIGHT,
@@ -23,7 +23,7 @@ from training.rl.methods.ares import (
     thresholds,
     windows,
 )
-from training.rl.toy import train
+from waver.training.rl.toy import train
 
 H = [0.1, 0.2, 2.0, 0.1, 0.1, 1.2, 1.5, 1.1, 1.4, 0.2, 0.1, 0.0]
 AFTER = [0.6, 0.85, 0.725, 0.975, 1.3, 1.05, 0.7, 0.425]

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from entropy import shannon_entropy
 from tests.training.rl.rows import F64, batch
-from training.rl import Batch, RecipeError, load, make_recipe
-from training.rl.methods.attention_entropy import NAME, WITHOUT_SINK, AttentionEntropy, chunked, lowest, soft
+from waver.entropy import shannon_entropy
+from waver.training.rl import Batch, RecipeError, load, make_recipe
+from waver.training.rl.methods.attention_entropy import NAME, WITHOUT_SINK, AttentionEntropy, chunked, lowest, soft
 
 AE = torch.tensor([[0.10, 0.35, 0.62, 0.20, 0.80, 0.55, 0.41, 0.30, 0.90, 0.70]], dtype=F64)
 FOUR = torch.tensor([[0.2, 0.8, 0.5, 0.3]], dtype=F64)

@@ -9,9 +9,9 @@ import torch
 
 from tests.training.rl.rows import F64, batch
 from tests.training.rl.tabular import Keys
-from training.rl import Batch, RecipeError, make_recipe
-from training.rl.loss import clipped
-from training.rl.methods.clip_cov import candidates, pick
+from waver.training.rl import Batch, RecipeError, make_recipe
+from waver.training.rl.loss import clipped
+from waver.training.rl.methods.clip_cov import candidates, pick
 
 MASK = [[1, 1, 1, 0], [1, 1, 1, 1]]
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tests.training.rl.rows import F64, batch
-from training.rl import Recipe, RecipeError, load, make_recipe
-from training.rl.advantages import advantages
-from training.rl.methods.d3s import chosen_rows, d3s_mask, lerp, max_variance_subset, nearest, top_tokens
-from training.rl.toy import train
+from waver.training.rl import Recipe, RecipeError, load, make_recipe
+from waver.training.rl.advantages import advantages
+from waver.training.rl.methods.d3s import chosen_rows, d3s_mask, lerp, max_variance_subset, nearest, top_tokens
+from waver.training.rl.toy import train
 
 GROUPS = [[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]]
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.training.rl.rows import F64, batch
-from training.rl import Batch, Method, Recipe, RecipeError, make_recipe
-from training.rl.methods.earl import gate, share_now, thresholds
-from training.rl.toy import Task, train
+from waver.training.rl import Batch, Method, Recipe, RecipeError, make_recipe
+from waver.training.rl.methods.earl import gate, share_now, thresholds
+from waver.training.rl.toy import Task, train
 
 NAN = math.nan
 ENTROPY = torch.tensor([[0.05, 1.2, 0.01, 0.4, 2.0, 0.02, 0.3, 0.1], [0.9, 0.1, 0.8, 0.7, NAN, NAN, NAN, NAN]]).double()

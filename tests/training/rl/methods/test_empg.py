@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from entropy import shannon_entropy
 from tests.training.rl.rows import F64, batch
-from training.rl import Batch, RecipeError, load, make_recipe
-from training.rl.methods.empg import Parameters, Steps, modulated, normalise, scale
-from training.rl.toy import train
+from waver.entropy import shannon_entropy
+from waver.training.rl import Batch, RecipeError, load, make_recipe
+from waver.training.rl.methods.empg import Parameters, Steps, modulated, normalise, scale
+from waver.training.rl.toy import train
 
 STEPS = [[0, 0, 1, 2], [0, 1, -1, -1]]
 ENTROPY = [[0.1, 0.3, 0.8, 0.4], [0.1, 1.1, 9.0, 9.0]]

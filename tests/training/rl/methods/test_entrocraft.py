@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.training.rl.rows import F64, batch
-from training.rl import Batch, Recipe, RecipeError, load, make_recipe
-from training.rl.advantages import advantages
-from training.rl.loss import clipped_loss
-from training.rl.methods.entrocraft import bound, direction, kept_rows
+from waver.training.rl import Batch, Recipe, RecipeError, load, make_recipe
+from waver.training.rl.advantages import advantages
+from waver.training.rl.loss import clipped_loss
+from waver.training.rl.methods.entrocraft import bound, direction, kept_rows
 
 REWARD = [1, 1, 1, -1, -1, -1, -1, -1]
 BAND = {"low": 0.5, "high": 0.7, "low_end": 0.5, "high_end": 0.7}

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from entropy import shannon_entropy
 from tests.training.rl.rows import F64, batch
 from tests.training.rl.tabular import Bandits
-from training.rl import Batch, Method, Recipe, RecipeError, make_recipe
-from training.rl.entropy_change import discriminator, expected_discriminator
-from training.rl.methods.entropy_dynamics import clip_b, clip_v, spread
+from waver.entropy import shannon_entropy
+from waver.training.rl import Batch, Method, Recipe, RecipeError, make_recipe
+from waver.training.rl.entropy_change import discriminator, expected_discriminator
+from waver.training.rl.methods.entropy_dynamics import clip_b, clip_v, spread
 
 P = torch.tensor([[0.9, 0.5, 0.02, 0.3, 0.6, 0.01]], dtype=F64)
 ENTROPY = torch.tensor([[0.4, 1, 2.5, 1.5, 0.9, 3]], dtype=F64)

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.training.rl.rows import F64, batch
-from training.rl import Batch, RecipeError, load, make_recipe
-from training.rl.methods.erpo import Parameters, bucket, correction, gate, progress, standardised
-from training.rl.toy import train
+from waver.training.rl import Batch, RecipeError, load, make_recipe
+from waver.training.rl.methods.erpo import Parameters, bucket, correction, gate, progress, standardised
+from waver.training.rl.toy import train
 
 MASK = [[1, 1, 1, 1], [1, 1, 1, 0]]
 ENTROPY = [[0.1, 2.0, 0.1, 0.6], [0.2, 1.5, 0.3, 0.0]]

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from entropy import shannon_entropy
-from entropy.uncertainty import Statistics
 from tests.training.rl.rows import F64, batch
-from training.rl import Recipe, RecipeError, load, make_recipe
-from training.rl.loss import clipped_loss
-from training.rl.methods.hapo import (
+from waver.entropy import shannon_entropy
+from waver.entropy.uncertainty import Statistics
+from waver.training.rl import Recipe, RecipeError, load, make_recipe
+from waver.training.rl.loss import clipped_loss
+from waver.training.rl.methods.hapo import (
     AdaptiveTemperature,
     clip_bounds,
     redistributed,

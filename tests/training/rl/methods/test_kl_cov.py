@@ -9,9 +9,9 @@ import torch
 
 from tests.training.rl.rows import F64, batch
 from tests.training.rl.tabular import Keys
-from training.rl import Batch, RecipeError, make_recipe
-from training.rl.entropy_change import covariance
-from training.rl.methods.kl_cov import highest
+from waver.training.rl import Batch, RecipeError, make_recipe
+from waver.training.rl.entropy_change import covariance
+from waver.training.rl.methods.kl_cov import highest
 
 MASK = [[1, 1, 1, 0], [1, 1, 1, 1]]
 LOGPROB = [[-0.1, -2, -0.5, 0], [-0.05, -1, -3, -0.2]]

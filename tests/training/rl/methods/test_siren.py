@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from entropy import shannon_entropy
 from tests.training.rl.rows import F64, batch
-from training.rl import Batch, Recipe, RecipeError, load, make_recipe
-from training.rl.methods.siren import NucleusEntropy, mean_peak, peaks
-from training.rl.toy import train
+from waver.entropy import shannon_entropy
+from waver.training.rl import Batch, Recipe, RecipeError, load, make_recipe
+from waver.training.rl.methods.siren import NucleusEntropy, mean_peak, peaks
+from waver.training.rl.toy import train
 
 NAN = float("nan")
 ENTROPY = torch.tensor([[0, 0.1, 0.2, 1.0, 0.5], [0.3, 0, 0.9, NAN, NAN]], dtype=F64)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.training.rl.rows import F64, batch, rollouts
-from training.rl import RecipeError, load, make_recipe
-from training.rl.advantages import advantages
-from training.rl.methods.spine import band, boxed_answer, hinges, majority_reward, otsu_threshold, top_forks, vote
-from training.rl.toy import Task, train
+from waver.training.rl import RecipeError, load, make_recipe
+from waver.training.rl.advantages import advantages
+from waver.training.rl.methods.spine import band, boxed_answer, hinges, majority_reward, otsu_threshold, top_forks, vote
+from waver.training.rl.toy import Task, train
 
 H = torch.tensor([[0.02, 0.05, 1.5, 0.01, 0.1, 2.2, 0.03, 0.9, 0.04, 0.06]], dtype=F64)
 ONES = torch.ones_like(H)

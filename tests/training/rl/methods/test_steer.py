@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from entropy import shannon_entropy
 from tests.training.rl.rows import F64, batch
 from tests.training.rl.tabular import Bandits
-from training.rl import Batch, RecipeError, make_recipe
-from training.rl.entropy_change import expected_discriminator
-from training.rl.methods.steer import entropy_change, exponential, linear, scale_of
+from waver.entropy import shannon_entropy
+from waver.training.rl import Batch, RecipeError, make_recipe
+from waver.training.rl.entropy_change import expected_discriminator
+from waver.training.rl.methods.steer import entropy_change, exponential, linear, scale_of
 
 X, O = [[0.9, 0.1, 0.6, 0.05]], [[0.8, 0.1, 0.6, 0.1]]  # noqa: E741
 ENTROPY, ADVANTAGE = [[0.5, 1.2, 0.5, 2.0]], [[1.0, 1, -1, -1]]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,7 +68,7 @@ def serve(
     What is not given comes from the configuration's file, and `WAVER_*` variables such as WAVER_SERVER__PORT go over
     that. API keys, separated by commas, are taken from WAVER_API_KEYS.
     """
-    from server.run import serve as run
+    from waver.server.run import serve as run
 
     status = run(
         config,
@@ -103,7 +104,7 @@ def chat(
     In a pipe, the message is read from standard input, the answer goes to standard output, the report to standard
     error. A server that wants a key gets the one in WAVER_API_KEY.
     """
-    from clients.chat import chat as run
+    from waver.clients.chat import chat as run
 
     status = run(message, base_url, model, policy, system, temperature=temperature, max_tokens=max_tokens, seed=seed)
     raise typer.Exit(status)
@@ -131,10 +132,10 @@ def ingest(
     import json
     import os
 
-    from clients.ingest import Refused, show, upload
-    from retrieval.base import NoCollection, RetrievalError
-    from retrieval.ingest import files
-    from retrieval.ingest import ingest as take_in
+    from waver.clients.ingest import Refused, show, upload
+    from waver.retrieval.base import NoCollection, RetrievalError
+    from waver.retrieval.ingest import files
+    from waver.retrieval.ingest import ingest as take_in
 
     pairs = [entry.partition("=") for entry in metadata or []]
     if any(not key or not sign for key, sign, _ in pairs):
@@ -145,8 +146,8 @@ def ingest(
         if base_url is not None:
             outcomes = upload(found, base_url, os.environ.get("WAVER_API_KEY"), collection, json.dumps(carried))
             raise typer.Exit(show(outcomes, len(found), collection))
-        from retrieval.library import Library
-        from server.config import load_config
+        from waver.retrieval.library import Library
+        from waver.server.config import load_config
 
         library = Library(load_config(config).retrieval)
         try:
@@ -211,8 +212,8 @@ def calibrate_l_rag(
     import yaml
     from rich.console import Console
 
-    from clients.calibrate import Wanted, calibrate, questions_for
-    from clients.questions import Refused
+    from waver.clients.calibrate import Wanted, calibrate, questions_for
+    from waver.clients.questions import Refused
 
     pairs = [entry.partition("=") for entry in parameters or []]
     if any(not key or not sign for key, sign, _ in pairs):
@@ -235,7 +236,7 @@ def calibrate_l_rag(
         if base_url is not None:
             status = run(base_url, os.environ.get("WAVER_API_KEY"))
         else:
-            from server.run import serving
+            from waver.server.run import serving
 
             with serving(config) as (address, key):
                 status = run(address, key)
@@ -258,7 +259,7 @@ def bundled(
     steps: Annotated[int | None, typer.Option(min=1, help="Fewer steps than the recipe's, for a trial.")] = None,
 ) -> None:
     """Train the bundled small and large model from scratch."""
-    from training.bundled import train
+    from waver.training.bundled import train
 
     try:
         train(out, ("small", "large") if only is None else (only,), seed=seed, threads=threads, steps=steps)
@@ -309,12 +310,12 @@ def rl(
     Example: `waver train rl --out run --base dapo --set clip_high=0.25`
     """
     try:
-        from training.rl.run import Run, parse_settings, train
+        from waver.training.rl.run import Run, parse_settings, train
     except ModuleNotFoundError as error:
         raise typer.BadParameter(f"{error.name} is missing: pip install 'waver[train]'") from None
     try:
         run = Run(
-            model=model or str(Path(__file__).parent / "models" / "small"),
+            model=model or str(files("waver") / "models" / "small"),
             recipe=parse_settings(base, method or [], setting or [], recipe),
             task=task,
             data=None if data is None else str(data),
@@ -398,12 +399,12 @@ def probe(
 
         waver train probe questions.jsonl --out models/mine/probe --engine large --config mine.yaml
     """
-    from engines import LoraConfig
-    from engines.base import EngineError
-    from server.config import load_config
-    from training.probe.labels import PLAIN
-    from training.probe.questions import from_file, sums
-    from training.probe.run import Run, Source, Tuning, model_name, train, way
+    from waver.engines import LoraConfig
+    from waver.engines.base import EngineError
+    from waver.server.config import load_config
+    from waver.training.probe.labels import PLAIN
+    from waver.training.probe.questions import from_file, sums
+    from waver.training.probe.run import Run, Source, Tuning, model_name, train, way
 
     try:
         configured = load_config(config)
@@ -440,10 +441,10 @@ def _strategies(configured: Any, samples: int, max_tokens: int) -> tuple[dict[st
     """How `diffadapt` answers in this configuration: its strategies as ways to train with, and how they begin."""
     from functools import partial
 
-    from engines.probe import CLASSES
-    from policies.registry import parse
-    from policies.strategies import opening
-    from training.probe.run import way
+    from waver.engines.probe import CLASSES
+    from waver.policies.registry import parse
+    from waver.policies.strategies import opening
+    from waver.training.probe.run import way
 
     (policy,) = parse([{"name": "diffadapt"}], configured.engines, configured.policies)
     named: dict[str, Any] = {name: getattr(policy, name) for name in CLASSES}
@@ -477,7 +478,7 @@ def _benchmark(name: str) -> Callable[[typer.Context], None]:
 
     def run(context: typer.Context) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end what it has started
-        module = import_module(f"benchmarks.{name.replace('-', '_')}")
+        module = import_module(f"waver.benchmarks.{name.replace('-', '_')}")
         module.app(args=context.args, prog_name=f"waver bench {name}")
 
     return run
@@ -490,7 +491,3 @@ for _name, _help in BENCHMARKS.items():
         add_help_option=False,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )(_benchmark(_name))
-
-
-if __name__ == "__main__":
-    app()

@@ -17,7 +17,7 @@ from waver.policies.base import Job, Proceed, Report
 from waver.policies.base import Question as Asking
 from waver.policies.registry import parse
 from waver.retrieval.library import Library
-from waver.training.world import Item
+from waver.training.pair.world import Item
 
 SMALL, LARGE = "small", "large"
 BUNDLED = Path(str(files("waver"))) / "models"

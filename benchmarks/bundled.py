@@ -27,9 +27,9 @@ from waver.benchmarks.answers import (
     ask_all,
     load_pair,
 )
-from waver.clients.outcome import wilson
-from waver.training.data import STRATEGIES
-from waver.training.world import Item, draw, score_text
+from waver.stats import wilson
+from waver.training.pair.data import STRATEGIES
+from waver.training.pair.world import Item, draw, score_text
 
 LENGTHS = range(1, 9)
 TWICE = 2.0

@@ -28,11 +28,11 @@ from waver.benchmarks.processes import free_port, go_first, running
 from waver.benchmarks.stats import Array, middle, percentiles, resamples, typical
 from waver.clients.client import AsyncWaver, WaverReport
 from waver.clients.client import report as report_of
-from waver.clients.outcome import wilson
 from waver.engines.probe import CLASSES
+from waver.stats import wilson
+from waver.training.pair.world import Item, documents, draw, score_text, steps_of
 from waver.training.probe.labels import Answers
 from waver.training.probe.shape import groups, u_shape
-from waver.training.world import Item, documents, draw, score_text, steps_of
 
 TASK = "arithmetic"
 CONFIG = Path(__file__).parents[1] / "configs" / "bundled.yaml"

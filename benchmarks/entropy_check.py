@@ -23,7 +23,7 @@ from waver.engines.base import Engine, Sampling, Step
 from waver.engines.transformers import TransformersEngine
 from waver.policies.base import Job, Proceed, Report
 from waver.policies.registry import parse
-from waver.training.world import TASKS, draw
+from waver.training.pair.world import TASKS, draw
 
 LIMIT = 1e-4
 """Nats between a mean entropy and its reference."""

@@ -20,10 +20,10 @@ from waver.benchmarks import report
 from waver.benchmarks.answers import AT_ONCE, LARGE, MAX_TOKENS, SMALL, Answer, Asked, How, Question, closed_book, reach
 from waver.benchmarks.answers import ask_all as ask_everyone
 from waver.benchmarks.stats import Array, interpolate, percentiles, resamples
-from waver.clients.outcome import wilson
 from waver.policies.ead import EntropyAdaptiveDecoding
 from waver.policies.route import Route
-from waver.training.world import Item, draw, score_text
+from waver.stats import wilson
+from waver.training.pair.world import Item, draw, score_text
 
 TASK = "arithmetic"
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {

@@ -29,7 +29,7 @@ from waver.retrieval.faiss_writer import FaissWriter
 from waver.retrieval.ingest import ingest
 from waver.retrieval.library import Library
 from waver.retrieval.parsing import Parsers
-from waver.training.world import documents
+from waver.training.pair.world import documents
 
 ROUNDS = 3
 """Runs of which the median is taken, part by part."""

@@ -18,16 +18,16 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
+from waver import stats
 from waver.benchmarks import report
 from waver.benchmarks.answers import LARGE, SMALL, Answer, How, InProcess, Question, ask_all, load_pair
 from waver.benchmarks.stats import Array, middle, percentiles, resamples
-from waver.clients import outcome
-from waver.clients.outcome import wilson
 from waver.policies.calibration import Latency, budget, curve, within
 from waver.retrieval.base import Document
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.library import Library
-from waver.training.world import Item, documents, draw, random_town, score_text, towns, unknown_names
+from waver.stats import wilson
+from waver.training.pair.world import Item, documents, draw, random_town, score_text, towns, unknown_names
 
 MIX = {"frequent_facts": 2, "rare_facts": 1, "tail_facts": 1}
 """Parts of the questions: half of them about what both models know by heart."""
@@ -129,7 +129,7 @@ class Bench:
 
 def auroc(scores: Array, wrong: Array) -> float:
     """The chance that a wrong first answer has a higher score than a right one; NaN if all are alike."""
-    found = outcome.auroc(scores.tolist(), [bool(each) for each in wrong])
+    found = stats.auroc(scores.tolist(), [bool(each) for each in wrong])
     return float("nan") if found is None else found
 
 

@@ -14,8 +14,8 @@ from waver.benchmarks import report
 from waver.benchmarks.answers import AT_ONCE, BUNDLED, LARGE, SMALL, How, InProcess, load_pair
 from waver.benchmarks.frontier import DEFAULT, FAMILIES, TASK, Draw, Point, named
 from waver.benchmarks.stats import Array, interpolate, percentiles, resamples
-from waver.clients.outcome import wilson
-from waver.training.world import draw
+from waver.stats import wilson
+from waver.training.pair.world import draw
 
 WATCHED = FAMILIES["watched"][0]
 SETTINGS: tuple[Mapping[str, Any], ...] = (

@@ -22,11 +22,11 @@ from rich.progress import Progress
 from waver.benchmarks import report, rl_frontier
 from waver.benchmarks.answers import AT_ONCE, BUNDLED, LARGE, SMALL, How, InProcess, ask_all, closed_book
 from waver.benchmarks.stats import Array, percentiles, resamples
-from waver.clients.outcome import wilson
 from waver.engines import TransformersConfig, load_engine
+from waver.stats import wilson
+from waver.training.pair.world import Item, draw, score_text
 from waver.training.rl.monitor import read
 from waver.training.rl.run import Run, train
-from waver.training.world import Item, draw, score_text
 
 TASK = "arithmetic"
 

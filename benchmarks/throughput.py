@@ -22,7 +22,7 @@ from waver.benchmarks.stats import middle
 from waver.engines.base import Engine, Sampling, Step
 from waver.engines.transformers import TransformersEngine
 from waver.policies.base import Job, Proceed, Report, continuation
-from waver.training.world import documents, draw
+from waver.training.pair.world import documents, draw
 
 TOGETHER = 16
 BAR = 5.0

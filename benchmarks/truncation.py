@@ -16,8 +16,8 @@ from rich.progress import Progress
 from waver.benchmarks import report
 from waver.benchmarks.answers import AT_ONCE, LARGE, MAX_TOKENS, SMALL, Answer, Asked, How, ask_all, closed_book, reach
 from waver.benchmarks.stats import Array, percentiles, resamples
-from waver.clients.outcome import wilson
-from waver.training.world import Item, draw, score_text
+from waver.stats import wilson
+from waver.training.pair.world import Item, draw, score_text
 
 TASK = "arithmetic"
 TEMPERATURES = (0.7, 1.0, 1.5, 2.0, 2.5)

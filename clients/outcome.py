@@ -8,16 +8,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 import yaml
 
 from waver.clients.questions import Question, Refused
 from waver.policies.calibration import Latency, Point, budget, curve, within
+from waver.stats import auroc, wilson
 
-Z = NormalDist().inv_cdf(0.975)
 GREY, BLUE, ORANGE = "#7a7a85", "#2b6cb0", "#de6a1b"
 
 
@@ -109,24 +108,6 @@ def numbers(
         for pair in pairs
     ]
     return out
-
-
-def auroc(scores: Sequence[float], wrong: Sequence[bool]) -> float | None:
-    """The chance that a wrong answer has a higher score than a right one, ties counted half; None without both."""
-    bad = np.array([score for score, each in zip(scores, wrong, strict=True) if each])
-    good = np.sort([score for score, each in zip(scores, wrong, strict=True) if not each])
-    if not len(bad) or not len(good):
-        return None
-    below, upto = np.searchsorted(good, bad, "left"), np.searchsorted(good, bad, "right")
-    return float((below + upto).mean() / 2 / len(good))
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share `right / n`."""
-    share, width = right / n, Z * Z / n
-    middle, half = share + width / 2, Z * math.sqrt(share * (1 - share) / n + width / n / 4)
-    # Within rounding, shares of 0 and 1 are their own bounds.
-    return min(max((middle - half) / (1 + width), 0.0), share), max(min((middle + half) / (1 + width), 1.0), share)
 
 
 def page(found: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from waver.policies.answers import NUMBER, contains, exact, number
+from waver.answers import NUMBER, contains, exact, number
 
 
 class Refused(Exception):

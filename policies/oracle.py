@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from waver.answers import NUMBER, contains, number
 from waver.engines.base import Step
-from waver.policies.answers import NUMBER, contains, number
 from waver.policies.base import Job, Proceed, Report
 
 

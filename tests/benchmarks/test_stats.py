@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import bootstrap, norm
 
 from waver.benchmarks.stats import interpolate, middle, percentiles, resamples, typical, typical_of_groups
-from waver.clients.outcome import wilson
+from waver.stats import wilson
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 10), (0, 7), (7, 10), (481, 500), (500, 500), (60, 60)])

@@ -20,10 +20,11 @@ from typer.testing import CliRunner
 from tests.conftest import ROOT, Running
 from waver.cli import app
 from waver.clients.client import report
-from waver.clients.outcome import Pair, Told, auroc, numbers, wilson
+from waver.clients.outcome import Pair, Told, numbers
 from waver.clients.questions import SCORERS, Question, Refused, read
 from waver.server.logs import configure_logs
-from waver.training.world import Item, documents, draw, score_text, towns
+from waver.stats import auroc, wilson
+from waver.training.pair.world import Item, documents, draw, score_text, towns
 
 CALIBRATION, FRESH = 901, 902
 

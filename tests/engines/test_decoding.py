@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.engines.driving import generated, prompts, steps, tokens
 from waver.engines.transformers import TransformersEngine
-from waver.training.world import draw
+from waver.training.pair.world import draw
 
 
 def questions(engine: TransformersEngine) -> list[list[int]]:

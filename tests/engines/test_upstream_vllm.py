@@ -22,7 +22,7 @@ from waver.engines.transforms import AdaptiveTemperature, TopP
 from waver.engines.upstream import UpstreamEngine
 from waver.policies.base import Job, Proceed, Report
 from waver.policies.ead import EntropyAdaptiveDecoding
-from waver.training.world import draw
+from waver.training.pair.world import draw
 
 pytestmark = [needs_vllm, pytest.mark.timeout(1500)]
 

@@ -12,7 +12,7 @@ import torch
 
 from tests.engines.vllm_here import needs_vllm
 from waver.engines.base import Sampling, Step, Unsupported
-from waver.training.world import draw
+from waver.training.pair.world import draw
 
 pytestmark = [needs_vllm, pytest.mark.timeout(1500)]
 

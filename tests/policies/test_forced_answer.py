@@ -27,7 +27,7 @@ from waver.retrieval.base import Document
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.embedder import Embedder
 from waver.retrieval.library import Library
-from waver.training.world import documents
+from waver.training.pair.world import documents
 
 MODELS = Path(__file__).parents[2] / "models"
 QUESTION = "What is 40 + 41 + 87 - 34 + 21 - 83?"

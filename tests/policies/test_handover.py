@@ -19,7 +19,7 @@ from waver.policies.base import Job, Policy, Proceed, Report
 from waver.policies.ead import EntropyAdaptiveDecoding
 from waver.policies.random_switch import RandomSwitch
 from waver.policies.route import Route
-from waver.training.world import draw
+from waver.training.pair.world import draw
 
 MODEL = str(Path(__file__).parents[2] / "models" / "small")
 SWITCHING = [

@@ -24,7 +24,7 @@ from waver.retrieval.base import Document, NoCollection
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.embedder import Embedder
 from waver.retrieval.library import Library
-from waver.training.world import documents, draw, score_text
+from waver.training.pair.world import documents, draw, score_text
 
 MODELS = Path(__file__).parents[2] / "models"
 TAIL = documents()[:12]

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from waver.clients.outcome import auroc
 from waver.entropy import shannon_entropy
 from waver.policies.calibration import budget, curve, within
 from waver.policies.gates import pooled
+from waver.stats import auroc
 
 DOCUMENTS, FACTS, VALUES, ATTRIBUTES = 120, 10, 60, 40
 SUMMARY, CHUNK, TOP_K, NOISE = 4, 2, 2, 0.25

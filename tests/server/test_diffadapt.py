@@ -23,8 +23,8 @@ from waver.engines.base import Engine
 from waver.engines.probe import CLASSES, Probe, Record, reference_ids
 from waver.server.config import load_config
 from waver.server.runtime import Runtime
-from waver.training.data import STRATEGIES
-from waver.training.world import documents, draw, score_text
+from waver.training.pair.data import STRATEGIES
+from waver.training.pair.world import documents, draw, score_text
 
 WORDS = "How hard is this question? It is"
 WORDING = {"easy": STRATEGIES["direct"], "normal": STRATEGIES["checked"], "hard": STRATEGIES["working"]}

@@ -14,7 +14,7 @@ from tests.conftest import ROOT, Running, until
 from tests.engines.vllm_here import needs_vllm
 from tests.engines.vllm_serving import Served
 from tests.engines.wire import HEAD, Wire, chunk, wired
-from waver.training.world import draw
+from waver.training.pair.world import draw
 
 HELLO = [{"role": "user", "content": "hello"}]
 EAD = [{"name": "ead", "threshold": 5.7, "window": 2}]

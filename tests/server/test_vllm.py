@@ -13,7 +13,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.engines.vllm_here import needs_vllm
-from waver.training.world import draw
+from waver.training.pair.world import draw
 
 pytestmark = [needs_vllm, pytest.mark.timeout(1500)]  # two engines start first
 

@@ -18,7 +18,7 @@ from tests.engines.driving import ROOT, copy_tokenizer
 from tests.engines.vllm_here import needs_vllm
 from tests.server.test_vllm import traced
 from waver.engines.base import Gate, Sampling, Step
-from waver.training.world import draw
+from waver.training.pair.world import draw
 
 pytestmark = [needs_vllm, pytest.mark.timeout(1500)]
 

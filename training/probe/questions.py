@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from waver.training.rl.tasks import SCORERS, Reward, arithmetic, custom, read_rows
-from waver.training.world import steps_of
+from waver.training.pair.world import steps_of
+from waver.training.tasks.rewards import SCORERS, Reward, arithmetic, custom, read_rows
 
 
 def from_file(file: Path, scorer: str) -> tuple[list[dict[str, Any]], Reward]:
@@ -25,7 +25,7 @@ def from_file(file: Path, scorer: str) -> tuple[list[dict[str, Any]], Reward]:
 
 
 def sums(n: int, seed: int, steps: tuple[int, int]) -> tuple[list[dict[str, Any]], Reward]:
-    """Chains of sums that `waver.training.world.draw` gives for no seed; a row's `level` is its number of steps.
+    """Chains of sums that `waver.training.pair.world.draw` gives for no seed; a row's `level` is its number of steps.
 
     Raises:
         ValueError: `steps` is no pair of a shortest and a longest chain.

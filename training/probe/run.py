@@ -21,11 +21,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from waver.engines import ModelConfig, UpstreamConfig, load_engine
 from waver.engines.base import Engine
 from waver.engines.probe import CLASSES, Probe, Record, reference_ids
-from waver.training.probe import card
+from waver.training.probe import report
 from waver.training.probe.fit import CARD, Fitted, fit, split, weights
 from waver.training.probe.labels import RULES, Thresholds, Ways, median_beta, solved_beta
 from waver.training.probe.sampling import Asking, Opening, Way, ask_all, states
-from waver.training.rl.tasks import Reward
+from waver.training.tasks.rewards import Reward
 
 TEMPERATURE, TOP_P = 0.6, 0.95
 """The card's, for the answers that labels are made from: beta hangs on them."""
@@ -143,7 +143,7 @@ def train(
         Probe(weights(best.fitted.network), record, *found.references[best.words]).save(out / rule)
     if not kept:
         raise ValueError("no rule tells these questions apart: bring easier and harder ones")
-    card.write(out, run, rows, found.asked, thresholds, suggested, labels, kept)
+    report.write(out, run, rows, found.asked, thresholds, suggested, labels, kept)
     console.print(f"The probes are in {out}: {', '.join(kept)}. How they came about: {out / 'README.md'}")
 
 

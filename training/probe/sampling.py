@@ -20,7 +20,7 @@ import torch
 from waver.engines.base import Engine, Sampling, Unsupported
 from waver.engines.tokens import TokenText
 from waver.training.probe.labels import Answers, Trace
-from waver.training.rl.tasks import Reward
+from waver.training.tasks.rewards import Reward
 
 THINK_END = "</think>"
 """What stands behind it is the answer."""

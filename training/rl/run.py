@@ -27,8 +27,16 @@ from waver.training.rl.adapters.trl_trainer import RecipeTrainer
 from waver.training.rl.monitor import Monitor, plot
 from waver.training.rl.recipe import Recipe
 from waver.training.rl.registry import make_recipe
-from waver.training.rl.tasks import Reward, Verifiable, arithmetic, custom, from_file, passes_testbench, same_number
-from waver.training.rl.verilog import need_simulator
+from waver.training.tasks.rewards import (
+    Reward,
+    Verifiable,
+    arithmetic,
+    custom,
+    from_file,
+    passes_testbench,
+    same_number,
+)
+from waver.training.tasks.verilog import need_simulator
 
 JUDGES: dict[str, Reward] = {"gsm8k": same_number, "verilog": passes_testbench}
 """Tasks whose questions come from a file, and who judges the answers."""

@@ -259,7 +259,7 @@ def bundled(
     steps: Annotated[int | None, typer.Option(min=1, help="Fewer steps than the recipe's, for a trial.")] = None,
 ) -> None:
     """Train the bundled small and large model from scratch."""
-    from waver.training.bundled import train
+    from waver.training.pair.bundled import train
 
     try:
         train(out, ("small", "large") if only is None else (only,), seed=seed, threads=threads, steps=steps)

@@ -18,7 +18,7 @@ from waver.engines.probe import Probe
 from waver.engines.transformers import TransformersEngine
 from waver.training.probe import sampling
 from waver.training.probe.sampling import judge
-from waver.training.rl.tasks import holds_answer, same_number
+from waver.training.tasks.rewards import holds_answer, same_number
 
 ROOT = Path(__file__).parents[3]
 SHORT = ("--engine", "small", "--n", "20", "--samples", "3", "--max-tokens", "90", "--seeds", "1")

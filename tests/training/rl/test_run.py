@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 
 from tests.conftest import ROOT, Running
 from waver.cli import app
+from waver.training.pair.world import draw
 from waver.training.rl.monitor import read
 from waver.training.rl.run import parse_settings
-from waver.training.rl.tasks import arithmetic
-from waver.training.world import draw
+from waver.training.tasks.rewards import arithmetic
 
 SMALL_RUN = ("--steps", "2", "--prompts", "2", "--group", "4", "--held-out", "4", "--every", "1", "--chain", "3", "4")
 

@@ -14,7 +14,8 @@ linearly from 1 to `share` over that part of the training, so that confident mis
 closes; they get no gradient afterwards, which is the price of the method.
 
 When: long outputs that are mostly forced (code, hardware description, anything with a grammar), where the start model
-knows the boilerplate. The reward for Verilog is in training/rl/verilog.py. Cost: none but the reference model's pass.
+knows the boilerplate. The reward for Verilog is in training/tasks/verilog.py. Cost: none but the reference
+model's pass.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig
 
-from waver.training.world import draw, score_text
+from waver.training.pair.world import draw, score_text
 
 SMALL = Path(__file__).parents[4] / "models" / "small"
 

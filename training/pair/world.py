@@ -2,7 +2,8 @@
 
 Everything is drawn from explicit seeds, so anyone can draw a fresh test set: `draw("arithmetic", seed=7, n=500)`.
 The facts themselves are fixed (`FACTS` seed); a draw's seed chooses which are asked, and how. Training uses its own
-stream (`waver.training.data`), whose seeds `draw` cannot name. Three kinds of town differ in how a model can know them:
+stream (`waver.training.pair.data`), whose seeds `draw` cannot name. Three kinds of town differ in how a model can know
+them:
 
 - frequent towns are asked about often in training, rare towns seldom (and hardly ever when the small model trains);
 - tail towns never appear in training: their facts stand only in `documents()`.

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from waver.training.data import SMALL_TALK, Mixture, answer_sum, draw_turn
-from waver.training.world import (
+from waver.training.pair.data import SMALL_TALK, Mixture, answer_sum, draw_turn
+from waver.training.pair.world import (
     LARGEST_TOTAL,
     RELATIONS,
     TASKS,

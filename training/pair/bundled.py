@@ -22,8 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from waver.training.data import Mixture, batches, vocabulary_texts
-from waver.training.tokenizer import build_tokenizer
+from waver.training.pair.data import Mixture, batches, vocabulary_texts
+from waver.training.pair.tokenizer import build_tokenizer
 
 CONTEXT_LENGTH = 1024
 GROUP_CONVERSATIONS, BATCH_TOKENS = 2048, 5632

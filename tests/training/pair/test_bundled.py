@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import waver.training.bundled
-from waver.training.bundled import CONTEXT_LENGTH, SPECS, Trainer, train
-from waver.training.data import STRATEGIES, Turn, batches, conversation, draw_turn, encode, vocabulary_texts
-from waver.training.tokenizer import build_tokenizer
-from waver.training.world import RELATIONS, towns
+import waver.training.pair.bundled
+from waver.training.pair.bundled import CONTEXT_LENGTH, SPECS, Trainer, train
+from waver.training.pair.data import STRATEGIES, Turn, batches, conversation, draw_turn, encode, vocabulary_texts
+from waver.training.pair.tokenizer import build_tokenizer
+from waver.training.pair.world import RELATIONS, towns
 
 TOKENIZER = build_tokenizer(vocabulary_texts(), CONTEXT_LENGTH)
 LESSON = SPECS["large"].lesson
@@ -29,8 +29,8 @@ TINY = replace(TINY, lesson=replace(LESSON, steps=3))
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SPECS, "small", TINY)
-    monkeypatch.setattr(waver.training.bundled, "GROUP_CONVERSATIONS", 64)
-    monkeypatch.setattr(waver.training.bundled, "BATCH_TOKENS", 512)
+    monkeypatch.setattr(waver.training.pair.bundled, "GROUP_CONVERSATIONS", 64)
+    monkeypatch.setattr(waver.training.pair.bundled, "BATCH_TOKENS", 512)
 
 
 def test_values_are_one_token_and_towns_two() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from waver.training.rl.verilog import VerilogTask, rewards
-from waver.training.world import TASKS, draw, score_text
+from waver.training.pair.world import TASKS, draw, score_text
+from waver.training.tasks.verilog import VerilogTask, rewards
 
 Reward = Callable[..., list[float]]
 Flaw = Callable[[dict[str, Any]], str | None]
@@ -43,7 +43,7 @@ def text(completion: Any) -> str:
 def arithmetic(rows: int, held_out: int, seed: int, steps: tuple[int, int]) -> Verifiable:
     """Chains of additions and subtractions of the bundled world; a reward of 1 for the right sum.
 
-    Training draws from a stream of its own, `held_out` is `waver.training.world.draw("arithmetic", seed)`.
+    Training draws from a stream of its own, `held_out` is `waver.training.pair.world.draw("arithmetic", seed)`.
     """
     rng = random.Random(f"rl:arithmetic:{seed}")
     drawn = [TASKS["arithmetic"](rng, steps=steps) for _ in range(rows)]
@@ -106,7 +106,7 @@ def no_testbench(row: dict[str, Any]) -> str | None:
 
 
 def passes_testbench(completions: list[Any], testbench: list[str], **columns: Any) -> list[float]:
-    """The reward of `waver.training.rl.verilog` for each completion, by the testbench of its row.
+    """The reward of `waver.training.tasks.verilog` for each completion, by the testbench of its row.
 
     Raises:
         SimulatorMissing: Icarus Verilog is not installed.

@@ -16,11 +16,11 @@ pytest.importorskip("trl")
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from tests.training.rl.test_verilog import DESIGN, TESTBENCH
+from tests.training.tasks.test_verilog import DESIGN, TESTBENCH
 from waver.cli import app
+from waver.training.pair.world import draw
 from waver.training.rl.monitor import read
-from waver.training.rl.tasks import from_file, last_number, same_number
-from waver.training.world import draw
+from waver.training.tasks.rewards import from_file, last_number, same_number
 
 SMALL = Path(__file__).parents[3] / "models" / "small"
 STEP = ("--prompts", 2, "--group", 4, "--updates", 1)

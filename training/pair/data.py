@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from waver.training.world import (
+from waver.training.pair.world import (
     FIRST_HALVES,
     LARGEST_TOTAL,
     REGIONS,

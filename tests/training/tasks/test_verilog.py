@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from waver.training.rl.tasks import no_testbench, passes_testbench
-from waver.training.rl.verilog import Limits, SimulatorMissing, VerilogTask, extract, forbidden, judge, rewards
+from waver.training.tasks.rewards import no_testbench, passes_testbench
+from waver.training.tasks.verilog import Limits, SimulatorMissing, VerilogTask, extract, forbidden, judge, rewards
 
 DESIGN = "module inverter(input a, output y); assign y = ~a; endmodule"
 REFERENCE = "module reference(input a, output y); assign y = ~a; endmodule"

@@ -1,0 +1,33 @@
+"""Compute Wilson's interval of a share and the AUROC of a score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+Z = NormalDist().inv_cdf(0.975)
+"""Standard errors on either side of a 95 % interval."""
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share `right / n`."""
+    share, width = right / n, Z * Z / n
+    middle, half = share + width / 2, Z * math.sqrt(share * (1 - share) / n + width / n / 4)
+    # Within rounding, shares of 0 and 1 are their own bounds.
+    return min(max((middle - half) / (1 + width), 0.0), share), max(min((middle + half) / (1 + width), 1.0), share)
+
+
+def auroc(scores: Sequence[float], wrong: Sequence[bool]) -> float | None:
+    """Return the probability that a wrong answer scores higher than a right one, ties counted half.
+
+    None where all answers are right, or all wrong.
+    """
+    bad = np.array([score for score, each in zip(scores, wrong, strict=True) if each])
+    good = np.sort([score for score, each in zip(scores, wrong, strict=True) if not each])
+    if not len(bad) or not len(good):
+        return None
+    below, upto = np.searchsorted(good, bad, "left"), np.searchsorted(good, bad, "right")
+    return float((below + upto).mean() / 2 / len(good))

@@ -13,9 +13,12 @@ from typing import Any, Literal, Protocol
 from waver.clients.client import AsyncWaver, report, trace
 from waver.engines import ModelConfig, TransformersConfig, VllmConfig, load_engine
 from waver.engines.base import Engine, Sampling
-from waver.policies.base import Job, Proceed, Report
-from waver.policies.base import Question as Asking
+from waver.policies.base import Proceed
+from waver.policies.job import Job
+from waver.policies.job import UserTurn as Asking
 from waver.policies.registry import parse
+from waver.policies.report import Report
+from waver.policies.services import Services
 from waver.retrieval.library import Library
 from waver.training.pair.world import Item
 
@@ -97,14 +100,14 @@ class InProcess:
         policies = parse(how.policy, self.engines)
         tokens = self.engines[how.engine].tokens
 
-        def led_by(words: str) -> list[int]:
+        def with_context(words: str) -> list[int]:
             asked, *opening = question.messages
             asked = asked | {"content": words + question.prompt}
             return tokens.chat([asked, *opening], continue_final_message=bool(opening))
 
         sampling = Sampling(how.temperature, how.top_p, max_tokens=how.max_tokens, seed=seed)
-        asked = Asking(question.prompt, led_by)
-        job = Job(tuple(led_by("")), sampling, how.engine, self.engines, Report(), asked, self.library)
+        asked = Asking(question.prompt, with_context)
+        job = Job(tuple(with_context("")), sampling, how.engine, Services(self.engines, self.library), Report(), asked)
         stream = self.engines[how.engine].tokens.stream()
         text, entropies = "", []
         async with aclosing(Proceed(policies)(job)) as steps:
@@ -113,7 +116,7 @@ class InProcess:
                 text += stream.push(step.token)
                 entropies.append(step.entropy)
         done = job.report
-        kept = done.kept.as_dict() if done.kept.draws else None
+        kept = done.truncation.as_dict() if done.truncation.draws else None
         found, strategy = done.extra.get("retrieval"), done.extra.get("strategy")
         forced = done.extra.get("forced_answer", {}).get("forced", False)
         return Answer(text, done.tokens, done.switches, done.discarded, tuple(entropies), kept, found, strategy, forced)

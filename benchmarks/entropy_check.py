@@ -21,8 +21,11 @@ from waver.benchmarks import report
 from waver.benchmarks.answers import AT_ONCE, LARGE, SMALL, load_pair
 from waver.engines.base import Engine, Sampling, Step
 from waver.engines.transformers import TransformersEngine
-from waver.policies.base import Job, Proceed, Report
+from waver.policies.base import Proceed
+from waver.policies.job import Job
 from waver.policies.registry import parse
+from waver.policies.report import Report
+from waver.policies.services import Services
 from waver.training.pair.world import TASKS, draw
 
 LIMIT = 1e-4
@@ -40,7 +43,9 @@ async def _answer(
     engines: Mapping[str, Engine], way: str, prompt: Sequence[int], max_tokens: int, seed: int
 ) -> tuple[Report, list[Step]]:
     engine, policy = WAYS[way]
-    job = Job(tuple(prompt), Sampling(temperature=1.0, max_tokens=max_tokens, seed=seed), engine, engines, Report())
+    job = Job(
+        tuple(prompt), Sampling(temperature=1.0, max_tokens=max_tokens, seed=seed), engine, Services(engines), Report()
+    )
     steps = []
     async with aclosing(Proceed(parse(policy, engines))(job)) as produced:
         async for step in produced:

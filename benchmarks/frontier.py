@@ -20,8 +20,8 @@ from waver.benchmarks import report
 from waver.benchmarks.answers import AT_ONCE, LARGE, MAX_TOKENS, SMALL, Answer, Asked, How, Question, closed_book, reach
 from waver.benchmarks.answers import ask_all as ask_everyone
 from waver.benchmarks.stats import Array, interpolate, percentiles, resamples
-from waver.policies.ead import EntropyAdaptiveDecoding
-from waver.policies.route import Route
+from waver.policies.switch.ead import EntropyAdaptiveDecoding
+from waver.policies.switch.route import Route
 from waver.stats import wilson
 from waver.training.pair.world import Item, draw, score_text
 

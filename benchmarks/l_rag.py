@@ -22,7 +22,7 @@ from waver import stats
 from waver.benchmarks import report
 from waver.benchmarks.answers import LARGE, SMALL, Answer, How, InProcess, Question, ask_all, load_pair
 from waver.benchmarks.stats import Array, middle, percentiles, resamples
-from waver.policies.calibration import Latency, budget, curve, within
+from waver.policies.retrieve.calibration import Latency, budget, curve, within
 from waver.retrieval.base import Document
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.library import Library

@@ -12,8 +12,11 @@ import typer
 from waver.benchmarks import report
 from waver.benchmarks.answers import LARGE, SMALL, load_pair
 from waver.engines.base import Sampling, Step
-from waver.policies.base import Job, Proceed, Report
+from waver.policies.base import Proceed
+from waver.policies.job import Job
 from waver.policies.registry import parse
+from waver.policies.report import Report
+from waver.policies.services import Services
 
 POLICY = {"name": "ead", "threshold": 0.05, "monitor": "small"}
 
@@ -25,7 +28,7 @@ async def answer(question: str, models: Path | None) -> tuple[list[tuple[str, St
     async with load_pair(models) as engines:
         tokens = engines[SMALL].tokens
         prompt = tuple(tokens.chat([{"role": "user", "content": question}]))
-        job = Job(prompt, Sampling(temperature=0.0, max_tokens=200), SMALL, engines, Report())
+        job = Job(prompt, Sampling(temperature=0.0, max_tokens=200), SMALL, Services(engines), Report())
         steps = [step async for step in Proceed(parse([POLICY], engines))(job)]
         read = await engines[SMALL].score([*prompt, *(step.token for step in steps)])
         alone = [step.entropy for step in read[len(prompt) - 1 :]]

@@ -21,7 +21,10 @@ from waver.benchmarks.answers import LARGE, SMALL, load_pair
 from waver.benchmarks.stats import middle
 from waver.engines.base import Engine, Sampling, Step
 from waver.engines.transformers import TransformersEngine
-from waver.policies.base import Job, Proceed, Report, continuation
+from waver.policies.base import Proceed
+from waver.policies.job import Job, continuation
+from waver.policies.report import Report
+from waver.policies.services import Services
 from waver.training.pair.world import documents, draw
 
 TOGETHER = 16
@@ -138,7 +141,9 @@ async def hand_over(
     turn, `segment` tokens each. What a segment takes beyond its steps is the hand-over. `warm`: caches are kept;
     otherwise the engine that takes over has to read everything again.
     """
-    job = Job(tuple(prompt), Sampling(temperature=0, max_tokens=tokens, ignore_eos=True), SMALL, engines, Report())
+    job = Job(
+        tuple(prompt), Sampling(temperature=0, max_tokens=tokens, ignore_eos=True), SMALL, Services(engines), Report()
+    )
     forget(*engines.values())
     step = {}
     for name in engines:

@@ -20,7 +20,10 @@ from waver.benchmarks.throughput import alternately
 from waver.engines.base import NO_TOKEN, Gate, Sampling
 from waver.engines.config import VllmConfig
 from waver.engines.vllm.engine import VllmEngine
-from waver.policies.base import Job, Proceed, Report, continuation
+from waver.policies.base import Proceed
+from waver.policies.job import Job, continuation
+from waver.policies.report import Report
+from waver.policies.services import Services
 
 SIZES = {SMALL: (256, 4), LARGE: (512, 12)}
 """Width and layers."""
@@ -74,7 +77,7 @@ async def hand_over(engines: Mapping[str, VllmEngine], prompt: list[int], kind: 
     in turn; what a segment takes beyond its steps is the hand-over.
     """
     sampling = Sampling(temperature=0, max_tokens=SEGMENT * (SEGMENTS + 1), ignore_eos=True)
-    job = Job(tuple(prompt), sampling, SMALL, engines, Report())
+    job = Job(tuple(prompt), sampling, SMALL, Services(engines), Report())
     step = {}
     for name, engine in engines.items():
         await forget(engine)

@@ -1,7 +1,8 @@
 """`waver calibrate l_rag`: the threshold of a gate from questions of one's own, and what it will bring.
 
 Every question is asked with a threshold at which the gate never fires, so that its score is complete, and again with
-the gate `always`. What any threshold would have done follows from the two: `waver.policies.calibration` chooses one.
+the gate `always`. What any threshold would have done follows from the two;
+`waver.policies.retrieve.calibration` chooses a threshold.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from waver.clients.questions import Question, Refused
-from waver.policies.calibration import Latency, Point, budget, curve, within
+from waver.policies.retrieve.calibration import Latency, Point, budget, curve, within
 from waver.stats import auroc, wilson
 
 GREY, BLUE, ORANGE = "#7a7a85", "#2b6cb0", "#de6a1b"

@@ -9,16 +9,17 @@ from pydantic import BaseModel, ValidationError
 
 from waver.engines.base import Engine
 from waver.engines.tokens import differences
-from waver.policies.adaptive_temperature import AdaptiveTemperature
-from waver.policies.base import STAGES, Job, Policy
-from waver.policies.diffadapt import DiffAdapt
-from waver.policies.ead import EntropyAdaptiveDecoding
-from waver.policies.forced_answer import ForcedAnswer
-from waver.policies.l_rag import LRAG
-from waver.policies.random_switch import RandomSwitch
-from waver.policies.route import Route
-from waver.policies.top_w import TopW
-from waver.policies.truncation import Epsilon, Eta, MinP, TopH, TopNSigma, TopP, Typical
+from waver.policies.base import STAGES, Policy
+from waver.policies.job import Job
+from waver.policies.retrieve.l_rag import LRAG
+from waver.policies.sample.adaptive_temperature import AdaptiveTemperature
+from waver.policies.sample.top_w import TopW
+from waver.policies.sample.truncation import Epsilon, Eta, MinP, TopH, TopNSigma, TopP, Typical
+from waver.policies.switch.ead import EntropyAdaptiveDecoding
+from waver.policies.switch.random_switch import RandomSwitch
+from waver.policies.switch.route import Route
+from waver.policies.think.diffadapt import DiffAdapt
+from waver.policies.think.forced_answer import ForcedAnswer
 
 REGISTRY: dict[str, type[Policy]] = {
     policy.model_fields["name"].default: policy
@@ -158,11 +159,11 @@ def check_engines(policies: Sequence[Policy], job: Job) -> None:
     """
     jobs = [job]
     for policy in policies:
-        jobs = [inner for outer in jobs for inner in policy.foresee(outer)]
+        jobs = [inner for outer in jobs for inner in policy.possible_jobs(outer)]
     for each in jobs:
         start = each.sampling.answer_start
         begun = start is not None and start < len(each.prompt_ids)
-        each.engines[each.engine].check(each.sampling, begun)
+        each.writer.check(each.sampling, begun)
 
 
 def engines_used(policies: Sequence[Policy], default_engine: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from transformers import PreTrainedTokenizerBase
 
 from waver.engines.tokens import TokenText
-from waver.policies.base import Question
+from waver.policies.job import UserTurn
 from waver.server.answer import Answer, Whole
 from waver.server.assembly import Piece, Token
 from waver.server.decoding import Prompt
@@ -105,19 +105,19 @@ def render(body: ChatPrompt | TokenizeRequest, turns: Sequence[dict[str, Any]], 
     return tokens.chat(turns, generate, body.continue_final_message, **body.chat_template_kwargs)
 
 
-def last_question(body: ChatRequest, tokens: TokenText) -> Question | None:
+def last_question(body: ChatRequest, tokens: TokenText) -> UserTurn | None:
     """What the user said last, if a user said anything."""
     last = max((i for i, message in enumerate(body.messages) if message.role == "user"), default=None)
     if last is None:
         return None
 
-    def led_by(words: str) -> list[int]:
+    def with_context(words: str) -> list[int]:
         turns = [turn(message, "messages") for message in body.messages]
         turns[last]["content"] = words + turns[last]["content"]
         return render(body, turns, tokens)
 
     opens = body.add_generation_prompt and not body.continue_final_message
-    return Question(body.messages[last].text or "", led_by, opens)
+    return UserTurn(body.messages[last].text or "", with_context, opens)
 
 
 def turn(message: Message, param: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from waver.engines.tokens import TokenText
-from waver.policies.base import Question
+from waver.policies.job import UserTurn
 from waver.server.answer import Answer, Whole
 from waver.server.assembly import Piece, Token
 from waver.server.decoding import Prompt
@@ -51,14 +51,14 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     return await Answer(body, plan, shape, runtime).respond(request)
 
 
-def text_question(text: str, tokens: TokenText) -> Question:
+def text_question(text: str, tokens: TokenText) -> UserTurn:
     """A prompt in plain text is the question itself."""
 
-    def led_by(words: str) -> list[int]:
+    def with_context(words: str) -> list[int]:
         opening = tokens.encode("")  # what every text begins with, such as a token for its beginning
         return [*opening, *tokens.encode_plain(words), *tokens.encode(text, add_special_tokens=False)]
 
-    return Question(text, led_by)
+    return UserTurn(text, with_context)
 
 
 class TextShape:

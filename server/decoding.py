@@ -14,7 +14,9 @@ from itertools import zip_longest
 from typing import TypeVar
 
 from waver.engines.base import Sampling, Step
-from waver.policies.base import Job, Kept, Proceed, Question, Report
+from waver.policies.base import Proceed
+from waver.policies.job import Job, UserTurn
+from waver.policies.report import Report, TruncationStats
 from waver.server.assembly import Piece, TextAssembly, Token
 from waver.server.runtime import Route, Runtime
 from waver.server.sampling import choice_seed
@@ -31,7 +33,7 @@ class Prompt:
 
     ids: tuple[int, ...]
     echo: str | None = None
-    question: Question | None = None
+    question: UserTurn | None = None
     limit: int = 0
     """Most tokens of the answer; the plan sets it."""
 
@@ -163,7 +165,7 @@ class Decoding:
         if sampling.max_tokens == 0:
             self._put(assembly.end("length"))
             return
-        job = Job(prompt.ids, sampling, route.engine, here.engines, report, prompt.question, here.library, here.probes)
+        job = Job(prompt.ids, sampling, route.engine, here.services, report, prompt.question)
         async with aclosing(Proceed(route.policies)(job)) as steps:
             async for step in steps:
                 if not any(each.tokens for each in self.reports):
@@ -231,11 +233,12 @@ def total(reports: Sequence[Report]) -> Report:
     first = reports[0]
     tokens: Counter[str] = Counter()
     catch_up: Counter[str] = Counter()
-    kept = Kept()
+    kept = TruncationStats()
     for report in reports:
         tokens.update(report.tokens)
         catch_up.update(report.catch_up)
-        kept.add(report.kept.draws, report.kept.tokens, report.kept.most, report.kept.entropy)
+        own = report.truncation
+        kept.add(own.draws, own.tokens, own.most, own.entropy)
     bounds = [r.bounds_sum or (r.entropy_sum, r.entropy_sum) for r in reports]
     bounded = any(r.bounds_sum for r in reports)
     return Report(
@@ -243,7 +246,7 @@ def total(reports: Sequence[Report]) -> Report:
         parameters=first.parameters,
         tokens=dict(tokens),
         catch_up=dict(catch_up),
-        kept=kept,
+        truncation=kept,
         discarded=sum(r.discarded for r in reports),
         switches=sum(r.switches for r in reports),
         extra=first.extra if all(r.extra == first.extra for r in reports) else {},

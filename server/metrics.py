@@ -19,7 +19,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from waver.engines.base import Measured
-from waver.server.drift import Drift
+from waver.policies.retrieve.drift import Drift
 
 if TYPE_CHECKING:
     from waver.server.runtime import Runtime

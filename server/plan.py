@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from waver.engines.base import Unsupported
-from waver.policies.base import Job, Report
+from waver.policies.job import Job
 from waver.policies.registry import check_engines
+from waver.policies.report import Report
 from waver.retrieval.base import RetrievalError
 from waver.server.decoding import Plan, Prompt
 from waver.server.errors import from_exception, invalid
@@ -57,9 +58,7 @@ async def make_plan(
     first = plan.prompts[0]  # the others are of its kind
     sampled = replace(plan.sampling, max_tokens=first.limit, seed=plan.seed)
     report = Report(parameters=runtime.parameters(route))
-    job = Job(
-        first.ids, sampled, route.engine, runtime.engines, report, first.question, runtime.library, runtime.probes
-    )
+    job = Job(first.ids, sampled, route.engine, runtime.services, report, first.question)
     await _check(route, job)
     await asyncio.to_thread(check_engines, route.policies, job)
     return plan

@@ -18,6 +18,7 @@ from waver.engines.base import Engine, Sampling
 from waver.engines.probe import Probe
 from waver.policies.base import Policy
 from waver.policies.registry import PolicyError, engines_used, parse
+from waver.policies.services import Services
 from waver.retrieval.library import SEARCHES, Library
 from waver.server.admission import Admission
 from waver.server.config import Config
@@ -92,6 +93,11 @@ class Runtime:
         self.loaded = False
         await asyncio.gather(*(engine.aclose() for engine in self.engines.values()), return_exceptions=True)
         await asyncio.to_thread(self.library.close)
+
+    @property
+    def services(self) -> Services:
+        """What policies may use."""
+        return Services(self.engines, self.library, self.probes)
 
     @property
     def dead(self) -> list[str]:

@@ -20,8 +20,11 @@ from waver.engines.transforms import TopW
 from waver.engines.upstream import UpstreamEngine
 from waver.engines.upstream.request import segment_seed
 from waver.engines.upstream.turnstile import Turnstile
-from waver.policies.base import Job, Proceed, Report
-from waver.policies.ead import EntropyAdaptiveDecoding
+from waver.policies.base import Proceed
+from waver.policies.job import Job
+from waver.policies.report import Report
+from waver.policies.services import Services
+from waver.policies.switch.ead import EntropyAdaptiveDecoding
 
 RULES: list[tuple[int, float, int, tuple[float, ...]]] = [
     (1, 5.6, 0, ()),
@@ -226,7 +229,9 @@ async def test_taking_turns_with_an_embedded_engine(
             EntropyAdaptiveDecoding(threshold=5.7, window=2, min_tokens=1, monitor="small"),
         ):
             prompt = tuple(ids(direct, PROMPTS[1]))
-            job = Job(prompt, Sampling(temperature=0.0, max_tokens=25, ignore_eos=True), "small", pair, Report())
+            job = Job(
+                prompt, Sampling(temperature=0.0, max_tokens=25, ignore_eos=True), "small", Services(pair), Report()
+            )
             async with aclosing(Proceed((policy,))(job)) as answer:
                 out = [step async for step in answer]
             expected = await steps(direct, list(prompt), max_tokens=25, ignore_eos=True)

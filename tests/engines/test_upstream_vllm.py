@@ -20,8 +20,11 @@ from waver.engines.base import NO_TOKEN, Engine, Gate, Sampling, Step, Unsupport
 from waver.engines.transformers import TransformersEngine
 from waver.engines.transforms import AdaptiveTemperature, TopP
 from waver.engines.upstream import UpstreamEngine
-from waver.policies.base import Job, Proceed, Report
-from waver.policies.ead import EntropyAdaptiveDecoding
+from waver.policies.base import Proceed
+from waver.policies.job import Job
+from waver.policies.report import Report
+from waver.policies.services import Services
+from waver.policies.switch.ead import EntropyAdaptiveDecoding
 from waver.training.pair.world import draw
 
 pytestmark = [needs_vllm, pytest.mark.timeout(1500)]
@@ -182,7 +185,13 @@ async def test_taking_turns(up: UpstreamEngine, small: TransformersEngine) -> No
         EntropyAdaptiveDecoding(large="small", small="up", threshold=0.02, monitor="small", window=2),
     ):
         for prompt in (tuple(ids(small, question)) for question in QUESTIONS[:4]):
-            job = Job(prompt, Sampling(temperature=0.0, max_tokens=60), "small", {"small": small, "up": up}, Report())
+            job = Job(
+                prompt,
+                Sampling(temperature=0.0, max_tokens=60),
+                "small",
+                Services({"small": small, "up": up}),
+                Report(),
+            )
             async with aclosing(Proceed((policy,))(job)) as answer:
                 out = [step async for step in answer]
             expected = await steps(small, list(prompt))

@@ -11,7 +11,10 @@ import torch
 from waver.engines.base import Engine, Sampling, Step
 from waver.engines.sequence import Sequence as Decoding
 from waver.engines.tokens import TokenText
-from waver.policies.base import Job, Policy, Proceed, Question, Report
+from waver.policies.base import Policy, Proceed
+from waver.policies.job import Job, UserTurn
+from waver.policies.report import Report
+from waver.policies.services import Services
 from waver.retrieval.library import Library
 
 
@@ -81,12 +84,12 @@ def asking(engines: Mapping[str, Any], engine: str, text: str, library: Library 
     """A job for a question to one of the engines."""
     tokens: TokenText = engines[engine].tokens
 
-    def led_by(words: str) -> list[int]:
+    def with_context(words: str) -> list[int]:
         return tokens.chat([{"role": "user", "content": words + text}])
 
     how = Sampling(**{"temperature": 0.0, "max_tokens": 60, **sampling})
     report = Report(parameters={engine: engines[engine].parameters})
-    return Job(tuple(led_by("")), how, engine, engines, report, Question(text, led_by), library)
+    return Job(tuple(with_context("")), how, engine, Services(engines, library), report, UserTurn(text, with_context))
 
 
 async def answer(job: Job, *policies: Policy) -> tuple[str, dict[str, Any]]:
@@ -95,7 +98,7 @@ async def answer(job: Job, *policies: Policy) -> tuple[str, dict[str, Any]]:
     async for step in Proceed(policies)(job):
         job.report.observe(step)
         ids.append(step.token)
-    return job.engines[job.engine].tokens.decode(ids), job.report.as_dict()
+    return job.writer.tokens.decode(ids), job.report.as_dict()
 
 
 def only(engine: Engine | Played) -> dict[str, Any]:

@@ -10,7 +10,10 @@ from typing import Any
 
 from waver.engines.base import Sampling, Step
 from waver.engines.sequence import Sequence as Decoding
-from waver.policies.base import Job, Policy, Proceed, Report
+from waver.policies.base import Policy, Proceed
+from waver.policies.job import Job
+from waver.policies.report import Report
+from waver.policies.services import Services
 
 
 class Scripted:
@@ -36,7 +39,7 @@ async def play(policy: Policy, small: Sequence[float], large: Sequence[float]) -
     """Decode `len(small)` tokens with a policy over two scripted engines."""
     engines: dict[str, Any] = {"small": Scripted("small", small, 3), "large": Scripted("large", large, 11)}
     report = Report(parameters={name: engine.parameters for name, engine in engines.items()})
-    job = Job((0, 0, 0), Sampling(temperature=0, max_tokens=len(small)), "small", engines, report)
+    job = Job((0, 0, 0), Sampling(temperature=0, max_tokens=len(small)), "small", Services(engines), report)
     steps = []
     async for step in Proceed((policy,))(job):
         report.observe(step)

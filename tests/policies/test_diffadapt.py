@@ -16,12 +16,13 @@ from tests.policies.looking import Played, answer, asking, only
 from waver.engines.base import EngineError, Sampling, Unsupported
 from waver.engines.probe import Probe, Record, reference_ids
 from waver.engines.tokens import TokenText
-from waver.policies.base import Job, Question, Report
-from waver.policies.diffadapt import DiffAdapt
-from waver.policies.oracle import pick
+from waver.policies.job import Job, UserTurn
 from waver.policies.registry import PolicyError, check_engines, describe, parse
-from waver.policies.route import Route
-from waver.policies.strategies import Easy, Hard, Normal, asked, opening
+from waver.policies.report import Report
+from waver.policies.switch.route import Route
+from waver.policies.think.diffadapt import DiffAdapt
+from waver.policies.think.oracle import pick
+from waver.policies.think.strategies import Easy, Hard, Normal, asked, opening
 
 MODELS = Path(__file__).parents[2] / "models"
 ASKS = "Before I answer: this question is"
@@ -61,7 +62,7 @@ def reading(played: Played, logits: tuple[float, float, float], labels: str = "p
 
 def judging(played: Played, logits: tuple[float, float, float], **sampling: Any) -> Job:
     job = asking(only(played), played.name, "What is 27 + 58 - 13?", None, **sampling)
-    return replace(job, probes={"mine": reading(played, logits)})
+    return replace(job, services=replace(job.services, probes={"mine": reading(played, logits)}))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,10 @@ def test_words_follow_the_prompt_and_stay_behind_passages(tokens: TokenText) -> 
     assert inner.prompt_ids == (*job.prompt_ids, *words)
     assert job.question is not None
     assert inner.question is not None
-    assert tuple(inner.question.led_by("[1] Passage.\n")) == (*job.question.led_by("[1] Passage.\n"), *words)
+    assert tuple(inner.question.with_context("[1] Passage.\n")) == (
+        *job.question.with_context("[1] Passage.\n"),
+        *words,
+    )
     spelt = asked(job, Easy(words="<|im_end|>"))
     assert not any(tokens.is_special(token) for token in spelt.prompt_ids[len(job.prompt_ids) :])
 
@@ -160,7 +164,7 @@ async def test_choices_of_one_prompt_share_the_reading(tokens: TokenText) -> Non
 
 def wordless(played: Played, logits: tuple[float, float, float], **sampling: Any) -> Job:
     job = judging(played, logits, **sampling)
-    return replace(job, probes={"mine": reading(played, logits, words="")})
+    return replace(job, services=replace(job.services, probes={"mine": reading(played, logits, words="")}))
 
 
 async def test_one_pass_serves_the_probe_and_the_answer(tokens: TokenText) -> None:
@@ -206,7 +210,7 @@ async def test_where_there_is_no_head_start(tokens: TokenText) -> None:
     engine that has not read the prompt this time is asked for its state."""
     played = engine(tokens)
     even = wordless(played, (0.0, 2.0, 0.0))
-    even.probes["mine"].chosen.extend(["easy", "hard", "normal"])
+    even.services.probes["mine"].chosen.extend(["easy", "hard", "normal"])
     for job, inner in ((even, ()), (wordless(played, (0.0, 2.0, 0.0)), (Route(small="played", large="played"),))):
         played.read.clear()
         _, report = await answer(job, DiffAdapt(), *inner)
@@ -254,7 +258,7 @@ async def test_probes_are_found_by_label_and_engine(tokens: TokenText) -> None:
         "paper": reading(first, (9.0, 0.0, 0.0)),
         "another": reading(second, (0.0, 9.0, 0.0), "oracle"),
     }
-    job = replace(job, probes=probes)
+    job = replace(job, services=replace(job.services, probes=probes))
     for options, probe in (({}, "paper"), ({"labels": "strict_easy"}, "strict"), ({"probe": "strict"}, "strict")):
         own = replace(job, report=Report(parameters={"played": 1}))
         _, report = await answer(own, DiffAdapt(**options))
@@ -346,15 +350,16 @@ async def test_what_is_refused_before_anything_is_written(tokens: TokenText) -> 
     with pytest.raises(Unsupported, match="no probe with the labels oracle is configured; name a strategy"):
         await DiffAdapt(labels="oracle").check(job)
     with pytest.raises(Unsupported, match="no probe with the labels paper"):
-        await DiffAdapt().check(replace(job, probes={}))
-    await DiffAdapt(strategy="easy").check(replace(job, probes={}))
+        await DiffAdapt().check(replace(job, services=replace(job.services, probes={})))
+    await DiffAdapt(strategy="easy").check(replace(job, services=replace(job.services, probes={})))
     assert job.question is not None
-    begun = replace(job, question=Question(job.question.text, job.question.led_by, opens=False))
+    begun = replace(job, question=UserTurn(job.question.text, job.question.with_context, opens=False))
     with pytest.raises(Unsupported, match="continue_final_message"):
-        DiffAdapt(strategy="easy").foresee(begun)
-    short = replace(job, engines=only(engine(tokens, context_length=len(job.prompt_ids) + 5)))
+        DiffAdapt(strategy="easy").possible_jobs(begun)
+    small = only(engine(tokens, context_length=len(job.prompt_ids) + 5))
+    short = replace(job, services=replace(job.services, engines=small))
     with pytest.raises(Unsupported, match="must hold them and an answer"):
-        DiffAdapt(strategy="easy").foresee(short)
+        DiffAdapt(strategy="easy").possible_jobs(short)
     with pytest.raises(Unsupported, match="words of the probe 'mine'"):
         await DiffAdapt().check(short)
     assert not played.asked

@@ -13,8 +13,10 @@ import pytest
 from tests.policies.scripted import play, writers
 from waver.engines.base import Sampling, Step
 from waver.entropy import bits_to_nats
-from waver.policies.base import Job, Report
-from waver.policies.ead import EntropyAdaptiveDecoding
+from waver.policies.job import Job
+from waver.policies.report import Report
+from waver.policies.services import Services
+from waver.policies.switch.ead import EntropyAdaptiveDecoding
 
 S = [0.2, 0.1, 1.5, 2, 1.8, 1.6, 0.3, 0.2, 0.1, 0.1, 0.2, 0.1]
 L = [0.1, 0.1, 0.6, 0.7, 0.5, 0.4, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1]
@@ -175,7 +177,7 @@ async def test_closing_early_closes_the_engine() -> None:
             closed.append(True)
 
     policy = EntropyAdaptiveDecoding()
-    job = Job((1,), Sampling(max_tokens=1000), "small", {}, Report())
+    job = Job((1,), Sampling(max_tokens=1000), "small", Services({}), Report())
     steps = policy.decode(job, endless)
     await anext(steps)
     await steps.aclose()

@@ -15,14 +15,15 @@ from tests.policies.looking import Played, asking, only
 from waver.engines import TransformersConfig, load_engine
 from waver.engines.base import Engine, Sampling, Step, Unsupported
 from waver.engines.tokens import TokenText
-from waver.policies.base import Job, Policy, Proceed
-from waver.policies.diffadapt import DiffAdapt
-from waver.policies.ead import EntropyAdaptiveDecoding
-from waver.policies.forced_answer import ForcedAnswer
-from waver.policies.l_rag import LRAG
-from waver.policies.random_switch import RandomSwitch
+from waver.policies.base import Policy, Proceed
+from waver.policies.job import Job
 from waver.policies.registry import check_engines, parse
-from waver.policies.strategies import Easy, Hard
+from waver.policies.retrieve.l_rag import LRAG
+from waver.policies.switch.ead import EntropyAdaptiveDecoding
+from waver.policies.switch.random_switch import RandomSwitch
+from waver.policies.think.diffadapt import DiffAdapt
+from waver.policies.think.forced_answer import ForcedAnswer
+from waver.policies.think.strategies import Easy, Hard
 from waver.retrieval.base import Document
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.embedder import Embedder
@@ -146,10 +147,10 @@ async def test_an_open_think_block_is_closed() -> None:
 def test_refused_where_it_cannot_be(tokens: TokenText) -> None:
     job = asking(only(Played(tokens, "")), "played", QUESTION, None, max_tokens=4)
     with pytest.raises(Unsupported, match="limit of 4 tokens leaves no room"):
-        ForcedAnswer(**PAIR).foresee(job)
+        ForcedAnswer(**PAIR).possible_jobs(job)
     demanding = replace(job, sampling=Sampling(max_tokens=40, min_tokens=38))
     with pytest.raises(Unsupported, match="no room"):
-        ForcedAnswer(**PAIR).foresee(demanding)
+        ForcedAnswer(**PAIR).possible_jobs(demanding)
 
 
 async def test_refused_beside_a_grammar_and_on_engines_that_do_not_score(tokens: TokenText) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waver.entropy import shannon_entropy
-from waver.policies.calibration import Latency, budget, curve, within
-from waver.policies.gates import closeness, disagreement, pooled, spread, weighted_entropies
+from waver.policies.retrieve.calibration import Latency, budget, curve, within
+from waver.policies.retrieve.gates import closeness, disagreement, pooled, spread, weighted_entropies
 
 DRAFT = [0.9404480, 1.3862944, 0.1677005]
 

@@ -15,10 +15,13 @@ import pytest
 from waver.engines import TransformersConfig, load_engine
 from waver.engines.base import Engine, Sampling, Step
 from waver.engines.transforms import AdaptiveTemperature
-from waver.policies.base import Job, Policy, Proceed, Report
-from waver.policies.ead import EntropyAdaptiveDecoding
-from waver.policies.random_switch import RandomSwitch
-from waver.policies.route import Route
+from waver.policies.base import Policy, Proceed
+from waver.policies.job import Job
+from waver.policies.report import Report
+from waver.policies.services import Services
+from waver.policies.switch.ead import EntropyAdaptiveDecoding
+from waver.policies.switch.random_switch import RandomSwitch
+from waver.policies.switch.route import Route
 from waver.training.pair.world import draw
 
 MODEL = str(Path(__file__).parents[2] / "models" / "small")
@@ -59,7 +62,7 @@ async def twins() -> AsyncIterator[dict[str, Engine]]:
 def job(engines: dict[str, Engine], question: str, sampling: Sampling) -> Job:
     prompt = engines["small"].tokens.chat([{"role": "user", "content": question}])
     report = Report(parameters={name: engine.parameters for name, engine in engines.items()})
-    return Job(tuple(prompt), sampling, "small", engines, report)
+    return Job(tuple(prompt), sampling, "small", Services(engines), report)
 
 
 async def run(policies: list[Policy], work: Job) -> list[Step]:

@@ -15,11 +15,11 @@ from tests.policies.looking import Played, answer, asking, only
 from waver.engines import TransformersConfig, load_engine
 from waver.engines.base import Engine, Unsupported
 from waver.engines.tokens import TokenText
-from waver.policies.base import Job
-from waver.policies.ead import EntropyAdaptiveDecoding
-from waver.policies.l_rag import LRAG
-from waver.policies.quoting import INSTRUCTION
-from waver.policies.sentences import Dragin, Flare
+from waver.policies.job import Job
+from waver.policies.retrieve.l_rag import LRAG
+from waver.policies.retrieve.quoting import INSTRUCTION
+from waver.policies.retrieve.sentences import Dragin, Flare
+from waver.policies.switch.ead import EntropyAdaptiveDecoding
 from waver.retrieval.base import Document, NoCollection
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.embedder import Embedder
@@ -255,7 +255,7 @@ async def test_metadata_filters(tokens: TokenText, library: Library) -> None:
 async def test_what_is_refused_before_anything_is_written(tokens: TokenText, library: Library) -> None:
     engine = Played(tokens, SAID, exposes=frozenset())
     job = asking(only(engine), "played", QUESTION, library)
-    without = Job(job.prompt_ids, job.sampling, job.engine, job.engines, job.report, None, library)
+    without = Job(job.prompt_ids, job.sampling, job.engine, job.services, job.report)
     cases: list[tuple[LRAG, Job, type[Exception], str]] = [
         (l_rag(gate="dragin"), job, Unsupported, "attention weights.*'played'"),
         (l_rag(gate="seakr"), job, Unsupported, "hidden states.*'played'"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.policies.injections import INJECTIONS
-from waver.policies.quoting import INSTRUCTION, one_line, quoted
+from waver.policies.retrieve.quoting import INSTRUCTION, one_line, quoted
 
 LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from waver.entropy import shannon_entropy
-from waver.policies.calibration import budget, curve, within
-from waver.policies.gates import pooled
+from waver.policies.retrieve.calibration import budget, curve, within
+from waver.policies.retrieve.gates import pooled
 from waver.stats import auroc
 
 DOCUMENTS, FACTS, VALUES, ATTRIBUTES = 120, 10, 60, 40

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT, Running
 from waver.clients.client import report
 from waver.clients.policies import ead, l_rag
-from waver.server.drift import Drift
+from waver.policies.retrieve.drift import Drift
 from waver.training.pair.world import documents, draw, score_text
 
 KNOWN = draw("frequent_facts", 177, 4)

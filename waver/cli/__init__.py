@@ -443,7 +443,7 @@ def _strategies(configured: Any, samples: int, max_tokens: int) -> tuple[dict[st
 
     from waver.engines.probe import CLASSES
     from waver.policies.registry import parse
-    from waver.policies.strategies import opening
+    from waver.policies.think.strategies import opening
     from waver.training.probe.run import way
 
     (policy,) = parse([{"name": "diffadapt"}], configured.engines, configured.policies)

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 
 from waver.answers import NUMBER, contains, number
 from waver.engines.base import Step
-from waver.policies.base import Job, Proceed, Report
+from waver.policies.base import Proceed
+from waver.policies.job import Job
+from waver.policies.report import Report
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ async def _run(way: Job, proceed: Proceed, answer: str) -> Run:
     own = replace(way, report=Report(parameters=way.report.parameters))
     async with aclosing(proceed(own)) as made:
         steps = [step async for step in made]
-    tokens = way.engines[way.engine].tokens
+    tokens = way.writer.tokens
     ids = [step.token for step in steps]
     if tokens.think is not None and tokens.think[1] in ids:
         ids = ids[len(ids) - ids[::-1].index(tokens.think[1]) :]  # what counts is said after the thinking

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from waver.engines import transforms
 from waver.engines.base import Sampling
-from waver.policies.shaping import Shaping
+from waver.policies.sample.shaping import Shaping
 
 
 class TopP(transforms.TopP, Shaping):

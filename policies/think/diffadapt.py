@@ -1,7 +1,7 @@
 """DiffAdapt, arXiv 2510.19669: think as much as the question needs.
 
 A probe reads the model's last hidden state behind the prompt and a few words that ask how hard the question is, and one
-of three strategies (`waver.policies.strategies`) answers:
+of three strategies (`waver.policies.think.strategies`) answers:
 
     logits = W2 relu(W1 h + b1) + b2 + bonus          (waver.engines.probe)
     strategy = argmax softmax(logits), or normal where the largest probability is below `min_confidence`
@@ -42,10 +42,11 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from waver.engines.base import Engine, Sampling, Step, Unsupported
 from waver.engines.probe import CLASSES, Class
-from waver.policies.base import Job, Policy, Proceed, Stage
-from waver.policies.head_start import HeadStart
-from waver.policies.oracle import best
-from waver.policies.strategies import Easy, Hard, Normal, asked
+from waver.policies.base import Policy, Proceed, Stage
+from waver.policies.job import Job
+from waver.policies.think.head_start import HeadStart
+from waver.policies.think.oracle import best
+from waver.policies.think.strategies import Easy, Hard, Normal, asked
 
 ANY = ("auto", "shuffled", "oracle")
 """Under these every strategy may be chosen."""
@@ -106,7 +107,7 @@ class DiffAdapt(Policy):
         if self.strategy == "auto" and (found := await self._reader(job)) is not None:
             probe_prompt(job, *found)
 
-    def foresee(self, job: Job) -> list[Job]:
+    def possible_jobs(self, job: Job) -> list[Job]:
         return list(self._ways(job).values())
 
     async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
@@ -181,7 +182,7 @@ class DiffAdapt(Policy):
     ) -> Class | None:
         """The strategy to begin with before the probe has spoken; None where the answer's first pass would not read
         what the probe does, or where no strategy is likely enough."""
-        usual = job.probes[name].usual
+        usual = job.services.probes[name].usual
         if usual is None or any(policy.stage in ("search", "decode") for policy in proceed.policies):
             return None
         return usual if ways[usual].prompt_ids[: len(read)] == read else None
@@ -194,33 +195,33 @@ class DiffAdapt(Policy):
         """
         probes = {
             name: probe
-            for name, probe in job.probes.items()
+            for name, probe in job.services.probes.items()
             if (probe.record.labels == self.labels if self.probe is None else name == self.probe)
         }
         reasons = []
         for engine in dict.fromkeys((job.engine, *job.report.parameters)):
             for name, probe in probes.items():
                 try:
-                    await probe.check(job.engines[engine])
+                    await probe.check(job.services.engines[engine])
                 except Unsupported as error:
                     reasons.append(str(error))
                 else:
-                    return name, job.engines[engine]
+                    return name, job.services.engines[engine]
         if self.fallback == "draft":
             return None
         reason = reasons[0] if reasons else f"no probe with the labels {self.labels} is configured"
         raise Unsupported(f'{reason}; name a strategy, or let a draft decide: "fallback": "draft"', "policy")
 
     def _probed(self, job: Job, name: str, engine: Engine, state: torch.Tensor) -> tuple[Class, dict[str, Any]]:
-        logits = job.probes[name](state) + torch.tensor([self.bonus.get(each, 0.0) for each in CLASSES])
+        logits = job.services.probes[name](state) + torch.tensor([self.bonus.get(each, 0.0) for each in CLASSES])
         probabilities = dict(zip(CLASSES, logits.softmax(-1).tolist(), strict=True))
         likeliest = max(CLASSES, key=lambda each: probabilities[each])
         chosen = likeliest if probabilities[likeliest] >= self.min_confidence else "normal"
-        job.probes[name].chosen.append(chosen)
+        job.services.probes[name].chosen.append(chosen)
         return chosen, {"probe": name, "engine": engine.name, "probabilities": probabilities}
 
     async def _drafted(self, job: Job) -> tuple[Class, dict[str, Any]]:
-        engine = job.engines[job.engine]
+        engine = job.writer
         sampling = Sampling(temperature=0.0, max_tokens=min(self.draft_tokens, job.sampling.max_tokens), logprobs=False)
         async with aclosing(engine.generate(job.prompt_ids, sampling)) as steps:
             entropies = [step.entropy async for step in steps]
@@ -236,7 +237,7 @@ def probe_prompt(job: Job, name: str, engine: Engine) -> tuple[int, ...]:
     Raises:
         Unsupported: the engine's context has no room for both.
     """
-    words = engine.tokens.encode(job.probes[name].record.words, add_special_tokens=False)
+    words = engine.tokens.encode(job.services.probes[name].record.words, add_special_tokens=False)
     if len(job.prompt_ids) + len(words) > engine.context_length:
         raise Unsupported(
             f"the prompt has {len(job.prompt_ids)} tokens and the words of the probe {name!r} {len(words)}, and the "

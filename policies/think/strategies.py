@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from waver.engines.base import Unsupported
 from waver.engines.tokens import TokenText
-from waver.policies.base import Job
+from waver.policies.job import Job
 
 Words = Annotated[str, Field(max_length=4096, description="words that open the answer")]
 Think = Annotated[bool, Field(description="leave the think block open, where the model has one")]
@@ -73,7 +73,7 @@ def asked(job: Job, strategy: Strategy) -> Job:
             "answer begins",
             "policy",
         )
-    words, own = opening(job.engines[job.engine].tokens, job.prompt_ids, strategy), job.sampling
+    words, own = opening(job.writer.tokens, job.prompt_ids, strategy), job.sampling
     ids = (*job.prompt_ids, *words)
     room = job.context_length - len(ids)
     if room < max(own.min_tokens, 1):
@@ -89,7 +89,7 @@ def asked(job: Job, strategy: Strategy) -> Job:
         top_p=own.top_p if strategy.top_p is None else strategy.top_p,
         max_tokens=min(limit, room),
     )
-    question = job.question and replace(job.question, led_by=_behind(job.question.led_by, words))
+    question = job.question and replace(job.question, with_context=_followed_by(job.question.with_context, words))
     return replace(job, prompt_ids=ids, sampling=sampling, question=question)
 
 
@@ -110,6 +110,6 @@ def opening(tokens: TokenText, prompt_ids: Sequence[int], strategy: Strategy) ->
     return (*front, *tokens.encode_plain("\n"), closes, *tokens.encode_plain("\n\n"))
 
 
-def _behind(led_by: Callable[[str], Sequence[int]], words: Sequence[int]) -> Callable[[str], Sequence[int]]:
+def _followed_by(with_context: Callable[[str], Sequence[int]], words: Sequence[int]) -> Callable[[str], Sequence[int]]:
     """Prompts that are made anew, as around passages, end with the same words."""
-    return lambda before: (*led_by(before), *words)
+    return lambda before: (*with_context(before), *words)

@@ -34,7 +34,8 @@ from pydantic import Field, model_validator
 
 from waver.engines.base import NO_TOKEN, Gate, Step
 from waver.entropy import RollingEntropy
-from waver.policies.base import Job, Policy, Proceed, Stage, continuation, within_answer
+from waver.policies.base import Policy, Proceed, Stage
+from waver.policies.job import Job, continuation, within_answer
 
 
 class EntropyAdaptiveDecoding(Policy):
@@ -69,7 +70,7 @@ class EntropyAdaptiveDecoding(Policy):
             raise ValueError("threshold_down must not be above threshold")
         return self
 
-    def foresee(self, job: Job) -> list[Job]:
+    def possible_jobs(self, job: Job) -> list[Job]:
         watched = self.monitor == "small"  # then no gate watches the large one, which goes a token at a time
         gates = {self.small: self._gate((), False), self.large: None if watched else self._gate((), True)}
         return [continuation(job, job.prompt_ids[-1:], engine, gate) for engine, gate in gates.items()]

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from waver.engines import transforms
 from waver.engines.base import Sampling, Step
-from waver.policies.base import Job, Policy, Proceed, Stage
+from waver.policies.base import Policy, Proceed, Stage
+from waver.policies.job import Job
 
 
 class Shaping(Policy):
@@ -16,11 +17,11 @@ class Shaping(Policy):
 
     stage: ClassVar[Stage] = "sample"
 
-    def foresee(self, job: Job) -> list[Job]:
+    def possible_jobs(self, job: Job) -> list[Job]:
         return [replace(job, sampling=self.apply(job.sampling))]
 
     def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
-        (inner,) = self.foresee(job)
+        (inner,) = self.possible_jobs(job)
         return proceed(inner)
 
     def apply(self, sampling: Sampling) -> Sampling:

@@ -13,7 +13,8 @@ from dataclasses import replace
 import torch
 
 from waver.engines.base import Step
-from waver.policies.base import Job, Proceed
+from waver.policies.base import Proceed
+from waver.policies.job import Job
 
 
 class HeadStart:

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from waver.engines.base import Sampling, Unsupported
-from waver.policies import quoting
-from waver.policies.base import Job
+from waver.policies.job import Job
+from waver.policies.retrieve import quoting
 from waver.retrieval.base import Passage
 from waver.retrieval.collection import Collection
 
@@ -58,7 +58,7 @@ class Lookup:
         """The job with the summaries of the documents that were named, if any."""
         names = self._where.documents
         if names:
-            library, kind = self._job.library, self._where.summary
+            library, kind = self._job.services.library, self._where.summary
             assert library is not None
             found = await library.run(self._collection.summaries, names, kind)
             if kind == "written" and (missing := [name for name in names if name not in found]):
@@ -69,7 +69,7 @@ class Lookup:
 
     async def _write(self, names: Sequence[str]) -> dict[str, str]:
         """Summaries by the engine, kept until their documents change."""
-        library, engine = self._job.library, self._job.engines[self._job.engine]
+        library, engine = self._job.services.library, self._job.writer
         assert library is not None
         texts = await library.run(self._collection.openings, names, SUMMARISED)
         written = {}
@@ -130,11 +130,11 @@ async def looking(where: Where, job: Job) -> Collection:
     """
     if where.collection is None:
         raise Unsupported('name the collection to look into: "collection": "…"', "collection")
-    if job.library is None:
+    if job.services.library is None:
         raise Unsupported("there are no collections here")
     if job.question is None:
         raise Unsupported("passages are quoted in front of a question: send a user's message, or a prompt as text")
-    return await job.library.run(partial(job.library.open, where.collection))
+    return await job.services.library.run(partial(job.services.library.open, where.collection))
 
 
 def _shown(passage: Passage) -> str:

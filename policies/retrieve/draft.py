@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 
 from waver.engines.base import Step
-from waver.policies.base import Job
-from waver.policies.gates import Pooling, closeness, pooled
+from waver.policies.job import Job
+from waver.policies.retrieve.gates import Pooling, closeness, pooled
 
 
 def entropy(step: Step) -> float:
@@ -23,7 +23,7 @@ def tie(step: Step) -> float:
 
 def ends(step: Step, job: Job) -> bool:
     """Whether a step is the stop token behind an answer, which is no part of it."""
-    stops = (*job.engines[job.engine].tokens.eos_ids, *job.sampling.stop_token_ids)
+    stops = (*job.writer.tokens.eos_ids, *job.sampling.stop_token_ids)
     return step.finish == "stop" and step.token in stops
 
 
@@ -46,7 +46,7 @@ class Draft:
         stopped = ends(step, job)
         if not stopped:
             self._values.append(self.measure(step))
-        newline = b"\n" in job.engines[job.engine].tokens.token_bytes(step.token)
+        newline = b"\n" in job.writer.tokens.token_bytes(step.token)
         if step.finish or newline or len(self._values) >= self._longest:
             return not self._values or self.score > self._limit
         # No measure is negative, so a sum that would do for a complete draft cannot shrink, nor can a maximum.

@@ -24,7 +24,7 @@ Other gates (`gate`), each with a threshold of its own:
   `samples` drawn prefixes. Its formulas are reconstructions.
 - `seakr` (arXiv 2406.19215): how far the hidden states of `samples` drawn answers lie apart, in the middle layer. Needs
   those of all layers. Its queries and re-ranking are left out: the question is what is looked up.
-- `flare` and `dragin`, sentence by sentence: `waver.policies.sentences`.
+- `flare` and `dragin`, sentence by sentence: `waver.policies.retrieve.sentences`.
 - `always`, `never`, `random` (at a `rate`): controls.
 """
 
@@ -42,11 +42,12 @@ import torch
 from pydantic import Field
 
 from waver.engines.base import Sampling, Step, Unsupported
-from waver.policies.base import Job, Policy, Proceed, Stage
-from waver.policies.draft import Draft, ends, tie
-from waver.policies.gates import Pooling, disagreement, spread
-from waver.policies.lookup import Lookup, Where, looking
-from waver.policies.sentences import Dragin, Flare, by_sentence
+from waver.policies.base import Policy, Proceed, Stage
+from waver.policies.job import Job
+from waver.policies.retrieve.draft import Draft, ends, tie
+from waver.policies.retrieve.gates import Pooling, disagreement, spread
+from waver.policies.retrieve.lookup import Lookup, Where, looking
+from waver.policies.retrieve.sentences import Dragin, Flare, by_sentence
 
 THRESHOLDS = {"entropy": 0.5, "margin": 0.5, "targ": 0.5, "seakr": -6.0, "flare": 0.8, "dragin": 1.0}
 DRAFTS = {"flare": 64, "dragin": 64, "seakr": 100}
@@ -93,7 +94,7 @@ class LRAG(Where, Policy):
 
     async def check(self, job: Job) -> None:
         need = NEEDS.get(self.gate)
-        if need is not None and need not in job.engines[job.engine].exposes:
+        if need is not None and need not in job.writer.exposes:
             what = {"attention": "attention weights", "hidden_states": "the hidden states of all layers"}[need]
             raise Unsupported(
                 f"the gate {self.gate} needs {what}, which engine {job.engine!r} does not hand out; entropy, margin, "
@@ -159,7 +160,7 @@ class LRAG(Where, Policy):
 
     async def _sampled(self, job: Job) -> float:
         """The score of gates that draw several answers."""
-        engine, seed = job.engines[job.engine], job.sampling.seed
+        engine, seed = job.writer, job.sampling.seed
         seakr = self.gate == "seakr"
         shape = {"top_k": 50, "top_p": 0.9} if seakr else {}
         limit = min(self.longest, job.sampling.max_tokens)

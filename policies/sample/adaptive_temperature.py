@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from waver.engines import transforms
-from waver.policies.shaping import Shaping
+from waver.policies.sample.shaping import Shaping
 
 
 class AdaptiveTemperature(transforms.AdaptiveTemperature, Shaping):

@@ -23,7 +23,8 @@ from pydantic import Field
 
 from waver.engines.base import Engine, Step, Unsupported
 from waver.engines.tokens import TokenText
-from waver.policies.base import Job, Policy, Proceed, Stage, continuation
+from waver.policies.base import Policy, Proceed, Stage
+from waver.policies.job import Job, continuation
 
 _SCORE: WeakValueDictionary[int, Engine] = WeakValueDictionary()
 """Engines that have been seen to score a text, by id."""
@@ -51,7 +52,7 @@ class ForcedAnswer(Policy):
     )
 
     async def check(self, job: Job) -> None:
-        engine = job.engines[job.engine]
+        engine = job.writer
         if job.sampling.grammar is not None:
             raise Unsupported("a forced answer would break what response_format asks for; use one of them", "policy")
         if _SCORE.get(id(engine)) is not engine:
@@ -64,7 +65,7 @@ class ForcedAnswer(Policy):
                 ) from error
             _SCORE[id(engine)] = engine
 
-    def foresee(self, job: Job) -> list[Job]:
+    def possible_jobs(self, job: Job) -> list[Job]:
         if self._limit(job) == job.sampling.max_tokens:
             raise Unsupported(
                 f"a limit of {job.sampling.max_tokens} tokens leaves no room for an answer and the words of a forced "
@@ -96,10 +97,10 @@ class ForcedAnswer(Policy):
             job.report.extra["forced_answer"] = {"forced": True, "after": len(before) - start}
         if rest:
             written += rest
-            scored = await job.engines[job.engine].score((*job.prompt_ids, *written), job.sampling.top_logprobs)
+            scored = await job.writer.score((*job.prompt_ids, *written), job.sampling.top_logprobs)
             for step in scored[-len(rest) :]:
                 yield step
-        text, stream = "", job.engines[job.engine].tokens.stream()
+        text, stream = "", job.writer.tokens.stream()
         async with aclosing(proceed(self._last(job, written))) as steps:
             async for step in steps:
                 text += stream.push(step.token)
@@ -110,7 +111,7 @@ class ForcedAnswer(Policy):
 
     def _limit(self, job: Job) -> int:
         """Most tokens before the words: all, where there is no room for words and what they announce."""
-        sampling, tokens = job.sampling, job.engines[job.engine].tokens
+        sampling, tokens = job.sampling, job.writer.tokens
         longest = len(_closing(tokens)) + len(tokens.encode_plain(self.words))
         room = min(sampling.max_tokens // 2, sampling.max_tokens - sampling.min_tokens)
         return sampling.max_tokens - (min(longest + self.tokens, room) if room > longest else 0)
@@ -126,7 +127,7 @@ class ForcedAnswer(Policy):
 
     def _words(self, job: Job, ids: Sequence[int]) -> tuple[int, ...]:
         """What stands between a prompt with an answer that was cut off and the answer's end."""
-        tokens = job.engines[job.engine].tokens
+        tokens = job.writer.tokens
         thinking = tokens.think and next((i for i in reversed(ids) if i in tokens.think), None) == tokens.think[0]
         return (*(_closing(tokens) if thinking else ()), *tokens.encode_plain(self.words))
 

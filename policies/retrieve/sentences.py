@@ -17,10 +17,11 @@ from typing import ClassVar
 import torch
 
 from waver.engines.base import Step
-from waver.policies.base import Job, Proceed, continuation, within_answer
-from waver.policies.draft import ends
-from waver.policies.gates import weighted_entropies
-from waver.policies.lookup import Lookup
+from waver.policies.base import Proceed
+from waver.policies.job import Job, continuation, within_answer
+from waver.policies.retrieve.draft import ends
+from waver.policies.retrieve.gates import weighted_entropies
+from waver.policies.retrieve.lookup import Lookup
 from waver.retrieval.words import COMMON
 
 END = re.compile(r"[.!?…][\"'”’)\]]*\s|\n")
@@ -73,7 +74,7 @@ async def by_sentence(
 
 async def _sentence(job: Job, proceed: Proceed, written: Sequence[int], longest: int) -> list[Step]:
     """The steps of the next sentence."""
-    stream, text = job.engines[job.engine].tokens.stream(), ""
+    stream, text = job.writer.tokens.stream(), ""
     steps: list[Step] = []
     async with aclosing(proceed(continuation(job, written, job.engine))) as drafted:
         async for step in drafted:
@@ -101,7 +102,7 @@ class Flare:
         if score > self.limit:
             return score, None
         kept = [draft[i].token for i, probability in likely.items() if probability > UNSURE]
-        return score, job.engines[job.engine].tokens.decode(kept).strip()
+        return score, job.writer.tokens.decode(kept).strip()
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Dragin:
     """Scores above fire."""
 
     async def __call__(self, job: Job, before: Sequence[int], draft: Sequence[Step]) -> tuple[float, str | None]:
-        engine = job.engines[job.engine]
+        engine = job.writer
         told = [step for step in draft if not ends(step, job)]
         words = _words([engine.tokens.token_str(step.token) for step in told])
         if not words:
@@ -135,7 +136,7 @@ class Dragin:
     def _query(self, job: Job, ids: Sequence[int], weights: torch.Tensor, fired: Sequence[Word], start: int) -> str:
         """The content words, from the question on, that the words that fired attend to most, in the text's order."""
         assert job.question is not None
-        pieces = [job.engines[job.engine].tokens.token_str(token) for token in ids]
+        pieces = [job.writer.tokens.token_str(token) for token in ids]
         attended, start = torch.zeros(len(ids)), len(ids) - weights.shape[1]
         for word in fired:
             reach = start + word.tokens[0]

@@ -10,7 +10,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from waver.engines.base import Step
-from waver.policies.base import Job, Policy, Proceed, Stage, continuation, within_answer
+from waver.policies.base import Policy, Proceed, Stage
+from waver.policies.job import Job, continuation, within_answer
 
 
 class Route(Policy):
@@ -27,7 +28,7 @@ class Route(Policy):
     )
     draft_tokens: int = Field(default=16, ge=1, le=1024, description="tokens in the draft")
 
-    def foresee(self, job: Job) -> list[Job]:
+    def possible_jobs(self, job: Job) -> list[Job]:
         return [continuation(job, job.prompt_ids[-1:], self.small), replace(job, engine=self.large)]
 
     async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:

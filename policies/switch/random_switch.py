@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from waver.engines.base import Step
-from waver.policies.base import Job, Policy, Proceed, Stage, continuation, within_answer
+from waver.policies.base import Policy, Proceed, Stage
+from waver.policies.job import Job, continuation, within_answer
 
 
 class RandomSwitch(Policy):
@@ -26,7 +27,7 @@ class RandomSwitch(Policy):
     large: str = Field(default="large", description="engine that writes a share of the tokens")
     rate: float = Field(default=0.5, ge=0.0, le=1.0, description="share of tokens on the large engine")
 
-    def foresee(self, job: Job) -> list[Job]:
+    def possible_jobs(self, job: Job) -> list[Job]:
         if self.rate in (0.0, 1.0):
             return [replace(job, engine=self.large if self.rate else self.small)]
         return [continuation(job, job.prompt_ids[-1:], engine) for engine in (self.small, self.large)]

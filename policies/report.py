@@ -1,0 +1,105 @@
+"""The report of one choice: tokens by engine, entropies, what truncation left, and what policies add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from waver.engines.base import Step
+
+
+@dataclass
+class TruncationStats:
+    """Count what truncations left to draw from, over the tokens that were drawn so: sums, and the largest set."""
+
+    draws: int = 0
+    tokens: int = 0
+    most: int = 0
+    entropy: float = 0.0
+
+    def add(self, draws: int, tokens: int, most: int, entropy: float) -> None:
+        self.draws += draws
+        self.tokens += tokens
+        self.most = max(self.most, most)
+        self.entropy += entropy
+
+    def as_dict(self) -> dict[str, float]:
+        """The `truncation` of a report; entropy in nats."""
+        mean, entropy = self.tokens / self.draws, self.entropy / self.draws
+        return {"kept_mean": mean, "kept_max": self.most, "crop_entropy_mean": entropy}
+
+
+@dataclass
+class Report:
+    """Record what happened while one choice was decoded; becomes the `waver` object of the response."""
+
+    policy: list[dict[str, Any]] = field(default_factory=list)
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    """Parameter count of every engine the request's policies may use, by name."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    discarded: int = 0
+    switches: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What policies add under a key of their own, such as `retrieval` or `strategy`."""
+    entropy_sum: float = 0.0
+    entropy_max: float = 0.0
+    bounds_sum: tuple[float, float] | None = None
+    truncation: TruncationStats = field(default_factory=TruncationStats)
+    catch_up: dict[str, int] = field(default_factory=dict)
+    """Tokens that each engine had to read after a switch because another engine had written them."""
+    _writer: str | None = None
+    _read: dict[str, int] = field(default_factory=dict)
+
+    def observe(self, step: Step) -> None:
+        """Count one token of the answer."""
+        written = self.completion_tokens
+        missed = written - self._read.get(step.engine, 0) - 1
+        if missed > 0:
+            self.catch_up[step.engine] = self.catch_up.get(step.engine, 0) + missed
+        self._read[step.engine] = written
+        self.tokens[step.engine] = self.tokens.get(step.engine, 0) + 1
+        self.switches += self._writer not in (None, step.engine)
+        self._writer = step.engine
+        self.entropy_sum += step.entropy
+        self.entropy_max = max(self.entropy_max, step.entropy)
+        if step.entropy_bounds or self.bounds_sum:
+            low, high = step.entropy_bounds or (step.entropy, step.entropy)
+            total = self.bounds_sum or (self.entropy_sum - step.entropy,) * 2
+            self.bounds_sum = (total[0] + low, total[1] + high)
+        if step.kept is not None:
+            self.truncation.add(1, step.kept, step.kept, step.crop_entropy or 0.0)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(self.tokens.values())
+
+    @property
+    def relative_cost(self) -> float:
+        """Parameter-weighted cost against the largest engine alone (EAD, arXiv 2502.06833); 0 for an empty answer."""
+        largest = max(self.parameters.values(), default=0)
+        if not largest or not self.completion_tokens:
+            return 0.0
+        spent = sum(n * self.parameters[engine] for engine, n in self.tokens.items())
+        return spent / (largest * self.completion_tokens)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The `waver` object of API.md, without a trace."""
+        n = max(self.completion_tokens, 1)
+        entropy: dict[str, Any] = {"mean": self.entropy_sum / n, "max": self.entropy_max, "kind": "exact"}
+        if self.bounds_sum:
+            entropy |= {"kind": "bounded", "lower": self.bounds_sum[0] / n, "upper": self.bounds_sum[1] / n}
+        out: dict[str, Any] = {
+            "policy": self.policy,
+            "tokens": {name: self.tokens.get(name, 0) for name in self.parameters},
+            "switches": self.switches,
+            "relative_cost": self.relative_cost,
+            "entropy": entropy,
+        }
+        if self.truncation.draws:
+            out["truncation"] = self.truncation.as_dict()
+        if self.catch_up:
+            out["catch_up_tokens"] = self.catch_up
+        if self.discarded:
+            out["discarded_tokens"] = self.discarded
+        return out | self.extra

@@ -1,0 +1,1 @@
+"""Policies of the stage `sample`: shape the distribution that a token is drawn from."""

@@ -1,0 +1,28 @@
+"""What a server offers to its policies, in one object. A new service is a new field here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from waver.engines.base import Engine
+from waver.engines.probe import Probe
+
+if TYPE_CHECKING:
+    from waver.retrieval.embedder import Embedder
+    from waver.retrieval.library import Library
+
+
+@dataclass(frozen=True)
+class Services:
+    """The engines and probes of the configuration, by name, and its collections of documents (None: there are none)."""
+
+    engines: Mapping[str, Engine]
+    library: Library | None = None
+    probes: Mapping[str, Probe] = field(default_factory=dict)
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """The configuration's first embedder; None where there are no collections."""
+        return None if self.library is None else self.library.embedder()

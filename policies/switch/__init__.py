@@ -1,0 +1,1 @@
+"""Policies of the stage `decode`: choose which engine writes each token."""

@@ -10,12 +10,19 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from waver.retrieval.scanning import windows
+
 Offsets = npt.NDArray[np.int64]
 
 BLOCK = 16_384
 """Characters that are tokenised at once: a long text is tokenised in pieces."""
 _PARAGRAPH = re.compile(r"\n\s*\n\s*")
-_SENTENCE = re.compile(r"[.!?…。！？]+[\"'”’»)\]]*(?:\s+|(?<=[。！？]))|\n+\s*")
+# Each alternative begins where a run of marks begins and gives nothing of it back, so that a run is read once.
+_SENTENCE = re.compile(
+    r"(?<![.!?…。！？])[.!?…。！？]++[\"'”’»)\]]*+\s++"
+    r"|(?<![.!?…。！？])(?:[.!?…]*+[。！？])++"
+    r"|\n++\s*+"
+)
 _ABBREVIATION = re.compile(r"(?:\b(?:[A-Za-z]|Dr|Mr|Mrs|Ms|Prof|St|No|vs|etc|e\.g|i\.e|cf|Fig|Eq|approx))\.\s*$")
 LONG, PART = 64, 2
 """Characters of a span that counts as several tokens, and of each of these: rather too many tokens than too few."""
@@ -60,7 +67,7 @@ def pieces(text: str, tokens: Tokens, most: int, overlap: int) -> Iterator[Piece
         return
     starts = np.ascontiguousarray(spans[:, 0])
     # Tokens before which a text may be cut: the first of a paragraph, of a sentence, of a word.
-    paragraphs = _first_tokens(starts, [m.end() for m in _PARAGRAPH.finditer(text)])
+    paragraphs = _first_tokens(starts, _ends(_PARAGRAPH, text))
     sentences = np.union1d(paragraphs, _first_tokens(starts, sentence_starts(text)))
     words = np.flatnonzero(np.r_[True, starts[1:] > spans[:-1, 1]])
     n, begin = len(spans), 0
@@ -82,7 +89,16 @@ def pieces(text: str, tokens: Tokens, most: int, overlap: int) -> Iterator[Piece
 
 def sentence_starts(text: str) -> list[int]:
     """Characters at which a sentence begins, but for the first one."""
-    return [m.end() for m in _SENTENCE.finditer(text) if not _ABBREVIATION.search(text, max(0, m.start() - 8), m.end())]
+    return [
+        match.end()
+        for start, end in windows(text)
+        for match in _SENTENCE.finditer(text, start, end)
+        if not _ABBREVIATION.search(text, max(0, match.start() - 8), match.end())
+    ]
+
+
+def _ends(pattern: re.Pattern[str], text: str) -> list[int]:
+    return [match.end() for start, end in windows(text) for match in pattern.finditer(text, start, end)]
 
 
 def lead(text: str, tokens: Tokens, sentences: int = 2, most: int = 64) -> str:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 
 from waver.retrieval.base import BadDocument, TooLarge
+from waver.retrieval.scanning import windows
 
 HIDDEN = "script, style, template, noscript, iframe, object, embed, svg, canvas, dialog, [hidden]"
 BLOCKS = frozenset(
@@ -25,8 +26,8 @@ _BLANK_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 
 def clean(text: str) -> str:
     """Text without control characters, with single blank lines between paragraphs."""
-    text = _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n\n"))
-    return _BLANK_LINES.sub("\n\n", text).strip()
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n\n")
+    return "".join(_BLANK_LINES.sub("\n\n", _CONTROL.sub("", text[a:b])) for a, b in windows(text)).strip()
 
 
 def decode(data: bytes) -> str:
@@ -91,7 +92,7 @@ def html(data: bytes, most: int) -> tuple[str, str]:
         size += len(content)
         if size > most:
             raise TooLarge(f"its text is larger than {most} bytes")
-    return title, re.sub(r"[ \t]*\n[ \t]*\n\s*", "\n\n", "".join(pieces))
+    return title, re.sub(r"(?<![ \t])[ \t]*+\n[ \t]*+\n\s*+", "\n\n", "".join(pieces))
 
 
 def pdf(data: bytes, most: int) -> tuple[str, str]:
@@ -172,6 +173,6 @@ def kind_of(data: bytes, name: str, content_type: str = "") -> str:
     kind = SUFFIXES.get(suffix) or TYPES.get(content_type.partition(";")[0].strip().lower(), "text")
     if kind == "pdf":
         raise BadDocument("this is called a PDF but is none")
-    if kind == "text" and re.match(rb"\s*(<!doctype html|<html)", data[:256], re.IGNORECASE):
+    if kind == "text" and data[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "html"
     return kind

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from waver.engines.base import Finish, Step
 from waver.engines.tokens import TokenText
@@ -57,6 +58,7 @@ class TextAssembly:
         self.offset = offset
         self._tokens = tokens
         self._stops = stops
+        self._overlap = Overlap(stops)
         self._stream = tokens.stream()
         self._decoder = _decoder()
         self._open = Group()
@@ -102,7 +104,8 @@ class TextAssembly:
         self._held.append(group)
         pending = "".join(group.text for group in self._held)
         cut = first_stop(pending, self._stops)
-        safe = len(pending) - overlap(pending, self._stops) if cut is None else cut
+        overlap = self._overlap.push(group.text)
+        safe = len(pending) - overlap if cut is None else cut
         pieces = []
         while self._held and len(self._held[0].text) <= safe:
             group = self._held.pop(0)
@@ -147,8 +150,33 @@ def first_stop(text: str, stops: Sequence[str]) -> int | None:
     return min(found)[1] if found else None
 
 
-def overlap(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of `text` that a stop string could begin with."""
-    return max(
-        (k for stop in stops for k in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:k])), default=0
-    )
+class Overlap:
+    """How much of the end of a growing text a stop string could begin with (Knuth, Morris and Pratt): each character
+    is looked at once, however long the strings are."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = [(stop, borders(stop)) for stop in stops]
+        self._matched = [0] * len(stops)
+
+    def push(self, text: str) -> int:
+        """Take more text in; the length of the longest end that a stop string begins with, short of a whole one."""
+        for i, (stop, border) in enumerate(self._stops):
+            matched = self._matched[i]
+            for character in text:
+                while matched and (matched == len(stop) or stop[matched] != character):
+                    matched = border[matched - 1]
+                matched += stop[matched] == character
+            self._matched[i] = border[-1] if matched == len(stop) else matched
+        return max(self._matched, default=0)
+
+
+@lru_cache(maxsize=256)
+def borders(word: str) -> Sequence[int]:
+    """For each beginning of a word the length of the longest shorter beginning that it also ends with."""
+    out, length = [0] * len(word), 0
+    for i in range(1, len(word)):
+        while length and word[i] != word[length]:
+            length = out[length - 1]
+        length += word[i] == word[length]
+        out[i] = length
+    return out

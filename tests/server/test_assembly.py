@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from typing import Any
 
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from waver.engines.base import Step
 from waver.engines.tokens import TextStream, TokenText
-from waver.server.assembly import TextAssembly, first_stop, overlap
+from waver.server.assembly import Overlap, TextAssembly, first_stop
 
 
 class Pieces(TokenText):
@@ -86,5 +87,23 @@ def test_what_no_stop_string_can_reach_is_shown_at_once() -> None:
 def test_first_stop_and_overlap() -> None:
     assert first_stop("abcabc", ["bc", "c", "zz"]) == 1
     assert first_stop("abc", []) is None
-    assert overlap("abc", ["cde", "bcx"]) == 2
-    assert overlap("abc", ["x"]) == 0
+    assert Overlap(["cde", "bcx"]).push("abc") == 2
+    assert Overlap(["x"]).push("abc") == 0
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.text("ab", max_size=6), max_size=8), st.lists(st.text("ab", min_size=1, max_size=6), max_size=3))
+def test_overlap_is_the_longest_end_that_a_stop_string_begins_with(parts: list[str], stops: list[str]) -> None:
+    known, text = Overlap(stops), ""
+    for part in parts:
+        text += part
+        longest = max((k for s in stops for k in range(1, len(s)) if text.endswith(s[:k])), default=0)
+        assert known.push(part) == longest
+
+
+def test_long_stop_strings_cost_little_a_token() -> None:
+    stops = ["a" * 4095 + chr(ord("b") + i) for i in range(16)]
+    parts = [b"aaaa"] * 1000
+    began = time.process_time()
+    assert assemble(parts, stops)[0] == "a" * 4000
+    assert time.process_time() - began < 1

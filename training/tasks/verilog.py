@@ -49,11 +49,14 @@ ALLOWED = {
     "onehot0",
 }
 """System functions that a design may call."""
-COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
+COMMENT = re.compile(r"//[^\n]*|/\*(?:.*?\*/|.*)", re.S)
+"""One that is not closed goes on to the end, as for the compiler."""
 FENCED = re.compile(r"```[ \t]*(?:system)?verilog[ \t]*\n(.*?)```", re.S | re.I)
-MODULE = re.compile(r"\bmodule\b.*?\bendmodule\b", re.S)
+MODULE = re.compile(r"\b(?:end)?module\b")
 SYSTEM = re.compile(r"(?<![\w$])\$(\w*)")
-DOTTED = re.compile(r"([A-Za-z_][\w$]*)\s*(?:\[[^\]]*\]\s*)?\.\s*\\?[A-Za-z_]")
+INDEX = re.compile(r"\[[^\[\]]*+\]")
+DEEPEST_INDEX = 16
+DOTTED = re.compile(r"(?<![\w$])(?:(?![A-Za-z_])[\w$])*+([A-Za-z_][\w$]*+)\s*+\.\s*+\\?[A-Za-z_]")
 WORD = re.compile(r"[A-Za-z_][\w$]*")
 MISMATCHES = re.compile(r"^Mismatches: (\d+) in (\d+) samples\s*$", re.M)
 
@@ -102,10 +105,18 @@ def extract(response: str) -> str | None:
     elif response.lstrip().startswith("module") and "endmodule" in response:
         code = response
     else:
-        found = MODULE.search(response)
-        code = found.group() if found else ""
+        code = module(response) or ""
     code = code.strip()
-    return code if len(code) >= SHORTEST and MODULE.search(COMMENT.sub(" ", code)) else None
+    return code if len(code) >= SHORTEST and module(COMMENT.sub(" ", code)) else None
+
+
+def module(text: str) -> str | None:
+    """The first module in a text, from its first word to its last."""
+    start = next((found.start() for found in MODULE.finditer(text) if found.group() == "module"), None)
+    if start is None:
+        return None
+    end = next((found.end() for found in MODULE.finditer(text, start) if found.group() == "endmodule"), None)
+    return None if end is None else text[start:end]
 
 
 def forbidden(design: str, testbench: str = "") -> str | None:
@@ -119,6 +130,12 @@ def forbidden(design: str, testbench: str = "") -> str | None:
     if found := re.search(r"`\s*include\b|\b(?:bind|force|release|defparam|import|export)\b", code):
         return found.group()
     inside = set(WORD.findall(COMMENT.sub(" ", testbench)))
+    for _ in range(DEEPEST_INDEX):
+        code, found_any = INDEX.subn(" ", code)
+        if not found_any:
+            break
+    else:
+        return f"an index nested deeper than {DEEPEST_INDEX} levels"
     for name in DOTTED.findall(code):
         if name in inside:
             return f"a reference into {name}"

@@ -193,3 +193,17 @@ def test_what_is_not(line: str) -> None:
 )
 def test_icarus_verilog(response: str, reward: float) -> None:
     assert judge(response, TASK, Limits(run_seconds=3)).reward == pytest.approx(reward)
+
+
+def test_hostile_text_is_read_in_linear_time() -> None:
+    began = time.process_time()
+    for text in ("module " * 50_000, "/*" * 100_000, "a[" * 100_000, "a" * 200_000, "[" * 200_000):
+        extract(text)
+        forbidden(text, "dut")
+    assert time.process_time() - began < 2
+
+
+def test_references_into_the_testbench_behind_any_index() -> None:
+    for design in ("dut.x", "dut[0].x", "dut[p[0]].x", "dut [ 0 ] [1] . x", "3dut.x", "dut/*[*/.x"):
+        assert forbidden(design, "reg dut;") == "a reference into dut", design
+    assert "nested" in (forbidden("a" + "[" * 40 + "0" + "]" * 40, "reg dut;") or "")

@@ -32,6 +32,7 @@ from waver.server.config import Config
 from waver.server.errors import ErrorBody, ErrorsMiddleware, install_handlers
 from waver.server.limits import LimitsMiddleware
 from waver.server.logs import LogMiddleware
+from waver.server.origin import OriginMiddleware
 from waver.server.runtime import Runtime
 
 THIS_MACHINE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
@@ -51,6 +52,7 @@ def create_app(
     """
     runtime = Runtime(config, engines)
     bounds = config.server
+    keys = keys_from_environment(bounds.api_keys_env)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -69,7 +71,10 @@ def create_app(
         lifespan=lifespan,
         redoc_url=None,
         static_url=f"{OPEN_FILES}docs",
-        responses={"4XX": {"model": ErrorBody, "description": "The request cannot be answered."}},
+        responses={
+            "4XX": {"model": ErrorBody, "description": "The request cannot be answered."},
+            "5XX": {"model": ErrorBody, "description": "The server cannot answer now, or failed."},
+        },
         redirect_slashes=False,
         middleware=[
             Middleware(LogMiddleware, runtime=runtime),
@@ -82,7 +87,15 @@ def create_app(
                 expose_headers=["x-request-id", "x-waver-policy", "retry-after"],
             ),
             Middleware(OptionsMiddleware),
-            Middleware(AuthMiddleware, keys=keys_from_environment(bounds.api_keys_env)),
+            Middleware(AuthMiddleware, keys=keys)
+            if keys
+            else Middleware(
+                OriginMiddleware,
+                bound=bounds.host,
+                allowed_hosts=bounds.allowed_hosts,
+                allowed_origins=bounds.cors_origins,
+                origin_pattern=THIS_MACHINE,
+            ),
             Middleware(ErrorsMiddleware),
             Middleware(
                 LimitsMiddleware,

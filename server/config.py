@@ -37,6 +37,9 @@ class ServerConfig(BaseModel):
     """Serve without keys on an address that others can reach."""
     cors_origins: list[str] = []
     """Web origins that may call from a browser, `*` for all; pages from this machine always may."""
+    allowed_hosts: list[str] = []
+    """Names that requests may have as `Host` where there are no keys, besides loopback names and the bound address:
+    `*.example.org` for all below one, `*` for any. With keys every name is served."""
     max_concurrency: int = Field(64, ge=1)
     max_queue: int = Field(256, ge=0)
     max_n: int = Field(32, ge=1)

@@ -42,16 +42,19 @@ class LimitsMiddleware:
         return await self.app(scope, self._bounded(receive, most), send)
 
     def _bounded(self, receive: Receive, most: int) -> Receive:
-        size, complete = 0, False
-        deadline = asyncio.get_running_loop().time() + self._body_timeout
+        size, complete, left = 0, False, self._body_timeout
+        clock = asyncio.get_running_loop().time
 
         async def bounded() -> Message:
-            nonlocal size, complete
+            # Only time that is spent waiting for the client counts: a handler may come to the body late.
+            nonlocal size, complete, left
             if complete:
                 return await receive()
+            began = clock()
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout(left):
                     message = await receive()
+                left -= clock() - began
             except TimeoutError:
                 reason = f"The body did not arrive within {self._body_timeout:g} s."
                 raise APIError(408, reason, code="body_timeout", headers=NO_RETRY) from None

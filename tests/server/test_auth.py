@@ -126,6 +126,13 @@ def test_trap_27_options_before_keys_and_cors_on_errors(guarded: Any) -> None:
         )
 
 
+def test_with_keys_any_name_is_served(guarded: Any) -> None:
+    with guarded.http() as http:
+        headers = {"host": "ai.example.org", "origin": "https://evil.example", "authorization": f"Bearer {KEY}"}
+        assert http.get("/v1/models", headers=headers).status_code == 200
+        assert http.get("/v1/models", headers={**headers, "authorization": ""}).status_code == 401
+
+
 def test_keys_are_off_without_keys(running: Any) -> None:
     for headers in ({}, {"authorization": ""}, {"authorization": "Bearer"}, {"authorization": "x"}):
         assert httpx.get(f"{running.v1}/models", headers=headers).status_code == 200

@@ -25,7 +25,7 @@ def leave(running: Any, body: dict[str, Any], events: int) -> None:
     """Send a request, read so many events, and close the connection."""
     host, port = running.url.removeprefix("http://").split(":")
     content = json.dumps({**LONG, **body}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n"
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + content)
         read = b""

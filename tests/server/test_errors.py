@@ -182,7 +182,7 @@ def test_ten_megabytes_in_chunks(http: httpx.Client) -> None:
 def test_huge_headers(running: Any, size: int) -> None:
     host, port = running.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
-        head = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Big: " + b"a" * size + b"\r\n\r\n"
+        head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Big: " + b"a" * size + b"\r\n\r\n"
         try:
             connection.sendall(head)
         except OSError:
@@ -214,7 +214,7 @@ def test_an_offer_to_speak_http_2_does_not_cost_the_body(running: Any) -> None:
     host, port = running.url.removeprefix("http://").split(":")
     body = json.dumps({"messages": HELLO, "max_tokens": 1}).encode()
     head = (
-        f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
         "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
@@ -297,7 +297,7 @@ def test_a_body_that_trickles_in_is_cut(start: Callable[..., Any]) -> None:
     running = start(body_timeout=0.3)
     host, port = running.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
-        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
         connection.sendall(b"Content-Length: 100\r\n\r\n{")
         assert connection.recv(65536).startswith(b"HTTP/1.1 408")
 

@@ -19,7 +19,7 @@ from waver.benchmarks.stats import typical
 from waver.benchmarks.throughput import alternately
 from waver.engines.base import NO_TOKEN, Gate, Sampling
 from waver.engines.config import VllmConfig
-from waver.engines.vllm.engine import VllmEngine
+from waver.engines.vllm.engine import VllmEngine, load
 from waver.policies.base import Proceed
 from waver.policies.job import Job, continuation
 from waver.policies.report import Report
@@ -44,7 +44,7 @@ async def pair(folder: Path, args: Mapping[str, Any]) -> AsyncGenerator[dict[str
         for name, (width, layers) in SIZES.items():
             make_model(folder / name, VOCABULARY, width, layers)
             config = VllmConfig(model=str(folder / name), args=dict(args))
-            engines[name] = await asyncio.to_thread(VllmEngine, name, config)
+            engines[name] = await asyncio.to_thread(load, name, config)
         yield engines
     finally:
         for engine in engines.values():
@@ -53,7 +53,7 @@ async def pair(folder: Path, args: Mapping[str, Any]) -> AsyncGenerator[dict[str
 
 async def forget(engine: VllmEngine) -> None:
     """Empty an idle engine's prefix cache."""
-    running = engine._core.running
+    running = engine.model.core.running
     assert running is not None
     if not await running.llm.reset_prefix_cache():
         raise RuntimeError(f"the prefix cache of {engine.name} cannot be emptied")

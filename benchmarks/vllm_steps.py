@@ -29,10 +29,10 @@ from waver.benchmarks.stats import middle, typical
 from waver.benchmarks.throughput import alternately
 from waver.benchmarks.vllm_hand_over import CONTEXTS, SEGMENT, hand_overs
 from waver.engines.base import Gate, Sampling
-from waver.engines.vllm.ask import KEY, Ask
-from waver.engines.vllm.board import BYTES, ROWS
 from waver.engines.vllm.core import Core, Running
 from waver.engines.vllm.decoder import Decoder
+from waver.engines.vllm.params import KEY, RequestParams
+from waver.engines.vllm.ring import BYTES, SLOTS
 
 CONCURRENCIES = {1: 32, 8: 20, 32: 12, 64: 8}
 """Requests at a time, and the tokens of each: short, so that a drift of the machine meets both halves of a pair."""
@@ -103,7 +103,7 @@ class Bench:
         sampling = Sampling(
             way.temperature, max_tokens=tokens, seed=tag, ignore_eos=True, answer_start=PROMPT, logprobs=False
         )
-        ask = Ask(way.gate, sampling, stop=self._known - 1 if way.gate else None, slot=row, tag=tag)
+        ask = RequestParams(way.gate, sampling, stop=self._known - 1 if way.gate else None, slot=row, tag=tag)
         params = SamplingParams(
             temperature=0.0 if way.asks else way.temperature,
             logprobs=way.logprobs,
@@ -111,14 +111,14 @@ class Bench:
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args={KEY: ask.settled()} if way.asks else None,
+            extra_args={KEY: ask.encode()} if way.asks else None,
         )
         came, position = [], 0
         async with aclosing(self._running.llm.generate(tokens_input(prompt), params, f"step-{tag}")) as outputs:
             async for output in outputs:
                 came.append(time.perf_counter())
                 for _ in output.outputs[0].token_ids:
-                    if way.asks and self._running.board.read(row, tag, position) is None:
+                    if way.asks and self._running.ring.read(row, tag, position) is None:
                         raise RuntimeError("an entropy is missing on the board")
                     position += 1
         if position != tokens:
@@ -297,7 +297,7 @@ def main(
     runs: Annotated[int, typer.Option(min=1, help="Runs of each comparison, after one to warm up.")] = 12,
     eager: Annotated[bool, typer.Option("--eager", help="vLLM without compiling: it starts sooner.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="One vocabulary, and at most 32 requests at a time.")] = False,
-    batches: Annotated[list[int], typer.Option(min=1, max=ROWS, help="Requests at a time.")] = BATCHES,
+    batches: Annotated[list[int], typer.Option(min=1, max=SLOTS, help="Requests at a time.")] = BATCHES,
     seed: Annotated[int, typer.Option(help="Seed of prompts and draws.")] = 1,
     out: report.Out = report.RESULTS,
 ) -> None:

@@ -30,9 +30,9 @@ def load_engine(name: str, config: ModelConfig) -> Engine:
 
             return TransformersEngine(name, config)
         case VllmConfig():
-            from waver.engines.vllm.engine import VllmEngine
+            from waver.engines.vllm.engine import load
 
-            return VllmEngine(name, config)
+            return load(name, config)
         case UpstreamConfig():
             from waver.engines.upstream import UpstreamEngine
 
@@ -49,4 +49,4 @@ async def load_adapter(name: str, config: LoraConfig, base: Engine) -> Engine:
 
     if not isinstance(base, VllmEngine):
         raise ValueError(f"engine {name!r}: {base.name!r} does not run under vLLM, and only there are adapters loaded")
-    return await base.adapted(name, config.model)
+    return await base.with_adapter(name, config.model)

@@ -12,7 +12,7 @@ from waver.engines.base import Gate, Sampling, Unsupported
 from waver.engines.temperature import adapts
 from waver.engines.tokens import TokenText
 from waver.engines.transforms import Transform
-from waver.engines.vllm.ask import KEY, LONGEST_WINDOW
+from waver.engines.vllm.params import KEY, LONGEST_WINDOW
 
 TOLD: dict[str, dict[str, Any]] = {
     "trace": {"trace": True},

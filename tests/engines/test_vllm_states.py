@@ -120,7 +120,7 @@ def test_what_vllm_does_not_hand_out(vllm_running: Any) -> None:
 
 def test_leaving_frees_the_row(vllm_running: Any) -> None:
     engine = vllm_running.runtime.engines["small"]
-    rows = len(engine._rows)
+    rows = len(engine.model._slots)
 
     async def leave() -> None:
         readings = [asyncio.create_task(engine.hidden_state([*range(5, 300), i])) for i in range(5, 45)]
@@ -132,5 +132,5 @@ def test_leaving_frees_the_row(vllm_running: Any) -> None:
 
     vllm_running.run(leave())
     assert engine.active == 0
-    assert len(engine._rows) == rows
+    assert len(engine.model._slots) == rows
     assert len(vllm_running.run(engine.hidden_state([5, 6, 7]))) > 0

@@ -130,7 +130,7 @@ def test_a_killed_engine_core_ends_every_stream_and_comes_back(vllm_running: Any
     while engine.active < 16 and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)
-    manager = engine._core.running.llm.engine_core.resources.engine_manager
+    manager = engine.model.core.running.llm.engine_core.resources.engine_manager
     killed = time.monotonic()
     os.kill(manager.processes[0].pid, 9)
     for thread in threads:
@@ -185,7 +185,7 @@ def test_a_client_that_leaves_frees_both_engines(vllm_running: Any) -> None:
 @pytest.mark.parametrize("name", ["small", "large"])
 def test_a_client_that_leaves_frees_the_worker(vllm_running: Any, name: str) -> None:
     """Nothing more is written on the board, long before the answer's end."""
-    words = vllm_running.runtime.engines[name]._core.running.board.words
+    words = vllm_running.runtime.engines[name].model.core.running.ring.words
     body = {"model": name, "prompt": "What is", "max_tokens": 900, "ignore_eos": True, "stream": True}
     with vllm_running.http() as http, http.stream("POST", "/v1/completions", json=body) as answer:
         next(answer.iter_lines())

@@ -16,7 +16,7 @@ from transformers import LlamaConfig
 from tests.engines.driving import ROOT, copy_tokenizer
 from waver.engines.grammar import Grammar
 from waver.engines.tokens import TokenText
-from waver.engines.vllm.board import Board, post
+from waver.engines.vllm.ring import EntropyRing, set_ring_path
 from waver.entropy import measure
 
 HIDDEN = 64
@@ -46,18 +46,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path
 
 @pytest.fixture(scope="session")
 def configure(checkpoint: Callable[[int], Path], one_rank: None) -> Callable[..., Any]:
-    """vLLM's configuration of such a model; `board` is where the plugin should report, `speculative` is JSON."""
+    """vLLM's configuration of such a model; `ring` is where the plugin should report, `speculative` is JSON."""
     from vllm.engine.arg_utils import EngineArgs
 
     @cache
-    def one(vocabulary: int, board: Path | None = None, speculative: str = "null") -> Any:
+    def one(vocabulary: int, ring: Path | None = None, speculative: str = "null") -> Any:
         args = EngineArgs(
             model=str(checkpoint(vocabulary)), dtype="float32", enforce_eager=True, max_num_seqs=16, max_model_len=96,
             speculative_config=json.loads(speculative),
         )  # fmt: skip
         config = args.create_engine_config()
-        if board is not None:
-            post(config, board)
+        if ring is not None:
+            set_ring_path(config, ring)
         return config
 
     return one
@@ -85,26 +85,29 @@ def grammar() -> Callable[[int], Grammar]:
 
 
 @pytest.fixture
-def board() -> Iterator[Board]:
-    board = Board.create(HIDDEN)
-    yield board
-    board.close()
+def ring() -> Iterator[EntropyRing]:
+    ring = EntropyRing.create(HIDDEN)
+    yield ring
+    ring.close()
 
 
 @pytest.fixture
-def make(configure: Callable[..., Any], board: Board, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], Any]:
+def make(
+    configure: Callable[..., Any], ring: EntropyRing, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, int], Any]:
     """A fresh runner of a kind (`runners.KINDS`) for a vocabulary, with the plugin in it."""
     from tests.engines.vllm.runners import V1, V2
 
     def one(kind: str, vocabulary: int) -> V1 | V2:
-        config = configure(vocabulary, board.path)
+        config = configure(vocabulary, ring.path)
         if kind != "V2":
             return V1(config, "asynchronous" in kind)
         for module in (
             "waver.entropy.sending",
             "waver.entropy.rolling",
             "waver.engines.picking",
-            "waver.engines.vllm.decoder",
+            "waver.engines.vllm.batch_pass",
+            "waver.engines.vllm.gate_windows",
         ):
             monkeypatch.setattr(f"{module}.library", lambda _: torch)  # as on a GPU
         monkeypatch.setattr("waver.engines.vllm.decoder.fastest", lambda *_: measure)  # which compiles it

@@ -14,8 +14,8 @@ from waver.engines.grammar import Grammar
 from waver.engines.sampling import Row, draw
 from waver.engines.temperature import adapted
 from waver.engines.transforms import AdaptiveTemperature, TopH, TopP, TopW, Transform, truncate
-from waver.engines.vllm.ask import Ask
-from waver.engines.vllm.board import COMPLETE, EAGER, LAGGED
+from waver.engines.vllm.params import RequestParams
+from waver.engines.vllm.ring import COMPLETE, EAGER, LAGGED
 
 KNOWN = 1280
 """Ids of the bundled tokenizer; 2 ends a text."""
@@ -30,7 +30,7 @@ class Request:
     """What is asked, and what has come of it. `ask` is None for a request that wants nothing of the plugin."""
 
     name: str
-    ask: Ask | None
+    ask: RequestParams | None
     prompt: list[int] | None
     seed: int
     scale: float
@@ -170,9 +170,9 @@ def requests(pick: st.DrawFn, name: str, tag: int, stop: int) -> Request:
         prompt = [*prompt, *before]
         slot = pick(st.sampled_from([tag % 1024, tag % 1024, -1]))
         last = None if chosen is None else pick(st.sampled_from([stop, END]))  # one kept for it, or the text's own end
-        ask = Ask(chosen, how, ends=(END, *how.stop_token_ids), stop=last, slot=slot, tag=tag)
+        ask = RequestParams(chosen, how, ends=(END, *how.stop_token_ids), stop=last, slot=slot, tag=tag)
     elif kind == "gate":
-        ask = Ask(gate, transforms=pick(cut), temperature=0.9, stop=stop, tag=tag)
+        ask = RequestParams(gate, transforms=pick(cut), temperature=0.9, stop=stop, tag=tag)
         prompt = prompt if pick(st.integers(0, 3)) else None
     scale = pick(st.sampled_from([0.2, 1.0, 3.0]))
     return Request(name, ask, prompt, pick(st.integers(0, 2**20)), scale, pick(st.integers(1, 14)))

@@ -40,8 +40,8 @@ class Fragile(Core):
         awake: Any = SimpleNamespace(propagate_error=lambda error: None)
         llm: Any = SimpleNamespace(errored=False, output_processor=awake, output_handler=None)
         llm.shutdown = lambda: self.stopped.append(llm)
-        board: Any = None
-        return Running(llm, board)
+        ring: Any = None
+        return Running(llm, ring)
 
     def kill(self) -> None:
         assert self._running is not None

@@ -19,9 +19,9 @@ from tests.engines.vllm.runners import KINDS, V1, V2, SamplingParams, Sent
 from waver.engines.base import Sampling
 from waver.engines.grammar import Grammar
 from waver.engines.transforms import TopH, TopW, truncate
-from waver.engines.vllm.ask import KEY, Ask
-from waver.engines.vllm.board import COMPLETE, Board
-from waver.engines.vllm.decoder import Decoder, Place
+from waver.engines.vllm.decoder import BatchRow, Decoder
+from waver.engines.vllm.params import KEY, RequestParams
+from waver.engines.vllm.ring import COMPLETE, EntropyRing
 from waver.engines.weights import embedding
 from waver.entropy.geometry import whiten
 
@@ -36,8 +36,10 @@ def vocabulary(request: pytest.FixtureRequest) -> int:
 class Drive:
     """Random steps of a runner, every row of which is compared with what the reference says."""
 
-    def __init__(self, runner: V1 | V2, wanted: list[Request], dice: random.Random, board: Board, **known: Any) -> None:
-        self.runner, self.dice, self.board = runner, dice, board
+    def __init__(
+        self, runner: V1 | V2, wanted: list[Request], dice: random.Random, ring: EntropyRing, **known: Any
+    ) -> None:
+        self.runner, self.dice, self.ring = runner, dice, ring
         self.vocabulary, self.grammar, self.geometry = (known[name] for name in ("vocabulary", "grammar", "geometry"))
         self.requests = {request.name: request for request in wanted}
         self.sent = {request.name: Sent(request.name, params(request), request.prompt) for request in wanted}
@@ -129,7 +131,7 @@ class Drive:
             assert int((kept ^ want.left).sum()) <= (1 if ask.transforms else 0)
             self.seen["cut"] += bool(ask.transforms)
         if ask.sampling is not None and ask.slot >= 0:
-            entry = self.board.read(ask.slot, ask.tag, len(request.written), ask.sampling.top_logprobs)
+            entry = self.ring.read(ask.slot, ask.tag, len(request.written), ask.sampling.top_logprobs)
             assert entry is not None
             assert entry.entropy == pytest.approx(want.entropy, abs=1e-4)
             assert entry.flags == want.flags
@@ -146,7 +148,7 @@ class Drive:
 def params(request: Request) -> SamplingParams:
     """As Waver's engine sends them, or as a stock server's client does after validation."""
     ask = request.ask
-    extra = {"other": 1} if ask is None else {"other": 1, KEY: dict(ask.settled())}
+    extra = {"other": 1} if ask is None else {"other": 1, KEY: dict(ask.encode())}
     return SamplingParams(temperature=0.0, max_tokens=50, extra_args=extra)
 
 
@@ -155,7 +157,7 @@ def test_every_request_is_as_if_alone(
     kind: str,
     vocabulary: int,
     make: Callable[..., Any],
-    board: Board,
+    ring: EntropyRing,
     grammar: Callable[..., Grammar],
     checkpoint: Callable[[int], Path],
 ) -> None:
@@ -174,7 +176,7 @@ def test_every_request_is_as_if_alone(
             # Two choices of one request: only the engine's name for them differs.
             wanted.append(replace(first, name="twin", seed=first.seed + 1, written=[], entropies=[], fired=set()))
         known = {"vocabulary": vocabulary, "grammar": lambda: grammar(vocabulary), "geometry": geometry}
-        case = Drive(make(kind, vocabulary), wanted, random.Random(steps), board, **known)
+        case = Drive(make(kind, vocabulary), wanted, random.Random(steps), ring, **known)
         case.run()
         for key, value in case.seen.items():
             seen[key] = seen.get(key, 0) + value
@@ -197,19 +199,19 @@ def test_embeddings_are_made_once_and_only_when_a_row_needs_them(stock: bool) ->
     decoder = Decoder(4, KNOWN, KNOWN, torch.device("cpu"), geometry=make)
     wide = TopW(warm_mass=0.05, mass_weight=6.0)
     asks = [
-        Ask(transforms=(each,)) if stock else Ask(None, Sampling(seed=1, transforms=(each,)))
+        RequestParams(transforms=(each,)) if stock else RequestParams(None, Sampling(seed=1, transforms=(each,)))
         for each in (TopW(), TopH(), wide)
     ]
     lives = [decoder.join(ask, 3, 0, list) for ask in asks]
     assert not made
     peaked = torch.zeros(3, KNOWN)
     peaked[:, 9] = 20.0
-    decoder.apply(peaked, [Place(row, live, 0) for row, live in enumerate(lives)])
+    decoder.apply(peaked, [BatchRow(row, live, 0) for row, live in enumerate(lives)])
     assert not made
     for position in (1, 2):
         flat = torch.randn(3, KNOWN, generator=torch.Generator().manual_seed(position))
         left = flat.clone()
-        decoder.apply(left, [Place(row, live, position) for row, live in enumerate(lives)])
+        decoder.apply(left, [BatchRow(row, live, position) for row, live in enumerate(lives)])
         assert len(made) == 1
         expected = truncate(flat[2:], [(wide,)], made[0]).logits[0] > -torch.inf
         kept = left[2] > -torch.inf
@@ -217,13 +219,16 @@ def test_embeddings_are_made_once_and_only_when_a_row_needs_them(stock: bool) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_given_tokens_are_taken_and_measured(kind: str, make: Callable[..., Any], board: Board) -> None:
+def test_given_tokens_are_taken_and_measured(kind: str, make: Callable[..., Any], ring: EntropyRing) -> None:
     """Beside one that draws; what is measured past their end is thrown away."""
     runner = make(kind, KNOWN + 10)
     given, how = (7, END, 1279), Sampling(temperature=0.0, top_logprobs=2)
-    asks = [Ask(None, how, slot=4, tag=8, given=given), Ask(None, replace(how, seed=1, temperature=1.0), slot=5, tag=9)]
+    asks = [
+        RequestParams(None, how, slot=4, tag=8, given=given),
+        RequestParams(None, replace(how, seed=1, temperature=1.0), slot=5, tag=9),
+    ]
     sent = [
-        Sent(f"r{i}", SamplingParams(temperature=0.0, max_tokens=9, extra_args={KEY: dict(ask.settled())}), [5, 6])
+        Sent(f"r{i}", SamplingParams(temperature=0.0, max_tokens=9, extra_args={KEY: dict(ask.encode())}), [5, 6])
         for i, ask in enumerate(asks)
     ]
     runner.update((), sent)
@@ -234,7 +239,7 @@ def test_given_tokens_are_taken_and_measured(kind: str, make: Callable[..., Any]
         if position < len(given):
             assert taken[0] == given[position]
         for row, (ask, token) in enumerate(zip(asks, taken, strict=True)):
-            entry = board.read(ask.slot, ask.tag, position, 2)
+            entry = ring.read(ask.slot, ask.tag, position, 2)
             assert entry is not None
             assert entry.logprob == pytest.approx(float(raw[row, token]), abs=1e-4)
             assert entry.entropy == pytest.approx(float(-(raw[row].exp() * raw[row]).sum()), abs=1e-4)

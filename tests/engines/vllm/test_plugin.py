@@ -24,8 +24,8 @@ from tests.engines.vllm_here import needs_vllm
 from waver.engines.base import Gate, Sampling
 from waver.engines.sampling import Row, draw
 from waver.engines.tokens import TokenText
-from waver.engines.vllm.ask import KEY, Ask
-from waver.engines.vllm.board import Board, post, posted
+from waver.engines.vllm.params import KEY, RequestParams
+from waver.engines.vllm.ring import EntropyRing, ring_path, set_ring_path
 
 if needs_vllm.args[0]:
     pytest.skip(needs_vllm.kwargs["reason"], allow_module_level=True)
@@ -41,7 +41,9 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
     build_custom_logits_processors_params_validator,
 )
 
-from waver.engines.vllm.plugin import V1Adapter, V2Adapter, WaverProcessor, _geometry, reserved_token
+from waver.engines.vllm.adapters import V1Adapter, V2Adapter, whiten_on
+from waver.engines.vllm.admission import reserved_token
+from waver.engines.vllm.plugin import WaverProcessor
 from waver.engines.weights import embedding_flaw
 from waver.entropy.geometry import whiten
 
@@ -76,18 +78,18 @@ def test_a_gate_is_settled_at_admission(loader: str, vocabulary: int, stop: int,
     params = asking(gate={**RULE, "min_tokens": 2})
     params.stop_token_ids, params.min_tokens, params.temperature = [9], 5, 0.5
     arrived = admit(loader, params, vocabulary)
-    ask = Ask.from_settled(arrived.extra_args[KEY])
-    assert ask == Ask(Gate(3, 0.7, min_tokens=5), temperature=0.5, stop=stop, tag=ask.tag)
+    ask = RequestParams.decode(arrived.extra_args[KEY])
+    assert ask == RequestParams(Gate(3, 0.7, min_tokens=5), temperature=0.5, stop=stop, tag=ask.tag)
     assert arrived.stop_token_ids == [9, stop]
     assert stop in arrived.all_stop_token_ids  # vLLM bars it before `min_tokens`
     assert arrived.extra_args["other"] == 1
-    assert Ask.from_settled(admit(loader, asking(gate=RULE), vocabulary).extra_args[KEY]).tag != ask.tag
+    assert RequestParams.decode(admit(loader, asking(gate=RULE), vocabulary).extra_args[KEY]).tag != ask.tag
 
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_a_truncation_reserves_no_token(loader: str, admit: Callable[..., Any]) -> None:
     arrived = admit(loader, asking(transforms=[{"name": "top_h"}]))
-    assert Ask.from_settled(arrived.extra_args[KEY]).stop is None
+    assert RequestParams.decode(arrived.extra_args[KEY]).stop is None
     assert not arrived.stop_token_ids
 
 
@@ -101,9 +103,9 @@ def test_who_asks_for_nothing_is_left_alone(loader: str, admit: Callable[..., An
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_our_own_engines_asks_pass_as_they_are(loader: str, admit: Callable[..., Any]) -> None:
-    ask = Ask(Gate(2000, 1.0), Sampling(seed=3), ends=(2,), stop=2, slot=5, tag=77)
-    params = SamplingParams(temperature=0.0, max_tokens=9, extra_args={KEY: ask.settled()}, skip_clone=True)
-    assert Ask.from_settled(admit(loader, params).extra_args[KEY]) == replace(
+    ask = RequestParams(Gate(2000, 1.0), Sampling(seed=3), ends=(2,), stop=2, slot=5, tag=77)
+    params = SamplingParams(temperature=0.0, max_tokens=9, extra_args={KEY: ask.encode()}, skip_clone=True)
+    assert RequestParams.decode(admit(loader, params).extra_args[KEY]) == replace(
         ask, sampling=Sampling(seed=3, gate=ask.gate)
     )
 
@@ -166,8 +168,8 @@ def test_a_device_without_room_leaves_the_embeddings_with_the_host(monkeypatch: 
             raise torch.OutOfMemoryError
         return whiten(rows)
 
-    monkeypatch.setattr("waver.engines.vllm.plugin.whiten", cramped)
-    assert torch.equal(_geometry(matrix, CPU), whiten(matrix))
+    monkeypatch.setattr("waver.engines.vllm.adapters.whiten", cramped)
+    assert torch.equal(whiten_on(matrix, CPU), whiten(matrix))
     assert tried == [50, 50]
 
 
@@ -195,7 +197,7 @@ def test_no_body_that_a_server_reads_makes_a_settled_ask(admit: Callable[..., An
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.scale_out.token_in_token_out.protocol import GenerateRequest
 
-    settled = Ask(Gate(3, 0.7), stop=10**9, slot=10**9).settled()
+    settled = RequestParams(Gate(3, 0.7), stop=10**9, slot=10**9).encode()
     body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
     with pytest.raises(ValidationError, match="vllm_xargs"):
         ChatCompletionRequest(**body, vllm_xargs={KEY: dict(settled)})
@@ -225,7 +227,7 @@ def test_under_speculation_the_worker_does_nothing(configure: Callable[..., Any]
     assert not any(isinstance(each, V1Adapter) for each in build_logitsprocs(config, CPU, False, False, ()).all)
     states: Any = SimpleNamespace(max_num_reqs=4, device=CPU)
     adapter = WaverProcessor(config, states)
-    params = SamplingParams(extra_args={KEY: Ask(Gate(1, 0.0), stop=0).settled()})
+    params = SamplingParams(extra_args={KEY: RequestParams(Gate(1, 0.0), stop=0).encode()})
     assert adapter.add_request(0, params) is False
     logits = torch.randn(3, KNOWN)
     assert adapter.apply(logits, SimpleNamespace()) is logits
@@ -252,12 +254,12 @@ def test_a_model_without_a_tokenizer_is_served_to_who_asks_for_nothing(
 
 def test_sharded_sampling_is_refused_at_the_start(configure: Callable[..., Any], tmp_path: Path) -> None:
     """Waver's engine reports from one worker, which then sees only its share of the requests."""
-    config = configure(KNOWN, tmp_path / "board")
+    config = configure(KNOWN, tmp_path / "ring")
     sharded = SimpleNamespace(
         model_config=config.model_config, scheduler_config=config.scheduler_config, speculative_config=None,
         parallel_config=SimpleNamespace(enable_batch_sharded_sampling=True),
     )  # fmt: skip
-    post(sharded, tmp_path / "board")
+    set_ring_path(sharded, tmp_path / "ring")
     with pytest.raises(ValueError, match="batch-sharded sampling"):
         V1Adapter(sharded, CPU, False)
 
@@ -266,7 +268,7 @@ def test_the_board_does_not_change_the_key_of_the_compile_cache(configure: Calla
     """And it arrives with the worker, which vLLM starts by spawn."""
     plain, one, other = configure(KNOWN), configure(KNOWN, tmp_path / "one"), configure(KNOWN, tmp_path / "other")
     assert plain.compute_hash() == one.compute_hash() == other.compute_hash()
-    assert [posted(pickle.loads(pickle.dumps(each))) for each in (plain, one)] == [None, tmp_path / "one"]
+    assert [ring_path(pickle.loads(pickle.dumps(each))) for each in (plain, one)] == [None, tmp_path / "one"]
 
 
 def test_a_worker_on_another_machine_says_so(configure: Callable[..., Any], tmp_path: Path) -> None:
@@ -329,7 +331,7 @@ def test_an_end_that_only_the_generation_config_names_is_not_reserved(
         arrived = admit("V1", asking(gate=RULE))
     finally:
         file.unlink()
-    assert Ask.from_settled(arrived.extra_args[KEY]).stop == 1
+    assert RequestParams.decode(arrived.extra_args[KEY]).stop == 1
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -338,26 +340,26 @@ def test_of_a_group_of_workers_the_first_reports(
 ) -> None:
     from vllm.distributed import parallel_state
 
-    board = Board.create(64)
+    ring = EntropyRing.create(64)
     try:
         monkeypatch.setattr(parallel_state.get_tp_group(), "rank_in_group", rank)
-        adapter = V1Adapter(configure(KNOWN, board.path), CPU, False)
-        ask = Ask(None, Sampling(seed=4, top_logprobs=2), slot=3, tag=9)
-        params = SamplingParams(temperature=0.0, extra_args={KEY: dict(ask.settled())})
+        adapter = V1Adapter(configure(KNOWN, ring.path), CPU, False)
+        ask = RequestParams(None, Sampling(seed=4, top_logprobs=2), slot=3, tag=9)
+        params = SamplingParams(temperature=0.0, extra_args={KEY: dict(ask.encode())})
         adapter.update_state(BatchUpdate(1, removed=[], added=[(0, params, [5, 6], [])], moved=[]))
         logits = torch.randn(1, KNOWN, generator=torch.Generator().manual_seed(1))
         drawn = int(draw(logits, [Row(ask.sampling or Sampling(), [5, 6], 2, ())]).tokens)
         assert int(adapter.apply(logits).argmax()) == drawn  # whether it reports or not
-        entry = board.read(3, 9, 0, 2)
+        entry = ring.read(3, 9, 0, 2)
         assert (entry is not None and len(entry.top) == 2) == (rank == 0)
-        assert board.words.any() == board.top.any() == (rank == 0)
+        assert ring.words.any() == ring.top.any() == (rank == 0)
     finally:
-        board.close()
+        ring.close()
 
 
 def test_indices_that_are_removed_twice_or_never_came_do_no_harm(configure: Callable[..., Any]) -> None:
     adapter = V1Adapter(configure(KNOWN), CPU, False)
-    params = SamplingParams(extra_args={KEY: dict(Ask(Gate(1, 0.0), stop=0, tag=1).settled())})
+    params = SamplingParams(extra_args={KEY: dict(RequestParams(Gate(1, 0.0), stop=0, tag=1).encode())})
     adapter.update_state(None)
     adapter.update_state(BatchUpdate(2, [], [(0, params, None, []), (1, SamplingParams(), [5], [])], []))
     adapter.update_state(BatchUpdate(1, removed=[1, 1, 9], added=[], moved=[(0, 0, MoveDirectionality.SWAP)]))

@@ -1,4 +1,4 @@
-"""What the worker remembers of requests that leave and come back, for how long, and in how much memory."""
+"""What the worker needs_tokens of requests that leave and come back, for how long, and in how much memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.engines.vllm.reference import END, KNOWN, SCHEMA
 from tests.engines.vllm.runners import CAPACITY, KINDS, V1, V2, SamplingParams, Sent
 from waver.engines.base import Gate, Sampling
 from waver.engines.grammar import Grammar
-from waver.engines.vllm.ask import KEY, LONGEST_WINDOW, Ask
-from waver.engines.vllm.board import EAGER, LAGGED, Board
-from waver.engines.vllm.decoder import Decoder, Place
+from waver.engines.vllm.decoder import BatchRow, Decoder
+from waver.engines.vllm.params import KEY, LONGEST_WINDOW, RequestParams
+from waver.engines.vllm.ring import EAGER, LAGGED, EntropyRing
 
 
 def flat(vocabulary: int, even: int) -> torch.Tensor:
@@ -34,9 +34,9 @@ class Alone:
         self.runner, self.vocabulary = runner, vocabulary
         self.sent: dict[str, Sent] = {}
 
-    def join(self, *names: str, leaving: tuple[str, ...] = (), **asks: Ask) -> None:
+    def join(self, *names: str, leaving: tuple[str, ...] = (), **asks: RequestParams) -> None:
         for name, ask in asks.items():
-            extra = {KEY: dict(ask.settled())}
+            extra = {KEY: dict(ask.encode())}
             self.sent[name] = Sent(name, SamplingParams(temperature=0.0, max_tokens=90, extra_args=extra), [7, 8, 9])
         self.runner.update(leaving, [self.sent[name] for name in (*names, *asks)])
 
@@ -52,8 +52,8 @@ class Alone:
         return dict(zip(self.runner.rows, taken, strict=True))
 
 
-def gated(stop: int, tag: int = 1, **rule: Any) -> Ask:
-    return Ask(Gate(**{"window": 2, "threshold": 2.0, **rule}), stop=stop, tag=tag)
+def gated(stop: int, tag: int = 1, **rule: Any) -> RequestParams:
+    return RequestParams(Gate(**{"window": 2, "threshold": 2.0, **rule}), stop=stop, tag=tag)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,7 +124,7 @@ def test_what_was_written_is_read_again_in_chunks(kind: str, make: Callable[...,
     """The chunks end within the answer, and what is measured there is not what was."""
     alone = Alone(make(kind, KNOWN + 10), KNOWN + 10)
     how = Sampling(temperature=0.0, presence_penalty=1.0, answer_start=3, gate=Gate(3, 2.0))
-    alone.join(a=Ask(how.gate, how, ends=(END,), stop=KNOWN, tag=1))
+    alone.join(a=RequestParams(how.gate, how, ends=(END,), stop=KNOWN, tag=1))
     assert [alone.step(a=6)["a"] for _ in range(3)] == [5, 6, 7]  # what was said counts less
     alone.join(leaving=("a",))
     alone.sent["a"].lengths = [4, 5, 6]
@@ -158,11 +158,11 @@ def test_a_grammar_goes_back_with_the_tokens(grammar: Callable[[int], Grammar]) 
     """A failed transfer of cached keys may cost several tokens."""
     decoder = Decoder(2, KNOWN, KNOWN, torch.device("cpu"), grammar=lambda: grammar(KNOWN))
     how = Sampling(temperature=0.0, grammar=SCHEMA, answer_start=2)
-    live = decoder.join(Ask(None, how, ends=(END,), tag=1), 2, 0, lambda: [5, 6])
+    live = decoder.join(RequestParams(None, how, ends=(END,), tag=1), 2, 0, lambda: [5, 6])
 
     def take(position: int) -> int:
         logits = torch.arange(KNOWN, 0, -1).float()[None]
-        decoder.apply(logits, [Place(0, live, position)])
+        decoder.apply(logits, [BatchRow(0, live, position)])
         return int(logits.argmax())
 
     answer = [take(position) for position in range(5)]
@@ -172,14 +172,17 @@ def test_a_grammar_goes_back_with_the_tokens(grammar: Callable[[int], Grammar]) 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whose_state_was_given_away_does_not_read_that_of_others(
-    kind: str, make: Callable[..., Any], board: Board, grammar: Callable[[int], Grammar]
+    kind: str, make: Callable[..., Any], ring: EntropyRing, grammar: Callable[[int], Grammar]
 ) -> None:
-    """More requests come and go than the worker remembers before one that was preempted is back: its window starts
+    """More requests come and go than the worker needs_tokens before one that was preempted is back: its window starts
     over, its tokens are known, so that penalties, seeds and grammar hold."""
     vocabulary = KNOWN + 10
     alone = Alone(make(kind, vocabulary), vocabulary)
     how = Sampling(seed=11, grammar=SCHEMA, presence_penalty=0.5, answer_start=3, gate=Gate(4, 5.0))
-    alone.join(a=Ask(how.gate, how, ends=(END,), stop=KNOWN, slot=3, tag=1), b=gated(KNOWN, 2, window=4, threshold=4.0))
+    alone.join(
+        a=RequestParams(how.gate, how, ends=(END,), stop=KNOWN, slot=3, tag=1),
+        b=gated(KNOWN, 2, window=4, threshold=4.0),
+    )
     seen = [alone.step(a=900, b=2) for _ in range(3)]
     alone.join(leaving=("a", "b"))
     for turn in range(3 * CAPACITY):
@@ -191,7 +194,7 @@ def test_whose_state_was_given_away_does_not_read_that_of_others(
     answer = [step["a"] for step in seen]
     matcher = grammar(vocabulary).matcher(SCHEMA, answer)
     assert matcher.consume_token(taken["a"])
-    entry = board.read(3, 1, 3)
+    entry = ring.read(3, 1, 3)
     assert entry is not None
     assert entry.flags & (EAGER | LAGGED) == 0
 
@@ -201,14 +204,14 @@ def test_the_longest_window_turns_over() -> None:
     decoder = Decoder(2, KNOWN, KNOWN, torch.device("cpu"))
     history = tuple(float(i % 7) for i in range(LONGEST_WINDOW + 5))
     gate = Gate(LONGEST_WINDOW, 100.0, history=history)
-    live = decoder.join(Ask(gate, stop=0, tag=1), 3, 0, list)
+    live = decoder.join(RequestParams(gate, stop=0, tag=1), 3, 0, list)
     seen = list(history)
     for position in range(LONGEST_WINDOW + 40):
         logits = flat(KNOWN, 1 + position % 50)[None]
         seen.append(math.log(1 + position % 50))
         mean = sum(seen[-LONGEST_WINDOW:]) / LONGEST_WINDOW
-        object.__setattr__(live.ask.gate, "threshold", mean - 1e-5 if position % 100 == 99 else mean + 1e-5)
-        decoder.apply(logits, [Place(0, live, position)])
+        object.__setattr__(live.params.gate, "threshold", mean - 1e-5 if position % 100 == 99 else mean + 1e-5)
+        decoder.apply(logits, [BatchRow(0, live, position)])
         assert (int(logits.argmax()) == 0) == (position % 100 == 99)
 
 
@@ -220,9 +223,9 @@ def test_memory_is_bounded_and_stated() -> None:
     how = Sampling(presence_penalty=0.5, answer_start=2)
     born = []
     for number in range(10_000):
-        live = decoder.join(Ask(Gate(3, 9.0), how, stop=0, tag=number), 2, 0, lambda: [5, 6], object())
+        live = decoder.join(RequestParams(Gate(3, 9.0), how, stop=0, tag=number), 2, 0, lambda: [5, 6], object())
         if number % 100 == 0:
-            decoder.apply(flat(KNOWN, 4)[None], [Place(0, live, 0)])
+            decoder.apply(flat(KNOWN, 4)[None], [BatchRow(0, live, 0)])
         decoder.leave(live)
         born.append(weakref.ref(live))
     del live
@@ -231,11 +234,11 @@ def test_memory_is_bounded_and_stated() -> None:
     assert decoder.nbytes == stated
 
 
-def test_who_has_no_row_on_the_board_writes_into_nobody_elses(board: Board) -> None:
-    decoder = Decoder(4, KNOWN, KNOWN, torch.device("cpu"), board.path)
+def test_who_has_no_row_on_the_board_writes_into_nobody_elses(ring: EntropyRing) -> None:
+    decoder = Decoder(4, KNOWN, KNOWN, torch.device("cpu"), ring.path)
     how = Sampling(temperature=0.0, top_logprobs=4)
-    before = board.top.copy(), board.words.copy()
-    live = decoder.join(Ask(None, how, slot=-1, tag=7), 3, 0, list)
-    decoder.apply(torch.randn(1, KNOWN), [Place(0, live, 0)])
-    assert (board.top == before[0]).all()
-    assert (board.words == before[1]).all()
+    before = ring.top.copy(), ring.words.copy()
+    live = decoder.join(RequestParams(None, how, slot=-1, tag=7), 3, 0, list)
+    decoder.apply(torch.randn(1, KNOWN), [BatchRow(0, live, 0)])
+    assert (ring.top == before[0]).all()
+    assert (ring.words == before[1]).all()

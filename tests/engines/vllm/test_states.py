@@ -15,27 +15,27 @@ from tests.engines.vllm.conftest import HIDDEN
 from tests.engines.vllm.reference import KNOWN
 from tests.engines.vllm.runners import KINDS, V1, V2, GPUModelRunner, SamplingParams, Sent
 from waver.engines.base import Sampling
-from waver.engines.vllm.ask import KEY, Ask
-from waver.engines.vllm.board import Board
+from waver.engines.vllm.params import KEY, RequestParams
+from waver.engines.vllm.ring import EntropyRing
 
 Starts = np.ndarray[Any, Any]
 
 GREEDY = Sampling(temperature=0.0, max_tokens=1, logprobs=False)
 ASKS = [
-    Ask(sampling=GREEDY, slot=3, tag=8, hidden=0),
+    RequestParams(sampling=GREEDY, slot=3, tag=8, hidden=0),
     None,
-    Ask(sampling=Sampling(seed=1), slot=4, tag=9),
-    Ask(sampling=GREEDY, slot=5, tag=10, hidden=0),
-    Ask(sampling=GREEDY, slot=6, tag=11, hidden=2),
-    Ask(sampling=Sampling(seed=2), slot=7, tag=12, hidden=4),
-    Ask(sampling=GREEDY, slot=8, tag=13, hidden=3),
+    RequestParams(sampling=Sampling(seed=1), slot=4, tag=9),
+    RequestParams(sampling=GREEDY, slot=5, tag=10, hidden=0),
+    RequestParams(sampling=GREEDY, slot=6, tag=11, hidden=2),
+    RequestParams(sampling=Sampling(seed=2), slot=7, tag=12, hidden=4),
+    RequestParams(sampling=GREEDY, slot=8, tag=13, hidden=3),
 ]
 READ = [1, 4, 2, 3, 7, 5, 3]
 """Tokens of each that the step reads: the last asks for one that was read in another."""
 
 
-def sent(ask: Ask | None, name: str) -> Sent:
-    extra = {} if ask is None else {KEY: dict(ask.settled())}
+def sent(ask: RequestParams | None, name: str) -> Sent:
+    extra = {} if ask is None else {KEY: dict(ask.encode())}
     return Sent(name, SamplingParams(temperature=0.0, max_tokens=9, extra_args=extra), [5, 6])
 
 
@@ -80,7 +80,7 @@ def step(
 
 @pytest.mark.parametrize("width", [HIDDEN, HIDDEN + 1])
 @pytest.mark.parametrize("kind", KINDS)
-def test_who_asks_is_told(kind: str, width: int, make: Callable[..., Any], board: Board) -> None:
+def test_who_asks_is_told(kind: str, width: int, make: Callable[..., Any], ring: EntropyRing) -> None:
     """Its own, in whichever row it is. A model whose states are not as wide as was thought leaves nothing, and ends
     nobody's request."""
     runner, asked = make(kind, KNOWN), [sent(ask, f"r{i}") for i, ask in enumerate(ASKS)]
@@ -96,27 +96,27 @@ def test_who_asks_is_told(kind: str, width: int, make: Callable[..., Any], board
         ask = ASKS[i]
         if ask is None or ask.hidden is None:
             continue
-        assert board.read(ask.slot, ask.tag, 0) is not None
+        assert ring.read(ask.slot, ask.tag, 0) is not None
         if ask.sampling == GREEDY:
             assert taken[row] == int(logits[row].argmax())
-        found = board.state(ask.slot, ask.tag)
+        found = ring.state(ask.slot, ask.tag)
         if width == HIDDEN and ask.hidden < READ[i]:
             assert found is not None
             assert torch.equal(found, states[starts[row + 1] - 1 - ask.hidden])
         else:
             assert found is None
     told = [ask.slot for ask in ASKS if ask is not None and ask.hidden is not None]
-    assert not board.states[[r for r in range(len(board.states)) if r not in told]].any()
+    assert not ring.states[[r for r in range(len(ring.states)) if r not in told]].any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_later_part_of_a_prompt_takes_back_what_an_earlier_one_said(
-    kind: str, make: Callable[..., Any], board: Board
+    kind: str, make: Callable[..., Any], ring: EntropyRing
 ) -> None:
     """Read in parts of 3 and 2 tokens, a prompt leaves the state of the token before the last; of 4 and 1, none."""
     for number, (parts, known) in enumerate((((3, 2), True), ((4, 1), False))):
         runner = make(kind, KNOWN)
-        ask = Ask(sampling=GREEDY, slot=number, tag=20 + number, hidden=1)
+        ask = RequestParams(sampling=GREEDY, slot=number, tag=20 + number, hidden=1)
         one = replace(sent(ask, "r"), prompt=[5, 6, 7, 8, 9], lengths=[parts[0], 5])
         runner.update((), [one])
         states = torch.randn(5, HIDDEN, generator=torch.Generator().manual_seed(number))
@@ -124,13 +124,15 @@ def test_a_later_part_of_a_prompt_takes_back_what_an_earlier_one_said(
         for begin, count in ((0, parts[0]), parts):
             step(runner, [one], states[begin : begin + count], np.array([0, count]), head)
             one.lengths.pop(0)
-        found = board.state(ask.slot, ask.tag)
+        found = ring.state(ask.slot, ask.tag)
         assert (found is not None) == known
         assert found is None or torch.equal(found, states[3])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_states_that_are_no_rows_of_the_step_are_not_taken(kind: str, make: Callable[..., Any], board: Board) -> None:
+def test_states_that_are_no_rows_of_the_step_are_not_taken(
+    kind: str, make: Callable[..., Any], ring: EntropyRing
+) -> None:
     """A vLLM that means something else by its names leaves nothing in the middle of a prompt, and the ends as ever."""
     runner, asked = make(kind, KNOWN), [sent(ask, f"r{i}") for i, ask in enumerate(ASKS[3:5])]
     runner.update((), asked)
@@ -138,16 +140,16 @@ def test_states_that_are_no_rows_of_the_step_are_not_taken(kind: str, make: Call
     every = torch.randn(10, HIDDEN, generator=torch.Generator().manual_seed(2))
     ends, head = every[[2, 9]], torch.eye(KNOWN, HIDDEN)
     Legacy(np.array([0, 3, 10])).sample_tokens(runner, rows, every.flip(0), ends, head)
-    assert board.state(6, 11) is None
-    end = board.state(5, 10)
+    assert ring.state(6, 11) is None
+    end = ring.state(5, 10)
     assert end is not None
     assert torch.equal(end, ends[[each.name for each in rows].index("r0")])
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_where_they_are_not_found_nothing_is_reported(kind: str, make: Callable[..., Any], board: Board) -> None:
+def test_where_they_are_not_found_nothing_is_reported(kind: str, make: Callable[..., Any], ring: EntropyRing) -> None:
     runner, asked = make(kind, KNOWN), [sent(ask, f"r{i}") for i, ask in enumerate(ASKS)]
     runner.update((), asked)
     runner.step(torch.randn(len(asked), KNOWN), asked)
-    assert board.read(3, 8, 0) is not None
-    assert not board.states.any()
+    assert ring.read(3, 8, 0) is not None
+    assert not ring.states.any()

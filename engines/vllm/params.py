@@ -1,7 +1,7 @@
-"""What a request asks of the logits processor: data that travels as JSON in vLLM's `extra_args["waver"]`.
+"""The parameters of one request for the logits processor, sent as JSON in vLLM's `extra_args["waver"]`.
 
-Waver's own engine asks for everything: how to draw, when to stop, where to report. A client of a stock `vllm serve`
-asks for a gate or truncations, and vLLM draws: `"vllm_xargs": {"waver": "{\\"gate\\": {\\"threshold\\": 0.7, ...}}"}`.
+Waver's own engine sends everything: how to draw, when to stop, where to report. A client of a stock `vllm serve` sends
+a gate or truncations, and vLLM draws: `"vllm_xargs": {"waver": "{\\"gate\\": {\\"threshold\\": 0.7, ...}}"}`.
 """
 
 from __future__ import annotations
@@ -16,26 +16,25 @@ from waver.engines.transforms import Transform, from_data
 
 KEY = "waver"
 MOST_TOKENS = 2**31 - 1
-"""What the worker's integers are sure to hold."""
+"""Largest number of tokens in a request, so that it fits the worker's integers."""
 LONGEST_WINDOW = 1024
 """Tokens in a gate's window: the worker keeps that many entropies for each request with a gate."""
 MOST_TRANSFORMS = 16
 
 
-class Settled(dict[str, str]):
-    """What `Ask.settled` makes. The type itself vouches for it: what a client sends becomes a plain dict at most."""
+class EncodedParams(dict[str, str]):
+    """What `RequestParams.encode` makes. Its type tells it from what a client sends, which is a plain dict at most."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """One request's wishes.
+class RequestParams:
+    """How one request is drawn, stopped and reported.
 
     `sampling` is None where the drawing is left to vLLM: then `transforms` truncate what it draws from, at
-    `temperature`. `ends` are the tokens that end the answer, `stop` is the token
-    that ends the request when its gate fires (None until the processor's own side has chosen it). `slot` is the
-    request's row on the board (-1: nothing is reported), and `tag` tells requests apart. `given` are tokens that are
-    taken instead of drawn, and only measured. `hidden`: the hidden state that many tokens before the prompt's last is
-    to be reported, with the first token.
+    `temperature`. `ends` are the tokens that end the answer, `stop` is the token that ends the request when its gate
+    fires (None until the processor's side has chosen it). `slot` is the request's slot in the ring buffer (-1: nothing
+    is reported), and `tag` tells requests apart. `given` are tokens that are taken instead of drawn, and only measured.
+    `hidden`: report, with the first token, the hidden state so many tokens before the prompt's last.
     """
 
     gate: Gate | None = None
@@ -50,20 +49,20 @@ class Ask:
     hidden: int | None = None
 
     @property
-    def remembers(self) -> bool:
-        """Whether the tokens themselves are needed, not only their number."""
+    def needs_tokens(self) -> bool:
+        """Whether the worker needs the tokens themselves, not only their number."""
         s = self.sampling
         if s is None:
             return False
         penalised = s.presence_penalty or s.frequency_penalty or s.repetition_penalty != 1.0
         return bool(penalised) or s.grammar is not None
 
-    def settled(self) -> Settled:
+    def encode(self) -> EncodedParams:
         """The value under `KEY` that the worker takes."""
-        return Settled(settled=self._to_json())
+        return EncodedParams(settled=self._to_json())
 
     def _to_json(self) -> str:
-        neutral = Ask()
+        neutral = RequestParams()
         data = {name: value for name, value in asdict(self).items() if value != getattr(neutral, name)}
         data["transforms"] = [each.as_data() for each in self.transforms]
         if self.sampling is not None:
@@ -78,9 +77,9 @@ class Ask:
         return json.dumps(data)
 
     @classmethod
-    def from_settled(cls, given: Mapping[str, str]) -> Ask:
-        """The counterpart of `settled`."""
-        data = json.loads(given["settled"])
+    def decode(cls, encoded: Mapping[str, str]) -> RequestParams:
+        """The counterpart of `encode`."""
+        data = json.loads(encoded["settled"])
         rule = data.pop("gate", None)
         data["gate"] = Gate(**rule | {"history": tuple(rule["history"])}) if rule else None
         if how := data.get("sampling"):
@@ -91,12 +90,12 @@ class Ask:
         return cls(**data | {"transforms": _transforms(data["transforms"])})
 
     @classmethod
-    def from_client(cls, given: Any) -> Ask:
-        """What a client of a stock server asks for, as JSON: `{"gate": {...}, "transforms": [{"name": "top_h"}]}`,
+    def from_client(cls, given: Any) -> RequestParams:
+        """Parse what a client of a stock server sends: JSON, `{"gate": {...}, "transforms": [{"name": "top_h"}]}`,
         either or both.
 
         Raises:
-            ValueError: this is not what can be asked; the message says what is wrong.
+            ValueError: it is malformed; the message says what is wrong.
         """
         try:
             data = json.loads(given) if isinstance(given, str) else given
@@ -116,7 +115,7 @@ class Ask:
 
 
 def gate(data: Any) -> Gate:
-    """A gate from JSON: `threshold` (nats) and `window` (tokens) are required.
+    """Make a gate from JSON data: `threshold` (nats) and `window` (tokens) are required.
 
     Raises:
         ValueError: a field is unknown, missing, or out of its range.
@@ -155,9 +154,9 @@ def _known(data: Any, names: Sequence[str], where: str) -> Mapping[str, Any]:
     return data
 
 
-def _short(said: str, most: int) -> str:
-    """What a client has a part in, fit for a sentence."""
-    return " ".join(said.split())[:most]
+def _short(text: str, most: int) -> str:
+    """Shorten text that a client wrote, and put it on one line."""
+    return " ".join(text.split())[:most]
 
 
 def _number(value: Any) -> bool:

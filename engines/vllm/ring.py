@@ -1,10 +1,10 @@
-"""The board: exact entropies on their way from the process that has the logits to the one that serves requests.
+"""A ring buffer in shared memory that carries exact entropies from vLLM's worker to the process that serves requests.
 
-A file in memory that both map. Each request owns a row; the entry of its token at position t lies at `t % DEPTH`, its
-alternatives at `t % DEPTH_TOP`, and a hidden state in a place beside them. They are written before the token itself
-leaves the worker, so whoever has the token finds the entry. A row has one writer: the first of a tensor-parallel group,
-as every rank computes the same, in the data-parallel replica that has the request. An engine that is restarted gets a
-new board.
+Both processes map one file. Each request owns a slot, which is a ring of entries: that of its token at position t lies
+at `t % DEPTH`, its alternatives at `t % DEPTH_TOP`, and a hidden state beside them. They are written before the token
+itself leaves the worker, so whoever has the token finds the entry. A slot has one writer: the first rank of a
+tensor-parallel group, as every rank computes the same, in the data-parallel replica that has the request. An engine
+that is restarted gets a new ring buffer.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ import torch
 
 from waver.entropy.sending import send
 
-ROWS = 1024
-"""Requests at a time; more wait for a row."""
+SLOTS = 1024
+"""Requests at a time; more wait for a slot."""
 DEPTH, DEPTH_TOP = 1024, 256
-"""Tokens by which a reader may fall behind, and one who wants alternatives."""
+"""Tokens by which a reader may fall behind: one of entries, and one of alternatives."""
 TOP = 20
-"""Most alternatives with their log-probabilities."""
+"""Most alternatives of a token."""
 WORDS = 8
 """An entry: tag, position, flags, kept; entropy, logprob, crop entropy, unused (float32)."""
 ENTRY = struct.Struct("4i3f4x")
 WORDS_TOP = 2 + 2 * TOP
 """Alternatives: tag, position; ids, log-probabilities (float32)."""
-BYTES = ROWS * (DEPTH * WORDS + DEPTH_TOP * WORDS_TOP) * 4
-"""Memory of a board, hidden states aside."""
+BYTES = SLOTS * (DEPTH * WORDS + DEPTH_TOP * WORDS_TOP) * 4
+"""Memory of a ring buffer, hidden states aside."""
 
 Words = np.ndarray[Any, np.dtype[np.int32]]
 
@@ -45,7 +45,7 @@ EAGER, LAGGED, COMPLETE = 1, 2, 4
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is known of one position. `entropy` and `logprob` are of the raw distribution (nats)."""
+    """The measurements of one position. `entropy` and `logprob` are of the raw distribution (nats)."""
 
     entropy: float
     logprob: float
@@ -55,26 +55,27 @@ class Entry:
     top: tuple[tuple[int, float], ...] = ()
 
 
-class Board:
-    """Three views of one file: `[ROWS, DEPTH, WORDS]`, `[ROWS, DEPTH_TOP, WORDS_TOP]` and, for hidden states, each
-    behind its tag, `[ROWS, 1 + hidden]`; int32 each.
+class EntropyRing:
+    """Three views of one file: `[SLOTS, DEPTH, WORDS]`, `[SLOTS, DEPTH_TOP, WORDS_TOP]` and, for hidden states, each
+    behind its tag, `[SLOTS, 1 + hidden]`; int32 each.
 
-    74 MiB and 4 KiB for each number of a hidden state, taken when it is made: running out of memory later could not be
-    told apart from a crash.
+    It takes 74 MiB and 4 KiB for each number of a hidden state, all of it when it is made: running out of memory later
+    could not be told from a crash.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
-        words, top, states = np.split(np.frombuffer(self._map, np.int32), [ROWS * DEPTH * WORDS, BYTES // 4])
-        self.words = words.reshape(ROWS, DEPTH, WORDS)
-        self.top = top.reshape(ROWS, DEPTH_TOP, WORDS_TOP)
-        self.states = states.reshape(ROWS, -1)
+        words, top, states = np.split(np.frombuffer(self._map, np.int32), [SLOTS * DEPTH * WORDS, BYTES // 4])
+        self.words = words.reshape(SLOTS, DEPTH, WORDS)
+        self.top = top.reshape(SLOTS, DEPTH_TOP, WORDS_TOP)
+        self.states = states.reshape(SLOTS, -1)
 
     @classmethod
-    def create(cls, hidden: int) -> Board:
-        """A fresh board, in memory where there is room for it (a container may have little), else in a file.
+    def create(cls, hidden: int) -> EntropyRing:
+        """Make an empty ring buffer, in memory where there is room for it (a container may have little), else in a
+        file on disk.
 
         Args:
             hidden: numbers in a hidden state.
@@ -82,10 +83,10 @@ class Board:
         Raises:
             OSError: there is room nowhere.
         """
-        size = BYTES + ROWS * (1 + hidden) * 4
+        size = BYTES + SLOTS * (1 + hidden) * 4
         for folder in ("/dev/shm", tempfile.gettempdir()):
             with suppress(OSError):
-                handle, name = tempfile.mkstemp(prefix="waver-board-", dir=folder)
+                handle, name = tempfile.mkstemp(prefix="waver-ring-", dir=folder)
                 try:
                     os.posix_fallocate(handle, 0, size)
                     return cls(Path(name))
@@ -96,42 +97,42 @@ class Board:
                     os.close(handle)
         raise OSError(f"there is no room for {size >> 20} MiB in /dev/shm or {tempfile.gettempdir()}")
 
-    def read(self, row: int, tag: int, position: int, top: int = 0) -> Entry | None:
-        """The entry of a position; None if it is not there (any more), or not with its alternatives."""
-        words = self.words[row, position % DEPTH]
+    def read(self, slot: int, tag: int, position: int, top: int = 0) -> Entry | None:
+        """Read the entry of a position; None if it is not there (any more), or not with its alternatives."""
+        words = self.words[slot, position % DEPTH]
         found, at, flags, kept, entropy, logprob, crop = ENTRY.unpack_from(words)
         pairs: tuple[tuple[int, float], ...] = ()
         if top:
-            place = self.top[row, position % DEPTH_TOP]
+            place = self.top[slot, position % DEPTH_TOP]
             both = place.copy()
             if not all(w[0] == tag and w[1] == position for w in (both, place)):
                 return None
             values = both[2 + TOP :].view(np.float32)[:top].tolist()
             pairs = tuple(pair for pair in zip(both[2 : 2 + top].tolist(), values, strict=True) if pair[1] > -np.inf)
-        # Looked at again after all is read, for a writer that is a whole turn ahead may have come between.
+        # Checked again after all is read: a writer that is a whole turn ahead may have overwritten it meanwhile.
         if (found, at) != (tag, position) or ENTRY.unpack_from(words)[:2] != (tag, position):
             return None
         return Entry(max(entropy, 0.0), logprob, flags, kept or None, crop if kept else None, pairs)
 
-    def state(self, row: int, tag: int) -> torch.Tensor | None:
-        """The hidden state that a request asked for, `[hidden]` float32; None if it is not there."""
-        words = self.states[row]
+    def state(self, slot: int, tag: int) -> torch.Tensor | None:
+        """Read the hidden state that a request asked for, `[hidden]` float32; None if it is not there."""
+        words = self.states[slot]
         both = words.copy()
         return torch.from_numpy(both[1:].view(np.float32)) if both[0] == words[0] == tag else None
 
     def close(self) -> None:
-        """Remove the file; who still maps it keeps what it has."""
+        """Remove the file; processes that have mapped it keep their mapping."""
         with suppress(FileNotFoundError):
             self.path.unlink()
 
 
-class Pen:
-    """The writing end, in the worker."""
+class RingWriter:
+    """Writes entries, in the worker."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
-        board = Board(path)
-        self._host = board.words if device.type == "cpu" else None
-        self._words, self._top, self._states = (_on(device, view) for view in (board.words, board.top, board.states))
+        ring = EntropyRing(path)
+        self._host = ring.words if device.type == "cpu" else None
+        self._words, self._top, self._states = (map_on(device, view) for view in (ring.words, ring.top, ring.states))
 
     @property
     def hidden(self) -> int:
@@ -139,17 +140,17 @@ class Pen:
         return self._states.shape[1] - 1
 
     def write(
-        self, rows: list[int], tags: list[int], positions: list[int], entropy: Any, logprob: Any,
+        self, slots: list[int], tags: list[int], positions: list[int], entropy: Any, logprob: Any,
         flags: Any = None, crop: tuple[Any, Any] | None = None,
     ) -> None:  # fmt: skip
-        """One entry for each of n requests. Arrays are those of `waver.entropy.sending.library`.
+        """Write one entry for each of n requests. Arrays are those of `waver.entropy.sending.library`.
 
         Args:
             entropy, logprob: `[n]` float32. flags: `[n]` integers. crop: how many tokens a truncation left, integers,
             and their entropy, float32, `[n]` each.
         """
         if self._host is not None:  # a handful of numbers: numpy takes a fifth of the time of as many kernels
-            entries = np.zeros((len(rows), WORDS), np.int32)
+            entries = np.zeros((len(slots), WORDS), np.int32)
             floats = entries.view(np.float32)
             entries[:, 0], entries[:, 1] = tags, positions
             floats[:, 4], floats[:, 5] = entropy, logprob
@@ -157,10 +158,10 @@ class Pen:
                 entries[:, 2] = flags
             if crop is not None:
                 entries[:, 3], floats[:, 6] = crop
-            self._host[rows, [p % DEPTH for p in positions]] = entries
+            self._host[slots, [p % DEPTH for p in positions]] = entries
             return
         device = self._words.device
-        where = send([rows, [p % DEPTH for p in positions], tags, positions], device)
+        where = send([slots, [p % DEPTH for p in positions], tags, positions], device)
         nothing = torch.zeros_like(entropy)
         kept, left = (nothing, nothing) if crop is None else crop
         ints = [*where[2:], *(each.to(device) for each in (nothing if flags is None else flags, kept))]
@@ -168,24 +169,24 @@ class Pen:
         self._words[where[0], where[1]] = torch.cat([torch.stack([i.to(torch.int32) for i in ints], dim=1), values], 1)
 
     def write_top(
-        self, rows: list[int], tags: list[int], positions: list[int], ids: torch.Tensor, logprobs: torch.Tensor
+        self, slots: list[int], tags: list[int], positions: list[int], ids: torch.Tensor, logprobs: torch.Tensor
     ) -> None:
-        """The alternatives: `[n, k]` ids and log-probabilities, most likely first, k at most `TOP`."""
+        """Write the alternatives: `[n, k]` ids and log-probabilities, most likely first, k at most `TOP`."""
         device, k = self._top.device, ids.shape[1]
-        where = send([rows, [p % DEPTH_TOP for p in positions], tags, positions], device)
+        where = send([slots, [p % DEPTH_TOP for p in positions], tags, positions], device)
         self._top[where[0], where[1], :2] = where[2:].T.to(torch.int32)
         self._top[where[0], where[1], 2 : 2 + k] = ids.to(device, torch.int32)
         self._top[where[0], where[1], 2 + TOP : 2 + TOP + k] = logprobs.to(device, torch.float32).view(torch.int32)
 
-    def write_states(self, rows: list[int], tags: torch.Tensor, states: torch.Tensor) -> None:
-        """The hidden states of n requests, `[n, hidden]`, and their tags, `[n]` integers."""
+    def write_states(self, slots: list[int], tags: torch.Tensor, states: torch.Tensor) -> None:
+        """Write the hidden states of n requests, `[n, hidden]`, under their tags, `[n]` integers."""
         device = self._states.device
         words = states.to(device, torch.float32).view(torch.int32)
-        self._states[send(rows, device)] = torch.cat([tags.to(device, torch.int32)[:, None], words], dim=1)
+        self._states[send(slots, device)] = torch.cat([tags.to(device, torch.int32)[:, None], words], dim=1)
 
 
-def _on(device: torch.device, view: Words) -> torch.Tensor:
-    """The board as the device sees it: registered with CUDA, a kernel writes it in stream order, ahead of the token.
+def map_on(device: torch.device, view: Words) -> torch.Tensor:
+    """The view as a tensor of the device: registered with CUDA, a kernel writes it in stream order, ahead of the token.
     A device that cannot do that writes through the host, and waits for it."""
     shared = torch.from_numpy(view)
     if device.type == "cuda":
@@ -200,13 +201,13 @@ def _on(device: torch.device, view: Words) -> torch.Tensor:
     return shared
 
 
-def post(config: Any, board: Path) -> None:
-    """Tell vLLM's workers where the board is: beside the configuration's fields, for these make the key of vLLM's
-    compile cache, and the board has another name at each start."""
-    config.waver_board = str(board)
+def set_ring_path(config: Any, path: Path) -> None:
+    """Tell vLLM's workers where the ring buffer is: beside the configuration's fields, as these make the key of vLLM's
+    compile cache, and the path is another at each start."""
+    config.waver_ring = str(path)
 
 
-def posted(config: Any) -> Path | None:
-    """The board that a worker was told of."""
-    board = getattr(config, "waver_board", None)
-    return None if board is None else Path(board)
+def ring_path(config: Any) -> Path | None:
+    """The ring buffer that a worker was told of, if any."""
+    path = getattr(config, "waver_ring", None)
+    return None if path is None else Path(path)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from waver.engines.base import Gate, Sampling
 from waver.engines.transforms import MinP, TopH, TopP, TopW, Transform, Typical
-from waver.engines.vllm.ask import KEY, LONGEST_WINDOW, MOST_TRANSFORMS, Ask, Settled
+from waver.engines.vllm.params import KEY, LONGEST_WINDOW, MOST_TRANSFORMS, EncodedParams, RequestParams
 
 ids = st.integers(0, 2**31 - 1)
 numbers = st.floats(allow_nan=False, width=64)
@@ -67,7 +67,7 @@ def test_nothing_is_lost_on_the_way_to_the_worker(data: st.DataObject) -> None:
     if data.draw(st.booleans()):
         chosen = data.draw(st.lists(st.sampled_from(sorted(SAMPLING)), unique=True))
         how = Sampling(**{name: data.draw(SAMPLING[name]) for name in chosen}, gate=gate)
-    ask = Ask(
+    ask = RequestParams(
         gate=gate,
         sampling=how,
         transforms=data.draw(transforms),
@@ -80,15 +80,15 @@ def test_nothing_is_lost_on_the_way_to_the_worker(data: st.DataObject) -> None:
         hidden=data.draw(st.none() | ids),
     )
     # As vLLM sends it: msgpack, which knows nothing of our types.
-    arrived = msgspec.msgpack.decode(msgspec.msgpack.encode({KEY: ask.settled()}))[KEY]
+    arrived = msgspec.msgpack.decode(msgspec.msgpack.encode({KEY: ask.encode()}))[KEY]
     assert type(arrived) is dict
-    assert Ask.from_settled(arrived) == ask
+    assert RequestParams.decode(arrived) == ask
 
 
 def test_every_field_is_tried() -> None:
     here = {"gate", "state_of"}  # the one is the ask's own, the other becomes its `hidden`
     assert {field.name for field in fields(Sampling)} == {*SAMPLING, *here}
-    assert {field.name for field in fields(Ask)} == {
+    assert {field.name for field in fields(RequestParams)} == {
         "gate", "sampling", "transforms", "temperature", "ends", "given", "stop", "slot", "tag", "hidden",
     }  # fmt: skip
 
@@ -99,19 +99,19 @@ RULE = {"threshold": 0.7, "window": 3}
 @pytest.mark.parametrize(
     ("given", "ask"),
     [
-        ({"gate": RULE}, Ask(Gate(3, 0.7))),
+        ({"gate": RULE}, RequestParams(Gate(3, 0.7))),
         (
             {"gate": {**RULE, "above": False, "min_tokens": 4, "timing": "lagged", "history": [1, 2, 3, 4.5]}},
-            Ask(Gate(3, 0.7, False, 4, "lagged", (2.0, 3.0, 4.5))),
+            RequestParams(Gate(3, 0.7, False, 4, "lagged", (2.0, 3.0, 4.5))),
         ),
-        ({"transforms": [{"name": "top_p", "p": 0.5}]}, Ask(transforms=(TopP(p=0.5),))),
-        ({"gate": None, "transforms": [{"name": "top_h"}]}, Ask(transforms=(TopH(),))),
-        ({"gate": RULE, "transforms": None}, Ask(Gate(3, 0.7))),
+        ({"transforms": [{"name": "top_p", "p": 0.5}]}, RequestParams(transforms=(TopP(p=0.5),))),
+        ({"gate": None, "transforms": [{"name": "top_h"}]}, RequestParams(transforms=(TopH(),))),
+        ({"gate": RULE, "transforms": None}, RequestParams(Gate(3, 0.7))),
     ],
 )
-def test_what_a_client_may_ask(given: dict[str, Any], ask: Ask) -> None:
-    assert Ask.from_client(given) == ask
-    assert Ask.from_client(json.dumps(given)) == ask
+def test_what_a_client_may_ask(given: dict[str, Any], ask: RequestParams) -> None:
+    assert RequestParams.from_client(given) == ask
+    assert RequestParams.from_client(json.dumps(given)) == ask
 
 
 def wrong(**changes: Any) -> dict[str, Any]:
@@ -174,8 +174,8 @@ def wrong(**changes: Any) -> dict[str, Any]:
         # What only the processor's own side may say.
         ({"settled": "{}"}, "there is no settled"),
         (json.dumps({"settled": json.dumps({"stop": 10**9})}), "there is no settled"),
-        (dict(Ask(Gate(3, 0.7), stop=10**9, slot=0).settled()), "there is no settled"),
-        (json.dumps(Ask(Gate(3, 0.7), stop=10**9, slot=0).settled()), "there is no settled"),
+        (dict(RequestParams(Gate(3, 0.7), stop=10**9, slot=0).encode()), "there is no settled"),
+        (json.dumps(RequestParams(Gate(3, 0.7), stop=10**9, slot=0).encode()), "there is no settled"),
         ({"gate": RULE, "slot": 1}, "there is no slot"),
         ({"gate": RULE, "tag": 1}, "there is no tag"),
         ({"gate": RULE, "hidden": True}, "there is no hidden"),
@@ -188,7 +188,7 @@ def wrong(**changes: Any) -> dict[str, Any]:
 def test_what_a_client_may_not_ask(given: Any, says: str) -> None:
     for form in (given, given if isinstance(given, str) else json.dumps(given)):
         with pytest.raises(ValueError, match=says) as raised:
-            Ask.from_client(form)
+            RequestParams.from_client(form)
         sentence(raised.value)
 
 
@@ -212,7 +212,7 @@ def sentence(error: ValueError) -> None:
 )
 def test_a_sentence_stays_one_whatever_is_sent(given: Any) -> None:
     with pytest.raises(ValueError, match=KEY) as raised:
-        Ask.from_client(given)
+        RequestParams.from_client(given)
     sentence(raised.value)
 
 
@@ -230,16 +230,16 @@ json_values = st.recursive(
 @given(st.fixed_dictionaries({}, optional={"gate": json_values, "transforms": json_values}) | json_values)
 def test_whatever_is_sent_is_taken_or_refused(value: Any) -> None:
     try:
-        ask = Ask.from_client(value)
+        ask = RequestParams.from_client(value)
     except ValueError as error:
         sentence(error)
         return
-    settled = replace(ask, stop=5, tag=2).settled()
-    assert isinstance(settled, Settled)
-    assert Ask.from_settled(settled) == replace(ask, stop=5, tag=2)
+    settled = replace(ask, stop=5, tag=2).encode()
+    assert isinstance(settled, EncodedParams)
+    assert RequestParams.decode(settled) == replace(ask, stop=5, tag=2)
 
 
 def test_a_long_history_is_cut_to_the_window() -> None:
-    ask = Ask.from_client(wrong(history=list(range(100_000))))
+    ask = RequestParams.from_client(wrong(history=list(range(100_000))))
     assert ask.gate is not None
     assert ask.gate.history == (99_997.0, 99_998.0, 99_999.0)

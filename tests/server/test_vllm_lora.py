@@ -131,11 +131,11 @@ def test_an_adapter_that_cannot_be_loaded_is_refused_and_harms_nobody(adapted: A
     small = adapted.runtime.engines["small"]
     for directory, reason in ((save_adapter(tmp_path / "wide", 16), "rank"), (tmp_path / "absent", "absent")):
         with pytest.raises(ValueError, match=rf"engine 'bad': vLLM cannot load the adapter .*{reason}"):
-            adapted.run(small.adapted("bad", str(directory)))
+            adapted.run(small.with_adapter("bad", str(directory)))
     narrow = str(save_adapter(tmp_path / "narrow", 1))
-    adapted.run(small.adapted("second", narrow))
+    adapted.run(small.with_adapter("second", narrow))
     with pytest.raises(ValueError, match="needs max_loras: 4 among its args"):  # one of three places stays empty
-        adapted.run(small.adapted("third", narrow))
+        adapted.run(small.with_adapter("third", narrow))
     with adapted.openai() as client:
         answers = [
             client.completions.create(model=name, prompt="1 + 1 =", max_tokens=4, temperature=0).choices[0].text

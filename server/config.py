@@ -49,7 +49,14 @@ class ServerConfig(BaseModel):
     """Most tokens of an answer whose request names no limit."""
     max_body_bytes: int = Field(4 * 2**20, ge=1024)
     max_header_bytes: int = Field(32 * 2**10, ge=1024)
+    header_timeout: float = Field(10.0, gt=0)
+    """Longest time until a connection's next request has said what it wants, from its first byte on, and until a new
+    connection sends one."""
     body_timeout: float = Field(30.0, gt=0)
+    idle_timeout: float = Field(30.0, gt=0)
+    """Time for which a connection is kept open between two requests."""
+    max_connections: int = Field(4096, ge=1)
+    """Most connections, and never more than three quarters of the files that the process may have open."""
     timeout: float = Field(600.0, gt=0)
     """Longest time one request may take, waiting included."""
     keepalive: float = Field(15.0, gt=0)

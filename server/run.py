@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import ipaddress
-import json
 import logging
 import sys
 import threading
@@ -15,34 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from waver.server.app import create_app
 from waver.server.auth import keys_from_environment
 from waver.server.config import Config, ServerConfig, load_config
-from waver.server.errors import APIError
+from waver.server.connections import Connections, affordable
 from waver.server.logs import configure_logs
-
-
-class Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1, with error objects for what never becomes a request."""
-
-    def send_400_response(self, msg: str) -> None:
-        error = sys.exc_info()[1]
-        large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
-        answer = APIError(431, "The headers are too large.") if large else APIError(400, msg)
-        content = json.dumps(answer.body).encode()
-        headers = [
-            ("content-type", "application/json"),
-            ("content-length", str(len(content))),
-            ("connection", "close"),
-        ]
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            events = (h11.Response(status_code=answer.status, headers=headers), h11.Data(content), h11.EndOfMessage())
-            self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
-        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -74,11 +52,15 @@ def make_server(config: Config, on_loaded: Callable[[], None] = lambda: None) ->
     """
     check_exposure(config.server)
     app = create_app(config, on_failure=lambda: setattr(server, "should_exit", True), on_loaded=on_loaded)
+    most, backlog = affordable(config.server.max_connections)
     settings = uvicorn.Config(
         app,
         host=config.server.host,
         port=config.server.port,
-        http=Protocol,
+        http=Connections(most, config.server.header_timeout).protocol,
+        ws="none",
+        backlog=backlog,
+        timeout_keep_alive=config.server.idle_timeout,  # type: ignore[arg-type]  # only ever a delay
         log_config=None,
         access_log=False,
         server_header=False,

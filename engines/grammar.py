@@ -12,9 +12,9 @@ import llguidance.torch
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from waver.devices import to_device
 from waver.engines.base import Unsupported
 from waver.engines.tokens import TokenText
-from waver.entropy.sending import send
 
 
 class Grammar:
@@ -60,6 +60,6 @@ class Grammar:
         for i, matcher in enumerate(matchers):
             llguidance.torch.fill_next_token_bitmask(matcher, bits, i)
         device = logits.device
-        words, at = bits.to(device, non_blocking=True), send(rows, device)
+        words, at = bits.to(device, non_blocking=True), to_device(rows, device)
         allowed = (words[:, :, None] >> torch.arange(32, dtype=torch.int32, device=device)) & 1
         logits[at] = logits[at].masked_fill(allowed.flatten(1)[:, : self._vocabulary] == 0, -torch.inf)

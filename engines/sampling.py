@@ -12,27 +12,27 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from waver.devices import Array, to_device
 from waver.engines.base import Sampling
-from waver.engines.picking import pick
-from waver.engines.tally import Tallies, Tally
+from waver.engines.inverse_cdf import sample
 from waver.engines.temperature import adapted
+from waver.engines.token_counts import CountsPair, TokenCounts
 from waver.engines.transforms import truncate, truncations
 from waver.entropy import truncation
 from waver.entropy.geometry import Geometry
-from waver.entropy.sending import Array, send
 from waver.entropy.truncation import Crop
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row to draw for: how, after which tokens (the answer begins at `start`), and what would end the answer.
-    Tallies that are kept from row to row count these tokens faster."""
+    `counts` that are kept from step to step make penalties faster."""
 
     sampling: Sampling
     ids: Sequence[int]
     start: int
     ends: tuple[int, ...]
-    tallies: Tallies | None = None
+    counts: CountsPair | None = None
 
     @property
     def position(self) -> int:
@@ -88,7 +88,7 @@ def draw(
     tokens = logits.argmax(dim=-1)
     if not sampled:
         return Drawn(tokens)
-    index = send(sampled, logits.device)
+    index = to_device(sampled, logits.device)
     own = None if entropy is None else entropy[index]
     drawn = _sample(logits[index], [rows[i] for i in sampled], geometry, own)
     tokens[index] = drawn.tokens
@@ -107,7 +107,7 @@ def _touched(logits: torch.Tensor, rows: Sequence[Row], which: Sequence[int]) ->
     repeated, said = list[Places](), list[Places]()
     for i in which:
         row, s = rows[i], rows[i].sampling
-        whole, answer = row.tallies or (Tally(), Tally())
+        whole, answer = row.counts or (TokenCounts(), TokenCounts())
         if s.repetition_penalty != 1.0:
             tokens, _ = whole.read(row.ids)
             repeated.append((i, tokens, np.full(len(tokens), s.repetition_penalty)))
@@ -129,7 +129,7 @@ def _bias(logits: torch.Tensor, wanted: Sequence[tuple[int, int, float]]) -> Non
     if wanted:
         rows, tokens, amounts = zip(*wanted, strict=True)
         device = logits.device
-        logits[send(rows, device), send(tokens, device)] += send(amounts, device, torch.float32)
+        logits[to_device(rows, device), to_device(tokens, device)] += to_device(amounts, device, torch.float32)
 
 
 def _prolong(logits: torch.Tensor, short: Sequence[tuple[int, tuple[int, ...]]]) -> None:
@@ -137,34 +137,34 @@ def _prolong(logits: torch.Tensor, short: Sequence[tuple[int, tuple[int, ...]]])
     places = [(row, end, k) for k, (row, ends) in enumerate(short) for end in ends]
     if not places:
         return
-    rows, ends, k = send(places, logits.device).T
+    rows, ends, k = to_device(places, logits.device).T
     held = logits[rows, ends]
     logits[rows, ends] = -torch.inf
-    stuck = logits[send([row for row, _ in short], logits.device)].amax(-1) == -torch.inf
+    stuck = logits[to_device([row for row, _ in short], logits.device)].amax(-1) == -torch.inf
     logits[rows, ends] = torch.where(stuck[k], held, -torch.inf)  # a grammar may allow nothing but the end
 
 
 def _gathered(each: Sequence[Places], device: torch.device) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
     """The index of all places among the logits, and their numbers (float32)."""
     rows = np.concatenate([np.full(len(tokens), row) for row, tokens, _ in each])
-    where = send(np.stack([rows, np.concatenate([tokens for _, tokens, _ in each])]), device)
-    return (where[0], where[1]), send(np.concatenate([own for _, _, own in each]), device, torch.float32)
+    where = to_device(np.stack([rows, np.concatenate([tokens for _, tokens, _ in each])]), device)
+    return (where[0], where[1]), to_device(np.concatenate([own for _, _, own in each]), device, torch.float32)
 
 
 def _sample(
     logits: torch.Tensor, rows: Sequence[Row], geometry: Geometry | None, entropy: torch.Tensor | None
 ) -> Drawn:
     samplings = [row.sampling for row in rows]
-    base = send([max(s.temperature, 1e-5) for s in samplings], logits.device)
+    base = to_device([max(s.temperature, 1e-5) for s in samplings], logits.device)
     temperatures = adapted(base, [s.transforms for s in samplings], entropy)
     seeds = np.array([s.seed & 0xFFFF_FFFF_FFFF_FFFF for s in samplings], dtype=np.uint64)
     positions = np.array([row.position for row in rows], dtype=np.uint64)
-    points = send(uniform(seeds, positions), logits.device)
+    points = to_device(uniform(seeds, positions), logits.device)
     if all(row.untruncated for row in rows):
-        return Drawn(pick(logits, temperatures, points))
+        return Drawn(sample(logits, temperatures, points))
     tempered = logits / temperatures[:, None]
     crop = _native(truncate(tempered, [s.transforms for s in samplings], geometry, temperatures), samplings)
-    return Drawn(pick(crop.logits, torch.ones_like(base), points), crop.kept, crop.entropy)
+    return Drawn(sample(crop.logits, torch.ones_like(base), points), crop.kept, crop.entropy)
 
 
 def _native(crop: Crop, samplings: Sequence[Sampling]) -> Crop:
@@ -178,11 +178,11 @@ def _native(crop: Crop, samplings: Sequence[Sampling]) -> Crop:
         chosen = [i for i, wanted in enumerate(asked) if wanted]
         if not chosen:
             continue
-        parameter = send([numbers[i] for i in chosen], crop.logits.device)
+        parameter = to_device([numbers[i] for i in chosen], crop.logits.device)
         if len(chosen) == len(samplings):
             crop = function(crop.logits, parameter)
             continue
-        index = send(chosen, crop.logits.device)
+        index = to_device(chosen, crop.logits.device)
         for whole, own in zip(crop, function(crop.logits[index], parameter), strict=True):
             whole[index] = own
     return crop

@@ -10,7 +10,7 @@ import torch
 
 from waver.engines.base import NO_TOKEN, Finish, Sampling, Step
 from waver.engines.sampling import Row
-from waver.engines.tally import Tally
+from waver.engines.token_counts import TokenCounts
 from waver.entropy import RollingEntropy
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Sequence:
         self.state: torch.Tensor | None = None
         """The hidden state that its first step is to bring."""
         self.inbox: asyncio.Queue[Step | Exception] = asyncio.Queue()
-        self._tallies = Tally(), Tally()
+        self._counts = TokenCounts(), TokenCounts()
         gate = sampling.gate
         self._window = RollingEntropy(gate.window, gate.history) if gate else None
 
@@ -61,7 +61,7 @@ class Sequence:
 
     @property
     def row(self) -> Row:
-        return Row(self.sampling, self.ids, self.start, self.ends, self._tallies)
+        return Row(self.sampling, self.ids, self.start, self.ends, self._counts)
 
     def fires_before(self, entropy: float) -> bool:
         """Whether an eager gate fires on the entropy of the position that is about to be written."""

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 import torch
 
+from waver.devices import to_device
 from waver.engines.transforms import AdaptiveTemperature, Transform
-from waver.entropy.sending import send
 from waver.entropy.uncertainty import uncertainty
 
 
@@ -42,10 +42,10 @@ def adapted(
         return base
     if entropy is None:
         raise ValueError("a temperature that follows the entropy needs the entropy")
-    rows = send([row for row, _ in asked], base.device)
+    rows = to_device([row for row, _ in asked], base.device)
     numbers = [
         (t.span, math.log(t.pivot), 1 / math.log(t.high / t.pivot), 1 / math.log(t.pivot / t.low)) for _, t in asked
     ]
-    span, q, s_pos, s_neg = send(numbers, base.device, torch.float32).T
+    span, q, s_pos, s_neg = to_device(numbers, base.device, torch.float32).T
     factors = 1 + span * uncertainty(entropy[rows].float(), q, 1.0, s_pos, s_neg)
     return base.scatter_reduce(0, rows, factors, "prod")

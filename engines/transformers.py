@@ -25,11 +25,11 @@ from waver.engines.attention import last_attention
 from waver.engines.base import EngineError, Inside, Sampling, Step, Unsupported, reason
 from waver.engines.config import TransformersConfig
 from waver.engines.grammar import Grammar
-from waver.engines.picking import prepare
+from waver.engines.inverse_cdf import warm_up
 from waver.engines.runner import make_runner
 from waver.engines.sampling import draw
-from waver.engines.seats import SCRATCH, Seats
 from waver.engines.sequence import Reading, Sequence
+from waver.engines.slot_allocator import SCRATCH, SlotAllocator
 from waver.engines.temperature import adapts
 from waver.engines.tokens import TokenText
 from waver.engines.transforms import needs_geometry
@@ -76,10 +76,10 @@ class TransformersEngine:
         self.context_length = min(longest, config.max_model_len or longest)
         self.parameters = int(self.model.num_parameters())
         self._runner = make_runner(self.model, self.context_length)
-        prepare(self.model.device)
+        warm_up(self.model.device)
         self._grammar: Grammar | None = None
         self._geometry: torch.Tensor | None = None
-        self._seats = Seats(config.max_sequences, self._runner)
+        self._seats = SlotAllocator(config.max_sequences, self._runner)
         self._live: list[Sequence | Reading] = []
         threads = config.threads or (1 if self.parameters < SMALL else torch.get_num_threads())
         self._thread = ThreadPoolExecutor(1, f"engine-{name}", torch.set_num_threads, (threads,))

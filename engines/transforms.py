@@ -23,9 +23,9 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from waver.devices import to_device
 from waver.entropy import truncation
 from waver.entropy.geometry import Geometry
-from waver.entropy.sending import send
 from waver.entropy.surrogate import Weights
 from waver.entropy.top_w import top_w
 from waver.entropy.truncation import Crop
@@ -172,7 +172,7 @@ def _by(function: Callable[[torch.Tensor, torch.Tensor], Crop], parameter: str) 
     """The rule of a truncation with one number a row."""
 
     def rule(logits: torch.Tensor, asked: Sequence[Any], *_: object) -> Crop:
-        return function(logits, send([getattr(each, parameter) for each in asked], logits.device, torch.float64))
+        return function(logits, to_device([getattr(each, parameter) for each in asked], logits.device, torch.float64))
 
     return rule
 
@@ -255,7 +255,7 @@ def truncate(
                 continue
             if out is None:
                 out = _untouched(logits.clone())
-            index = send(chosen, logits.device)
+            index = to_device(chosen, logits.device)
             heat = None if temperatures is None else temperatures[index]
             part = rule(out.logits[index], asked, heat, geometry)
             for whole, own_part in zip(out, part, strict=True):

@@ -1,11 +1,11 @@
-"""How much a model wavers: pure functions of `[..., vocab]` logits, and small windows over a stream of entropies.
+"""Measures of a model's uncertainty: pure functions of `[..., vocab]` logits, and rolling means of their entropies.
 
 Everything is in nats. Nothing here knows models, engines or HTTP.
 """
 
 from waver.entropy.bounds import entropy_bounds, entropy_estimate
 from waver.entropy.families import renyi_entropy, tsallis_entropy
-from waver.entropy.fused import fastest, measure
+from waver.entropy.fused import fastest_measure, measure
 from waver.entropy.rolling import BatchedRollingEntropy, RollingEntropy
 from waver.entropy.shannon import shannon_entropy, varentropy
 from waver.entropy.units import bits_to_nats, nats_to_bits
@@ -16,7 +16,7 @@ __all__ = [
     "bits_to_nats",
     "entropy_bounds",
     "entropy_estimate",
-    "fastest",
+    "fastest_measure",
     "measure",
     "nats_to_bits",
     "renyi_entropy",

@@ -1,4 +1,4 @@
-"""What the k largest log-probabilities say about the entropy of the whole distribution."""
+"""Bound the entropy of a whole distribution by its k largest log-probabilities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOLERANCE = 1e-3
 def entropy_bounds(
     top_logprobs: torch.Tensor | Sequence[float], vocab_size: int, ranked: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The tightest lower and upper bound on the Shannon entropy, in nats, that the top k log-probabilities allow.
+    """Compute the tightest lower and upper bound on the Shannon entropy (nats) that the top k log-probabilities allow.
 
     The other `vocab_size - k` tokens share the mass r = 1 - Σ p, each at most as likely as the least likely of the
     k, m = min p. The entropy is least when they are packed (⌊r / m⌋ tokens at m and one with the remainder), and
@@ -63,6 +63,6 @@ def entropy_bounds(
 
 
 def entropy_estimate(top_logprobs: torch.Tensor | Sequence[float], vocab_size: int) -> torch.Tensor:
-    """The midpoint of `entropy_bounds`, in nats: `[...]`, off by at most half the gap between the two."""
+    """Return the midpoint of `entropy_bounds` (nats): `[...]`, off by at most half the gap between the two."""
     lower, upper = entropy_bounds(top_logprobs, vocab_size)
     return (lower + upper) / 2

@@ -1,4 +1,4 @@
-"""The two one-parameter families around Shannon entropy: Rényi and Tsallis."""
+"""Rényi and Tsallis entropies: the two one-parameter families around Shannon entropy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 from waver.entropy.shannon import NEGLIGIBLE, centred, partition, shannon_entropy
 
 NEAR_ONE = 0.1
-"""Within this of order 1 the textbook formula divides a rounding error by almost 0, and another form is used."""
+"""Distance from order 1 within which another form is used: the textbook formula divides a rounding error by almost
+0."""
 
 
 def renyi_entropy(logits: torch.Tensor, alpha: float) -> torch.Tensor:
-    """H_α = log(Σ p^α) / (1 - α) of `softmax(logits)` in nats (Rényi 1961).
+    """Compute the Rényi entropy H_α = log(Σ p^α) / (1 - α) of `softmax(logits)` in nats (Rényi 1961).
 
     α = 0 is the logarithm of the support's size (Hartley), α = 1 Shannon, α = 2 collision entropy, α = inf
     -log max p (min-entropy). It never grows with α. Shapes, types, gradients and masked rows are those of
@@ -36,14 +37,15 @@ def renyi_entropy(logits: torch.Tensor, alpha: float) -> torch.Tensor:
 
 
 def tsallis_entropy(logits: torch.Tensor, q: float) -> torch.Tensor:
-    """S_q = (1 - Σ p^q) / (q - 1) of `softmax(logits)` (Tsallis 1988); no unit, but nats at q = 1, the Shannon limit.
+    """Compute the Tsallis entropy S_q = (1 - Σ p^q) / (q - 1) of `softmax(logits)` (Tsallis 1988); no unit, but nats at
+    q = 1, the Shannon limit.
 
     q = 0 is the support's size less 1, q = 2 the Gini impurity 1 - Σ p². Shapes, types, gradients and masked rows are
     those of `shannon_entropy`.
 
     Raises:
-        ValueError: q is negative or not finite, or the logits have no vocabulary axis.
-        TypeError: the logits are not floating point.
+        ValueError: q is negative or not finite, or the logits have no vocabulary axis. TypeError: the logits are not
+        floating point.
     """
     if not 0 <= q < math.inf:
         raise ValueError(f"the order of a Tsallis entropy must be finite and at least 0, got {q}")
@@ -53,13 +55,13 @@ def tsallis_entropy(logits: torch.Tensor, q: float) -> torch.Tensor:
 
 
 def _power_sum(c: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Σ exp(α c) over the tokens that can occur; an order of 0 counts them, whatever their probability."""
+    """Sum exp(α c) over the tokens that can occur; an order of 0 counts them, whatever their probability."""
     powers = (alpha * c.clamp(min=torch.finfo(c.dtype).min)).exp()
     return partition(powers.masked_fill(c == -torch.inf, 0.0))
 
 
 def _renyi_near_one(c: torch.Tensor, alpha: float) -> torch.Tensor:
-    """H_α = -log(1 + E_p[expm1((α - 1) log p)]) / (α - 1), which has no 0 / 0 at α = 1."""
+    """Compute H_α = -log(1 + E_p[expm1((α - 1) log p)]) / (α - 1), which has no 0 / 0 at α = 1."""
     c = c.clamp(min=NEGLIGIBLE)
     z = partition(c.exp()).unsqueeze(-1)
     logprobs = c - z.log()

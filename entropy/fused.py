@@ -1,4 +1,4 @@
-"""Entropy, log-partition and peak of every row in one sweep: what a decoding loop needs of its logits, nearly free."""
+"""Measure entropy, log-partition and peak of every row in one pass over the logits, for use in a decoding loop."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from waver.entropy.sending import Array, library
+from waver.devices import Array, array_namespace
 
 Measures = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 ONE_CORE = 2**19
-"""Up to so many logits on a CPU, one core is done before several have begun."""
+"""Most logits on a CPU that one core measures faster than several."""
 
 
 def measure(logits: torch.Tensor) -> Measures:
-    """Entropy (nats), log-partition and peak of `[rows, vocab]` float32 logits; each `[rows]`.
+    """Compute entropy (nats), log-partition and peak of `[rows, vocab]` float32 logits; each `[rows]`.
 
     The peak is the largest logit, and the log-partition that of logits with the peak at 0, where float32 is finest: a
     token's log-probability is `(logit - peak) - log_partition`, and the likeliest one's `-log_partition`.
@@ -36,31 +36,31 @@ def measure(logits: torch.Tensor) -> Measures:
     return entropy, log_partition, peak[:, 0]
 
 
-def fastest(vocabulary: int, device: torch.device, most: int) -> Callable[[Any], tuple[Any, ...]]:
-    """`measure` in its fastest form for each number of rows, of which there are at most `most`. It takes and gives
-    arrays of `waver.entropy.sending.library`."""
-    if library(device) is torch:
+def fastest_measure(vocabulary: int, device: torch.device, most: int) -> Callable[[Any], tuple[Any, ...]]:
+    """Choose the fastest form of `measure` for each number of rows, of which there are at most `most`. It takes and
+    returns arrays of `waver.devices.array_namespace`."""
+    if array_namespace(device) is torch:
         return _compiled(vocabulary, device)
-    from waver.entropy import sweep  # compiled by Numba, the first time in three seconds
+    from waver.entropy import cpu_kernels  # compiled by Numba, the first time in three seconds
 
     def on_one_core(logits: Array) -> tuple[Array, ...]:
         found = np.empty((3, len(logits)), np.float32)
-        sweep.measure(np.ascontiguousarray(logits), found)
+        cpu_kernels.measure(np.ascontiguousarray(logits), found)
         return tuple(found)
 
     if vocabulary * most <= ONE_CORE or torch.get_num_threads() == 1:
         return on_one_core
     compiled = _compiled(vocabulary, device)
 
-    def on_all(logits: Array) -> tuple[Array, ...]:
+    def on_all_cores(logits: Array) -> tuple[Array, ...]:
         return tuple(each.numpy() for each in compiled(torch.from_numpy(logits)))
 
-    return lambda logits: (on_one_core if logits.size <= ONE_CORE else on_all)(logits)
+    return lambda logits: (on_one_core if logits.size <= ONE_CORE else on_all_cores)(logits)
 
 
 @cache
 def _compiled(vocabulary: int, device: torch.device) -> Callable[[torch.Tensor], Measures]:
-    """`measure`, compiled for all of a device's cores where a compiler can be had."""
+    """Compile `measure` for all of a device's cores; without a compiler, `measure` as it is."""
     compiled = torch.compile(measure, dynamic=True)
     try:
         with torch.inference_mode():  # as it will be called: another mode would compile it anew

@@ -1,4 +1,4 @@
-"""Distances between tokens: the whitened embedding matrix, and potentials that grow towards a set of tokens."""
+"""Distances between tokens: whitened embeddings, and potentials that grow towards a set of tokens."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable
 import torch
 
 Geometry = torch.Tensor | Callable[[], torch.Tensor]
-"""The whitened embeddings, `[vocab, dim]`, or what has them made when they are needed. They may lie in the host's
-memory while the logits are on a device."""
+"""The whitened embeddings, `[vocab, dim]`, or a function that makes them when they are needed. They may be in the
+host's memory while the logits are on a device."""
 
 VARIANCE_FLOOR = 1e-6
 NORM_FLOOR = 1e-12
 BLOCK = 1 << 24
 """Most numbers in one block of embeddings or distances (64 MiB in float32)."""
 CACHED = 1 << 18
-"""The same where a CPU multiplies them: what it copies it should find again in its cache."""
+"""The same where a CPU multiplies them: the copied block should stay in its cache."""
 
 
 @torch.no_grad()
 def whiten(embedding: torch.Tensor) -> torch.Tensor:
-    """Z-scores of each dimension over the vocabulary (divisor vocab), then rows of unit length.
+    """Whiten embeddings: z-scores of each dimension over the vocabulary (divisor vocab), then rows of unit length.
 
     Args:
         embedding: `[vocab, dim]`, any floating type; it is left as it is.
@@ -45,13 +45,14 @@ def whiten(embedding: torch.Tensor) -> torch.Tensor:
 
 
 def distances(cosines: torch.Tensor, chord: torch.Tensor) -> torch.Tensor:
-    """`1 - cos`, or where `chord` (broadcast) the chord √(2 - 2 cos), which is a metric."""
+    """Turn cosines into distances: `1 - cos`, or where `chord` (broadcast) the chord √(2 - 2 cos), which is a
+    metric."""
     gap = 1 - cosines.clamp(-1, 1)
     return torch.where(chord, (2 * gap).sqrt(), gap)
 
 
-def between(geometry: torch.Tensor, ids: torch.Tensor, n: int, chord: torch.Tensor) -> torch.Tensor:
-    """Distances of the first `n` tokens of each row to all of the row: `[rows, n, m]` float32.
+def pairwise_distances(geometry: torch.Tensor, ids: torch.Tensor, n: int, chord: torch.Tensor) -> torch.Tensor:
+    """Compute the distances of the first `n` tokens of each row to all of the row: `[rows, n, m]` float32.
 
     Args:
         geometry: `[vocab, dim]`, whitened. ids: `[rows, m]`, no token twice in a row; m >= n.
@@ -61,19 +62,20 @@ def between(geometry: torch.Tensor, ids: torch.Tensor, n: int, chord: torch.Tens
     room = max(1, (BLOCK if ids.is_cuda else CACHED) // geometry.shape[1])  # embeddings that are copied at a time
     cosines = []
     for part in ids.split(max(1, room // (n + m))):
-        points = _points(geometry, part[:, :n])
+        points = _embeddings(geometry, part[:, :n])
         some = part.split(max(1, room // len(part)), dim=1)
-        cosines.append(torch.cat([points @ _points(geometry, each).transpose(1, 2) for each in some], dim=-1))
+        cosines.append(torch.cat([points @ _embeddings(geometry, each).transpose(1, 2) for each in some], dim=-1))
     gaps = distances(torch.cat(cosines), chord[:, :, None])
     gaps.diagonal(dim1=1, dim2=2).zero_()
     return gaps
 
 
 def potential(gaps: torch.Tensor, inside: torch.Tensor, neighbours: torch.Tensor) -> torch.Tensor:
-    """How near tokens are to a set: `f = -min d` or `f = -(mean of the k smallest d)`, 0 at best: `[rows, n]` float32.
+    """Compute the potential of tokens towards a set: `f = -min d` or `f = -(mean of the k smallest d)`, 0 at best:
+    `[rows, n]` float32.
 
     Args:
-        gaps: `[rows, n, m]`, from `between`: a member is at distance 0 from itself, and counts.
+        gaps: `[rows, n, m]`, from `pairwise_distances`: a member is at distance 0 from itself, and counts.
         inside: `[rows, m]`, which tokens are the row's set: at least one.
         neighbours: `[rows, 1]`, k; 0 for the nearest one alone.
     """
@@ -87,7 +89,7 @@ def potential(gaps: torch.Tensor, inside: torch.Tensor, neighbours: torch.Tensor
     return -near.masked_fill_(~counted, 0.0).sum(-1) / counted.sum(-1)
 
 
-def _points(geometry: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """`geometry[ids]`, where the ids are: whole rows are copied, several times as fast as by index on a CPU."""
+def _embeddings(geometry: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Gather `geometry[ids]` on the device of the ids, by whole rows: on a CPU several times as fast as by index."""
     rows = geometry.index_select(0, ids.flatten().to(geometry.device))
     return rows.to(ids.device).view(*ids.shape, -1)

@@ -1,4 +1,4 @@
-"""The mean of the last few entropies of a token stream: for one stream, and for a whole batch on its device."""
+"""Rolling means of entropies: of one token stream, and of a batch of streams on its device."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from waver.entropy.sending import library, shared, small
+from waver.devices import array_namespace, as_array, make_array
 
 
 class RollingEntropy:
-    """The mean over the last `window` entropies of one stream. A window that is not full averages what is there.
+    """Keeps the mean over the last `window` entropies of one stream. A window that is not full averages what is there.
 
     Args:
         window: number of tokens, at least 1.
@@ -29,7 +29,7 @@ class RollingEntropy:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """What is in the window, oldest first."""
+        """The entropies in the window, oldest first."""
         return tuple(self._values)
 
     @property
@@ -48,22 +48,23 @@ class RollingEntropy:
 
 
 class BatchedRollingEntropy:
-    """Rolling means of many streams on one device, without a host sync. Arrays are those of
-    `waver.entropy.sending.library`.
+    """Keeps the rolling means of many streams on one device, without a host sync. Arrays are those of
+    `waver.devices.array_namespace`.
 
     An entropy is stored under its position in the stream, so that measuring a position again (a step whose token was
-    thrown away) replaces what was there. `reach` is the longest window; memory: `rows * reach` float64.
+    thrown away) replaces the earlier value. `reach` is the longest window; memory: `rows * reach` float64.
     """
 
     def __init__(self, rows: int, reach: int, device: torch.device) -> None:
         self.reach = reach
-        self._device, self._library = device, library(device)
-        self._values = shared(torch.zeros(rows, reach, dtype=torch.float64, device=device))
-        self._known = shared(torch.zeros(rows, dtype=torch.long, device=device))
-        self._back = shared(torch.arange(reach, device=device))
+        self._device, self._namespace = device, array_namespace(device)
+        self._values = as_array(torch.zeros(rows, reach, dtype=torch.float64, device=device))
+        self._known = as_array(torch.zeros(rows, dtype=torch.long, device=device))
+        self._back = as_array(torch.arange(reach, device=device))
 
     @property
     def nbytes(self) -> int:
+        """Memory of the table, in bytes."""
         return int(self._values.nbytes + self._known.nbytes + self._back.nbytes)
 
     def begin(self, row: int, history: Sequence[float] = (), position: int = 0) -> None:
@@ -72,7 +73,7 @@ class BatchedRollingEntropy:
         self._known[row] = len(kept) - position
         if kept:
             before = [at % self.reach for at in range(position - len(kept), position)]
-            self._values[row, small(before, self._device)] = small(kept, self._device, "float64")
+            self._values[row, make_array(before, self._device)] = make_array(kept, self._device, "float64")
 
     def observe(self, rows: Any, positions: Any, windows: Any, entropies: Any, widest: int) -> Any:
         """Take in one entropy for each row, and return the rolling means with it: `[n]` float64.
@@ -81,9 +82,9 @@ class BatchedRollingEntropy:
             rows, positions, windows: `[n]` integers; positions count from 0, windows lie between 1 and `widest`.
             entropies: `[n]`, nats. widest: the longest of the windows, known on the host, at most `reach`.
         """
-        exact = self._library.asarray(entropies, dtype=self._library.float64)
+        exact = self._namespace.asarray(entropies, dtype=self._namespace.float64)
         self._values[rows, positions % self.reach] = exact
         back = self._back[:widest]
         seen = self._values[rows[:, None], (positions[:, None] - back) % self.reach]
-        counts = self._library.minimum(windows, positions + 1 + self._known[rows]).clip(min=1)
+        counts = self._namespace.minimum(windows, positions + 1 + self._known[rows]).clip(min=1)
         return (seen * (back < counts[:, None])).sum(-1) / counts

@@ -1,4 +1,4 @@
-"""Shannon entropy and varentropy of the softmax distribution, straight from logits."""
+"""Shannon entropy and varentropy of the softmax distribution, computed from logits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NEGLIGIBLE = -1e4
 
 
 def centred(logits: torch.Tensor) -> torch.Tensor:
-    """Logits minus their row's largest, so that `exp` cannot overflow: `[..., vocab]`, all `<= 0`, at least float32.
+    """Subtract each row's largest logit, so that `exp` cannot overflow: `[..., vocab]`, all `<= 0`, at least float32.
 
     A row with nothing but `-inf` stays that way. No gradient flows through the shift, which no entropy depends on.
 
@@ -26,12 +26,13 @@ def centred(logits: torch.Tensor) -> torch.Tensor:
 
 
 def partition(weights: torch.Tensor) -> torch.Tensor:
-    """Sum of `exp(centred)` over the vocabulary; the largest term is 1, so only an all-masked row falls short of it."""
+    """Sum `exp(centred)` over the vocabulary; the largest term is 1, so the sum is smaller in all-masked rows only,
+    which count as 1."""
     return weights.sum(-1).clamp(min=1.0)
 
 
 def shannon_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """H = -Σ p log p of `softmax(logits)` in nats.
+    """Compute the Shannon entropy H = -Σ p log p of `softmax(logits)`, in nats.
 
     With c = logits - max and Z = Σ exp(c), H = log Z - Σ exp(c) c / Z. Both terms are `>= 0`, so nothing cancels:
     float32 is within 1e-4 nats of float64 for any vocabulary and scale.
@@ -55,7 +56,7 @@ def shannon_entropy(logits: torch.Tensor) -> torch.Tensor:
 
 
 def varentropy(logits: torch.Tensor) -> torch.Tensor:
-    """Variance of the surprisal, Var[-log p] under p = `softmax(logits)`, in nats squared.
+    """Compute the variance of the surprisal, Var[-log p] under p = `softmax(logits)`, in nats squared.
 
     0 for a uniform row, a one-hot row and an all-masked row. Shapes, types, gradients and errors are those of
     `shannon_entropy`.

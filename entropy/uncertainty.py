@@ -1,4 +1,4 @@
-"""How uncertain a position is beside others, from -1 to 1: the signal of HAPO (arXiv 2509.16591, eq. 5 and 6).
+"""The uncertainty of a position relative to others, from -1 to 1: the signal of HAPO (arXiv 2509.16591, eq. 5 and 6).
 
 With l = log max(H, 1e-8) of an entropy H in nats, and h = (l - q) / sigma:
 
@@ -15,20 +15,21 @@ from dataclasses import dataclass
 import torch
 
 FLOOR = 1e-8
-"""Nats: what an entropy is taken to be at least."""
+"""Floor of an entropy, in nats."""
 
 Number = float | torch.Tensor
 
 
 def uncertainty(entropy: torch.Tensor, q: Number, sigma: Number, s_pos: Number, s_neg: Number) -> torch.Tensor:
-    """h~ of entropies (nats) of any shape; the statistics are those of `Statistics`, or tensors that broadcast."""
+    """Compute h~ of entropies (nats) of any shape; the statistics are those of `Statistics`, or tensors that
+    broadcast."""
     h = (entropy.clamp(min=FLOOR).log() - q) / sigma
     return torch.where(h > 0, h * s_pos, h * s_neg).clamp(-1, 1)
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the signal needs to know of other positions."""
+    """The statistics of other positions that the signal is relative to."""
 
     q: float
     sigma: float
@@ -40,7 +41,7 @@ class Statistics:
 
     @classmethod
     def of(cls, entropy: torch.Tensor, pivot: float = 0.8, winsorise: float = 0.0) -> Statistics:
-        """From the entropies (nats) of valid tokens, flat and at least one.
+        """Compute the statistics of the entropies (nats) of valid tokens, flat and at least one.
 
         Args:
             pivot: the quantile, by nearest rank. winsorise: share of the log entropies to cut at both ends.
@@ -54,6 +55,6 @@ class Statistics:
         return cls(q, sigma, 1 / max(top, FLOOR), 1 / max(-bottom, FLOOR))
 
     def signal(self, entropy: torch.Tensor, legacy_abs: bool = False) -> torch.Tensor:
-        """h~ of entropies of any shape; `legacy_abs`: without its sign, as the paper's released code has it."""
+        """Compute h~ of entropies of any shape; `legacy_abs`: without its sign, as the paper's released code has it."""
         signal = uncertainty(entropy, self.q, self.sigma, self.s_pos, self.s_neg)
         return signal.abs() if legacy_abs else signal

@@ -1,4 +1,5 @@
-"""Nats (natural logarithm) are the house's unit; papers often speak in bits (base 2). 1 bit = 0.693147 nats."""
+"""Convert between nats (natural logarithm), the unit used everywhere here, and bits (base 2), that of many papers. 1
+bit = 0.693147 nats."""
 
 import math
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible server somewhere else: `vllm serve`, Waver, llama.cpp, SGLang, …"""
+"""Models behind an OpenAI-compatible server somewhere else: `vllm serve`, Waver, llama.cpp, SGLang, …"""
 
 from waver.engines.upstream.engine import UpstreamEngine
 

@@ -1,4 +1,4 @@
-"""The upstream engine: a model behind an OpenAI-compatible server, asked through `POST /completions`.
+"""The upstream engine: a model behind an OpenAI-compatible server, used through `POST /completions`.
 
 Token ids go there, and token ids come back with the log-probabilities of the likeliest tokens; these bound the entropy.
 (Another Waver gives exact entropies.) A gate runs in the upstream where that is a vLLM with Waver's plugin, else here:
@@ -18,10 +18,10 @@ from transformers import GenerationConfig
 from waver.engines.base import EngineError, Inside, Sampling, Step, Unsupported, reason
 from waver.engines.config import UpstreamConfig
 from waver.engines.tokens import TokenText
-from waver.engines.upstream.link import DRAIN, Link
-from waver.engines.upstream.probe import probe
-from waver.engines.upstream.reading import Reader
-from waver.engines.upstream.request import TOLD, body, prompt, refuse
+from waver.engines.upstream.client import DRAIN, UpstreamClient
+from waver.engines.upstream.discovery import discover
+from waver.engines.upstream.parsing import TokenParser
+from waver.engines.upstream.request import TOKEN_FIELDS, body, prompt, refuse
 from waver.engines.upstream.segment import Segment
 from waver.engines.weights import size_in_name
 
@@ -39,11 +39,11 @@ class UpstreamEngine:
         try:
             self.tokens = load_tokenizer(config)
             self.parameters = config.parameters or size_in_name(config.model)
-            self._link = Link(name, config)
-            self._reader = Reader(self._link.who, self.tokens)
-            found = probe(self._link, self.tokens, self._reader)
+            self._client = UpstreamClient(name, config)
+            self._parser = TokenParser(self._client.who, self.tokens)
+            found = discover(self._client, self.tokens, self._parser)
             if found.context_length is None and config.context_length is None:
-                raise ValueError(f"{self._link.who} does not tell how long its context is; set `context_length`")
+                raise ValueError(f"{self._client.who} does not tell how long its context is; set `context_length`")
         except ValueError as error:
             raise ValueError(f"engine {name!r}: {error}") from error
         self.able = found.able
@@ -57,17 +57,17 @@ class UpstreamEngine:
 
     @property
     def alive(self) -> bool:
-        return self._link.pulse.alive
+        return self._client.health.alive
 
     async def generate(self, prompt_ids: Ids[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         self._check(prompt_ids, room=1)
         room = self.context_length - len(prompt_ids)
         request = body(self._model, prompt_ids, sampling, self.tokens, self.able, room)
-        segment = Segment(self.name, prompt_ids, sampling, self.tokens, self.able, self._reader, self.context_length)
+        segment = Segment(self.name, prompt_ids, sampling, self.tokens, self.able, self._parser, self.context_length)
         begun = sampling.answer_start is not None and sampling.answer_start < len(prompt_ids)
         self._active += 1
         try:
-            async with aclosing(self._link.stream(request, begun)) as choices:
+            async with aclosing(self._client.stream(request, begun)) as choices:
                 async for choice in choices:
                     steps = segment.take(choice)
                     if steps and steps[-1].finish in ("stop", "length"):
@@ -76,12 +76,12 @@ class UpstreamEngine:
                         yield step
                     if steps and steps[-1].finish:
                         return
-            raise EngineError(f"{self._link.who} ended its answer in the middle")
+            raise EngineError(f"{self._client.who} ended its answer in the middle")
         finally:
             self._active -= 1
 
     def check(self, sampling: Sampling, begun: bool) -> None:
-        if self._link.closed:
+        if self._client.closed:
             raise EngineError(f"engine {self.name!r} is closed")
         refuse(sampling, self.able, int(begun))
 
@@ -101,22 +101,22 @@ class UpstreamEngine:
             "max_tokens": 1,
             "temperature": 0.0,
             "logprobs": self.able.top,
-            **(TOLD["ids"] if self.able.told == "ids" else {}),
+            **(TOKEN_FIELDS["ids"] if self.able.told == "ids" else {}),
         }
         self._active += 1
         try:
-            answer = await self._link.ask(request)
+            answer = await self._client.ask(request)
         except Unsupported as error:
             raise impossible from error
         finally:
             self._active -= 1
         choices = answer.get("choices")
-        heard = self._reader.choice(choices[0]) if isinstance(choices, list) and choices else []
-        if len(heard) < len(ids):
+        events = self._parser.choice(choices[0]) if isinstance(choices, list) and choices else []
+        if len(events) < len(ids):
             raise impossible
         return [
-            self._reader.measure(said, Step(token, said.logprob, 0.0, self.name), top_logprobs)
-            for token, said in list(zip(ids, heard, strict=False))[1:]
+            self._parser.measure(event, Step(token, event.logprob, 0.0, self.name), top_logprobs)
+            for token, event in list(zip(ids, events, strict=False))[1:]
         ]
 
     @property
@@ -135,7 +135,7 @@ class UpstreamEngine:
         raise Unsupported(f"{self.name!r} is an upstream, which does not give away its embeddings; use another engine")
 
     def _check(self, ids: Ids[int], room: int = 0) -> None:
-        if self._link.closed:
+        if self._client.closed:
             raise EngineError(f"engine {self.name!r} is closed")
         if not ids:
             raise Unsupported("the prompt is empty", "prompt")
@@ -145,11 +145,11 @@ class UpstreamEngine:
             )
 
     async def aclose(self) -> None:
-        await self._link.aclose()
+        await self._client.aclose()
 
 
 async def _drain(choices: AsyncGenerator[object, None]) -> None:
-    """Let the upstream end a stream whose last token is here, so that the connection can be used again."""
+    """Let the upstream end a stream whose last token has come, so that the connection can be used again."""
     with suppress(TimeoutError, EngineError):
         async with asyncio.timeout(DRAIN):
             async for _ in choices:
@@ -157,7 +157,7 @@ async def _drain(choices: AsyncGenerator[object, None]) -> None:
 
 
 def load_tokenizer(config: UpstreamConfig) -> TokenText:
-    """The tokenizer, with the tokens that end an answer where the model's directory or hub page names them.
+    """Load the tokenizer, and the tokens that end an answer where the model's directory or hub page names them.
 
     Raises:
         ValueError: it cannot be loaded.

@@ -1,4 +1,4 @@
-"""What comes back from an upstream: events of a stream, JSON objects, and refusals, each as data or as an error."""
+"""Decode what an upstream sends: events of a stream, JSON objects and refusals, as data or as exceptions."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ import httpx
 
 from waver.engines.base import EngineError, Unsupported
 
-AWAY = frozenset({502, 503})
-"""Statuses with which a proxy or a starting server says that nobody is there now."""
+UNAVAILABLE = frozenset({502, 503})
+"""Statuses of a proxy whose server is down, or of a server that is starting."""
 TOO_MANY = 429
 LONGEST_LINE = 1 << 22
-"""Bytes of one event."""
+"""Most bytes of one event."""
 LONGEST_COMPLAINT = 1 << 16
-"""Bytes that are read of an answer that is an error."""
+"""Most bytes that are read of an error response."""
 
 
-class Again(Exception):
-    """Worth another try, after so many seconds at least; if there is none, `error` it is. `away`: nobody is there."""
+class Retryable(Exception):
+    """A failure worth another try, after so many seconds at least; `error` is raised if there is none. `unavailable`:
+    the upstream is down."""
 
-    def __init__(self, error: EngineError, seconds: float = 0.0, away: bool = True) -> None:
+    def __init__(self, error: EngineError, seconds: float = 0.0, unavailable: bool = True) -> None:
         super().__init__(str(error))
-        self.error, self.seconds, self.away = error, seconds, away
+        self.error, self.seconds, self.unavailable = error, seconds, unavailable
 
 
 class Protocol:
-    """Reads what one upstream sends. `who` names it in errors, `secrets` never stand in them."""
+    """Decodes what one upstream sends. `who` names it in errors, `secrets` are removed from them."""
 
     def __init__(self, who: str, secrets: Sequence[str] = ()) -> None:
         self.who = who
         self._secrets = secrets
 
     def event(self, line: bytes) -> list[dict[str, Any]] | None:
-        """The choices in a line of a stream; None at its end."""
+        """Decode the choices in a line of a stream; None at its end.
+
+        Raises:
+            EngineError: it is no server-sent event, or one that reports an error.
+        """
         field, _, value = line.partition(b":")
         if field != b"data":
             if field in (b"", b"event", b"id", b"retry"):
@@ -51,17 +56,22 @@ class Protocol:
         choices = event.get("choices") or []
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise EngineError(f"{self.who} sent an event without choices")
-        said = ("text", "logprobs", "waver", "finish_reason")
-        return [choice for choice in choices if any(choice.get(key) for key in said)]
+        content = ("text", "logprobs", "waver", "finish_reason")
+        return [choice for choice in choices if any(choice.get(key) for key in content)]
 
     def object(self, content: bytes) -> dict[str, Any]:
+        """Decode a JSON object.
+
+        Raises:
+            EngineError: it is none.
+        """
         data = _parsed(content)
         if not isinstance(data, dict):
             raise EngineError(f"{self.who} sent something that is not a JSON object")
         return data
 
     def failure(self, response: httpx.Response, content: bytes) -> Exception:
-        """What to raise for an answer that is not a success."""
+        """Make the exception for a response that is not a success."""
         status = response.status_code
         if status in (401, 403):  # what it says may quote a part of the key
             return EngineError(f"{self.who} does not accept the key (status {status})")
@@ -70,12 +80,14 @@ class Protocol:
         if status in (400, 413, 422):
             return Unsupported(f"{self.who} refuses the request: {message}", param)
         error = EngineError(f"{self.who} answered with status {status}: {message}")
-        if status in AWAY or status == TOO_MANY:
-            return Again(error, _retry_after(response.headers.get("retry-after")), away=status in AWAY)
+        if status in UNAVAILABLE or status == TOO_MANY:
+            return Retryable(
+                error, _retry_after(response.headers.get("retry-after")), unavailable=status in UNAVAILABLE
+            )
         return error
 
     def _complaint(self, data: dict[str, Any]) -> tuple[str, str | None]:
-        """An upstream's own words, and the name of the field that it complains about."""
+        """Extract an upstream's error message, and the name of the field that it complains about."""
         inner = data.get("error") or data
         inner = inner if isinstance(inner, dict) else {"message": inner}
         message, param = inner.get("message") or data.get("detail"), inner.get("param")
@@ -93,7 +105,8 @@ def _parsed(content: bytes) -> Any:
 
 
 async def lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """Lines as server-sent events have them. (httpx would also end them at U+2028, which JSON may hold.)"""
+    """Split a stream into the lines of server-sent events. (httpx would also split at U+2028, which JSON may
+    contain.)"""
     rest = b""
     async for part in response.aiter_bytes():
         *whole, rest = (rest + part).split(b"\n")
@@ -106,6 +119,7 @@ async def lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 
 
 async def beginning(response: httpx.Response) -> bytes:
+    """Read an error response, as far as it is of interest."""
     content = b""
     async for part in response.aiter_bytes():
         content += part
@@ -115,7 +129,7 @@ async def beginning(response: httpx.Response) -> bytes:
 
 
 def _retry_after(value: str | None) -> float:
-    """Seconds that an upstream asks to wait."""
+    """Parse the seconds that an upstream asks to wait; 0 where it does not."""
     if value is None:
         return 0.0
     if value.strip().isdecimal():

@@ -1,4 +1,4 @@
-"""From `Sampling` to the body of a completion request."""
+"""Translate `Sampling` into the body of a completion request, and refuse what an upstream cannot do."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from waver.engines.tokens import TokenText
 from waver.engines.transforms import Transform
 from waver.engines.vllm.params import KEY, LONGEST_WINDOW
 
-TOLD: dict[str, dict[str, Any]] = {
+TOKEN_FIELDS: dict[str, dict[str, Any]] = {
     "trace": {"trace": True},
     "ids": {"return_tokens_as_token_ids": True},
     "names": {},
 }
-"""What a request asks for to get token ids back."""
+"""Fields of a request that make an upstream return token ids."""
 PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-"""By name, with the value that changes nothing."""
+"""Penalties by name, with their neutral values."""
 
 
 @dataclass(frozen=True, slots=True)
-class Abilities:
-    """What an upstream was found to do.
+class Capabilities:
+    """The capabilities of an upstream.
 
-    `ids_in`: it takes token ids as a prompt, else text. `told`: how it tells which tokens it wrote: in Waver's trace,
+    `ids_in`: it takes token ids as a prompt, else text. `told`: how it reports which tokens it wrote: in Waver's trace,
     as ids, or by their spelling. `top`: log-probabilities at each position. `extras`: it takes vLLM's further fields.
     `tells_end`: the token that ends an answer is among those it reports. `reserved`: the token with which Waver's
     plugin ends a request; None where there is no plugin, or none is wanted.
@@ -43,9 +43,9 @@ class Abilities:
 
 
 def body(
-    model: str, ids: Sequence[int], sampling: Sampling, tokens: TokenText, able: Abilities, room: int
+    model: str, ids: Sequence[int], sampling: Sampling, tokens: TokenText, able: Capabilities, room: int
 ) -> dict[str, Any]:
-    """A request for the rest of an answer, streamed.
+    """Make the body of a streamed request for the rest of an answer.
 
     Args:
         ids: the prompt and the answer so far. room: most tokens that the context leaves.
@@ -64,7 +64,7 @@ def body(
         "max_tokens": limit,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        **TOLD[able.told],
+        **TOKEN_FIELDS[able.told],
     }
     if able.told != "trace" or sampling.top_logprobs:
         out["logprobs"] = max(sampling.top_logprobs, 1) if able.told == "trace" else able.top
@@ -83,14 +83,14 @@ def body(
         "stop_token_ids": list(sampling.stop_token_ids),
         "logit_bias": {str(token): bias for token, bias in sampling.logit_bias.items()},
         "response_format": _guide(sampling.grammar),
-        "vllm_xargs": _wishes(sampling, able, written),
+        "vllm_xargs": _plugin_args(sampling, able, written),
     }
     return out | {name: value for name, value in optional.items() if value}
 
 
-def gate_travels(sampling: Sampling, able: Abilities, written: int) -> bool:
-    """Whether the upstream's plugin can run the gate just as it is meant: on the raw logits, which it does not see
-    where vLLM's bias, `min_tokens` or repetition penalty are at work before it."""
+def gate_runs_upstream(sampling: Sampling, able: Capabilities, written: int) -> bool:
+    """Whether the upstream's plugin can run the gate: that needs the raw logits, which the plugin does not see where
+    vLLM's bias, `min_tokens` or repetition penalty are applied before it."""
     gate = sampling.gate
     return (
         gate is not None
@@ -103,8 +103,8 @@ def gate_travels(sampling: Sampling, able: Abilities, written: int) -> bool:
     )
 
 
-def prompt(ids: Sequence[int], tokens: TokenText, able: Abilities) -> list[int] | str:
-    """The prompt as an upstream takes it.
+def prompt(ids: Sequence[int], tokens: TokenText, able: Capabilities) -> list[int] | str:
+    """Give the prompt as an upstream takes it: ids or text.
 
     Raises:
         Unsupported: it takes text only, and these ids end inside of a character.
@@ -121,15 +121,15 @@ def prompt(ids: Sequence[int], tokens: TokenText, able: Abilities) -> list[int] 
 
 
 def segment_seed(seed: int, written: int) -> int:
-    """The seed for the rest of an answer: another one at each position, so that no draw is repeated after a hand-over;
-    at the beginning the request's own. 31 bits, which every server takes."""
+    """Derive the seed for the rest of an answer: another one at each position, so that no draw is repeated after a
+    hand-over; at the beginning the request's own. 31 bits, which every server takes."""
     if not written:
         return seed & 0x7FFF_FFFF
     digest = hashlib.blake2b(f"{seed}@{written}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
-def refuse(sampling: Sampling, able: Abilities, written: int) -> None:
+def refuse(sampling: Sampling, able: Capabilities, written: int) -> None:
     """Raises:
     Unsupported: what an upstream cannot do, or cannot take up where another left it."""
     if sampling.transforms and sampling.temperature > 0 and able.reserved is None:
@@ -177,13 +177,13 @@ def _guide(grammar: str | None) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": json.loads(grammar), "strict": True}}
 
 
-def _wishes(sampling: Sampling, able: Abilities, written: int) -> dict[str, str]:
-    gate = sampling.gate if gate_travels(sampling, able, written) else None
-    return wishes(gate, sampling.transforms if sampling.temperature else ())
+def _plugin_args(sampling: Sampling, able: Capabilities, written: int) -> dict[str, str]:
+    gate = sampling.gate if gate_runs_upstream(sampling, able, written) else None
+    return plugin_args(gate, sampling.transforms if sampling.temperature else ())
 
 
-def wishes(gate: Gate | None, transforms: Sequence[Transform] = ()) -> dict[str, str]:
-    """A gate and truncations as vLLM hands them to the plugin."""
+def plugin_args(gate: Gate | None, transforms: Sequence[Transform] = ()) -> dict[str, str]:
+    """Encode a gate and truncations as vLLM hands them to the plugin."""
     data: dict[str, Any] = {}
     if gate is not None:
         data["gate"] = {**asdict(gate), "history": gate.history[-gate.window :]}

@@ -1,4 +1,4 @@
-"""One segment of an answer that an upstream writes: what it says, as the steps that any engine gives."""
+"""Turn what an upstream writes for one segment of an answer into the steps that any engine gives."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from waver.engines.base import NO_TOKEN, EngineError, Finish, Sampling, Step
 from waver.engines.sequence import Sequence
 from waver.engines.tokens import TokenText
-from waver.engines.upstream.reading import Heard, Reader
-from waver.engines.upstream.request import Abilities, gate_travels
+from waver.engines.upstream.parsing import TokenEvent, TokenParser
+from waver.engines.upstream.request import Capabilities, gate_runs_upstream
 
 
 class Segment:
-    """Takes choices of a stream, gives steps. Limits, ends and the gate are counted here as in the embedded engine, so
-    that an answer ends alike whoever writes it."""
+    """Takes the choices of a stream, and gives steps. Limits, ends and the gate are evaluated here by the code of the
+    embedded engine, so that an answer ends alike in every engine."""
 
     def __init__(
         self,
@@ -25,39 +25,39 @@ class Segment:
         prompt_ids: Ids[int],
         sampling: Sampling,
         tokens: TokenText,
-        able: Abilities,
-        reader: Reader,
+        able: Capabilities,
+        parser: TokenParser,
         context_length: int,
     ) -> None:
-        self._engine, self._tokens, self._able, self._reader = engine, tokens, able, reader
+        self._engine, self._tokens, self._able, self._parser = engine, tokens, able, parser
         self._context_length = context_length
         start = len(prompt_ids) if sampling.answer_start is None else sampling.answer_start
-        self._away = gate_travels(sampling, able, len(prompt_ids) - start)
+        self._gated_upstream = gate_runs_upstream(sampling, able, len(prompt_ids) - start)
         """Whether the gate runs in the upstream."""
         self._sampling = sampling
-        counted = replace(sampling, gate=None) if self._away else sampling
+        counted = replace(sampling, gate=None) if self._gated_upstream else sampling
         self._sequence = Sequence(prompt_ids, counted, tokens.eos_ids)
-        lagged = self._away and sampling.gate is not None and sampling.gate.timing == "lagged"
-        # Some ends show only after the token that they belong to: then each token waits for what comes next.
+        lagged = self._gated_upstream and sampling.gate is not None and sampling.gate.timing == "lagged"
+        # Some ends are reported after the token that they belong to: then each token is held back until the next.
         self._waits = lagged or not able.tells_end or sampling.grammar is not None
         self._held: Step | None = None
 
     def take(self, choice: Mapping[str, Any]) -> list[Step]:
-        """The steps that are certain now. The last one has `finish` set where the segment is at its end.
+        """Return the steps that are certain now. The last one has `finish` set where the segment is at its end.
 
         Raises:
-            EngineError: the upstream says what makes no sense, or failed.
+            EngineError: the upstream sent something invalid, or failed.
         """
-        heard, end = self._reader.choice(choice), choice.get("finish_reason")
+        events, end = self._parser.choice(choice), choice.get("finish_reason")
         if end not in (None, "stop", "length"):
             raise EngineError(f"the upstream of {self._engine!r} ended the answer with {str(end)[:40]!r}")
         out: list[Step] = []
-        for i, token in enumerate(heard):
-            last = end is not None and i == len(heard) - 1
-            if last and self._away and token.token == self._able.reserved == choice.get("stop_reason"):
-                return [*out, *self._gated(token)]
+        for i, token in enumerate(events):
+            last = end is not None and i == len(events) - 1
+            if last and self._gated_upstream and token.token == self._able.reserved == choice.get("stop_reason"):
+                return [*out, *self._end_by_gate(token)]
             if last and end == "stop" and token.token is None:
-                return [*out, self._late(end)]
+                return [*out, self._end_late(end)]
             step = self._next(token)
             if not step.finish and last:
                 step = replace(step, finish=end)
@@ -68,24 +68,24 @@ class Segment:
                 out.append(step)
             if step.finish:
                 return out
-        return out if heard or end is None else [*out, self._late(end)]
+        return out if events or end is None else [*out, self._end_late(end)]
 
-    def _next(self, heard: Heard) -> Step:
-        step = self._reader.step(heard, self._engine, self._sampling.top_logprobs)
+    def _next(self, event: TokenEvent) -> Step:
+        step = self._parser.step(event, self._engine, self._sampling.top_logprobs)
         if self._sequence.fires_before(step.entropy):
             return replace(self._sequence.gated(step.entropy, self._engine), entropy_bounds=step.entropy_bounds)
         return replace(step, finish=self._sequence.accept(step.token, step.entropy, self._context_length))
 
-    def _gated(self, heard: Heard) -> list[Step]:
-        """The plugin ended the request at this position: eager, and nothing is written here; lagged, and it is the
-        token before that is the segment's last."""
+    def _end_by_gate(self, event: TokenEvent) -> list[Step]:
+        """End the segment where the plugin ended the request: an eager gate leaves this position unwritten; with a
+        lagged one the token before is the segment's last."""
         if self._waits and self._held is not None:
             return [replace(step, finish="gate") for step in self._release()]
-        step = self._reader.measure(heard, Step(NO_TOKEN, 0.0, 0.0, self._engine))
+        step = self._parser.measure(event, Step(NO_TOKEN, 0.0, 0.0, self._engine))
         return [*self._release(), replace(step, top_logprobs=(), finish="gate")]
 
-    def _late(self, end: Finish) -> Step:
-        """The end came without a token of its own: it belongs to the token before."""
+    def _end_late(self, end: Finish) -> Step:
+        """End the segment where the end came without a token of its own: it belongs to the token before."""
         if released := self._release():
             return replace(released[0], finish=end)
         if end == "length":
@@ -100,5 +100,6 @@ class Segment:
         return Step(ends[0], 0.0, widest / 2, self._engine, finish="stop", entropy_bounds=(0.0, widest))
 
     def _release(self) -> list[Step]:
+        """Return the step that was held back, if any."""
         held, self._held = self._held, None
         return [] if held is None else [held]

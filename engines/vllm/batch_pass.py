@@ -1,6 +1,6 @@
 """One decoding step of a vLLM batch: measure the rows' entropies, run their gates, draw, truncate and report.
 
-Arrays are those of `waver.entropy.sending.library`: NumPy's beside a CPU's logits, torch's on a device. Nothing here
+Arrays are those of `waver.devices.array_namespace`: NumPy's beside a CPU's logits, torch's on a device. Nothing here
 waits for the device, and what no row asks for is left out: a step of a few rows takes as long as the number of its
 kernels.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from waver.devices import array_namespace, as_array, make_array, to_device
 from waver.engines.grammar import Grammar
 from waver.engines.sampling import draw
 from waver.engines.temperature import adapted
@@ -20,7 +21,6 @@ from waver.engines.transforms import truncate
 from waver.engines.vllm.gate_windows import GateWindows
 from waver.engines.vllm.ring import COMPLETE, TOP, RingWriter
 from waver.engines.vllm.state import BatchRow, HiddenStates
-from waver.entropy.sending import library, send, shared, small
 
 NO_REQUEST = -1
 """The tag of a hidden state that belongs to no request, as its token was read in an earlier step."""
@@ -61,10 +61,10 @@ class Pass:
     def __init__(self, resources: Resources, logits: torch.Tensor, batch: Sequence[BatchRow]) -> None:
         self._resources, self._device = resources, resources.device
         self._logits, self._batch = logits, batch
-        self._values = shared(logits)
+        self._values = as_array(logits)
         # Most often every row asks, and then no row has to be picked or copied.
         whole = len(batch) == logits.shape[0]
-        self._index: Any = None if whole else small([row.row for row in batch], self._device)
+        self._index: Any = None if whole else make_array([row.row for row in batch], self._device)
         self._gated = [i for i, row in enumerate(batch) if row.state.window >= 0]
         self._flags: Any = None
         self._crop: tuple[Any, Any] | None = None
@@ -105,13 +105,13 @@ class Pass:
         self._logprobs = -self._log_partition  # of the likeliest token
         self._top = self._alternatives()
         if self._gated or any(row.state.params.needs_tokens for row in self._batch):
-            self._flags = small([0] * len(self._batch), self._device)
+            self._flags = make_array([0] * len(self._batch), self._device)
 
     def gate(self) -> Any:
         """Bar the tokens that are reserved for ending requests, and run the gates. Returns which of the rows with a
         gate end here, `[n]` bool."""
         self._bar_reserved()
-        which = slice(None) if len(self._gated) == len(self._batch) else small(self._gated, self._device)
+        which = slice(None) if len(self._gated) == len(self._batch) else make_array(self._gated, self._device)
         rows = [self._batch[i] for i in self._gated]
         ends, self._flags[which] = self._resources.windows.observe(rows, self._entropy[which])
         return ends
@@ -121,15 +121,15 @@ class Pass:
         batch, drawn = self._batch, [i for i, row in enumerate(self._batch) if row.draws]
         if not drawn:
             return
-        which = small(drawn, self._device)
+        which = make_array(drawn, self._device)
         own = self._mine if len(drawn) == len(batch) else self._mine[which]
         entropy = torch.as_tensor(self._entropy[which])
         rows = [batch[i].sampling_row for i in drawn]
         result = draw(torch.as_tensor(own), rows, self._resources.geometry, entropy)
-        tokens = shared(result.tokens)
+        tokens = as_array(result.tokens)
         if result.kept is not None and result.crop_entropy is not None:
-            kept, left = (small([0] * len(batch), self._device, kind) for kind in ("int64", "float32"))
-            kept[which], left[which] = shared(result.kept), shared(result.crop_entropy)
+            kept, left = (make_array([0] * len(batch), self._device, kind) for kind in ("int64", "float32"))
+            kept[which], left[which] = as_array(result.kept), as_array(result.crop_entropy)
             self._crop = kept, left
         self._logprobs[which] = self._logprob(which, self._mine[which, tokens])
         if any(row.state.params.needs_tokens for row in batch):
@@ -140,7 +140,7 @@ class Pass:
         """Have the tokens taken that requests prescribe (a text that is scored)."""
         given = [(i, token) for i, row in enumerate(self._batch) if (token := row.given) is not None]
         if given:
-            which, tokens = small(given, self._device).T
+            which, tokens = make_array(given, self._device).T
             self._logprobs[which] = self._logprob(which, self._mine[which, tokens])
             self._values[self._logit_rows(which), tokens] = FORCED
 
@@ -153,8 +153,8 @@ class Pass:
             if row.state.reserves_stop and not row.draws and row.state.wants_logprobs
         ]
         if rows:
-            which = small(rows, self._device)
-            self._logprobs[which] = self._logprob(which, library(self._device).amax(self._mine[which], -1))
+            which = make_array(rows, self._device)
+            self._logprobs[which] = self._logprob(which, array_namespace(self._device).amax(self._mine[which], -1))
 
     def cut(self) -> None:
         """Bar what the transforms of rows that vLLM draws for take away. Transforms see the tempered distribution; vLLM
@@ -163,10 +163,10 @@ class Pass:
         cut = [i for i, row in enumerate(self._batch) if row.state.truncates]
         if not cut:
             return
-        which = send(cut, self._device)
+        which = to_device(cut, self._device)
         params = [self._batch[i].state.params for i in cut]
         transforms = [each.transforms for each in params]
-        base = send([each.temperature for each in params], self._device)
+        base = to_device([each.temperature for each in params], self._device)
         temperatures = adapted(base, transforms, torch.as_tensor(self._entropy)[which])
         tempered = torch.as_tensor(self._mine)[which] / temperatures[:, None]
         left = truncate(tempered, transforms, self._resources.geometry, temperatures).logits
@@ -177,12 +177,12 @@ class Pass:
     def end_requests(self, ends: Any) -> None:
         """Force the stop token of requests whose gates end them: `ends` is what `gate` gave, None without gates."""
         # Only a CPU's values are known here without waiting; on a device the token is always written.
-        if ends is None or not (library(self._device) is torch or ends.any()):
+        if ends is None or not (array_namespace(self._device) is torch or ends.any()):
             return
-        rows = self._logit_rows(small(self._gated, self._device))
-        stops = small([self._batch[i].state.params.stop for i in self._gated], self._device)
+        rows = self._logit_rows(make_array(self._gated, self._device))
+        stops = make_array([self._batch[i].state.params.stop for i in self._gated], self._device)
         old = self._values[rows, stops]
-        self._values[rows, stops] = library(self._device).where(ends, 10 * FORCED, old)
+        self._values[rows, stops] = array_namespace(self._device).where(ends, 10 * FORCED, old)
 
     def report(self) -> None:
         """Write an entry for each row with a slot in the ring, and its alternatives."""
@@ -195,7 +195,7 @@ class Pass:
             ring.write_top(*_addresses(rows), ids, logprobs)
         entropy, logprob, flags, crop = self._entropy, self._logprobs, self._flags, self._crop
         if len(read) < len(batch):
-            which = small(read, self._device)
+            which = make_array(read, self._device)
             entropy, logprob, batch = entropy[which], logprob[which], [batch[i] for i in read]
             flags = None if flags is None else flags[which]
             crop = None if crop is None else (crop[0][which], crop[1][which])
@@ -211,7 +211,7 @@ class Pass:
         if states.sampled.shape != (len(self._logits), ring.hidden):
             return
         own, found = states.of(asked)
-        tags = torch.where(found, send([row.state.params.tag for row in asked], found.device), NO_REQUEST)
+        tags = torch.where(found, to_device([row.state.params.tag for row in asked], found.device), NO_REQUEST)
         ring.write_states([row.state.params.slot for row in asked], tags, own)
 
     def _logit_rows(self, which: Any) -> Any:
@@ -231,16 +231,16 @@ class Pass:
         ]
         if not wanted or self._resources.ring is None:
             return None
-        which = small(wanted, self._device)
+        which = make_array(wanted, self._device)
         values, ids = torch.as_tensor(self._mine[which]).topk(min(TOP, self._mine.shape[1]), dim=-1)
-        logprobs = shared(values) - self._peak[which, None] - self._log_partition[which, None]
+        logprobs = as_array(values) - self._peak[which, None] - self._log_partition[which, None]
         return [self._batch[i] for i in wanted], ids, torch.as_tensor(logprobs)
 
     def _bar_reserved(self) -> None:
         """Bar tokens that are reserved for ending a request, unless they end its answer anyway."""
         barred = [(i, row.state.params.stop) for i, row in enumerate(self._batch) if row.state.reserves_stop]
         if barred:
-            which, stops = small(barred, self._device).T
+            which, stops = make_array(barred, self._device).T
             self._mine[which, stops] = -torch.inf
             if self._mine is not self._values:
                 self._values[self._logit_rows(which), stops] = -torch.inf

@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 
 from waver.engines.grammar import Grammar
-from waver.engines.picking import prepare
+from waver.engines.inverse_cdf import warm_up
 from waver.engines.vllm.batch_pass import Pass, Resources
 from waver.engines.vllm.gate_windows import GateWindows
 from waver.engines.vllm.params import RequestParams
 from waver.engines.vllm.ring import RingWriter
 from waver.engines.vllm.state import BatchRow, HiddenStates, RequestState
-from waver.entropy import fastest
+from waver.entropy import fastest_measure
 
 
 class Decoder:
@@ -47,7 +47,7 @@ class Decoder:
         grammar: Callable[[], Grammar] | None = None,
         geometry: Callable[[], torch.Tensor] | None = None,
     ) -> None:
-        prepare(device)
+        warm_up(device)
         # Twice the batch: a request that was preempted keeps its window until others need it.
         self._windows = GateWindows(2 * capacity, device)
         self._free = list(range(2 * capacity))
@@ -56,7 +56,7 @@ class Decoder:
         self._resources = Resources(
             device=device,
             known=known,
-            measure=fastest(vocabulary, device, capacity),
+            measure=fastest_measure(vocabulary, device, capacity),
             windows=self._windows,
             ring=RingWriter(ring, device) if ring else None,
             grammar=None if grammar is None else cache(grammar),

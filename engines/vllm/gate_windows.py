@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from waver.devices import array_namespace, as_array, make_array
 from waver.engines.base import Gate
 from waver.engines.vllm.params import LONGEST_WINDOW
 from waver.engines.vllm.ring import EAGER, LAGGED
 from waver.engines.vllm.state import BatchRow
 from waver.entropy import BatchedRollingEntropy
-from waver.entropy.sending import library, shared, small
 
 
 class GateWindows:
@@ -22,7 +22,7 @@ class GateWindows:
         self._device = device
         self._entropies = BatchedRollingEntropy(count, LONGEST_WINDOW, device)
         # Where lagged gates fired, by parity of the position: measuring one again must not forget the one before it.
-        self._fired = shared(torch.full((count, 2), -2, dtype=torch.long, device=device))
+        self._fired = as_array(torch.full((count, 2), -2, dtype=torch.long, device=device))
 
     @property
     def nbytes(self) -> int:
@@ -43,12 +43,12 @@ class GateWindows:
         Returns:
             Whether the request ends here, `[n]` bool, and the flags for its entry in the ring, `[n]` integers.
         """
-        where = library(self._device).where
+        where = array_namespace(self._device).where
         gates = [row.state.params.gate or Gate(1, 0.0) for row in rows]
         numbers = [(r.state.window, r.position, g.window, g.min_tokens) for r, g in zip(rows, gates, strict=True)]
-        windows, positions, lengths, minimum = small(numbers, self._device).T
+        windows, positions, lengths, minimum = make_array(numbers, self._device).T
         rules = [(gate.threshold, gate.above, gate.timing == "eager") for gate in gates]
-        threshold, above, eager = small(rules, self._device, "float64").T
+        threshold, above, eager = make_array(rules, self._device, "float64").T
         means = self._entropies.observe(windows, positions, lengths, entropy, max(gate.window for gate in gates))
         crossed = where(above > 0, means >= threshold, means < threshold)
         standing = positions + (eager == 0)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from waver.entropy.sending import send
+from waver.devices import to_device
 
 SLOTS = 1024
 """Requests at a time; more wait for a slot."""
@@ -143,7 +143,7 @@ class RingWriter:
         self, slots: list[int], tags: list[int], positions: list[int], entropy: Any, logprob: Any,
         flags: Any = None, crop: tuple[Any, Any] | None = None,
     ) -> None:  # fmt: skip
-        """Write one entry for each of n requests. Arrays are those of `waver.entropy.sending.library`.
+        """Write one entry for each of n requests. Arrays are those of `waver.devices.array_namespace`.
 
         Args:
             entropy, logprob: `[n]` float32. flags: `[n]` integers. crop: how many tokens a truncation left, integers,
@@ -161,7 +161,7 @@ class RingWriter:
             self._host[slots, [p % DEPTH for p in positions]] = entries
             return
         device = self._words.device
-        where = send([slots, [p % DEPTH for p in positions], tags, positions], device)
+        where = to_device([slots, [p % DEPTH for p in positions], tags, positions], device)
         nothing = torch.zeros_like(entropy)
         kept, left = (nothing, nothing) if crop is None else crop
         ints = [*where[2:], *(each.to(device) for each in (nothing if flags is None else flags, kept))]
@@ -173,7 +173,7 @@ class RingWriter:
     ) -> None:
         """Write the alternatives: `[n, k]` ids and log-probabilities, most likely first, k at most `TOP`."""
         device, k = self._top.device, ids.shape[1]
-        where = send([slots, [p % DEPTH_TOP for p in positions], tags, positions], device)
+        where = to_device([slots, [p % DEPTH_TOP for p in positions], tags, positions], device)
         self._top[where[0], where[1], :2] = where[2:].T.to(torch.int32)
         self._top[where[0], where[1], 2 : 2 + k] = ids.to(device, torch.int32)
         self._top[where[0], where[1], 2 + TOP : 2 + TOP + k] = logprobs.to(device, torch.float32).view(torch.int32)
@@ -182,7 +182,7 @@ class RingWriter:
         """Write the hidden states of n requests, `[n, hidden]`, under their tags, `[n]` integers."""
         device = self._states.device
         words = states.to(device, torch.float32).view(torch.int32)
-        self._states[send(slots, device)] = torch.cat([tags.to(device, torch.int32)[:, None], words], dim=1)
+        self._states[to_device(slots, device)] = torch.cat([tags.to(device, torch.int32)[:, None], words], dim=1)
 
 
 def map_on(device: torch.device, view: Words) -> torch.Tensor:

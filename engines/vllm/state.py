@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from llguidance import LLMatcher
 
+from waver.devices import to_device
 from waver.engines.base import Sampling
 from waver.engines.grammar import Grammar
 from waver.engines.sampling import Row
-from waver.engines.tally import Tally
+from waver.engines.token_counts import TokenCounts
 from waver.engines.vllm.params import RequestParams
-from waver.entropy.sending import send
 
 
 class RequestState:
@@ -51,7 +51,7 @@ class RequestState:
         """Whether the token that ends the request has no other use, and must not be drawn."""
         self.wants_logprobs = sampling is not None and sampling.logprobs
         self.schema = None if sampling is None else sampling.grammar
-        self.counts = Tally(), Tally()
+        self.counts = TokenCounts(), TokenCounts()
         self._prompt = prompt
         self._ids: list[int] | None = None
         self._matcher: LLMatcher | None = None
@@ -142,15 +142,15 @@ class HiddenStates:
         one in `sampled`, this version of vLLM means something else by `every`, and nothing is taken from it.
         """
         device = self.sampled.device
-        own = self.sampled[send([row.row for row in rows], device)]
+        own = self.sampled[to_device([row.row for row in rows], device)]
         behind = [row.state.params.hidden or 0 for row in rows]
         if not any(behind):
             return own, torch.ones(len(rows), dtype=torch.bool, device=device)
         if self.every is None or self.offsets is None:
-            return own, send([not each for each in behind], device)
+            return own, to_device([not each for each in behind], device)
         first, last = ([int(self.offsets[row.row + i]) - i for row in rows] for i in (0, 1))
         present = [end - each >= start for start, end, each in zip(first, last, behind, strict=True)]
         at = [end - each if there else end for end, each, there in zip(last, behind, present, strict=True)]
-        found = (self.every[send(last, device)] == own).all(-1) & send(present, device)
-        inner = send([each > 0 for each in behind], device)
-        return torch.where(inner[:, None], self.every[send(at, device)], own), found | ~inner
+        found = (self.every[to_device(last, device)] == own).all(-1) & to_device(present, device)
+        inner = to_device([each > 0 for each in behind], device)
+        return torch.where(inner[:, None], self.every[to_device(at, device)], own), found | ~inner

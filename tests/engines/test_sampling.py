@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from waver.engines.base import Sampling
-from waver.engines.picking import pick, stride
+from waver.engines.inverse_cdf import sample, sample_blockwise
 from waver.engines.sampling import Row, draw, uniform
-from waver.entropy.sweep import BLOCK
+from waver.entropy.cpu_kernels import BLOCK
 
 VOCAB = 40
 LOGITS = torch.randn(VOCAB, generator=torch.Generator().manual_seed(5)) * 2
@@ -104,7 +104,7 @@ def test_the_token_at_a_point_of_the_running_sum(
     barred[:, seed % vocabulary] = False
     logits[barred] = -torch.inf
     sums = torch.cat([torch.zeros(len(points), 1), (logits.double() / temperature).softmax(-1).cumsum(-1)], dim=1)
-    for way in (pick, stride):
+    for way in (sample, sample_blockwise):
         tokens = way(logits, torch.full((len(points),), temperature), torch.tensor(points, dtype=torch.float64))
         for i, (token, point) in enumerate(zip(tokens.tolist(), points, strict=True)):
             assert not barred[i, token]

@@ -18,8 +18,8 @@ from waver.engines.base import NO_TOKEN, Engine, EngineError, Gate, Sampling, St
 from waver.engines.transformers import TransformersEngine
 from waver.engines.transforms import TopW
 from waver.engines.upstream import UpstreamEngine
+from waver.engines.upstream.limiter import ConcurrencyLimiter
 from waver.engines.upstream.request import segment_seed
-from waver.engines.upstream.turnstile import Turnstile
 from waver.policies.base import Proceed
 from waver.policies.job import Job
 from waver.policies.report import Report
@@ -275,14 +275,14 @@ async def test_who_gives_up_waiting_takes_no_place_with_it(connect: Callable[...
 
 
 async def test_an_answer_that_has_begun_comes_first() -> None:
-    turnstile, order = Turnstile(1), []
+    limiter, order = ConcurrencyLimiter(1), []
 
     async def enter(name: str, begun: bool) -> None:
-        async with turnstile.place(begun):
+        async with limiter.admitted(begun):
             order.append(name)
             await asyncio.sleep(0)
 
-    async with turnstile.place(begun=False):
+    async with limiter.admitted(begun=False):
         waiting = [
             asyncio.create_task(enter(*who)) for who in (("new", False), ("gone", True), ("on", True), ("on2", True))
         ]

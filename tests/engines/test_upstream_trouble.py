@@ -22,7 +22,7 @@ from waver.engines.base import EngineError, Sampling, Step, Unsupported
 from waver.engines.tokens import TokenText
 from waver.engines.upstream import UpstreamEngine
 from waver.engines.upstream.engine import load_tokenizer
-from waver.engines.upstream.reading import Reader
+from waver.engines.upstream.parsing import TokenParser
 
 SMALL = str(ROOT / "models" / "small")
 PROMPT = [5, 6, 7]
@@ -384,10 +384,10 @@ anything = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(logprobs=anything, waver=anything)
 def test_nonsense_is_an_engine_error(tokens: TokenText, logprobs: Any, waver: Any) -> None:
-    reader = Reader("the upstream", tokens)
+    parser = TokenParser("the upstream", tokens)
     with suppress(EngineError):
-        for heard in reader.choice({"logprobs": logprobs, "waver": waver}):
-            step = reader.step(heard, "e", 3)
+        for event in parser.choice({"logprobs": logprobs, "waver": waver}):
+            step = parser.step(event, "e", 3)
             low, high = step.entropy_bounds or (step.entropy, step.entropy)
             assert 0 <= low <= step.entropy <= high
             assert 0 <= step.token < tokens.vocab_size

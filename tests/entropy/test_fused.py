@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from waver.entropy import fastest, measure, shannon_entropy, sweep
+from waver.entropy import cpu_kernels, fastest_measure, measure, shannon_entropy
 from waver.entropy.fused import ONE_CORE
 
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 def swift(logits: torch.Tensor, most: int | None = None) -> list[torch.Tensor]:
     """The fastest form."""
-    found = fastest(logits.shape[1], CPU, most or len(logits))(logits.numpy())
+    found = fastest_measure(logits.shape[1], CPU, most or len(logits))(logits.numpy())
     return [torch.from_numpy(each) for each in found]
 
 
@@ -96,5 +96,5 @@ def test_where_there_is_no_place_to_keep_what_is_compiled(monkeypatch: pytest.Mo
     from numba.core.caching import CacheImpl
 
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
-    doubled = sweep._compiled("int64(int64)")(lambda x: 2 * x)
+    doubled = cpu_kernels._compiled("int64(int64)")(lambda x: 2 * x)
     assert doubled(21) == 42

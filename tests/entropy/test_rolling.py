@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from waver.devices import make_array
 from waver.entropy import BatchedRollingEntropy, RollingEntropy, bits_to_nats, nats_to_bits
-from waver.entropy.sending import small
 
 CPU = torch.device("cpu")
 
@@ -51,8 +51,8 @@ def test_nothing_seen_yet() -> None:
 @given(st.data())
 def test_batched_equals_scalar(lib: Any, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("waver.entropy.rolling.library", lambda _: lib)
-        patch.setattr("waver.entropy.sending.library", lambda _: lib)
+        patch.setattr("waver.entropy.rolling.array_namespace", lambda _: lib)
+        patch.setattr("waver.devices.array_namespace", lambda _: lib)
         _batched_equals_scalar(data)
 
 
@@ -80,8 +80,8 @@ def _batched_equals_scalar(data: st.DataObject) -> None:
             positions.append(len(made))
             made.append(value)
         sizes = [windows[row] for row in chosen]
-        index, at, sizes_of = (small(each, CPU) for each in (chosen, positions, sizes))
-        means = batched.observe(index, at, sizes_of, small(values, CPU, "float64"), max(sizes))
+        index, at, sizes_of = (make_array(each, CPU) for each in (chosen, positions, sizes))
+        means = batched.observe(index, at, sizes_of, make_array(values, CPU, "float64"), max(sizes))
         expected = [RollingEntropy(windows[row], [*streams[row][0], *streams[row][1]]).mean for row in chosen]
         assert means.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6)
 

@@ -17,9 +17,18 @@ from scipy.optimize import linprog
 from tests.entropy import reference
 from tests.entropy.test_truncation import sets
 from waver.entropy import truncation
-from waver.entropy.geometry import between, distances, potential, whiten
-from waver.entropy.surrogate import QUICK, Columns, Weights, scan, tabulate
-from waver.entropy.top_w import LEAST, alternate, extents, farthest, nearest, several, top_w, without_geometry
+from waver.entropy.geometry import distances, pairwise_distances, potential, whiten
+from waver.entropy.surrogate import FIRST_POOL, ParameterTable, Weights, make_table, prefix_objectives
+from waver.entropy.top_w import (
+    MIN_LOGPROB,
+    alternate,
+    may_keep_more,
+    measured_potential_floor,
+    potential_floor,
+    set_sizes,
+    top_w,
+    without_geometry,
+)
 
 DEFAULTS: dict[str, Any] = {
     "entropy": 2.2,
@@ -44,7 +53,7 @@ def weights(rows: int = 1, **options: Any) -> list[Weights]:
 def values(logp: torch.Tensor, phi: torch.Tensor, surplus: float) -> torch.Tensor:
     """J of every prefix of one row."""
     weight = logp.exp()
-    return scan(weight, weight.cumsum(-1), phi, torch.tensor([[surplus]], dtype=torch.float64))[0]
+    return prefix_objectives(weight, weight.cumsum(-1), phi, torch.tensor([[surplus]], dtype=torch.float64))[0]
 
 
 def logs(*p: float) -> torch.Tensor:
@@ -62,7 +71,7 @@ def one(logits: torch.Tensor, embedding: torch.Tensor | None = None, **options: 
 
 def to_set(geometry: torch.Tensor, members: Sequence[int], neighbours: int = 0, chord: bool = False) -> list[float]:
     ids = torch.arange(len(geometry))[None]
-    gaps = between(geometry, ids, len(geometry), torch.tensor([[chord]]))
+    gaps = pairwise_distances(geometry, ids, len(geometry), torch.tensor([[chord]]))
     inside = torch.isin(ids, torch.tensor(list(members)))
     found: list[float] = potential(gaps, inside, torch.tensor([[neighbours]]))[0].tolist()
     return found
@@ -76,14 +85,14 @@ def to_set(geometry: torch.Tensor, members: Sequence[int], neighbours: int = 0, 
         ((0.4, 0.25, 0.15, 0.1, 0.06, 0.04), 2.2, (-2.56561, -2.67200, -2.87745, -3.06479, -3.22531, -3.35605), {0}),
     ],
 )
-def test_checks_1_and_5_scan(p: Sequence[float], lam: float, j: Sequence[float], kept: set[int]) -> None:
+def test_checks_1_and_5_prefixes(p: Sequence[float], lam: float, j: Sequence[float], kept: set[int]) -> None:
     logp = logs(*p)
     found = values(logp, lam * logp, 2.8 - lam).tolist()
     assert found == pytest.approx(j, abs=5e-6 if len(p) > 4 else 5e-7)
     assert one(logp, entropy=lam) == kept
 
 
-def test_check_2_potential_and_scan() -> None:
+def test_check_2_potential_and_prefixes() -> None:
     geometry, logp = at_angles(0, 10, 90, 100), logs(*P)
     f = to_set(geometry, [0])
     assert f == pytest.approx((0, -0.015192, -1, -1.173648), abs=5e-7)
@@ -154,7 +163,7 @@ def test_check_5_two_tokens_and_uniform() -> None:
 
 @pytest.mark.parametrize(("lam", "beta"), [(2.2, 2.8), (0.0, 1.0), (2.2, 1.0), (1.5, 1.5)])
 def test_check_6_every_subset(lam: float, beta: float) -> None:
-    """300 pools of 8 with a random potential: the scan, or a single token, is the best of all 255 subsets."""
+    """300 pools of 8 with a random potential: the best prefix, or a single token, is the best of all 255 subsets."""
     rng = np.random.default_rng(6)
     subsets = [list(s) for k in range(1, 9) for s in itertools.combinations(range(8), k)]
     for _ in range(300):
@@ -297,35 +306,35 @@ def test_reference(seed: int, vocab: int, scale: float, masked: bool, **how: Any
 def test_the_shortcut_is_taken_where_geometry_changes_nothing(
     seed: int, scale: float, warm_mass: float, mass: float, chord: bool
 ) -> None:
-    """Where the scan without geometry says it is settled, from few tokens or from all, the alternation over the whole
-    pool ends in the same set, for any embeddings and a geometry 83 times as strong."""
+    """Where the prefix without geometry is known to be the answer, from few tokens or from all, the alternation over the
+    whole pool ends in the same set, for any embeddings and a geometry 83 times as strong."""
     rng = np.random.default_rng(seed)
-    vocab = 2 * QUICK
+    vocab = 2 * FIRST_POOL
     logits = torch.from_numpy(rng.normal(size=(6, vocab)) * scale).float()
     geometry = whiten(torch.from_numpy(rng.normal(size=(vocab, 6))).float())
-    table = tabulate(weights(6, warm_mass=warm_mass, mass=mass, chord=chord), vocab, logits.device)
-    own = Columns.of(table)
+    table = make_table(weights(6, warm_mass=warm_mass, mass=mass, chord=chord), vocab, logits.device)
+    own = ParameterTable.of(table)
     logw, ids = ranked(logits)
     n, undecided = without_geometry(logw, own, whole=True)
-    few, later = without_geometry(logw[:, :QUICK], own, whole=False)
+    few, later = without_geometry(logw[:, :FIRST_POOL], own, whole=False)
     assert not (undecided & ~later).any()
     assert torch.equal(few[~later], n[~later])
     settled = ~undecided[:, 0]
     stronger = table.clone()
-    Columns.of(stronger).geometry.mul_(83)
+    ParameterTable.of(stronger).geometry.mul_(83)
     for embedding, scaled in (
         (geometry, table),
         (geometry[torch.from_numpy(rng.permutation(vocab))], table),
         (geometry, stronger),
     ):
-        found = alternate(logw, scaled, ids, *extents(logw, scaled, whole=True), embedding)
+        found = alternate(logw, scaled, ids, *set_sizes(logw, scaled, whole=True), embedding)
         assert [row.nonzero()[:, 0].tolist() for row in found[settled]] == [list(range(k)) for k in n[settled, 0]]
 
 
 def ranked(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities relative to the first, in descending order, and whose they are."""
     found, ids = logits.topk(logits.shape[-1])
-    return (found.double() - found[:, :1]).clamp(min=LEAST), ids
+    return (found.double() - found[:, :1]).clamp(min=MIN_LOGPROB), ids
 
 
 @settings(max_examples=60, deadline=None)
@@ -342,16 +351,16 @@ def test_the_shortcut_of_one_candidate(seed: int, chord: bool, **how: Any) -> No
     """Where k-NN says from few tokens that there is one candidate, the alternation over all ends with it, however the
     embeddings lie: here in two bundles as far apart as can be, so that distances are 0 or 2."""
     rng = np.random.default_rng(seed)
-    vocab = 2 * QUICK
+    vocab = 2 * FIRST_POOL
     logits = torch.from_numpy(rng.normal(size=(30, vocab)) * rng.uniform(0.3, 6, (30, 1))).float()
-    table = tabulate(weights(30, **how, chord=chord), vocab, logits.device)
+    table = make_table(weights(30, **how, chord=chord), vocab, logits.device)
     logw, ids = ranked(logits)
-    own, few = Columns.of(table), (logw[:, :QUICK], ids[:, :QUICK])
+    own, few = ParameterTable.of(table), (logw[:, :FIRST_POOL], ids[:, :FIRST_POOL])
     for _ in range(4):
         bundles = torch.from_numpy(rng.choice([-1.0, 1.0], (vocab, 1))).float()
-        found = alternate(logw, table, ids, *extents(logw, table, whole=True), bundles)
-        for top in (farthest(own), nearest(*few, own, bundles)):
-            settled = ~several(few[0], own, top, whole=False)[:, 0]
+        found = alternate(logw, table, ids, *set_sizes(logw, table, whole=True), bundles)
+        for top in (potential_floor(own), measured_potential_floor(*few, own, bundles)):
+            settled = ~may_keep_more(few[0], own, top, whole=False)[:, 0]
             assert (found[settled].sum(-1) == 1).all()
             assert found[settled, 0].all()
 
@@ -362,13 +371,13 @@ def test_how_often_one_candidate_is_left() -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(400, 2000, generator=generator)
     geometry = whiten(torch.randn(2000, 8, generator=generator))
-    table = tabulate(weights(400, neighbours=5), 2000, logits.device)
-    own = Columns.of(table)
+    table = make_table(weights(400, neighbours=5), 2000, logits.device)
+    own = ParameterTable.of(table)
     for scale, low, high in ((6.0, 0.5, 1.0), (0.5, 0.0, 0.05)):
-        logw, ids = (part[:, :QUICK] for part in ranked(scale * logits))
+        logw, ids = (part[:, :FIRST_POOL] for part in ranked(scale * logits))
         far, near = (
-            float((~several(logw, own, top, whole=False)).double().mean())
-            for top in (farthest(own), nearest(logw, ids, own, geometry))
+            float((~may_keep_more(logw, own, top, whole=False)).double().mean())
+            for top in (potential_floor(own), measured_potential_floor(logw, ids, own, geometry))
         )
         assert low <= far <= near <= high
         assert near > far or scale < 1

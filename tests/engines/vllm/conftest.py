@@ -103,14 +103,14 @@ def make(
         if kind != "V2":
             return V1(config, "asynchronous" in kind)
         for module in (
-            "waver.entropy.sending",
+            "waver.devices",
             "waver.entropy.rolling",
-            "waver.engines.picking",
+            "waver.engines.inverse_cdf",
             "waver.engines.vllm.batch_pass",
             "waver.engines.vllm.gate_windows",
         ):
-            monkeypatch.setattr(f"{module}.library", lambda _: torch)  # as on a GPU
-        monkeypatch.setattr("waver.engines.vllm.decoder.fastest", lambda *_: measure)  # which compiles it
+            monkeypatch.setattr(f"{module}.array_namespace", lambda _: torch)  # as on a GPU
+        monkeypatch.setattr("waver.engines.vllm.decoder.fastest_measure", lambda *_: measure)  # which compiles it
         return V2(config, monkeypatch)
 
     return one

@@ -1,4 +1,4 @@
-"""How many requests an upstream gets at once, and who is next."""
+"""Limit the requests that an upstream gets at once, and order those that wait."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 
-class Turnstile:
-    """Lets `places` in at once. Who goes on with an answer comes before who begins one, so that an answer that has
-    begun is not starved by new ones."""
+class ConcurrencyLimiter:
+    """Admit `limit` requests at once. Of those that wait, the ones that continue an answer come before those that begin
+    one, so that new answers do not starve the ones that have begun."""
 
-    def __init__(self, places: int) -> None:
-        self._free = places
+    def __init__(self, limit: int) -> None:
+        self._free = limit
         self._waiting: tuple[deque[asyncio.Future[None]], deque[asyncio.Future[None]]] = (deque(), deque())
 
     @asynccontextmanager
-    async def place(self, begun: bool) -> AsyncGenerator[None, None]:
-        """Wait for a place, and keep it inside of the context. `begun`: the answer has tokens already."""
+    async def admitted(self, begun: bool) -> AsyncGenerator[None, None]:
+        """Wait to be admitted, and stay so inside of the context. `begun`: the answer has tokens already."""
         if self._free:
             self._free -= 1
         else:
@@ -28,14 +28,14 @@ class Turnstile:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._leave()  # let in at the very moment it gave up
+                    self._release()  # admitted at the very moment of the cancellation
                 raise
         try:
             yield
         finally:
-            self._leave()
+            self._release()
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         for queue in self._waiting:
             while queue:
                 if not (turn := queue.popleft()).done():

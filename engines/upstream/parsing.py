@@ -1,4 +1,4 @@
-"""What an upstream says about a token, in the shapes that servers have for it, as one `Heard`."""
+"""Parse what upstreams report about a token, in the several shapes that servers have for it, into `TokenEvent`s."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from waver.engines.tokens import TokenText
 from waver.entropy import entropy_bounds
 
 LOWEST = -9999.0
-"""What servers write for minus infinity, which JSON has no word for."""
+"""The number that servers write for minus infinity, which JSON cannot express."""
 _ID = re.compile(r"token_id:(\d{1,9})")
 _BYTES = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")
 
@@ -21,7 +21,7 @@ Top = tuple[tuple[int | None, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class TokenEvent:
     """One token: its id, and the most likely ones with their log-probabilities (nats), most likely first. An id is None
     where the upstream's spelling does not tell it. `ranked`: none is missing among `top`. `entropy` (nats) where the
     upstream gives it, and what a truncation left, as in `Step`."""
@@ -36,8 +36,8 @@ class Heard:
     crop_entropy: float | None = None
 
 
-class Reader:
-    """Reads choices of one upstream. `who` names it in errors.
+class TokenParser:
+    """Parses the choices of one upstream. `who` names it in errors.
 
     Every method raises `EngineError` for what makes no sense.
     """
@@ -47,52 +47,53 @@ class Reader:
         self._tokens = tokens
         self._ids: Mapping[bytes, int | None] | None = None
 
-    def choice(self, choice: Mapping[str, Any]) -> list[Heard]:
-        """The tokens of a choice, or of a part of one in a stream."""
+    def choice(self, choice: Mapping[str, Any]) -> list[TokenEvent]:
+        """Parse the tokens of a choice, or of a part of one in a stream."""
         try:
-            heard = self._logprobs(choice.get("logprobs"))
+            events = self._logprobs(choice.get("logprobs"))
             trace = (choice.get("waver") or {}).get("trace")
-            return heard if trace is None else self._trace(trace, heard)
+            return events if trace is None else self._trace(trace, events)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise EngineError(f"{self._who} sent log-probabilities that make no sense: {error!r:.80}") from error
 
-    def step(self, heard: Heard, engine: str, top: int) -> Step:
-        """A token as a `Step`, with `top` alternatives."""
-        if heard.token is None:
+    def step(self, event: TokenEvent, engine: str, top: int) -> Step:
+        """Make a `Step` of a token, with `top` alternatives."""
+        if event.token is None:
             raise EngineError(
-                f"{self._who} wrote {heard.name[:20]!r}, which does not tell the token; Waver needs token ids from it "
+                f"{self._who} wrote {event.name[:20]!r}, which does not tell the token; Waver needs token ids from it "
                 "(vLLM's return_tokens_as_token_ids)"
             )
-        if heard.token >= self._tokens.vocab_size:
+        if event.token >= self._tokens.vocab_size:
             raise EngineError(
-                f"{self._who} wrote token {heard.token}, which its tokenizer does not have; set `tokenizer` to the "
+                f"{self._who} wrote token {event.token}, which its tokenizer does not have; set `tokenizer` to the "
                 "model's own"
             )
-        step = Step(heard.token, heard.logprob, 0.0, engine, kept=heard.kept, crop_entropy=heard.crop_entropy)
-        return self.measure(heard, step, top)
+        step = Step(event.token, event.logprob, 0.0, engine, kept=event.kept, crop_entropy=event.crop_entropy)
+        return self.measure(event, step, top)
 
-    def measure(self, heard: Heard, step: Step, top: int = 0) -> Step:
-        """A step with the entropy at its position, and `top` alternatives."""
-        pairs = tuple((token, logprob) for token, logprob in heard.top[:top] if token is not None)
-        if heard.entropy is not None:
-            return replace(step, entropy=heard.entropy, top_logprobs=pairs)
+    def measure(self, event: TokenEvent, step: Step, top: int = 0) -> Step:
+        """Complete a step with the entropy at its position (bounded, where the upstream does not give it) and `top`
+        alternatives."""
+        pairs = tuple((token, logprob) for token, logprob in event.top[:top] if token is not None)
+        if event.entropy is not None:
+            return replace(step, entropy=event.entropy, top_logprobs=pairs)
         # Servers add the token that was drawn to the k likeliest; one from the tail is none of them.
-        known = heard.top[:-1] if len(heard.top) > 1 and heard.top[-1][0] == heard.token else heard.top
+        known = event.top[:-1] if len(event.top) > 1 and event.top[-1][0] == event.token else event.top
         try:
             logprobs = [logprob for _, logprob in known]
-            lower, upper = entropy_bounds(logprobs, max(self._tokens.vocab_size, len(known)), heard.ranked)
+            lower, upper = entropy_bounds(logprobs, max(self._tokens.vocab_size, len(known)), event.ranked)
         except ValueError as error:
             raise EngineError(f"{self._who} sent impossible log-probabilities: {error}") from error
         low, high = float(lower), float(upper)
         return replace(step, entropy=(low + high) / 2, entropy_bounds=(low, high), top_logprobs=pairs)
 
-    def _trace(self, trace: Sequence[Mapping[str, Any]], heard: list[Heard]) -> list[Heard]:
-        """Waver's own trace: ids, exact entropies, and what a truncation left. The alternatives stand beside it, if
-        they were asked for."""
-        tops = [each.top for each in heard] if len(heard) == len(trace) else [()] * len(trace)
+    def _trace(self, trace: Sequence[Mapping[str, Any]], events: list[TokenEvent]) -> list[TokenEvent]:
+        """Parse Waver's own trace: ids, exact entropies, and what a truncation left. The alternatives stand beside it,
+        if they were asked for."""
+        tops = [each.top for each in events] if len(events) == len(trace) else [()] * len(trace)
         return [_traced(token, top) for token, top in zip(trace, tops, strict=True)]
 
-    def _logprobs(self, data: Any) -> list[Heard]:
+    def _logprobs(self, data: Any) -> list[TokenEvent]:
         if not data:
             return []
         if data.get("content") is not None:
@@ -101,36 +102,38 @@ class Reader:
         tops = data.get("top_logprobs") or [None] * len(names)
         return [self._named(*token) for token in zip(names, logprobs, tops, strict=True)]
 
-    def _named(self, name: str, logprob: float | None, top: Mapping[str, float] | None) -> Heard:
-        """OpenAI's older shape: a token is known by a string. Where these are spelt, two tokens that are spelt alike
-        are one entry, so some may be missing."""
-        pairs = sorted(((self._id(key), _real(value)) for key, value in (top or {}).items()), key=lambda pair: -pair[1])
+    def _named(self, name: str, logprob: float | None, top: Mapping[str, float] | None) -> TokenEvent:
+        """Parse OpenAI's older shape, which names tokens by strings. Where these are spellings, tokens that are spelt
+        alike share an entry, so some may be missing."""
+        pairs = sorted(
+            ((self._id_of(key), _real(value)) for key, value in (top or {}).items()), key=lambda pair: -pair[1]
+        )
         ranked = all(_ID.fullmatch(key) for key in top or {})
-        return Heard(self._id(name), name, LOWEST if logprob is None else _real(logprob), tuple(pairs), ranked)
+        return TokenEvent(self._id_of(name), name, LOWEST if logprob is None else _real(logprob), tuple(pairs), ranked)
 
-    def _entry(self, entry: Mapping[str, Any]) -> Heard:
-        """The shape of chat completions, which llama.cpp also uses for text, with ids."""
-        pairs = [(self._entry_id(each), _real(each["logprob"])) for each in entry.get("top_logprobs") or ()]
+    def _entry(self, entry: Mapping[str, Any]) -> TokenEvent:
+        """Parse the shape of chat completions, which llama.cpp also uses for text, with ids."""
+        pairs = [(self._id_of_entry(each), _real(each["logprob"])) for each in entry.get("top_logprobs") or ()]
         pairs.sort(key=lambda pair: -pair[1])
-        return Heard(self._entry_id(entry), str(entry["token"]), _real(entry["logprob"]), tuple(pairs))
+        return TokenEvent(self._id_of_entry(entry), str(entry["token"]), _real(entry["logprob"]), tuple(pairs))
 
-    def _entry_id(self, entry: Mapping[str, Any]) -> int | None:
+    def _id_of_entry(self, entry: Mapping[str, Any]) -> int | None:
         if "id" in entry:
             return _whole(entry["id"])
         if entry.get("bytes"):
-            return self._spelt.get(bytes(entry["bytes"]))
-        return self._id(entry["token"])
+            return self._by_spelling.get(bytes(entry["bytes"]))
+        return self._id_of(entry["token"])
 
-    def _id(self, name: str) -> int | None:
+    def _id_of(self, name: str) -> int | None:
         if match := _ID.fullmatch(name):
             return int(match[1])
         if match := _BYTES.fullmatch(name):
-            return self._spelt.get(bytes.fromhex(match[1].replace("\\x", "")))
-        return self._spelt.get(name.encode())
+            return self._by_spelling.get(bytes.fromhex(match[1].replace("\\x", "")))
+        return self._by_spelling.get(name.encode())
 
     @property
-    def _spelt(self) -> Mapping[bytes, int | None]:
-        """Every token by how it is spelt; None where two are spelt alike."""
+    def _by_spelling(self) -> Mapping[bytes, int | None]:
+        """Token ids by spelling; None where two tokens are spelt alike."""
         if self._ids is None:
             ids: dict[bytes, int | None] = {}
             for token in range(self._tokens.vocab_size):
@@ -142,10 +145,10 @@ class Reader:
         return self._ids
 
 
-def _traced(token: Mapping[str, Any], top: Top) -> Heard:
+def _traced(token: Mapping[str, Any], top: Top) -> TokenEvent:
     cut = (_whole(token["kept"]), max(_real(token["crop_entropy"]), 0.0)) if "kept" in token else (None, None)
     entropy = max(_real(token["entropy"]), 0.0)
-    return Heard(_whole(token["id"]), str(token["token"]), _real(token["logprob"]), top, True, entropy, *cut)
+    return TokenEvent(_whole(token["id"]), str(token["token"]), _real(token["logprob"]), top, True, entropy, *cut)
 
 
 def _real(value: Any) -> float:

@@ -1,4 +1,4 @@
-"""The line to an upstream: a bounded pool of connections, the key, time limits, and what is tried again."""
+"""Send requests to an upstream: a bounded pool of connections, the key, time limits, and retries."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import httpx
 
 from waver.engines.base import EngineError, reason
 from waver.engines.config import UpstreamConfig
-from waver.engines.upstream.protocol import Again, Protocol, beginning, lines
-from waver.engines.upstream.pulse import Pulse
-from waver.engines.upstream.turnstile import Turnstile
+from waver.engines.upstream.health import HealthCheck
+from waver.engines.upstream.limiter import ConcurrencyLimiter
+from waver.engines.upstream.protocol import Protocol, Retryable, beginning, lines
 
 T = TypeVar("T")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
-"""Seconds between two tries: doubled each time, and up to half of it left out by chance, so that not all return at
+"""Seconds between two tries: doubled each time, less a random part of up to a half, so that not all clients return at
 once."""
 PATIENCE = 30.0
-"""A `Retry-After` of more seconds than this is not waited for."""
+"""Longest `Retry-After` that is waited for (seconds)."""
 DRAIN = 0.2
-"""Seconds that an upstream is given to end a stream when all that matters is here."""
+"""Seconds that an upstream is given to end a stream after its last token."""
 
 
-class Link:
-    """Requests to one upstream.
+class UpstreamClient:
+    """Sends requests to one upstream.
 
     Raises:
         ValueError: the key or the certificates that the configuration names are not there.
@@ -40,7 +40,7 @@ class Link:
         self.config = config
         self.url = config.base_url.rstrip("/")
         self.who = f"the upstream {name!r} ({self.url})"
-        self.pulse = Pulse(self._answers)
+        self.health = HealthCheck(self._is_up)
         self.closed = False
         self._headers = {"accept-encoding": "identity", **config.headers}
         secrets = [value for value in config.headers.values() if len(value) >= 8]
@@ -59,11 +59,12 @@ class Link:
                 raise ValueError(f"the certificates in {config.ca_file} cannot be read: {error}") from error
         self._home: asyncio.AbstractEventLoop | None = None
         self._client: httpx.AsyncClient | None = None
-        self._turnstile: Turnstile
+        self._limiter: ConcurrencyLimiter
         self._limits: set[asyncio.Timeout] = set()
 
     def options(self) -> dict[str, Any]:
-        """How httpx is to connect. The other times are kept here: what counts is the time until a token."""
+        """Options for an httpx client. Time limits other than for connecting are kept here, as they hold until a
+        token."""
         return {
             "headers": self._headers,
             "verify": self._verify,
@@ -72,57 +73,57 @@ class Link:
         }
 
     async def ask(self, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a completion that is not streamed.
+        """Send a completion request that is not streamed, and return the answer.
 
         Raises:
             Unsupported, EngineError: there is none.
         """
-        async with aclosing(self._answer(body, begun=True)) as answer:
+        async with aclosing(self._send(body, begun=True)) as answer:
             return await anext(answer)
 
     async def stream(self, body: dict[str, Any], begun: bool) -> AsyncGenerator[dict[str, Any], None]:
-        """The choices of a streamed completion, those that say nothing left out. Closing the generator closes the
-        connection at once. `begun`: the answer has tokens already.
+        """Stream the choices of a completion, without empty ones. Closing the generator closes the connection at once.
+        `begun`: the answer has tokens already.
 
         Raises:
             Unsupported, EngineError: there is no answer, or it breaks off.
         """
-        async with aclosing(self._answer(body, begun)) as answer:
+        async with aclosing(self._send(body, begun)) as answer:
             async for choice in answer:
                 yield choice
 
-    async def _answer(self, body: dict[str, Any], begun: bool) -> AsyncGenerator[dict[str, Any], None]:
-        """What comes back, tried again as long as nothing has come."""
+    async def _send(self, body: dict[str, Any], begun: bool) -> AsyncGenerator[dict[str, Any], None]:
+        """Send a request, and send it again on failure as long as nothing has come back."""
         pool = self._pool()
-        async with self._turnstile.place(begun):
-            attempt, spoken = 0, False
+        async with self._limiter.admitted(begun):
+            attempt, received = 0, False
             while True:
                 try:
-                    async with aclosing(self._once(pool, body)) as answer:
+                    async with aclosing(self._send_once(pool, body)) as answer:
                         async for item in answer:
-                            spoken = True
+                            received = True
                             yield item
                     return
                 except httpx.TransportError as error:
-                    again = Again(EngineError(f"{self.who} cannot be reached: {reason(error)}"))
-                except Again as refusal:
+                    again = Retryable(EngineError(f"{self.who} cannot be reached: {reason(error)}"))
+                except Retryable as refusal:
                     again = refusal
                 if self.closed:
-                    raise self._gone()
-                if spoken:
-                    self.pulse.doubt()
+                    raise self._closed_error()
+                if received:
+                    self.health.start()
                     raise EngineError(f"the connection to {self.who} broke off in the middle of an answer")
                 pause = max(again.seconds, _pause(attempt))
-                if attempt >= (self.config.retries if self.pulse.alive else 0) or pause > PATIENCE:
-                    if again.away:
-                        self.pulse.doubt()
+                if attempt >= (self.config.retries if self.health.alive else 0) or pause > PATIENCE:
+                    if again.unavailable:
+                        self.health.start()
                     raise again.error
                 attempt += 1
                 await asyncio.sleep(pause)
 
-    async def _once(self, pool: httpx.AsyncClient, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def _send_once(self, pool: httpx.AsyncClient, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         if self.closed:
-            raise self._gone()
+            raise self._closed_error()
         now = asyncio.get_running_loop().time
         request = pool.build_request("POST", f"{self.url}/completions", json=body)
         until = now() + self.config.first_token_timeout
@@ -142,7 +143,7 @@ class Link:
                 while (line := await self._within(anext(arriving, None), until)) is not None:
                     event = self.protocol.event(line)
                     if event is None:
-                        await self._rest(arriving)
+                        await self._finish_stream(arriving)
                         break
                     for choice in event:
                         ended = ended or choice.get("finish_reason") is not None
@@ -153,46 +154,52 @@ class Link:
         finally:
             await response.aclose()
 
-    async def _rest(self, lines: AsyncGenerator[bytes, None]) -> None:
-        """Read what may follow the end, so that the connection can be used again."""
+    async def _finish_stream(self, lines: AsyncGenerator[bytes, None]) -> None:
+        """Read what follows the end of a stream, so that the connection can be used again."""
         with suppress(EngineError, httpx.TransportError):
             while await self._within(anext(lines, None), asyncio.get_running_loop().time() + DRAIN) is not None:
                 pass
 
     async def _within(self, work: Coroutine[Any, Any, T], until: float) -> T:
-        """Raises:
-        EngineError: it took too long, or the engine was closed meanwhile."""
+        """Await something until a time of the event loop's clock.
+
+        Raises:
+            EngineError: it took too long, or the engine was closed meanwhile.
+        """
         limit = asyncio.timeout_at(until)
         self._limits.add(limit)
         try:
             async with limit:
                 return await work
         except TimeoutError:
-            raise self._gone() if self.closed else EngineError(f"{self.who} said nothing for too long") from None
+            raise (
+                self._closed_error() if self.closed else EngineError(f"{self.who} said nothing for too long")
+            ) from None
         finally:
             self._limits.discard(limit)
 
     def _pool(self) -> httpx.AsyncClient:
-        """Connections, and who may use them, belong to an event loop."""
+        """The connections and the limiter of this event loop; another loop gets new ones."""
         loop = asyncio.get_running_loop()
         if self._client is None or self._home is not loop:
             self._home, self._client = loop, httpx.AsyncClient(**self.options())
-            self._turnstile = Turnstile(self.config.max_connections)
+            self._limiter = ConcurrencyLimiter(self.config.max_connections)
         return self._client
 
-    async def _answers(self) -> bool:
+    async def _is_up(self) -> bool:
+        """Ask whether the upstream answers, with whatever status below 500."""
         try:
             async with asyncio.timeout(self.config.connect_timeout + 5):
                 return (await self._pool().get(f"{self.url}/models")).status_code < 500
         except (httpx.HTTPError, TimeoutError):
             return False
 
-    def _gone(self) -> EngineError:
+    def _closed_error(self) -> EngineError:
         return EngineError(f"{self.who} was closed")
 
     async def aclose(self) -> None:
         self.closed = True
-        await self.pulse.aclose()
+        await self.health.aclose()
         for limit in self._limits:
             limit.reschedule(0)
         if self._client is not None and self._home is asyncio.get_running_loop():

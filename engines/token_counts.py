@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from waver.entropy.sending import Array
+from waver.devices import Array
 
 
-class Tally:
+class TokenCounts:
     """Counts of one text. What was counted already is looked at again only where the text got shorter."""
 
     def __init__(self) -> None:
@@ -35,5 +35,5 @@ class Tally:
         return np.array(self._tokens), np.array(self._counts)
 
 
-Tallies = tuple[Tally, Tally]
+CountsPair = tuple[TokenCounts, TokenCounts]
 """Of all that was read, and of the answer alone."""

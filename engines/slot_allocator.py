@@ -16,7 +16,7 @@ WORTH_COPYING = 32
 """A shared prefix shorter than this is computed again rather than copied from another slot."""
 
 
-class Seats:
+class SlotAllocator:
     """Slots 1 to `count`, each for one sequence. `give` is for the engine's thread alone."""
 
     def __init__(self, count: int, runner: Runner) -> None:

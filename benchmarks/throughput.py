@@ -40,7 +40,7 @@ def forget(*engines: Engine) -> None:
     """Empty the idle engines' KV caches, so that no run profits from one before it."""
     for engine in engines:
         assert isinstance(engine, TransformersEngine)
-        engine._seats.held[:] = [[] for _ in engine._seats.held]
+        engine._slots.held[:] = [[] for _ in engine._slots.held]
 
 
 async def _decode(engine: Engine, prompt: Sequence[int], sampling: Sampling) -> int:

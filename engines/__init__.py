@@ -1,5 +1,5 @@
 """One interface over several ways to run a model. `load_engine` makes an engine from its configuration, `load_adapter`
-one more on the model of another."""
+makes one for an adapter on the model of another engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention weights of a transformers model, which its fast kernels never write down."""
+"""Read attention weights of a transformers model, which its fast kernels never materialise."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def last_attention(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """Inside, the model's passes compute attention in the way that shows its weights; the list holds those of the last
-    layer that has any, `[rows, heads, queries, keys]`. It stays empty where a model has no such way or no attention.
+    """Make the model's passes compute attention weights explicitly; the list receives those of the last layer that has
+    any, `[rows, heads, queries, keys]`. It stays empty where a model has no such way or no attention.
 
     Only one layer's weights are held at a time: all of them would be `layers` times as much.
     """
@@ -40,5 +40,5 @@ def last_attention(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
 
 
 def _attends(module: torch.nn.Module) -> bool:
-    """Attention modules are called so in every family of transformers, and hold their projections themselves."""
+    """Whether a module computes attention: its class is named so in every family of transformers."""
     return "attention" in type(module).__name__.lower()

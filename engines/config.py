@@ -1,4 +1,4 @@
-"""How to run a model: one configuration for each backend, told apart by `backend`."""
+"""Configuration of an engine: one class for each backend, distinguished by the field `backend`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Sequences in a model's own kind of memory: recurrent states, hybrid caches, or none at all.
+"""Run sequences with a model's own kind of cache: recurrent states, hybrid caches, or none at all.
 
-One row a pass, for models whose memory does not fit slots (`waver.engines.runner` decides). Slower, but right for
-whatever transformers loads.
+One row a pass, for models whose cache does not fit slots (`waver.engines.runner` decides). Slower, but correct for
+every model that transformers loads.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from transformers.generation.utils import ALL_CACHE_NAMES
 
 
 @dataclass(slots=True)
-class Memory:
-    """What a model has read, and what it keeps of it, by the name of the argument that hands it back."""
+class CacheState:
+    """The tokens that a model has read, and its cache, by the name of the argument that takes it."""
 
     tokens: list[int] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class NativeRunner:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self._memory: dict[int, Memory] = {}
+        self._states: dict[int, CacheState] = {}
         # A recurrent state goes on one token at a time: not every such model can take several.
         self._stride = 1 if model._is_stateful else None
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
@@ -46,7 +46,7 @@ class NativeRunner:
             outputs = self._append(slot, start, row, output_hidden_states=i in places)
             logits.append(outputs[-1][1].logits[0, -1])
             if i in places:
-                states[i] = torch.cat([behind(output, None)[0, -count:] for count, output in outputs])[places[i]]
+                states[i] = torch.cat([layer_output(output, None)[0, -count:] for count, output in outputs])[places[i]]
         return torch.stack(logits), states
 
     def read(self, slot: int, start: int, tokens: list[int]) -> torch.Tensor:
@@ -59,44 +59,44 @@ class NativeRunner:
         rows = []
         for slot, start, row, depth in zip(slots, starts, tokens, depths, strict=True):
             _, last = self._append(slot, start, row, output_hidden_states=True)[-1]
-            rows.append(behind(last, depth)[0, -1])
+            rows.append(layer_output(last, depth)[0, -1])
         return torch.stack(rows)
 
     def copy(self, source: int, target: int, length: int) -> int:
-        memory = self._memory[source]
-        if len(memory.tokens) != length:
+        cached = self._states[source]
+        if len(cached.tokens) != length:
             return 0
         if source != target:
-            self._memory[target] = copy.deepcopy(memory)
+            self._states[target] = copy.deepcopy(cached)
         return length
 
     def _append(self, slot: int, start: int, tokens: list[int], **options: bool) -> list[tuple[int, Any]]:
-        """The passes that it takes: how many tokens each read, and the model's output."""
+        """Read tokens in as many passes as needed; for each the number of tokens and the model's output."""
         if start == 0:
-            self._memory[slot] = Memory()
-        memory = self._memory[slot]
-        stride = self._stride if memory.state and self._stride else len(tokens)
+            self._states[slot] = CacheState()
+        cached = self._states[slot]
+        stride = self._stride if cached.state and self._stride else len(tokens)
         parts = (tokens[i : i + stride] for i in range(0, len(tokens), stride))
-        return [(len(part), self._pass(memory, part, options)) for part in parts]
+        return [(len(part), self._pass(cached, part, options)) for part in parts]
 
-    def _pass(self, memory: Memory, tokens: list[int], options: dict[str, bool]) -> Any:
-        memory.tokens = memory.tokens + tokens
-        ids = torch.tensor([memory.tokens], device=self.model.device)
-        inputs = {"use_cache": True, "attention_mask": torch.ones_like(ids), **memory.state}
+    def _pass(self, cached: CacheState, tokens: list[int], options: dict[str, bool]) -> Any:
+        cached.tokens = cached.tokens + tokens
+        ids = torch.tensor([cached.tokens], device=self.model.device)
+        inputs = {"use_cache": True, "attention_mask": torch.ones_like(ids), **cached.state}
         if self._takes_positions:
             inputs["position_ids"] = torch.arange(ids.shape[1], device=ids.device)[None]
         # Some models keep nothing, and some drop what they keep when a sequence outgrows it: `generate` knows which.
-        unread = len(tokens) if memory.state else None
+        unread = len(tokens) if cached.state else None
         prepare = cast(Callable[..., dict[str, Any]], self.model.prepare_inputs_for_generation)
-        inputs = prepare(ids, next_sequence_length=unread, is_first_iteration=not memory.state, **inputs)
+        inputs = prepare(ids, next_sequence_length=unread, is_first_iteration=not cached.state, **inputs)
         output = self.model(**inputs, **options)
-        memory.state = {name: kept for name in ALL_CACHE_NAMES if (kept := output.get(name)) is not None}
+        cached.state = {name: kept for name in ALL_CACHE_NAMES if (kept := output.get(name)) is not None}
         return output
 
 
-def behind(output: Any, depth: float | None) -> torch.Tensor:
-    """Of a model's output, the hidden states `[rows, tokens, hidden]` behind a share of its layers: the first that it
-    has are its embeddings, the last come after the final norm, and they are what None asks for."""
+def layer_output(output: Any, depth: float | None) -> torch.Tensor:
+    """Select the hidden states `[rows, tokens, hidden]` behind a share of the layers from a model's output. The first
+    it has are its embeddings; the last come after the final norm, and are what None selects."""
     last: torch.Tensor | None = output.get("last_hidden_state")
     if depth is None and last is not None:
         return last

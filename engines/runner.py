@@ -1,7 +1,7 @@
-"""What reads tokens into a model's memory, and which of the two ways suits a model.
+"""The interface of forward passes over slots, and the choice between its two implementations for a model.
 
-Slots decode any mixture of sequences in one pass, but ask of a model that it attends as it is told. Whether it does is
-not looked up by name: it is tried, once, when the model is loaded.
+`SlotRunner` decodes any mixture of sequences in one pass, but needs a model that honours the attention mask it is
+given. Whether it does is not looked up by name: it is tested once, when the model is loaded.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from waver.engines.slots import SlotRunner
 log = logging.getLogger(__name__)
 
 TRIED = ((19, 1), (11, 3))
-"""Tokens of the two ragged rows that the trial reads, in two passes."""
+"""Tokens of the two ragged rows that the test reads, in two passes."""
 WINDOW = 8
-"""The sliding window during the trial: short enough to show in it."""
+"""The sliding window during the test: short enough to take effect in it."""
 
 
 class Runner(Protocol):
-    """Forward passes over slots, each of which holds the tokens of one sequence. Use it from one thread."""
+    """Runs forward passes over slots, each of which holds the tokens of one sequence. Use it from one thread."""
 
     def extend(self, slots: list[int], starts: list[int], tokens: list[list[int]]) -> torch.Tensor:
         """Append tokens to slots: slot `slots[i]` holds `starts[i]` tokens and takes `tokens[i]`; `[rows, vocab]`
@@ -36,8 +36,8 @@ class Runner(Protocol):
     def extend_and_read(
         self, slots: list[int], starts: list[int], tokens: list[list[int]], places: Mapping[int, int]
     ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-        """As `extend`, and for some rows the state `[hidden]` after the final norm at the place `places[i]` of
-        `tokens[i]`."""
+        """Do as `extend`, and for some rows return the state `[hidden]` after the final norm at the place `places[i]`
+        of `tokens[i]`."""
         ...
 
     def read(self, slot: int, start: int, tokens: list[int]) -> torch.Tensor:
@@ -59,7 +59,7 @@ class Runner(Protocol):
 
 @torch.inference_mode()
 def make_runner(model: PreTrainedModel, context_length: int) -> Runner:
-    """Slots where the model's logits come out the same with them, else the model's own cache, one row a pass."""
+    """Choose slots where the model's logits come out the same with them, else the model's own cache, one row a pass."""
     obstacle = _obstacle(model, context_length)
     if obstacle is None:
         return SlotRunner(model)
@@ -68,7 +68,7 @@ def make_runner(model: PreTrainedModel, context_length: int) -> Runner:
 
 
 def _obstacle(model: PreTrainedModel, context_length: int) -> str | None:
-    """Why slots will not do, if so."""
+    """Explain why the model cannot run with slots; None where it can."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ())
     if kinds - {"full_attention", "sliding_attention"} or getattr(config, "attention_chunk_size", None):
@@ -86,7 +86,7 @@ def _obstacle(model: PreTrainedModel, context_length: int) -> str | None:
 
 
 def _rescaled_beyond(model: PreTrainedModel) -> int | None:
-    """The length beyond which rotary frequencies depend on the longest row of a batch."""
+    """Find the length beyond which rotary frequencies depend on the longest row of a batch."""
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     for scaling in (rope, *rope.values()):
@@ -98,7 +98,7 @@ def _rescaled_beyond(model: PreTrainedModel) -> int | None:
 
 @contextmanager
 def _short_window(model: PreTrainedModel) -> Iterator[None]:
-    """A sliding window that the trial is long enough to feel."""
+    """Shorten the sliding window so that it takes effect in the test."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     if window is None:
@@ -112,7 +112,8 @@ def _short_window(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _trial_error(model: PreTrainedModel) -> float:
-    """Root mean square difference between the logits of slots and of plain passes, in standard deviations."""
+    """Compute the root mean square difference between the logits of slots and of plain passes, in standard
+    deviations."""
     runner = SlotRunner(model)
     vocabulary = min(64, int(model.config.get_text_config().vocab_size))
     rows = [[(7 * i + 3 * j) % vocabulary for j in range(sum(cut))] for i, cut in enumerate(TRIED)]

@@ -1,4 +1,4 @@
-"""From raw logits to drawn tokens: batched pure functions on `[rows, vocab]` float32 logits.
+"""Draw tokens from raw logits: batched pure functions on `[rows, vocab]` float32 logits.
 
 Bias, minimum length and penalties act on the raw logits; then come temperature, truncations, `min_p`, `top_k` and
 `top_p`, and one draw (`waver.engines.transforms` has the whole order). What no row asks for is not computed.
@@ -15,7 +15,7 @@ import torch
 from waver.devices import Array, to_device
 from waver.engines.base import Sampling
 from waver.engines.inverse_cdf import sample
-from waver.engines.temperature import adapted
+from waver.engines.temperature import adapted_temperatures
 from waver.engines.token_counts import CountsPair, TokenCounts
 from waver.engines.transforms import truncate, truncations
 from waver.entropy import truncation
@@ -25,8 +25,8 @@ from waver.entropy.truncation import Crop
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row to draw for: how, after which tokens (the answer begins at `start`), and what would end the answer.
-    `counts` that are kept from step to step make penalties faster."""
+    """One row to draw for: its sampling, the tokens before it (the answer begins at `start`), and the ends of the
+    answer. `counts` that are kept from step to step make penalties faster."""
 
     sampling: Sampling
     ids: Sequence[int]
@@ -36,30 +36,31 @@ class Row:
 
     @property
     def position(self) -> int:
-        """Where in the answer the token to draw will stand."""
+        """The position in the answer of the token to draw."""
         return len(self.ids) - self.start
 
     @property
-    def untouched(self) -> bool:
-        """Whether the raw logits are the ones to draw from (before temperature and truncation)."""
+    def unadjusted(self) -> bool:
+        """Whether nothing is added to the raw logits before temperature and truncation."""
         s = self.sampling
         penalised = s.presence_penalty or s.frequency_penalty or s.repetition_penalty != 1.0
         return not (penalised or s.logit_bias or self.position < s.min_tokens)
 
     @property
     def untruncated(self) -> bool:
+        """Whether no token is taken away."""
         s = self.sampling
         return s.top_p >= 1.0 and s.min_p <= 0.0 and s.top_k <= 0 and not truncations(s.transforms)
 
 
-Places = tuple[int, Array, Array]
-"""A row, tokens in it, and a number for each of them."""
+TokenAmounts = tuple[int, Array, Array]
+"""A row, tokens in it, and an amount for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What was drawn, `[rows]` each: token ids, and what a truncation left to draw from: how many tokens (0 in a row
-    without one), and their entropy in nats. None where no row was truncated."""
+    """The result of a draw, `[rows]` each: token ids, and how many tokens a truncation left (0 in a row without one),
+    with their entropy in nats; the latter two are None where no row was truncated."""
 
     tokens: torch.Tensor
     kept: torch.Tensor | None = None
@@ -79,9 +80,9 @@ def draw(
         geometry: the whitened embeddings, where a row's transforms may need them.
         entropy: `[rows]` nats of the raw distributions, where a row's temperature follows it.
     """
-    touched = [i for i, row in enumerate(rows) if not row.untouched]
-    if touched:
-        logits = _touched(logits, rows, touched)
+    adjusted = [i for i, row in enumerate(rows) if not row.unadjusted]
+    if adjusted:
+        logits = _adjusted(logits, rows, adjusted)
     sampled = [i for i, row in enumerate(rows) if row.sampling.temperature > 0]
     if len(sampled) == len(rows):
         return _sample(logits, rows, geometry, entropy)
@@ -99,41 +100,41 @@ def draw(
     return Drawn(tokens, kept, entropy)
 
 
-def _touched(logits: torch.Tensor, rows: Sequence[Row], which: Sequence[int]) -> torch.Tensor:
-    """A copy with bias, minimum length and penalties in some of its rows."""
+def _adjusted(logits: torch.Tensor, rows: Sequence[Row], which: Sequence[int]) -> torch.Tensor:
+    """Copy the logits, with bias, minimum length and penalties in some of the rows."""
     logits = logits.clone()
     _bias(logits, [(i, *pair) for i in which for pair in rows[i].sampling.logit_bias.items()])
-    _prolong(logits, [(i, rows[i].ends) for i in which if rows[i].position < rows[i].sampling.min_tokens])
-    repeated, said = list[Places](), list[Places]()
+    _bar_ends(logits, [(i, rows[i].ends) for i in which if rows[i].position < rows[i].sampling.min_tokens])
+    repeated, penalised = list[TokenAmounts](), list[TokenAmounts]()
     for i in which:
         row, s = rows[i], rows[i].sampling
         whole, answer = row.counts or (TokenCounts(), TokenCounts())
         if s.repetition_penalty != 1.0:
-            tokens, _ = whole.read(row.ids)
+            tokens, _ = whole.count(row.ids)
             repeated.append((i, tokens, np.full(len(tokens), s.repetition_penalty)))
         if row.position and (s.presence_penalty or s.frequency_penalty):
-            tokens, counts = answer.read(row.ids[row.start :])
-            said.append((i, tokens, s.presence_penalty + s.frequency_penalty * counts))
+            tokens, counts = answer.count(row.ids[row.start :])
+            penalised.append((i, tokens, s.presence_penalty + s.frequency_penalty * counts))
     if repeated:
-        at, factors = _gathered(repeated, logits.device)
+        at, factors = _gather(repeated, logits.device)
         old = logits[at]
         logits[at] = torch.where(old > 0, old / factors, old * factors)
-    if said:
-        at, amounts = _gathered(said, logits.device)
+    if penalised:
+        at, amounts = _gather(penalised, logits.device)
         logits[at] -= amounts
     return logits
 
 
 def _bias(logits: torch.Tensor, wanted: Sequence[tuple[int, int, float]]) -> None:
-    """Add, in place, to the logits of tokens: each with its row and the amount."""
+    """Add amounts to logits, in place: `(row, token, amount)` each."""
     if wanted:
         rows, tokens, amounts = zip(*wanted, strict=True)
         device = logits.device
         logits[to_device(rows, device), to_device(tokens, device)] += to_device(amounts, device, torch.float32)
 
 
-def _prolong(logits: torch.Tensor, short: Sequence[tuple[int, tuple[int, ...]]]) -> None:
-    """Bar, in place, what would end an answer: for rows and their ends."""
+def _bar_ends(logits: torch.Tensor, short: Sequence[tuple[int, tuple[int, ...]]]) -> None:
+    """Bar the tokens that would end an answer, in place: `(row, ends)` each."""
     places = [(row, end, k) for k, (row, ends) in enumerate(short) for end in ends]
     if not places:
         return
@@ -144,8 +145,10 @@ def _prolong(logits: torch.Tensor, short: Sequence[tuple[int, tuple[int, ...]]])
     logits[rows, ends] = torch.where(stuck[k], held, -torch.inf)  # a grammar may allow nothing but the end
 
 
-def _gathered(each: Sequence[Places], device: torch.device) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The index of all places among the logits, and their numbers (float32)."""
+def _gather(
+    each: Sequence[TokenAmounts], device: torch.device
+) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Concatenate to an index of all tokens among the logits, and their amounts (float32)."""
     rows = np.concatenate([np.full(len(tokens), row) for row, tokens, _ in each])
     where = to_device(np.stack([rows, np.concatenate([tokens for _, tokens, _ in each])]), device)
     return (where[0], where[1]), to_device(np.concatenate([own for _, _, own in each]), device, torch.float32)
@@ -156,19 +159,21 @@ def _sample(
 ) -> Drawn:
     samplings = [row.sampling for row in rows]
     base = to_device([max(s.temperature, 1e-5) for s in samplings], logits.device)
-    temperatures = adapted(base, [s.transforms for s in samplings], entropy)
+    temperatures = adapted_temperatures(base, [s.transforms for s in samplings], entropy)
     seeds = np.array([s.seed & 0xFFFF_FFFF_FFFF_FFFF for s in samplings], dtype=np.uint64)
     positions = np.array([row.position for row in rows], dtype=np.uint64)
     points = to_device(uniform(seeds, positions), logits.device)
     if all(row.untruncated for row in rows):
         return Drawn(sample(logits, temperatures, points))
     tempered = logits / temperatures[:, None]
-    crop = _native(truncate(tempered, [s.transforms for s in samplings], geometry, temperatures), samplings)
+    crop = _request_truncations(
+        truncate(tempered, [s.transforms for s in samplings], geometry, temperatures), samplings
+    )
     return Drawn(sample(crop.logits, torch.ones_like(base), points), crop.kept, crop.entropy)
 
 
-def _native(crop: Crop, samplings: Sequence[Sampling]) -> Crop:
-    """`min_p`, then `top_k`, then `top_p`, each on what was left before it, in the rows that ask for it."""
+def _request_truncations(crop: Crop, samplings: Sequence[Sampling]) -> Crop:
+    """Apply the requests' own `min_p`, then `top_k`, then `top_p`, each to what the one before left."""
     steps = (
         (truncation.min_p, [s.min_p for s in samplings], [s.min_p > 0 for s in samplings]),
         (truncation.top_k, [s.top_k for s in samplings], [s.top_k > 0 for s in samplings]),
@@ -189,8 +194,8 @@ def _native(crop: Crop, samplings: Sequence[Sampling]) -> Crop:
 
 
 def uniform(seeds: Array, positions: Array) -> Array:
-    """A number in [0, 1) for each (seed, position), both uint64: two rounds of SplitMix64, so that no state has to
-    travel with a sequence from engine to engine."""
+    """Compute a number in [0, 1) for each (seed, position), both uint64: two rounds of SplitMix64, so that no state has
+    to travel with a sequence from engine to engine."""
     with np.errstate(over="ignore"):
         bits: Array = _mix(_mix(seeds) + positions) >> np.uint64(11)
         return bits * 2.0**-53

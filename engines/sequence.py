@@ -1,9 +1,10 @@
-"""What waits for a slot of an embedded engine: a segment of an answer, or a prompt whose hidden state is asked for."""
+"""The state of what an embedded engine runs in its slots: a segment of an answer, or a prompt that is read for its
+hidden state."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence as Ids
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,34 +18,34 @@ if TYPE_CHECKING:
     import llguidance
 
 
-class Reading:
-    """A prompt that is read for the hidden state at its end: `depth` is that of `Engine.hidden_state`. `inbox` receives
+class HiddenStateRequest:
+    """A prompt that is read for the hidden state at its end; `depth` is that of `Engine.hidden_state`. `inbox` receives
     the state, `[hidden]` float32 on the CPU, or an error."""
 
     begun = False
 
-    def __init__(self, ids: Ids[int], depth: float | None) -> None:
+    def __init__(self, ids: Sequence[int], depth: float | None) -> None:
         self.ids = list(ids)
         self.depth = depth
         self.slot: int | None = None
         self.inbox: asyncio.Queue[torch.Tensor | Exception] = asyncio.Queue()
 
 
-class Sequence:
-    """A segment of an answer being decoded: its tokens, when it ends, and what its gate sees. `ids` are the prompt and
+class SequenceState:
+    """A segment of an answer being decoded: its tokens, its stop rules and its gate's window. `ids` are the prompt and
     the answer so far; `inbox` receives steps, or an error."""
 
-    def __init__(self, prompt_ids: Ids[int], sampling: Sampling, eos_ids: tuple[int, ...]) -> None:
+    def __init__(self, prompt_ids: Sequence[int], sampling: Sampling, eos_ids: tuple[int, ...]) -> None:
         self.ids = list(prompt_ids)
         self.sampling = sampling
         self.start = len(self.ids) if sampling.answer_start is None else sampling.answer_start
-        self.born = len(self.ids)
+        self._segment_start = len(self.ids)
         self.ends = (*(() if sampling.ignore_eos else eos_ids), *sampling.stop_token_ids)
         self.matcher: llguidance.LLMatcher | None = None
         self.slot: int | None = None
         self.read_at = sampling.state_at(self.ids)
         self.state: torch.Tensor | None = None
-        """The hidden state that its first step is to bring."""
+        """The hidden state that the first step will carry."""
         self.inbox: asyncio.Queue[Step | Exception] = asyncio.Queue()
         self._counts = TokenCounts(), TokenCounts()
         gate = sampling.gate
@@ -53,14 +54,16 @@ class Sequence:
     @property
     def begun(self) -> bool:
         """Whether an earlier segment of the answer was written."""
-        return self.born > self.start
+        return self._segment_start > self.start
 
     @property
     def answer(self) -> list[int]:
+        """The tokens of the answer so far."""
         return self.ids[self.start :]
 
     @property
     def row(self) -> Row:
+        """The sequence as `waver.engines.sampling.draw` takes it."""
         return Row(self.sampling, self.ids, self.start, self.ends, self._counts)
 
     def fires_before(self, entropy: float) -> bool:
@@ -70,12 +73,12 @@ class Sequence:
     def _fires(self, timing: str, mean: float) -> bool:
         """Whether there is a gate of this timing, and the rolling mean crosses its threshold."""
         gate = self.sampling.gate
-        if gate is None or gate.timing != timing or len(self.ids) - self.born < gate.min_tokens:
+        if gate is None or gate.timing != timing or len(self.ids) - self._segment_start < gate.min_tokens:
             return False
         return mean >= gate.threshold if gate.above else mean < gate.threshold
 
     def accept(self, token: int, entropy: float, context_length: int) -> Finish | None:
-        """Take in the token that was drawn; the reason if the segment ends with it."""
+        """Append the token that was drawn, and return why the segment ends with it, or None."""
         self.ids.append(token)
         mean = self._window.push(entropy) if self._window else 0.0
         if self.matcher is not None:
@@ -86,6 +89,6 @@ class Sequence:
             return "length"
         return "gate" if self._fires("lagged", mean) else None
 
-    def gated(self, entropy: float, engine: str) -> Step:
-        """The step that says an eager gate fired: no token."""
+    def gate_step(self, entropy: float, engine: str) -> Step:
+        """Make the step that ends a segment by an eager gate: it has no token."""
         return Step(NO_TOKEN, 0.0, entropy, engine, finish="gate")

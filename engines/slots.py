@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import Cache, PreTrainedModel
 
-from waver.engines.native import behind
+from waver.engines.native import layer_output
 
 _GROWTH = 256
 """Slots grow in steps of this many tokens."""
@@ -23,7 +23,7 @@ _GROWTH = 256
 class SlotCache(Cache):
     """A cache whose layers are `[slots, tokens, heads, head_dim]`, grown as slots and tokens come into use.
 
-    `aim` says which cells the next pass writes and reads; `update` is what attention layers call.
+    `aim` sets which cells the next pass writes and reads; attention layers call `update`.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class SlotCache(Cache):
         self._view: slice | torch.Tensor = slice(0)
 
     def aim(self, rows: list[int], positions: torch.Tensor, reach: int) -> None:
-        """Point the next pass at slots `rows`, writing at `positions` `[rows, new]`, reading `reach` cells."""
+        """Set what the next pass uses: slots `rows`, writing at `positions` `[rows, new]`, reading `reach` cells."""
         self._positions, self._reach = positions, reach
         self._slots = max(self._slots, max(rows) + 1)
         self._rows = torch.tensor(rows, device=positions.device)
@@ -109,7 +109,7 @@ class SlotRunner:
             logits = self.extend(slots, starts, tokens, **options)
         finally:
             hook.remove()
-        states = behind(seen[-1], None)
+        states = layer_output(seen[-1], None)
         return logits, {row: states[row, place] for row, place in places.items()}
 
     def read(self, slot: int, start: int, tokens: list[int]) -> torch.Tensor:
@@ -121,7 +121,7 @@ class SlotRunner:
         body = self.model.base_model
         inner = body is self.model or any(depth is not None for depth in depths)
         out = body(**self._inputs(slots, starts, tokens), output_hidden_states=inner)
-        layers = [behind(out, depth) for depth in depths]
+        layers = [layer_output(out, depth) for depth in depths]
         ends = [len(row) - 1 for row in tokens]
         return torch.stack([layer[row, end] for row, (layer, end) in enumerate(zip(layers, ends, strict=True))])
 
@@ -154,7 +154,7 @@ class SlotRunner:
         }
 
     def _mask(self, positions: torch.Tensor, reach: int) -> Any:
-        """What each new token sees: `[rows, 1, new, reach]`, added to the attention scores."""
+        """Make the attention mask of the new tokens: `[rows, 1, new, reach]`, added to the attention scores."""
         distance = positions[:, None, :, None] - torch.arange(reach, device=positions.device)
         seen = distance >= 0
 

@@ -1,4 +1,4 @@
-"""What the logits of a row are divided by: the request's temperature, or one that follows the entropy at each position.
+"""The temperature of each row: the request's own, or one that follows the entropy at each position.
 
     T = T_base (1 + span h~)        h~ = log(H / pivot) / log(high / pivot) above the pivot, log(H / pivot) /
                                     log(pivot / low) below it, and never beyond -1 and 1
@@ -21,14 +21,14 @@ from waver.entropy.uncertainty import uncertainty
 
 
 def adapts(transforms: Sequence[Transform]) -> bool:
-    """Whether a temperature follows the entropy."""
+    """Whether one of the transforms makes the temperature follow the entropy."""
     return any(isinstance(each, AdaptiveTemperature) for each in transforms)
 
 
-def adapted(
+def adapted_temperatures(
     base: torch.Tensor, transforms: Sequence[Sequence[Transform]], entropy: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The temperature of each row, `[rows]` float32.
+    """Compute the temperature of each row, `[rows]` float32.
 
     Args:
         base: `[rows]` float32, the requests' own. transforms: for each row its own, or none.

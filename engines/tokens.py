@@ -1,4 +1,4 @@
-"""Text to token ids and back: chat prompts, the bytes of a token, incremental detokenisation."""
+"""Convert text to token ids and back: chat prompts, the bytes of a token, incremental detokenisation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TokenText:
-    """A transformers tokenizer with what a server needs of it."""
+    """Wraps a transformers tokenizer with the operations that a server needs."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
@@ -29,7 +29,7 @@ class TokenText:
 
     @classmethod
     def load(cls, source: str, eos_ids: int | Sequence[int] | None = None, **options: Any) -> TokenText:
-        """The tokenizer of a directory or hub page.
+        """Load the tokenizer of a directory or hub page.
 
         Args:
             eos_ids: as a generation configuration has them. options: transformers' own.
@@ -43,15 +43,15 @@ class TokenText:
         return cls(tokenizer, [eos_ids] if isinstance(eos_ids, int) else eos_ids or ())
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Ids of a text; control tokens written in it count as such."""
+        """Encode a text; control tokens written in it become control tokens."""
         return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
     def encode_plain(self, text: str) -> list[int]:
-        """Ids of a text in which nothing is a control token, whatever it looks like."""
+        """Encode a text in which nothing is a control token, whatever it looks like."""
         return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids, special tokens left out."""
+        """Decode ids to text, without special tokens."""
         text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return cast(str, text)
 
@@ -61,7 +61,8 @@ class TokenText:
 
     @cached_property
     def _alphabet(self) -> dict[str, int] | None:
-        """Character to byte, for tokenizers that spell tokens in GPT-2's byte alphabet; None for others."""
+        """The map from character to byte, for tokenizers that spell tokens in GPT-2's byte alphabet; None for
+        others."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None or "ByteLevel" not in repr(backend.decoder):
             return None
@@ -70,7 +71,8 @@ class TokenText:
         return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes a token adds to the text, also where they are part of a code point; empty for special tokens."""
+        """Return the bytes a token adds to the text, also where they are part of a code point; empty for special
+        tokens."""
         if self.is_special(token):
             return b""
         if token not in self._bytes:
@@ -78,6 +80,7 @@ class TokenText:
         return self._bytes[token]
 
     def _spell(self, token: int) -> bytes:
+        """Compute the bytes of a token that is not special."""
         piece = cast(str, self.tokenizer.convert_ids_to_tokens(token))
         if self._alphabet is not None:
             # Tokens added after training ("<think>") are spelt in plain characters.
@@ -96,12 +99,13 @@ class TokenText:
         return any(kind in decoder for kind in ("ByteLevel", "ByteFallback", "Metaspace"))
 
     def opening_bytes(self, token: int) -> bytes:
-        """The bytes a token adds where a text begins: SentencePiece's mark of a word's start is no space there."""
+        """Return the bytes a token adds where a text begins: SentencePiece's mark of a word's start is no space
+        there."""
         data = self.token_bytes(token)
         return self.decode([token]).encode() if data.startswith(b" ") and self._alphabet is None else data
 
     def token_str(self, token: int) -> str:
-        """A token for display; what is not whole UTF-8 shows as a replacement character."""
+        """Render a token for display; bytes that are not valid UTF-8 become a replacement character."""
         return self.token_bytes(token).decode("utf-8", errors="replace")
 
     @cached_property
@@ -111,7 +115,7 @@ class TokenText:
         return (known["<think>"], known["</think>"]) if {"<think>", "</think>"} <= known.keys() else None
 
     def stream(self) -> TextStream:
-        """A fresh incremental detokeniser."""
+        """Make an incremental detokeniser."""
         return TextStream(self)
 
     def chat(
@@ -121,7 +125,7 @@ class TokenText:
         continue_final_message: bool = False,
         **template_kwargs: Any,
     ) -> list[int]:
-        """Ids of a conversation in the model's chat template. Control tokens that a message spells stay plain text.
+        """Encode a conversation by the model's chat template. Control tokens that a message spells stay plain text.
 
         Raises:
             ValueError: the tokenizer has no chat template, or the template refuses the conversation.
@@ -143,7 +147,7 @@ class TokenText:
 
     @cached_property
     def _template_variables(self) -> frozenset[str]:
-        """Names that the chat template asks for and a request may give: none that the tokenizer itself provides."""
+        """The names that the chat template uses and a request may set: none that the tokenizer itself provides."""
         source = self.tokenizer.chat_template
         try:
             environment = Environment(extensions=["jinja2.ext.loopcontrols"])
@@ -177,8 +181,8 @@ class TokenText:
 
 
 class TextStream:
-    """Turns tokens into text as they come, holding back the bytes of an unfinished code point. What it gives, joined,
-    is what `decode` makes of the tokens."""
+    """Turns tokens into text as they come, holding back the bytes of an unfinished code point. The pieces, joined,
+    equal `decode` of the tokens."""
 
     def __init__(self, tokens: TokenText) -> None:
         self._tokens = tokens
@@ -188,7 +192,7 @@ class TextStream:
         self._sent = ""
 
     def push(self, token: int) -> str:
-        """The text that is complete with this token; may be empty."""
+        """Return the text that is complete with this token; it may be empty."""
         if not self._tokens.spelt:
             return self._decode_anew(token)
         data = (self._tokens.token_bytes if self._begun else self._tokens.opening_bytes)(token)
@@ -196,7 +200,8 @@ class TextStream:
         return self._decoder.decode(data)
 
     def _decode_anew(self, token: int) -> str:
-        """For tokenizers whose tokens read differently in different company (WordPiece, word-end marks)."""
+        """Decode all tokens again, for tokenizers whose tokens read differently depending on their neighbours
+        (WordPiece, word-end marks)."""
         self._ids.append(token)
         text = self._tokens.decode(self._ids).rstrip("\ufffd")
         if not text.startswith(self._sent):
@@ -205,14 +210,14 @@ class TextStream:
         return new
 
     def flush(self) -> str:
-        """What may still be said at the end: nothing, for half a code point is never sent."""
+        """Reset at the end; the text left is empty, as half a code point is never sent."""
         self._decoder.reset()
         return ""
 
 
 @lru_cache(maxsize=16)
 def differences(a: TokenText, b: TokenText) -> str | None:
-    """None if two tokenizers give every text the same ids, else a sentence that names the ids that differ."""
+    """Compare two tokenizers: None if they give every text the same ids, else a sentence that names the differences."""
     left, right = (t.tokenizer.get_vocab() for t in (a, b))
     if left != right:
         by_id_left, by_id_right = ({i: w for w, i in vocab.items()} for vocab in (left, right))

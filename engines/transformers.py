@@ -1,15 +1,14 @@
-"""The embedded engine: any causal language model that transformers loads, decoded in one continuous batch.
+"""The embedded engine: runs any causal language model that transformers loads, in one continuous batch.
 
 The scheduler runs on the event loop and hands one forward pass at a time to the engine's own thread. Between two passes
-sequences join, leave and are aborted, so a client that goes away costs at most the pass that is under way.
+sequences join, leave and are aborted, so a client that leaves costs at most the pass that is running.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Iterable
-from collections.abc import Sequence as Ids
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -28,7 +27,7 @@ from waver.engines.grammar import Grammar
 from waver.engines.inverse_cdf import warm_up
 from waver.engines.runner import make_runner
 from waver.engines.sampling import draw
-from waver.engines.sequence import Reading, Sequence
+from waver.engines.sequence import HiddenStateRequest, SequenceState
 from waver.engines.slot_allocator import SCRATCH, SlotAllocator
 from waver.engines.temperature import adapts
 from waver.engines.tokens import TokenText
@@ -39,19 +38,19 @@ from waver.entropy.geometry import whiten
 PASS_TOKENS = 2048
 """Most prompt tokens in one forward pass, so that a long prompt does not hold up the others for long."""
 CATCH_UP = 16
-"""Rows with at most this many missing tokens ride along with the decoding rows."""
+"""Most missing tokens of a row that joins the pass of the decoding rows."""
 
 LOGITS = 1 << 26
 """Most logits held at once while a text is scored."""
 
 SMALL = 100_000_000
-"""Below this many parameters a CPU pass is fastest on one thread: waiting for others costs more than they bring."""
+"""Parameters below which a CPU pass is fastest on one thread, as synchronising threads costs more than they save."""
 
 Result = TypeVar("Result")
 
 
 class TransformersEngine:
-    """One model in this process. Implements `waver.engines.base.Engine`."""
+    """Runs one model in this process. Implements `waver.engines.base.Engine`."""
 
     def __init__(self, name: str, config: TransformersConfig) -> None:
         self.name = name
@@ -79,8 +78,8 @@ class TransformersEngine:
         warm_up(self.model.device)
         self._grammar: Grammar | None = None
         self._geometry: torch.Tensor | None = None
-        self._seats = SlotAllocator(config.max_sequences, self._runner)
-        self._live: list[Sequence | Reading] = []
+        self._slots = SlotAllocator(config.max_sequences, self._runner)
+        self._sequences: list[SequenceState | HiddenStateRequest] = []
         threads = config.threads or (1 if self.parameters < SMALL else torch.get_num_threads())
         self._thread = ThreadPoolExecutor(1, f"engine-{name}", torch.set_num_threads, (threads,))
         self._scheduler: asyncio.Task[None] | None = None
@@ -89,31 +88,31 @@ class TransformersEngine:
         self.passes = 0
         """Forward passes so far."""
         self.read_tokens = 0
-        """Tokens that these passes read."""
+        """Tokens that these passes computed."""
 
     @property
     def reused_tokens(self) -> int:
-        """Tokens that did not have to be read, as a slot held them already."""
-        return self._seats.reused
+        """Tokens that were not computed again, as a slot held them already."""
+        return self._slots.reused
 
     @property
     def active(self) -> int:
-        return len(self._live)
+        return len(self._sequences)
 
     @property
     def alive(self) -> bool:
         return not self._closed
 
-    async def generate(self, prompt_ids: Ids[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         self._check(prompt_ids, room=1)
         self._check_known(sampling.logit_bias, "logit_bias")
         self._check_known(sampling.stop_token_ids, "stop_token_ids")
         if needs_geometry(sampling.transforms) and self._geometry is None:
             await self._in_thread(self._whiten)
-        sequence = Sequence(prompt_ids, sampling, self.tokens.eos_ids)
+        sequence = SequenceState(prompt_ids, sampling, self.tokens.eos_ids)
         if sampling.grammar is not None:
             sequence.matcher = await asyncio.to_thread(self._matcher, sampling.grammar, sequence.answer)
-        self._live.append(sequence)
+        self._sequences.append(sequence)
         self._start()
         try:
             while True:
@@ -126,9 +125,9 @@ class TransformersEngine:
         finally:
             self._leave(sequence)
 
-    def _leave(self, sequence: Sequence | Reading) -> None:
-        if sequence in self._live:
-            self._live.remove(sequence)
+    def _leave(self, sequence: SequenceState | HiddenStateRequest) -> None:
+        if sequence in self._sequences:
+            self._sequences.remove(sequence)
 
     def check(self, sampling: Sampling, begun: bool) -> None:
         if self._closed:
@@ -160,8 +159,8 @@ class TransformersEngine:
             raise Unsupported(f"{self.name!r} cannot truncate by geometry: {reason}", "policy")
         self._geometry = whitened
 
-    def _check(self, ids: Ids[int], room: int = 0) -> None:
-        """Refuse what no pass may meet: it would take the other sequences down with it."""
+    def _check(self, ids: Sequence[int], room: int = 0) -> None:
+        """Refuse ids that would fail a pass, and so the other sequences in it."""
         if self._closed:
             raise EngineError(f"engine {self.name!r} is closed")
         if not ids:
@@ -179,6 +178,7 @@ class TransformersEngine:
             raise Unsupported(f"there is no token {unknown}: {self.name!r} knows 0 to {known - 1}", param)
 
     def _start(self) -> None:
+        """Wake the scheduler, or start it on this event loop."""
         if (
             self._scheduler is None
             or self._scheduler.done()
@@ -191,25 +191,25 @@ class TransformersEngine:
     async def _schedule(self) -> None:
         """Run passes while there are sequences; sleep while there are none."""
         while True:
-            if not self._live:
+            if not self._sequences:
                 self._wake.clear()
                 await self._wake.wait()
-            live = list(self._live)
+            live = list(self._sequences)
             try:
-                steps = await self._in_thread(partial(self._advance, live))
-            except Exception as error:  # whatever went wrong, the requests it held must hear of it
+                steps = await self._in_thread(partial(self._run_passes, live))
+            except Exception as error:  # whatever went wrong, its requests must end
                 self._fail(live, error)
                 continue
             for sequence, step in steps:
                 sequence.inbox.put_nowait(step)
                 if step.finish:
                     self._leave(sequence)
-            readings = [each for each in live if isinstance(each, Reading)]
+            readings = [each for each in live if isinstance(each, HiddenStateRequest)]
             if not readings:
                 continue
             try:
                 states = await self._in_thread(partial(self._read, readings))
-            except Exception as error:  # of no concern to the answers
+            except Exception as error:  # the answers are not affected
                 self._fail(readings, error)
                 continue
             for reading, state in states:
@@ -219,68 +219,73 @@ class TransformersEngine:
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _fail(self, sequences: Ids[Sequence | Reading], error: Exception) -> None:
-        """Tell sequences that their pass failed, and forget what their slots hold."""
+    def _fail(self, sequences: Sequence[SequenceState | HiddenStateRequest], error: Exception) -> None:
+        """Report to sequences that their pass failed, and clear their slots."""
         failure = EngineError(f"engine {self.name!r} failed: {type(error).__name__}")
         failure.__cause__ = error
         for sequence in list(sequences):
             if sequence.slot is not None:
-                self._seats.held[sequence.slot] = []
+                self._slots.held[sequence.slot] = []
             self._leave(sequence)
             sequence.inbox.put_nowait(failure)
 
     @torch.inference_mode()
-    def _advance(self, live: list[Sequence | Reading]) -> list[tuple[Sequence, Step]]:
-        """Seat who waits, then one forward pass over the rows that are near their end and one over a share of the long
-        prompts. Runs in the engine's thread, which alone touches slots."""
-        self._seats.give(live)
+    def _run_passes(self, live: list[SequenceState | HiddenStateRequest]) -> list[tuple[SequenceState, Step]]:
+        """Allocate slots, then run one forward pass over the rows with few missing tokens and one over a share of the
+        long prompts. Runs in the engine's thread, the only one that touches slots."""
+        self._slots.allocate(live)
         near, far, room = [], [], PASS_TOKENS
         for sequence in live:
-            if sequence.slot is None or isinstance(sequence, Reading):
+            if sequence.slot is None or isinstance(sequence, HiddenStateRequest):
                 continue
-            missing = self._seats.missing(sequence)
+            missing = self._slots.count_missing(sequence)
             if missing <= CATCH_UP:
                 near.append((sequence, missing))
             elif room > 0:
                 far.append((sequence, min(missing, room)))
                 room -= missing
-        produced = self._pass(near)
+        produced = self._decode(near)
         # A client that left during the first pass does not pay for the second.
-        return [*produced, *self._pass([(sequence, count) for sequence, count in far if sequence in self._live])]
+        return [*produced, *self._decode([(sequence, count) for sequence, count in far if sequence in self._sequences])]
 
     @torch.inference_mode()
-    def _read(self, readings: list[Reading]) -> list[tuple[Reading, torch.Tensor]]:
-        """One pass over a share of the prompts whose hidden states are asked for; those that are complete."""
+    def _read(self, readings: list[HiddenStateRequest]) -> list[tuple[HiddenStateRequest, torch.Tensor]]:
+        """Run one pass over a share of the prompts whose hidden states are asked for; return those that are
+        complete."""
         work, room = [], PASS_TOKENS
         for reading in readings:
-            if reading.slot is not None and reading in self._live and room > 0:
-                missing = self._seats.missing(reading)
+            if reading.slot is not None and reading in self._sequences and room > 0:
+                missing = self._slots.count_missing(reading)
                 work.append((reading, min(missing, room)))
                 room -= missing
         if not work:
             return []
         slots, starts, tokens = self._parts(work)
         states = self._runner.states(slots, starts, tokens, [reading.depth for reading, _ in work]).float().cpu()
-        self._took(slots, tokens)
+        self._record_pass(slots, tokens)
         return [
             (reading, state.clone())
             for (reading, _), state in zip(work, states, strict=True)
-            if not self._seats.missing(reading)
+            if not self._slots.count_missing(reading)
         ]
 
-    def _parts(self, work: Ids[tuple[Sequence | Reading, int]]) -> tuple[list[int], list[int], list[list[int]]]:
-        """Slots, how much they hold, and the tokens that come next."""
+    def _parts(
+        self, work: Sequence[tuple[SequenceState | HiddenStateRequest, int]]
+    ) -> tuple[list[int], list[int], list[list[int]]]:
+        """Collect the slots, how many tokens they hold, and the tokens that come next."""
         slots = [sequence.slot or SCRATCH for sequence, _ in work]
-        starts = [len(self._seats.held[slot]) for slot in slots]
+        starts = [len(self._slots.held[slot]) for slot in slots]
         return slots, starts, [s.ids[start : start + count] for (s, count), start in zip(work, starts, strict=True)]
 
-    def _took(self, slots: list[int], tokens: list[list[int]]) -> None:
+    def _record_pass(self, slots: list[int], tokens: list[list[int]]) -> None:
+        """Note the tokens that a pass added to slots."""
         self.passes += 1
         for slot, row in zip(slots, tokens, strict=True):
-            self._seats.held[slot] += row
+            self._slots.held[slot] += row
             self.read_tokens += len(row)
 
-    def _pass(self, work: list[tuple[Sequence, int]]) -> list[tuple[Sequence, Step]]:
+    def _decode(self, work: list[tuple[SequenceState, int]]) -> list[tuple[SequenceState, Step]]:
+        """Run one pass that adds so many tokens to each sequence, and draw for those that are complete."""
         if not work:
             return []
         slots, starts, tokens = self._parts(work)
@@ -295,13 +300,13 @@ class TransformersEngine:
                 work[i][0].state = state.float().cpu().clone()
         else:
             logits = self._runner.extend(slots, starts, tokens)
-        self._took(slots, tokens)
-        ready = [i for i, (sequence, _) in enumerate(work) if not self._seats.missing(sequence)]
+        self._record_pass(slots, tokens)
+        ready = [i for i, (sequence, _) in enumerate(work) if not self._slots.count_missing(sequence)]
         if not ready:
             return []
         return self._draw([work[i][0] for i in ready], logits if len(ready) == len(work) else logits[ready])
 
-    def _draw(self, sequences: list[Sequence], logits: torch.Tensor) -> list[tuple[Sequence, Step]]:
+    def _draw(self, sequences: list[SequenceState], logits: torch.Tensor) -> list[tuple[SequenceState, Step]]:
         """Draw a token for each sequence from its row of logits, and measure the raw distribution."""
         logits = self._raw(logits)
         guided = [(i, matcher) for i, each in enumerate(sequences) if (matcher := each.matcher) is not None]
@@ -319,24 +324,24 @@ class TransformersEngine:
             if sequence.state is not None:
                 step, sequence.state = replace(step, state=sequence.state), None
             if sequence.fires_before(step.entropy):
-                out.append((sequence, sequence.gated(step.entropy, self.name)))
+                out.append((sequence, sequence.gate_step(step.entropy, self.name)))
             else:
                 finish = sequence.accept(step.token, step.entropy, self.context_length)
                 out.append((sequence, replace(step, finish=finish) if finish else step))
         return out
 
     def _raw(self, logits: torch.Tensor) -> torch.Tensor:
-        """Float32 logits with the output layer's padding masked, as the tokenizer knows no such ids."""
+        """Convert logits to float32 and mask the output layer's padding, whose ids the tokenizer does not have."""
         logits = logits.float()
         if self.tokens.vocab_size < logits.shape[-1]:
             logits[..., self.tokens.vocab_size :] = -torch.inf
         return logits
 
     def _measure(
-        self, logits: torch.Tensor, drawn: torch.Tensor, top: Ids[int], entropy: torch.Tensor | None = None
+        self, logits: torch.Tensor, drawn: torch.Tensor, top: Sequence[int], entropy: torch.Tensor | None = None
     ) -> list[Step]:
-        """Steps for drawn tokens: entropy (`[rows]`, where it is known) and log-probabilities of `[rows, vocab]` raw
-        logits."""
+        """Make steps for drawn tokens, with entropies and log-probabilities of `[rows, vocab]` raw logits. `entropy`:
+        `[rows]`, where it was computed already."""
         entropies = shannon_entropy(logits) if entropy is None else entropy
         logits = logits - logits.amax(-1, keepdim=True)  # what is likely is near 0 now, where float32 is finest
         norm = logits.logsumexp(-1, keepdim=True)
@@ -352,7 +357,7 @@ class TransformersEngine:
             for token, logprob, entropy, alternatives in zip(*columns, best, strict=True)
         ]
 
-    async def score(self, ids: Ids[int], top_logprobs: int = 0) -> list[Step]:
+    async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:
         self._check(ids)
 
         @torch.inference_mode()
@@ -360,9 +365,9 @@ class TransformersEngine:
             steps: list[Step] = []
             scratch, stride = SCRATCH, max(1, LOGITS // self.vocabulary)
             for start in range(0, len(ids) - 1, stride):
-                read, said = ids[start : start + stride], ids[start + 1 : start + 1 + stride]
-                logits = self._raw(self._runner.read(scratch, start, list(read))[: len(said)])
-                steps += self._measure(logits, torch.tensor(said, device=logits.device), [top_logprobs] * len(said))
+                read, scored = ids[start : start + stride], ids[start + 1 : start + 1 + stride]
+                logits = self._raw(self._runner.read(scratch, start, list(read))[: len(scored)])
+                steps += self._measure(logits, torch.tensor(scored, device=logits.device), [top_logprobs] * len(scored))
             return steps
 
         return await self._in_thread(work)
@@ -371,10 +376,10 @@ class TransformersEngine:
     def exposes(self) -> frozenset[Inside]:
         return frozenset(("hidden_state", "hidden_states", "attention"))
 
-    async def hidden_state(self, ids: Ids[int], depth: float | None = None) -> torch.Tensor:
+    async def hidden_state(self, ids: Sequence[int], depth: float | None = None) -> torch.Tensor:
         self._check(ids)
-        reading = Reading(ids, depth)
-        self._live.append(reading)
+        reading = HiddenStateRequest(ids, depth)
+        self._sequences.append(reading)
         self._start()
         try:
             item = await reading.inbox.get()
@@ -384,7 +389,7 @@ class TransformersEngine:
             raise item
         return item
 
-    async def attention(self, ids: Ids[int], start: int) -> torch.Tensor:
+    async def attention(self, ids: Sequence[int], start: int) -> torch.Tensor:
         self._check(ids)
 
         @torch.inference_mode()
@@ -406,7 +411,7 @@ class TransformersEngine:
         self._closed = True
         if self._scheduler is not None:
             self._scheduler.cancel()
-        for sequence in self._live:
+        for sequence in self._sequences:
             sequence.inbox.put_nowait(EngineError(f"engine {self.name!r} was closed"))
-        self._live.clear()
+        self._sequences.clear()
         await asyncio.to_thread(self._thread.shutdown)

@@ -1,4 +1,4 @@
-"""What a checkpoint, or its name, says about a model: how many parameters it has, and its token embeddings."""
+"""Read a model's parameter count and token embeddings from its checkpoint, or the count from its name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from waver.engines.base import reason
 
 EMBEDDING = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight", "embed_in.weight")
 LARGEST = 1e15
-"""What no entry of a useful embedding comes near, and the sum of whose squares float32 still holds."""
+"""Bound on the entries of an embedding: far beyond useful ones, and sums of its square still fit float32."""
 BLOCK = 4096
-"""Rows of the matrix that are looked at together."""
+"""Rows of the matrix that are checked together."""
 _SIZE = re.compile(r"(?<![a-z0-9.])(?:(\d+)x)?(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", re.IGNORECASE)
 
 
 def directory(model: str, revision: str | None = None) -> Path:
-    """Where a model's files lie: the directory itself, or the hub's cache (nothing is fetched).
+    """Locate a model's files: the directory itself, or the hub's cache (nothing is fetched).
 
     Raises:
         ValueError: they are not on this machine.
@@ -37,6 +37,7 @@ def directory(model: str, revision: str | None = None) -> Path:
 
 
 def _files(folder: Path) -> list[Path]:
+    """List the safetensors files of a checkpoint."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
@@ -44,8 +45,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def parameters(model: str, revision: str | None = None) -> int:
-    """Parameters of a checkpoint in safetensors; of a quantised one, the numbers that it stores.
+def stored_parameters(model: str, revision: str | None = None) -> int:
+    """Count the parameters of a checkpoint in safetensors; of a quantised one, the numbers that it stores.
 
     Raises:
         ValueError: there is none on this machine.
@@ -59,8 +60,8 @@ def parameters(model: str, revision: str | None = None) -> int:
     return count
 
 
-def size_in_name(model: str) -> int:
-    """The parameter count that a name such as `Qwen3-8B`, `Mixtral-8x7B` or `gemma-3-270m` tells.
+def parameter_count_in_name(model: str) -> int:
+    """Parse the parameter count from a name such as `Qwen3-8B`, `Mixtral-8x7B` or `gemma-3-270m`.
 
     Raises:
         ValueError: it tells none.
@@ -72,20 +73,20 @@ def size_in_name(model: str) -> int:
     return round(int(experts or 1) * float(number) * {"b": 1e9, "m": 1e6}[unit.lower()])
 
 
-def size(model: str, revision: str | None = None) -> int:
-    """Parameters of a checkpoint in safetensors, else what its name says.
+def parameter_count(model: str, revision: str | None = None) -> int:
+    """Count the parameters of a checkpoint in safetensors, else parse the count from its name.
 
     Raises:
         ValueError: neither tells.
     """
     try:
-        return parameters(model, revision)
+        return stored_parameters(model, revision)
     except ValueError:
-        return size_in_name(model)
+        return parameter_count_in_name(model)
 
 
-def embedding(model: str, revision: str | None = None) -> torch.Tensor:
-    """The input embedding matrix, `[vocab, hidden]`, as stored.
+def input_embeddings(model: str, revision: str | None = None) -> torch.Tensor:
+    """Read the input embedding matrix, `[vocab, hidden]`, as stored.
 
     Raises:
         ValueError: the checkpoint has none under any of the usual names, or is not on this machine.
@@ -101,9 +102,10 @@ def embedding(model: str, revision: str | None = None) -> torch.Tensor:
 
 @cache
 def embedding_flaw(model: str, revision: str | None, vocabulary: int) -> str | None:
-    """Why the embeddings of a vocabulary cannot be whitened, or None. The matrix is read once, and not kept."""
+    """Explain why the embeddings of a vocabulary cannot be whitened; None where they can. The matrix is read once, and
+    not kept."""
     try:
-        matrix = embedding(model, revision)
+        matrix = input_embeddings(model, revision)
     except ValueError as error:
         return str(error)
     if matrix.ndim != 2 or len(matrix) < vocabulary:

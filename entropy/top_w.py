@@ -106,8 +106,9 @@ def top_w(logits: torch.Tensor, how: Sequence[Weights], geometry: Geometry | Non
 
 
 def without_geometry(logw: torch.Tensor, own: ParameterTable, whole: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the length of the best prefix by probability for f = 0, and whether another set may be better for a potential
-    that is 0 inside the first set: `[rows, 1]` each. A row without any token has NaN everywhere, and is decided.
+    """Find the length of the best prefix by probability for f = 0, and whether another set may be better for a
+    potential that is 0 inside the first set: `[rows, 1]` each. A row without any token has NaN everywhere, and is
+    decided.
 
     Args:
         logw: `[rows, n]` descending log-probabilities relative to the first, at least `MIN_LOGPROB`.

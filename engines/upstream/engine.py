@@ -8,8 +8,7 @@ the stream is closed when it fires.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from collections.abc import Sequence as Ids
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 
 import torch
@@ -23,7 +22,7 @@ from waver.engines.upstream.discovery import discover
 from waver.engines.upstream.parsing import TokenParser
 from waver.engines.upstream.request import TOKEN_FIELDS, body, prompt, refuse
 from waver.engines.upstream.segment import Segment
-from waver.engines.weights import size_in_name
+from waver.engines.weights import parameter_count_in_name
 
 
 class UpstreamEngine:
@@ -38,7 +37,7 @@ class UpstreamEngine:
         self._model = config.model
         try:
             self.tokens = load_tokenizer(config)
-            self.parameters = config.parameters or size_in_name(config.model)
+            self.parameters = config.parameters or parameter_count_in_name(config.model)
             self._client = UpstreamClient(name, config)
             self._parser = TokenParser(self._client.who, self.tokens)
             found = discover(self._client, self.tokens, self._parser)
@@ -59,7 +58,7 @@ class UpstreamEngine:
     def alive(self) -> bool:
         return self._client.health.alive
 
-    async def generate(self, prompt_ids: Ids[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         self._check(prompt_ids, room=1)
         room = self.context_length - len(prompt_ids)
         request = body(self._model, prompt_ids, sampling, self.tokens, self.able, room)
@@ -85,7 +84,7 @@ class UpstreamEngine:
             raise EngineError(f"engine {self.name!r} is closed")
         refuse(sampling, self.able, int(begun))
 
-    async def score(self, ids: Ids[int], top_logprobs: int = 0) -> list[Step]:
+    async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:
         self._check(ids)
         impossible = Unsupported(
             "this engine's upstream does not score a given text, so logprobs cannot be echoed", "echo"
@@ -123,10 +122,10 @@ class UpstreamEngine:
     def exposes(self) -> frozenset[Inside]:
         return frozenset()
 
-    async def hidden_state(self, ids: Ids[int], depth: float | None = None) -> torch.Tensor:
+    async def hidden_state(self, ids: Sequence[int], depth: float | None = None) -> torch.Tensor:
         raise Unsupported(f"{self.name!r} is an upstream, which does not give away hidden states; use another engine")
 
-    async def attention(self, ids: Ids[int], start: int) -> torch.Tensor:
+    async def attention(self, ids: Sequence[int], start: int) -> torch.Tensor:
         raise Unsupported(
             f"{self.name!r} is an upstream, which does not give away attention weights; use another engine"
         )
@@ -134,7 +133,7 @@ class UpstreamEngine:
     def embedding_matrix(self) -> torch.Tensor:
         raise Unsupported(f"{self.name!r} is an upstream, which does not give away its embeddings; use another engine")
 
-    def _check(self, ids: Ids[int], room: int = 0) -> None:
+    def _check(self, ids: Sequence[int], room: int = 0) -> None:
         if self._client.closed:
             raise EngineError(f"engine {self.name!r} is closed")
         if not ids:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from collections.abc import Sequence as Ids
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from waver.engines.base import NO_TOKEN, EngineError, Finish, Sampling, Step
-from waver.engines.sequence import Sequence
+from waver.engines.sequence import SequenceState
 from waver.engines.tokens import TokenText
 from waver.engines.upstream.parsing import TokenEvent, TokenParser
 from waver.engines.upstream.request import Capabilities, gate_runs_upstream
@@ -22,7 +21,7 @@ class Segment:
     def __init__(
         self,
         engine: str,
-        prompt_ids: Ids[int],
+        prompt_ids: Sequence[int],
         sampling: Sampling,
         tokens: TokenText,
         able: Capabilities,
@@ -36,7 +35,7 @@ class Segment:
         """Whether the gate runs in the upstream."""
         self._sampling = sampling
         counted = replace(sampling, gate=None) if self._gated_upstream else sampling
-        self._sequence = Sequence(prompt_ids, counted, tokens.eos_ids)
+        self._sequence = SequenceState(prompt_ids, counted, tokens.eos_ids)
         lagged = self._gated_upstream and sampling.gate is not None and sampling.gate.timing == "lagged"
         # Some ends are reported after the token that they belong to: then each token is held back until the next.
         self._waits = lagged or not able.tells_end or sampling.grammar is not None
@@ -73,7 +72,7 @@ class Segment:
     def _next(self, event: TokenEvent) -> Step:
         step = self._parser.step(event, self._engine, self._sampling.top_logprobs)
         if self._sequence.fires_before(step.entropy):
-            return replace(self._sequence.gated(step.entropy, self._engine), entropy_bounds=step.entropy_bounds)
+            return replace(self._sequence.gate_step(step.entropy, self._engine), entropy_bounds=step.entropy_bounds)
         return replace(step, finish=self._sequence.accept(step.token, step.entropy, self._context_length))
 
     def _end_by_gate(self, event: TokenEvent) -> list[Step]:

@@ -25,7 +25,7 @@ from waver.engines.vllm.frames import hidden_states, request_id
 from waver.engines.vllm.params import KEY, RequestParams
 from waver.engines.vllm.ring import ring_path
 from waver.engines.vllm.state import BatchRow, RequestState
-from waver.engines.weights import embedding
+from waver.engines.weights import input_embeddings
 from waver.entropy.geometry import whiten
 
 log = init_logger("vllm.waver")
@@ -62,7 +62,7 @@ def make_decoder(vllm_config: Any, capacity: int, device: torch.device) -> Decod
         device,
         ring,
         partial(Grammar, tokens, vocabulary),
-        lambda: whiten_on(embedding(model.model, model.revision)[:vocabulary], device),
+        lambda: whiten_on(input_embeddings(model.model, model.revision)[:vocabulary], device),
     )
 
 

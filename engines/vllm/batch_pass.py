@@ -16,7 +16,7 @@ import torch
 from waver.devices import array_namespace, as_array, make_array, to_device
 from waver.engines.grammar import Grammar
 from waver.engines.sampling import draw
-from waver.engines.temperature import adapted
+from waver.engines.temperature import adapted_temperatures
 from waver.engines.transforms import truncate
 from waver.engines.vllm.gate_windows import GateWindows
 from waver.engines.vllm.ring import COMPLETE, TOP, RingWriter
@@ -167,7 +167,7 @@ class Pass:
         params = [self._batch[i].state.params for i in cut]
         transforms = [each.transforms for each in params]
         base = to_device([each.temperature for each in params], self._device)
-        temperatures = adapted(base, transforms, torch.as_tensor(self._entropy)[which])
+        temperatures = adapted_temperatures(base, transforms, torch.as_tensor(self._entropy)[which])
         tempered = torch.as_tensor(self._mine)[which] / temperatures[:, None]
         left = truncate(tempered, transforms, self._resources.geometry, temperatures).logits
         at = torch.as_tensor(self._logit_rows(which))

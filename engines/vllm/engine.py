@@ -20,7 +20,7 @@ from waver.engines.config import VllmConfig
 from waver.engines.vllm.core import Running
 from waver.engines.vllm.model import VllmModel
 from waver.engines.vllm.ring import TOP
-from waver.engines.weights import embedding
+from waver.engines.weights import input_embeddings
 from waver.entropy import entropy_bounds
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class VllmEngine(ABC):
         raise Unsupported(f"engine {self.name!r} runs under vLLM, which does not hand out attention weights", "policy")
 
     def embedding_matrix(self) -> torch.Tensor:
-        return embedding(self.model.config.model, self.model.revision)
+        return input_embeddings(self.model.config.model, self.model.revision)
 
     async def aclose(self) -> None:
         if self._adapter is None:  # an adapter goes with its model

@@ -14,7 +14,7 @@ from waver.engines.config import VllmConfig
 from waver.engines.tokens import TokenText
 from waver.engines.vllm.core import Core, Running
 from waver.engines.vllm.ring import SLOTS
-from waver.engines.weights import size
+from waver.engines.weights import parameter_count
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -54,7 +54,7 @@ class VllmModel:
         self.tokens = TokenText.load(model.tokenizer, ends, **options)
         self.vocabulary: int = model.get_vocab_size()
         self.context_length: int = model.max_model_len
-        self.parameters = self.config.parameters or size(self.config.model, model.revision)
+        self.parameters = self.config.parameters or parameter_count(self.config.model, model.revision)
         self.speculates = llm.vllm_config.speculative_config is not None
         self.known = min(self.vocabulary, self.tokens.vocab_size)
         """Tokens that may be used: ids from there on are padding."""

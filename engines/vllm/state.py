@@ -42,7 +42,7 @@ class RequestState:
         """Whether every token is drawn here, else up to which position: a minimum length changes the logits until
         then, and afterwards vLLM's argmax of the untouched logits is the same token."""
         if sampling is not None and not params.given:
-            untouched = Row(sampling, (), -sampling.min_tokens, ()).untouched  # once the minimum length is reached
+            untouched = Row(sampling, (), -sampling.min_tokens, ()).unadjusted  # once the minimum length is reached
             self.always_draws = sampling.temperature > 0 or sampling.grammar is not None or not untouched
             self.draws_until = sampling.min_tokens + self.answer_start - prompt_length
         self.truncates = sampling is None and bool(params.transforms) and params.temperature > 0

@@ -12,7 +12,7 @@ import torch
 from tests.engines.driving import plain_logits, prompts, steps, tokens
 from waver.engines.base import Sampling
 from waver.engines.sampling import Row, draw
-from waver.engines.temperature import adapted
+from waver.engines.temperature import adapted_temperatures
 from waver.engines.transformers import TransformersEngine
 from waver.engines.transforms import AdaptiveTemperature, TopH, TopP, TopW, Transform, from_data, truncate
 from waver.entropy import shannon_entropy
@@ -29,7 +29,7 @@ SWAYING = AdaptiveTemperature(span=0.3, low=0.05, pivot=1.0, high=3.0)
 
 def temperatures(logits: torch.Tensor, *transforms: Transform, base: float = 1.0) -> torch.Tensor:
     rows = len(logits)
-    return adapted(torch.full((rows,), base), [transforms] * rows, shannon_entropy(logits))
+    return adapted_temperatures(torch.full((rows,), base), [transforms] * rows, shannon_entropy(logits))
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_rows_each_in_their_own_way() -> None:
     logits = torch.randn(6, 40, generator=torch.Generator().manual_seed(1)) * 3
     asked: list[tuple[Transform, ...]] = [(), (COOL,), (TopP(p=0.5),), (TopP(p=0.5), WARM), (COOL, WARM), ()]
     base = torch.tensor([1.0, 1.0, 0.5, 0.5, 2.0, 1.5])
-    out = adapted(base, asked, shannon_entropy(logits))
+    out = adapted_temperatures(base, asked, shannon_entropy(logits))
     assert out.tolist() == pytest.approx([1.0, 0.7, 0.5, 0.65, 1.82, 1.5])
     assert base.tolist() == [1.0, 1.0, 0.5, 0.5, 2.0, 1.5]
-    assert adapted(base, [()] * 6) is base
+    assert adapted_temperatures(base, [()] * 6) is base
     with pytest.raises(ValueError, match="needs the entropy"):
-        adapted(base, asked)
+        adapted_temperatures(base, asked)
 
 
 def sampled(logits: torch.Tensor, how: Sampling, n: int = 400) -> Any:

@@ -18,9 +18,9 @@ def test_it_counts_as_if_anew(changes: list[tuple[int, list[int]]]) -> None:
     for back, more in changes:
         shorter = text[: len(text) - back]
         if back:  # a position is decoded again after a preemption
-            tokens, counts = counter.read(shorter)
+            tokens, counts = counter.count(shorter)
             assert dict(zip(tokens.tolist(), counts.tolist(), strict=True)) == Counter(shorter)
         text = shorter + more
-        tokens, counts = counter.read(text)
+        tokens, counts = counter.count(text)
         assert dict(zip(tokens.tolist(), counts.tolist(), strict=True)) == Counter(text)
         assert len(set(tokens.tolist())) == len(tokens)

@@ -10,7 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from waver.engines.transformers import TransformersEngine
-from waver.engines.weights import embedding, embedding_flaw, parameters, size, size_in_name
+from waver.engines.weights import (
+    embedding_flaw,
+    input_embeddings,
+    parameter_count,
+    parameter_count_in_name,
+    stored_parameters,
+)
 
 
 def checkpoint(folder: Path, matrix: torch.Tensor, name: str = "model.embed_tokens.weight") -> str:
@@ -24,8 +30,8 @@ def checkpoint(folder: Path, matrix: torch.Tensor, name: str = "model.embed_toke
 
 
 def test_the_matrix_and_the_count_are_the_models(wild: TransformersEngine, wild_directory: Path) -> None:
-    assert torch.equal(embedding(str(wild_directory)), wild.embedding_matrix())
-    assert parameters(str(wild_directory)) == wild.parameters
+    assert torch.equal(input_embeddings(str(wild_directory)), wild.embedding_matrix())
+    assert stored_parameters(str(wild_directory)) == wild.parameters
     assert embedding_flaw(str(wild_directory), None, wild.vocabulary) is None
 
 
@@ -45,7 +51,7 @@ def test_a_matrix_that_cannot_be_whitened(tmp_path: Path) -> None:
 
 def test_no_weights(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no weights in safetensors"):
-        parameters(str(tmp_path))
+        stored_parameters(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -61,13 +67,13 @@ def test_no_weights(tmp_path: Path) -> None:
     ],
 )
 def test_size_in_name(name: str, expected: float) -> None:
-    assert size_in_name(name) == expected
+    assert parameter_count_in_name(name) == expected
 
 
 @pytest.mark.parametrize("name", ["small", "phi-4", "gpt-4bit", "8B/model", "m5-v2"])
 def test_no_size_in_name(name: str) -> None:
     with pytest.raises(ValueError, match="set `parameters`"):
-        size_in_name(name)
+        parameter_count_in_name(name)
 
 
 def test_the_name_speaks_where_there_are_no_weights(
@@ -75,7 +81,7 @@ def test_the_name_speaks_where_there_are_no_weights(
 ) -> None:
     named = tmp_path / "wild-7b"
     named.symlink_to(wild_directory)
-    assert size(str(named)) == wild.parameters
-    assert size(str(tmp_path / "gone-7b")) == 7e9
+    assert parameter_count(str(named)) == wild.parameters
+    assert parameter_count(str(tmp_path / "gone-7b")) == 7e9
     with pytest.raises(ValueError, match="set `parameters`"):
-        size(str(tmp_path / "gone"))
+        parameter_count(str(tmp_path / "gone"))

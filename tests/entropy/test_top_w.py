@@ -306,8 +306,8 @@ def test_reference(seed: int, vocab: int, scale: float, masked: bool, **how: Any
 def test_the_shortcut_is_taken_where_geometry_changes_nothing(
     seed: int, scale: float, warm_mass: float, mass: float, chord: bool
 ) -> None:
-    """Where the prefix without geometry is known to be the answer, from few tokens or from all, the alternation over the
-    whole pool ends in the same set, for any embeddings and a geometry 83 times as strong."""
+    """Where the prefix without geometry is known to be the answer, from few tokens or from all, the alternation over
+    the whole pool ends in the same set, for any embeddings and a geometry 83 times as strong."""
     rng = np.random.default_rng(seed)
     vocab = 2 * FIRST_POOL
     logits = torch.from_numpy(rng.normal(size=(6, vocab)) * scale).float()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from waver.engines.base import Engine, Sampling, Step
-from waver.engines.sequence import Sequence as Decoding
+from waver.engines.sequence import SequenceState as Decoding
 from waver.engines.tokens import TokenText
 from waver.policies.base import Policy, Proceed
 from waver.policies.job import Job, UserTurn

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from waver.engines.base import Sampling, Step
-from waver.engines.sequence import Sequence as Decoding
+from waver.engines.sequence import SequenceState as Decoding
 from waver.policies.base import Policy, Proceed
 from waver.policies.job import Job
 from waver.policies.report import Report
@@ -29,7 +29,7 @@ class Scripted:
             position = len(decoding.ids) - decoding.start
             entropy = self.entropies[position]
             if decoding.fires_before(entropy):
-                yield decoding.gated(entropy, self.name)
+                yield decoding.gate_step(entropy, self.name)
                 return
             finish = decoding.accept(position, entropy, context_length=1_000_000)
             yield Step(position, 0.0, entropy, self.name, finish=finish)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from waver.engines.base import Gate, Sampling
 from waver.engines.grammar import Grammar
 from waver.engines.sampling import Row, draw
-from waver.engines.temperature import adapted
+from waver.engines.temperature import adapted_temperatures
 from waver.engines.transforms import AdaptiveTemperature, TopH, TopP, TopW, Transform, truncate
 from waver.engines.vllm.params import RequestParams
 from waver.engines.vllm.ring import COMPLETE, EAGER, LAGGED
@@ -111,7 +111,7 @@ def expect(request: Request, logits: torch.Tensor, grammar: Callable[[], Grammar
             matcher.consume_token(token)
             flags |= COMPLETE * matcher.is_stopped()
     base = torch.tensor([ask.temperature])
-    temperature = adapted(base, [ask.transforms], torch.tensor([entropy], dtype=torch.float32))
+    temperature = adapted_temperatures(base, [ask.transforms], torch.tensor([entropy], dtype=torch.float32))
     left = truncate(barred[None] / temperature, [ask.transforms], geometry, temperature).logits[0] > -torch.inf
     return Expected(entropy, flags, ends, token, logprob, raw, left, float(base / temperature), doubtful)
 

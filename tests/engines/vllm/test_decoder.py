@@ -22,7 +22,7 @@ from waver.engines.transforms import TopH, TopW, truncate
 from waver.engines.vllm.decoder import BatchRow, Decoder
 from waver.engines.vllm.params import KEY, RequestParams
 from waver.engines.vllm.ring import COMPLETE, EntropyRing
-from waver.engines.weights import embedding
+from waver.engines.weights import input_embeddings
 from waver.entropy.geometry import whiten
 
 PHASES = [Phase.explicit, Phase.reuse, Phase.generate]  # to shrink a case takes minutes
@@ -161,7 +161,7 @@ def test_every_request_is_as_if_alone(
     grammar: Callable[..., Grammar],
     checkpoint: Callable[[int], Path],
 ) -> None:
-    geometry = whiten(embedding(str(checkpoint(vocabulary))))
+    geometry = whiten(input_embeddings(str(checkpoint(vocabulary))))
     stop = 0 if vocabulary == KNOWN else KNOWN
     seen = dict[str, int]()
 

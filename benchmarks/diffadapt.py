@@ -28,7 +28,7 @@ from waver.benchmarks.processes import free_port, go_first, running
 from waver.benchmarks.stats import Array, middle, percentiles, resamples, typical
 from waver.clients.client import AsyncWaver, WaverReport
 from waver.clients.client import report as report_of
-from waver.engines.probe import CLASSES
+from waver.policies.think.difficulty import DIFFICULTIES
 from waver.stats import wilson
 from waver.training.pair.world import Item, documents, draw, score_text, steps_of
 from waver.training.probe.labels import Answers
@@ -78,7 +78,7 @@ class Run:
     @property
     def shares(self) -> Array:
         """How often each strategy was chosen, `[3]`."""
-        return np.array([self.chosen.count(name) for name in CLASSES]) / len(self.chosen)
+        return np.array([self.chosen.count(name) for name in DIFFICULTIES]) / len(self.chosen)
 
 
 @asynccontextmanager
@@ -167,7 +167,7 @@ def plain_answers(run: Run) -> list[Answers]:
 def ways(bench: Bench, rules: Sequence[str]) -> dict[str, Sequence[How]]:
     """No strategy, fixed ones, and every probe."""
     n = len(bench.items)
-    fixed: dict[str, Sequence[How]] = {name: [bench.how(strategy=name)] * n for name in CLASSES}
+    fixed: dict[str, Sequence[How]] = {name: [bench.how(strategy=name)] * n for name in DIFFICULTIES}
     routed = {f"diffadapt, {rule}": [bench.how(strategy="auto", probe=rule)] * n for rule in rules}
     return {PLAIN: [bench.how()] * n, **fixed, **routed}
 
@@ -176,7 +176,7 @@ def controls(bench: Bench, rules: Sequence[str], found: Mapping[str, Run]) -> di
     """The oracle, and as many of each strategy as each probe chose, dealt out at random."""
     made: dict[str, Sequence[How]] = {ORACLE: [bench.how(strategy=ORACLE, answer=item.answer) for item in bench.items]}
     for rule in rules:
-        mix = dict(zip(CLASSES, found[f"diffadapt, {rule}"].shares.tolist(), strict=True))
+        mix = dict(zip(DIFFICULTIES, found[f"diffadapt, {rule}"].shares.tolist(), strict=True))
         made[f"{SHUFFLED}, {rule}"] = [bench.how(strategy=SHUFFLED, mix=mix)] * len(bench.items)
     return made
 
@@ -192,7 +192,7 @@ def rows(found: Mapping[str, Run]) -> list[dict[str, Any]]:
     normal = found["normal"]
     n = len(normal.right)
     weights = resamples(n)
-    fixed = {key: np.stack([getattr(found[name], key) for name in CLASSES]) for key in ("right", "tokens")}
+    fixed = {key: np.stack([getattr(found[name], key) for name in DIFFICULTIES]) for key in ("right", "tokens")}
     out = []
     for name, run in found.items():
         gap = run.right - normal.right
@@ -208,7 +208,7 @@ def rows(found: Mapping[str, Run]) -> list[dict[str, Any]]:
             "forced": run.forced,
             "seconds": run.seconds,
             "entropy": float(run.entropies.mean()),
-            "mix": dict(zip(CLASSES, run.shares.tolist(), strict=True)) if run.chosen[0] else None,
+            "mix": dict(zip(DIFFICULTIES, run.shares.tolist(), strict=True)) if run.chosen[0] else None,
         }
         if name.startswith("diffadapt"):
             chance = run.right - run.shares @ fixed["right"]
@@ -231,7 +231,7 @@ def mixes(found: Mapping[str, Run], at: Sequence[int]) -> dict[str, dict[int, li
     steps = np.array(at)
     return {
         name: {
-            int(level): [float(np.mean(np.array(run.chosen)[steps == level] == each)) for each in CLASSES]
+            int(level): [float(np.mean(np.array(run.chosen)[steps == level] == each)) for each in DIFFICULTIES]
             for level in sorted(set(at))
         }
         for name, run in found.items()
@@ -325,7 +325,7 @@ async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained((settings["models"] or BUNDLED) / LARGE)
     told = config["policies"]["diffadapt"]
     words: dict[str, int] = {
-        name: len(tokenizer.encode(told[name]["words"], add_special_tokens=False)) for name in CLASSES
+        name: len(tokenizer.encode(told[name]["words"], add_special_tokens=False)) for name in DIFFICULTIES
     }
     items = draw(TASK, settings["seed"], settings["n"])
     at = levels(items)
@@ -405,12 +405,12 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
 def _row(row: Mapping[str, Any]) -> list[str]:
     mix = row["mix"]
     return [
-        f"fixed {row['way']}" if row["way"] in CLASSES else row["way"],
+        f"fixed {row['way']}" if row["way"] in DIFFICULTIES else row["way"],
         report.percent(row["accuracy"], row["accuracy_interval"]),
         f"{row['tokens']:.1f}",
         report.percent(row["saving"], row["saving_interval"]),
         report.points(row["over_normal"], row["over_normal_interval"]),
-        "–" if mix is None else " / ".join(f"{100 * mix[name]:.0f}" for name in CLASSES),
+        "–" if mix is None else " / ".join(f"{100 * mix[name]:.0f}" for name in DIFFICULTIES),
         report.percent(row["forced"]),
         f"{row['seconds']:.1f}",
     ]

@@ -1,16 +1,16 @@
-"""A probe: a small network that reads a model's hidden state and names a class (DiffAdapt, arXiv 2510.19669).
+"""A probe: a small network that classifies a prompt by a model's hidden state.
 
-A folder with `probe.safetensors` and `probe.json` (the `Record`). One fits one model and one chat template: it carries
-a reference prompt with the hidden state that its model has there, and is refused where the engine's differs.
+It is a folder with `probe.safetensors` and `probe.json` (the `Record`). A probe fits one model and one chat template:
+it carries a reference prompt with the hidden state that its model has there, and is refused where the engine's differs.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,23 +19,21 @@ from safetensors.torch import load_file, save_file
 
 from waver.engines.base import Engine, Unsupported, reason
 
-Class = Literal["easy", "normal", "hard"]
-CLASSES: tuple[Class, ...] = ("easy", "normal", "hard")
-"""What the three outputs stand for, in order."""
 ALIKE = 0.99
-"""Cosine from which two hidden states are taken for one model's; bfloat16 and int8 weights stay above it."""
+"""Least cosine of two hidden states of one model; bfloat16 and int8 weights stay above it."""
 RECENT = 100
-"""Questions from which it is guessed what the next one will be taken for."""
+"""Number of the last classes that are kept."""
 REFERENCE = "What is 27 + 58 - 13?"
 """The user message at whose end the reference state is taken."""
 
 
 class Record(BaseModel):
-    """What a probe is for, and how it came about.
+    """What a probe is for, and how it was trained.
 
-    `words` open the assistant's turn, after the generation prompt: the hidden state at their last token is what is
-    read. `labels` names the rule of its classes, `thresholds` their alpha, beta (nats) and gamma. `about` is for
-    people: questions, samples, scores.
+    `words` open the assistant's turn, after the generation prompt: the probe reads the hidden state at their last
+    token. `labels` names the rule of its classes, `thresholds` their alpha, beta (nats) and gamma. `classes` are the
+    names of its outputs, in order; files of the first version have none. `about` is for people: questions, samples,
+    scores.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -44,12 +42,13 @@ class Record(BaseModel):
     words: str
     labels: str
     thresholds: dict[str, float] = {}
+    classes: tuple[str, ...] = ()
     about: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
 class Probe:
-    """logits = W2 relu(W1 h + b1) + b2, with W1 `[width, hidden]` and W2 `[3, width]`, float32.
+    """logits = W2 relu(W1 h + b1) + b2, with W1 `[width, hidden]` and W2 `[classes, width]`, float32.
 
     `ids` and `state` are the reference: a prompt as the chat template makes it, `words` included, and the `[hidden]`
     state at its end.
@@ -59,24 +58,22 @@ class Probe:
     record: Record
     ids: tuple[int, ...]
     state: torch.Tensor
-    chosen: deque[Class] = field(default_factory=lambda: deque(maxlen=RECENT), repr=False, compare=False)
-    """What was made of the last questions that it was asked about."""
+    recent: deque[str] = field(default_factory=lambda: deque(maxlen=RECENT), repr=False, compare=False)
+    """The classes that were chosen for the last prompts."""
     _known: dict[int, tuple[Engine, str | None]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def hidden(self) -> int:
+        """Width of the hidden states."""
         return self.weights["W1"].shape[1]
 
     @property
-    def usual(self) -> Class | None:
-        """What at least half of the last questions were taken for, if any class; normal before there were any."""
-        if not self.chosen:
-            return "normal"
-        ((most, count),) = Counter(self.chosen).most_common(1)
-        return most if 2 * count >= len(self.chosen) else None
+    def outputs(self) -> int:
+        """Number of classes."""
+        return self.weights["W2"].shape[0]
 
     def __call__(self, state: torch.Tensor) -> torch.Tensor:
-        """Logits of the classes: `[..., 3]` for hidden states `[..., hidden]`."""
+        """Compute the logits of the classes: `[..., classes]` for hidden states `[..., hidden]`."""
         first = torch.relu(state.float() @ self.weights["W1"].T + self.weights["b1"])
         return first @ self.weights["W2"].T + self.weights["b2"]
 
@@ -89,8 +86,11 @@ class Probe:
 
     @classmethod
     def load(cls, folder: Path) -> Probe:
-        """Raises:
-        ValueError: there is no probe, or it is damaged."""
+        """Read the folder.
+
+        Raises:
+            ValueError: there is no probe, or it is damaged.
+        """
         try:
             record = Record.model_validate_json((folder / "probe.json").read_text(encoding="utf-8"))
             tensors = load_file(folder / "probe.safetensors")
@@ -101,13 +101,15 @@ class Probe:
         except (ValidationError, SafetensorError, KeyError, UnicodeDecodeError, OSError) as error:
             raise ValueError(f"the probe in {folder} cannot be read: {reason(error)}") from error
         width, hidden = weights["W1"].shape if weights["W1"].ndim == 2 else (0, 0)
-        shapes = {"W1": (width, hidden), "b1": (width,), "W2": (len(CLASSES), width), "b2": (len(CLASSES),)}
-        if not width or any(tuple(weights[n].shape) != s for n, s in shapes.items()) or tuple(state.shape) != (hidden,):
+        outputs = len(record.classes) or weights["b2"].numel()
+        shapes = {"W1": (width, hidden), "b1": (width,), "W2": (outputs, width), "b2": (outputs,)}
+        fit = all(tuple(weights[name].shape) == shape for name, shape in shapes.items())
+        if not (width and outputs and fit and tuple(state.shape) == (hidden,)):
             raise ValueError(f"the probe in {folder} cannot be read: its tensors do not fit together")
         return cls(weights, record, ids, state)
 
     async def check(self, engine: Engine) -> None:
-        """See once for each engine that it runs the model and template this probe was trained on.
+        """Check, once for each engine, that it runs the model and template that this probe was trained on.
 
         Raises:
             Unsupported: it does not, or does not hand out hidden states.
@@ -120,7 +122,7 @@ class Probe:
             raise Unsupported(reason, "policy")
 
     async def _misfit(self, engine: Engine) -> str | None:
-        """Why this probe cannot read an engine; None: it can."""
+        """Explain why this probe cannot read an engine; None where it can."""
         if "hidden_state" not in engine.exposes:
             return f"engine {engine.name!r} does not hand out hidden states, which a probe reads"
         if reference_ids(engine, self.record.words) != self.ids:
@@ -132,7 +134,7 @@ class Probe:
 
 
 def reference_ids(engine: Engine, words: str) -> tuple[int, ...]:
-    """The reference prompt as an engine's template makes it, with a probe's words (think tags and all) behind it.
+    """Encode the reference prompt by an engine's chat template, followed by a probe's words (think tags included).
 
     Raises:
         Unsupported: the model has no chat template.

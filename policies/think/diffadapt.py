@@ -41,9 +41,10 @@ import torch
 from pydantic import Field, PrivateAttr, model_validator
 
 from waver.engines.base import Engine, Sampling, Step, Unsupported
-from waver.engines.probe import CLASSES, Class
+from waver.engines.probe import Probe
 from waver.policies.base import Policy, Proceed, Stage
 from waver.policies.job import Job
+from waver.policies.think.difficulty import DIFFICULTIES, Difficulty, usual_difficulty
 from waver.policies.think.head_start import HeadStart
 from waver.policies.think.oracle import best
 from waver.policies.think.strategies import Easy, Hard, Normal, asked
@@ -74,7 +75,7 @@ class DiffAdapt(Policy):
     min_confidence: float = Field(
         default=0.5, ge=0.0, le=1.0, description="probability of the likeliest class below which it is normal"
     )
-    bonus: dict[Class, float] = Field(default={}, description="what is added to the logits of classes")
+    bonus: dict[Difficulty, float] = Field(default={}, description="what is added to the logits of classes")
     easy: Easy = Field(default=Easy(), description="how an easy question is answered")
     normal: Normal = Field(default=Normal(), description="how a normal question is answered")
     hard: Hard = Field(default=Hard(), description="how a hard question is answered")
@@ -82,14 +83,14 @@ class DiffAdapt(Policy):
     draft_tokens: int = Field(default=16, ge=1, le=1024, description="tokens of that draft")
     draft_easy: float = Field(default=0.1, ge=0.0, description="mean entropy below which a draft is easy (nats)")
     draft_hard: float = Field(default=0.6, ge=0.0, description="mean entropy above which a draft is hard (nats)")
-    mix: dict[Class, float] = Field(
+    mix: dict[Difficulty, float] = Field(
         default={"easy": 1.0, "normal": 1.0, "hard": 1.0}, description="weights with which shuffled draws"
     )
     answer: str | None = Field(default=None, max_length=4096, description="the right answer, which the oracle knows")
 
     # By prompt: the choices of one request share what was found out.
     _turns: defaultdict[tuple[int, ...], asyncio.Lock] = PrivateAttr(default_factory=lambda: defaultdict(asyncio.Lock))
-    _judged: dict[tuple[int, ...], tuple[Class, dict[str, Any]]] = PrivateAttr(default_factory=dict)
+    _judged: dict[tuple[int, ...], tuple[Difficulty, dict[str, Any]]] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> DiffAdapt:
@@ -151,7 +152,7 @@ class DiffAdapt(Policy):
 
     async def _judge(
         self, job: Job, ways: Mapping[str, Job], proceed: Proceed
-    ) -> tuple[HeadStart | None, Class, dict[str, Any]]:
+    ) -> tuple[HeadStart | None, Difficulty, dict[str, Any]]:
         """The answer, where it has been begun in the right way; the class of the question, and what a report says."""
         found = await self._reader(job)
         if found is None:
@@ -179,10 +180,10 @@ class DiffAdapt(Policy):
 
     def _guess(
         self, job: Job, name: str, read: tuple[int, ...], ways: Mapping[str, Job], proceed: Proceed
-    ) -> Class | None:
+    ) -> Difficulty | None:
         """The strategy to begin with before the probe has spoken; None where the answer's first pass would not read
         what the probe does, or where no strategy is likely enough."""
-        usual = job.services.probes[name].usual
+        usual = usual_difficulty(job.services.probes[name].recent)
         if usual is None or any(policy.stage in ("search", "decode") for policy in proceed.policies):
             return None
         return usual if ways[usual].prompt_ids[: len(read)] == read else None
@@ -202,6 +203,7 @@ class DiffAdapt(Policy):
         for engine in dict.fromkeys((job.engine, *job.report.parameters)):
             for name, probe in probes.items():
                 try:
+                    check_classes(name, probe)
                     await probe.check(job.services.engines[engine])
                 except Unsupported as error:
                     reasons.append(str(error))
@@ -212,23 +214,35 @@ class DiffAdapt(Policy):
         reason = reasons[0] if reasons else f"no probe with the labels {self.labels} is configured"
         raise Unsupported(f'{reason}; name a strategy, or let a draft decide: "fallback": "draft"', "policy")
 
-    def _probed(self, job: Job, name: str, engine: Engine, state: torch.Tensor) -> tuple[Class, dict[str, Any]]:
-        logits = job.services.probes[name](state) + torch.tensor([self.bonus.get(each, 0.0) for each in CLASSES])
-        probabilities = dict(zip(CLASSES, logits.softmax(-1).tolist(), strict=True))
-        likeliest = max(CLASSES, key=lambda each: probabilities[each])
+    def _probed(self, job: Job, name: str, engine: Engine, state: torch.Tensor) -> tuple[Difficulty, dict[str, Any]]:
+        probe = job.services.probes[name]
+        logits = probe(state) + torch.tensor([self.bonus.get(each, 0.0) for each in DIFFICULTIES])
+        probabilities = dict(zip(DIFFICULTIES, logits.softmax(-1).tolist(), strict=True))
+        likeliest = max(DIFFICULTIES, key=lambda each: probabilities[each])
         chosen = likeliest if probabilities[likeliest] >= self.min_confidence else "normal"
-        job.services.probes[name].chosen.append(chosen)
+        probe.recent.append(chosen)
         return chosen, {"probe": name, "engine": engine.name, "probabilities": probabilities}
 
-    async def _drafted(self, job: Job) -> tuple[Class, dict[str, Any]]:
+    async def _drafted(self, job: Job) -> tuple[Difficulty, dict[str, Any]]:
         engine = job.writer
         sampling = Sampling(temperature=0.0, max_tokens=min(self.draft_tokens, job.sampling.max_tokens), logprobs=False)
         async with aclosing(engine.generate(job.prompt_ids, sampling)) as steps:
             entropies = [step.entropy async for step in steps]
         job.report.discarded += len(entropies)
         mean = sum(entropies) / len(entropies)
-        chosen: Class = "easy" if mean < self.draft_easy else "hard" if mean > self.draft_hard else "normal"
+        chosen: Difficulty = "easy" if mean < self.draft_easy else "hard" if mean > self.draft_hard else "normal"
         return chosen, {"engine": engine.name, "draft_entropy": mean}
+
+
+def check_classes(name: str, probe: Probe) -> None:
+    """Check that a probe tells the difficulties apart.
+
+    Raises:
+        Unsupported: it was trained for other classes.
+    """
+    if probe.record.classes not in ((), DIFFICULTIES) or probe.outputs != len(DIFFICULTIES):
+        classes = ", ".join(probe.record.classes) or f"{probe.outputs} classes"
+        raise Unsupported(f"the probe {name!r} tells {classes} apart, and not {', '.join(DIFFICULTIES)}", "policy")
 
 
 def probe_prompt(job: Job, name: str, engine: Engine) -> tuple[int, ...]:

@@ -30,7 +30,8 @@ from waver.benchmarks import (
 from waver.benchmarks.answers import load_pair
 from waver.benchmarks.frontier import BARS, POINTS, SHARES, Point
 from waver.clients.client import AsyncWaver
-from waver.engines.probe import CLASSES, Probe, Record, reference_ids
+from waver.engines.probe import Probe, Record, reference_ids
+from waver.policies.think.difficulty import DIFFICULTIES
 from waver.training.probe.fit import mlp, weights
 
 
@@ -171,13 +172,13 @@ def test_diffadapt(probed: Path, start: Callable[..., Any], tmp_path: Path, monk
     )
     rows = {row["way"]: row for row in found["rows"]}
     routed = ("diffadapt, paper", "diffadapt, oracle")
-    assert set(rows) == {"plain", *CLASSES, *routed, "shuffled, paper", "shuffled, oracle", "oracle"}
-    for name in CLASSES:
+    assert set(rows) == {"plain", *DIFFICULTIES, *routed, "shuffled, paper", "shuffled, oracle", "oracle"}
+    for name in DIFFICULTIES:
         assert rows[name]["mix"][name] == 1
     assert rows["normal"]["saving"] == rows["normal"]["over_normal"] == 0
     assert all(sum(rows[name]["mix"].values()) == pytest.approx(1) for name in routed)
-    assert rows["oracle"]["tokens"] <= min(rows[name]["tokens"] for name in CLASSES)
-    assert [row["way"] for row in found["beyond"]] == ["plain", *CLASSES, *routed]
+    assert rows["oracle"]["tokens"] <= min(rows[name]["tokens"] for name in DIFFICULTIES)
+    assert [row["way"] for row in found["beyond"]] == ["plain", *DIFFICULTIES, *routed]
     assert sum(level["count"] for level in found["levels"]) == 8 + len(diffadapt.BEYOND)
     assert found["first_tokens"]["long"]["milliseconds"]["auto"]["median"] > 0
     assert {file.suffix for file in (tmp_path / "out").iterdir()} == {".json", ".md", ".png", ".svg"}

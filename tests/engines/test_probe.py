@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from waver.engines.base import Engine, Unsupported
 from waver.engines.probe import Probe, Record, reference_ids
 
 MODELS = Path(__file__).parents[2] / "models"
-CARD = {
+EXAMPLE = {
     "W1": torch.tensor([[1.0, -1.0], [0.5, 0.5], [-1.0, 2.0]]),
     "b1": torch.tensor([0.0, -0.5, 0.25]),
     "W2": torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0], [-0.5, 0.5, 1.0]]),
@@ -34,8 +35,8 @@ def pair() -> dict[str, Engine]:
     return {name: load_engine(name, each) for name, each in config.items()}
 
 
-def test_the_card_s_numbers() -> None:
-    probe = Probe(CARD, RECORD, (1,), torch.tensor([2.0, 1.0]))
+def test_the_numbers_of_a_worked_example() -> None:
+    probe = Probe(EXAMPLE, RECORD, (1,), torch.tensor([2.0, 1.0]))
     logits = probe(probe.state)
     torch.testing.assert_close(logits, torch.tensor([0.85, 1.0, 0.15]))
     torch.testing.assert_close(logits.softmax(-1), torch.tensor([0.3761634, 0.4370395, 0.1867968]))
@@ -70,9 +71,11 @@ def test_damage_is_told(tmp_path: Path) -> None:
         tensors.write_bytes(content)
         with pytest.raises(ValueError, match="cannot be read"):
             Probe.load(tmp_path)
-    random(8, state=torch.randn(9)).save(tmp_path)
-    with pytest.raises(ValueError, match="do not fit together"):
-        Probe.load(tmp_path)
+    two = replace(random(8), record=RECORD.model_copy(update={"classes": ("calm", "upset")}))
+    for damaged in (random(8, state=torch.randn(9)), two):
+        damaged.save(tmp_path)
+        with pytest.raises(ValueError, match="do not fit together"):
+            Probe.load(tmp_path)
     random(8).save(tmp_path)
     for content in ("{", '{"model": "x"}', '{"model": "x", "words": "", "labels": "paper", "more": 1}'):
         (tmp_path / "probe.json").write_text(content)

@@ -21,6 +21,7 @@ from waver.policies.registry import PolicyError, check_engines, describe, parse
 from waver.policies.report import Report
 from waver.policies.switch.route import Route
 from waver.policies.think.diffadapt import DiffAdapt
+from waver.policies.think.difficulty import usual_difficulty
 from waver.policies.think.oracle import pick
 from waver.policies.think.strategies import Easy, Hard, Normal, asked, opening
 
@@ -210,7 +211,7 @@ async def test_where_there_is_no_head_start(tokens: TokenText) -> None:
     engine that has not read the prompt this time is asked for its state."""
     played = engine(tokens)
     even = wordless(played, (0.0, 2.0, 0.0))
-    even.services.probes["mine"].chosen.extend(["easy", "hard", "normal"])
+    even.services.probes["mine"].recent.extend(["easy", "hard", "normal"])
     for job, inner in ((even, ()), (wordless(played, (0.0, 2.0, 0.0)), (Route(small="played", large="played"),))):
         played.read.clear()
         _, report = await answer(job, DiffAdapt(), *inner)
@@ -243,10 +244,23 @@ async def test_a_head_start_ends_with_what_goes_wrong(tokens: TokenText, monkeyp
 )
 def test_what_a_probe_usually_says(tokens: TokenText, chosen: list[Any], usual: str | None) -> None:
     probe = reading(engine(tokens), (0.0, 0.0, 0.0))
-    probe.chosen.extend(chosen)
-    assert probe.usual == usual
-    probe.chosen.extend(["easy"] * 100)
-    assert probe.usual == "easy", "only the last ones count"
+    probe.recent.extend(chosen)
+    assert usual_difficulty(probe.recent) == usual
+    probe.recent.extend(["easy"] * 100)
+    assert usual_difficulty(probe.recent) == "easy", "only the last ones count"
+
+
+@pytest.mark.parametrize("classes", [("hard", "normal", "easy"), ("calm", "upset")])
+async def test_a_probe_for_other_classes_is_refused(tokens: TokenText, classes: tuple[str, ...]) -> None:
+    played = engine(tokens)
+    job = judging(played, (0.0, 2.0, 0.0))
+    probe = job.services.probes["mine"]
+    other = replace(probe, record=probe.record.model_copy(update={"classes": classes}))
+    job = replace(job, services=replace(job.services, probes={"mine": other}))
+    with pytest.raises(
+        Unsupported, match=f"the probe 'mine' tells {', '.join(classes)} apart, and not easy, normal, hard"
+    ):
+        await DiffAdapt().check(job)
 
 
 async def test_probes_are_found_by_label_and_engine(tokens: TokenText) -> None:

@@ -20,7 +20,8 @@ from waver.clients.client import report
 from waver.clients.policies import diffadapt, ead, forced_answer, l_rag
 from waver.engines import TransformersConfig, load_engine
 from waver.engines.base import Engine
-from waver.engines.probe import CLASSES, Probe, Record, reference_ids
+from waver.engines.probe import Probe, Record, reference_ids
+from waver.policies.think.difficulty import DIFFICULTIES
 from waver.server.config import load_config
 from waver.server.runtime import Runtime
 from waver.training.pair.data import STRATEGIES
@@ -121,7 +122,7 @@ def test_the_probe_decides_and_the_strategy_shows(client: openai.OpenAI) -> None
         assert sum(told.difficulty["probabilities"].values()) == pytest.approx(1.0)
         assert (told.difficulty["probe"], told.difficulty["engine"]) == ("mine", "large")
         likeliest = max(told.difficulty["probabilities"], key=told.difficulty["probabilities"].get)
-        agreed += likeliest == CLASSES[grade(item.prompt)]
+        agreed += likeliest == DIFFICULTIES[grade(item.prompt)]
         assert told.strategy in (likeliest, "normal")
         named = ask(client, item.prompt, diffadapt(strategy=told.strategy))
         assert named.choices[0].message.content == response.choices[0].message.content
@@ -131,7 +132,7 @@ def test_the_probe_decides_and_the_strategy_shows(client: openai.OpenAI) -> None
         assert ("Check:" in text) == (told.strategy == "normal")
         lengths.setdefault(told.strategy, []).append(response.usage.completion_tokens)
         assert sum(told.tokens.values()) == response.usage.completion_tokens
-    assert set(lengths) == set(CLASSES)
+    assert set(lengths) == set(DIFFICULTIES)
     assert agreed >= 10
     plain = ask(client, item.prompt, max_tokens=1)
     assert response.usage.prompt_tokens == plain.usage.prompt_tokens, "words are not counted as the client's"
@@ -268,7 +269,7 @@ def test_a_head_start_saves_a_pass(world: Running, client: openai.OpenAI, monkey
     ask(client, "hello", diffadapt(probe="bundled"), max_tokens=1)  # the probe sees whether it fits
     seen = set()
     for item in draw("arithmetic", 280, 12):
-        probe.chosen.clear()
+        probe.recent.clear()
         before = engine.passes, engine.read_tokens
         told = report(response := ask(client, item.prompt, diffadapt(probe="bundled"), max_tokens=1))
         passes, read = engine.passes - before[0], engine.read_tokens - before[1]
@@ -406,7 +407,7 @@ def test_a_head_start_saves_a_request_of_vllm(vllm_running: Running, monkeypatch
     with vllm_running.openai() as client:
         ask(client, "hello", diffadapt(probe="bundled"), max_tokens=1)
         for item in draw("arithmetic", 281, 12):
-            probe.chosen.clear()
+            probe.recent.clear()
             sent.clear()
             ours = report(ask(client, item.prompt, diffadapt(probe="bundled")))
             requests = len(sent)

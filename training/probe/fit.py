@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from waver.engines.probe import CLASSES
+from waver.training.probe.labels import CLASSES
 
 SPLIT_SEED = 42
 

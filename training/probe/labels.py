@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
+CLASSES = ("easy", "normal", "hard")
+"""The names of a probe's outputs, in order."""
 EASY, NORMAL, HARD = range(3)
-"""The places of `waver.engines.probe.CLASSES`."""
+"""Their places."""
 PLAIN = "plain"
 """The way of answering that labels are made from; the others are strategies, named as the classes are."""
 SURE = 0.9

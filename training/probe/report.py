@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from waver.engines.probe import CLASSES
 from waver.training.probe.fit import confusion
-from waver.training.probe.labels import PLAIN, Thresholds, Ways
+from waver.training.probe.labels import CLASSES, PLAIN, Thresholds, Ways
 from waver.training.probe.shape import Group, groups, u_shape
 
 if TYPE_CHECKING:

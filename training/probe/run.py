@@ -20,10 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from waver.engines import ModelConfig, UpstreamConfig, load_engine
 from waver.engines.base import Engine
-from waver.engines.probe import CLASSES, Probe, Record, reference_ids
+from waver.engines.probe import Probe, Record, reference_ids
 from waver.training.probe import report
 from waver.training.probe.fit import CARD, Fitted, fit, split, weights
-from waver.training.probe.labels import RULES, Thresholds, Ways, median_beta, solved_beta
+from waver.training.probe.labels import CLASSES, RULES, Thresholds, Ways, median_beta, solved_beta
 from waver.training.probe.sampling import Asking, Opening, Way, ask_all, states
 from waver.training.tasks.rewards import Reward
 
@@ -139,7 +139,7 @@ def train(
             "epoch": best.fitted.epoch,
         }
         used = {} if rule == "oracle" else asdict(thresholds)
-        record = Record(model=run.model, words=best.words, labels=rule, thresholds=used, about=about)
+        record = Record(model=run.model, words=best.words, labels=rule, thresholds=used, classes=CLASSES, about=about)
         Probe(weights(best.fitted.network), record, *found.references[best.words]).save(out / rule)
     if not kept:
         raise ValueError("no rule tells these questions apart: bring easier and harder ones")

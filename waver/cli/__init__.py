@@ -441,13 +441,13 @@ def _strategies(configured: Any, samples: int, max_tokens: int) -> tuple[dict[st
     """How `diffadapt` answers in this configuration: its strategies as ways to train with, and how they begin."""
     from functools import partial
 
-    from waver.engines.probe import CLASSES
     from waver.policies.registry import parse
+    from waver.policies.think.difficulty import DIFFICULTIES
     from waver.policies.think.strategies import opening
     from waver.training.probe.run import way
 
     (policy,) = parse([{"name": "diffadapt"}], configured.engines, configured.policies)
-    named: dict[str, Any] = {name: getattr(policy, name) for name in CLASSES}
+    named: dict[str, Any] = {name: getattr(policy, name) for name in DIFFICULTIES}
     ways = {
         name: way(each.words, samples, max(1, int(each.share * max_tokens)), each.temperature, each.top_p)
         for name, each in named.items()

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from waver.engines.probe import CLASSES, Probe, Record
+from waver.engines.probe import Probe, Record
 from waver.training.probe.fit import CARD, Recipe, confusion, fit, macro_f1, mlp, schedule, split, weights
-from waver.training.probe.labels import PLAIN, Answers, Thresholds, paper, strict_easy
+from waver.training.probe.labels import CLASSES, PLAIN, Answers, Thresholds, paper, strict_easy
 
 
 def test_the_network_of_the_card() -> None:

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from waver.engines.probe import CLASSES
 from waver.entropy import shannon_entropy
 from waver.training.probe.labels import (
+    CLASSES,
     EASY,
     HARD,
     NORMAL,

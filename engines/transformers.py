@@ -309,9 +309,7 @@ class TransformersEngine:
     def _draw(self, sequences: list[SequenceState], logits: torch.Tensor) -> list[tuple[SequenceState, Step]]:
         """Draw a token for each sequence from its row of logits, and measure the raw distribution."""
         logits = self._raw(logits)
-        guided = [(i, matcher) for i, each in enumerate(sequences) if (matcher := each.matcher) is not None]
-        if guided and self._grammar is not None:
-            self._grammar.mask(logits, *zip(*guided, strict=True))
+        self._mask(logits, sequences)
         rows = [sequence.row for sequence in sequences]
         entropy = shannon_entropy(logits) if any(adapts(row.sampling.transforms) for row in rows) else None
         drawn = draw(logits, rows, self._geometry, entropy)
@@ -319,16 +317,22 @@ class TransformersEngine:
         if drawn.kept is not None and drawn.crop_entropy is not None:
             crops = zip(steps, drawn.kept.tolist(), drawn.crop_entropy.tolist(), strict=True)
             steps = [replace(step, kept=kept, crop_entropy=h) if kept else step for step, kept, h in crops]
-        out = []
-        for sequence, step in zip(sequences, steps, strict=True):
-            if sequence.state is not None:
-                step, sequence.state = replace(step, state=sequence.state), None
-            if sequence.fires_before(step.entropy):
-                out.append((sequence, sequence.gate_step(step.entropy, self.name)))
-            else:
-                finish = sequence.accept(step.token, step.entropy, self.context_length)
-                out.append((sequence, replace(step, finish=finish) if finish else step))
-        return out
+        return [(sequence, self._advance(sequence, step)) for sequence, step in zip(sequences, steps, strict=True)]
+
+    def _mask(self, logits: torch.Tensor, sequences: list[SequenceState]) -> None:
+        """Bar, in place, what the grammars of sequences do not allow next."""
+        guided = [(i, matcher) for i, each in enumerate(sequences) if (matcher := each.matcher) is not None]
+        if guided and self._grammar is not None:
+            self._grammar.mask(logits, *zip(*guided, strict=True))
+
+    def _advance(self, sequence: SequenceState, step: Step) -> Step:
+        """Append a step's token to its sequence, unless an eager gate fires; the step with why the segment ends."""
+        if sequence.state is not None:
+            step, sequence.state = replace(step, state=sequence.state), None
+        if sequence.fires_before(step.entropy):
+            return sequence.gate_step(step.entropy, self.name)
+        finish = sequence.accept(step.token, step.entropy, self.context_length)
+        return replace(step, finish=finish) if finish else step
 
     def _raw(self, logits: torch.Tensor) -> torch.Tensor:
         """Convert logits to float32 and mask the output layer's padding, whose ids the tokenizer does not have."""

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
@@ -100,22 +100,33 @@ class _Discovery:
                 reply = self._ask(able, Sampling(max_tokens=1), **extra)
             except Unsupported as error:
                 refusal = str(error)
-                continue
             except LookupError:
-                listed = [str(model.get("id")) for model in self._models()]
-                if listed and self._model not in listed:
-                    raise ValueError(
-                        f"{self._upstream.who} has no model {self._model!r}; it has {', '.join(map(repr, listed[:10]))}"
-                    ) from None
-                raise ValueError(
-                    f"{self._upstream.who} has no /completions for {self._model!r}; a server that can only chat "
-                    "cannot be used, for Waver hands token ids over"
-                ) from None
-            if not reply.tokens or not (reply.traced or reply.tokens[0].top):
-                raise ValueError(f"{self._upstream.who} gives no log-probabilities, without which no entropy is known")
-            known = all(name.startswith("token_id:") for name in (token.name for token in reply.tokens))
-            return replace(able, told="trace" if reply.traced else "ids" if known else "names"), reply
+                raise ValueError(self._missing()) from None
+            else:
+                return replace(able, told=self._told(reply)), reply
         raise ValueError(refusal)
+
+    def _missing(self) -> str:
+        """Explain why there is no such endpoint or model."""
+        listed = [str(model.get("id")) for model in self._models()]
+        if listed and self._model not in listed:
+            return f"{self._upstream.who} has no model {self._model!r}; it has {', '.join(map(repr, listed[:10]))}"
+        return (
+            f"{self._upstream.who} has no /completions for {self._model!r}; a server that can only chat cannot be "
+            "used, for Waver hands token ids over"
+        )
+
+    def _told(self, reply: _Reply) -> Literal["trace", "ids", "names"]:
+        """Find out how the upstream reports which tokens it wrote.
+
+        Raises:
+            ValueError: it reports no log-probabilities.
+        """
+        if not reply.tokens or not (reply.traced or reply.tokens[0].top):
+            raise ValueError(f"{self._upstream.who} gives no log-probabilities, without which no entropy is known")
+        if reply.traced:
+            return "trace"
+        return "ids" if all(token.name.startswith("token_id:") for token in reply.tokens) else "names"
 
     def _check_raw(self, able: Capabilities, first: _Reply) -> None:
         """Check that a temperature does not change the reported log-probabilities: the entropy is that of the model's

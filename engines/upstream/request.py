@@ -130,41 +130,59 @@ def segment_seed(seed: int, written: int) -> int:
 
 
 def refuse(sampling: Sampling, able: Capabilities, written: int) -> None:
-    """Raises:
-    Unsupported: what an upstream cannot do, or cannot take up where another left it."""
-    if sampling.transforms and sampling.temperature > 0 and able.reserved is None:
+    """Refuse what an upstream cannot do, or cannot continue where another engine wrote the beginning.
+
+    Args:
+        written: tokens of the answer so far.
+
+    Raises:
+        Unsupported: the message says what, and what to do.
+    """
+    if sampling.transforms and sampling.temperature > 0:
+        _refuse_transforms(sampling, able, written)
+    if sampling.top_logprobs > able.top:
+        raise Unsupported(f"this engine's upstream gives at most {able.top} top log-probabilities", "top_logprobs")
+    if able.reserved is not None and able.reserved in (*sampling.stop_token_ids, *sampling.logit_bias):
+        param = "stop_token_ids" if able.reserved in sampling.stop_token_ids else "logit_bias"
+        raise Unsupported(f"token {able.reserved} is reserved: it ends a request whose gate fires", param)
+    if written or sampling.gate is not None:
+        _refuse_in_turns(sampling)
+
+
+def _refuse_transforms(sampling: Sampling, able: Capabilities, written: int) -> None:
+    """Refuse transforms where there is no plugin, and settings that the upstream applies in another order."""
+    if able.reserved is None:
         raise Unsupported(
             "this engine's upstream cannot draw as the policy says: it is no vLLM with Waver's plugin; use another "
             "engine",
             "policy",
         )
     for param, neutral in PENALTIES.items():
-        if sampling.transforms and sampling.temperature > 0 and getattr(sampling, param) != neutral:
+        if getattr(sampling, param) != neutral:
             raise Unsupported(
                 f"{param} cannot be used with a policy that shapes the draw on this engine: its upstream may penalise "
                 "after it; leave one of them out, or use another engine",
                 param,
             )
     for param, used in (("logit_bias", bool(sampling.logit_bias)), ("min_tokens", sampling.min_tokens > written)):
-        if adapts(sampling.transforms) and sampling.temperature > 0 and used:
+        if used and adapts(sampling.transforms):
             raise Unsupported(
                 f"{param} cannot be used with a temperature that follows the entropy on this engine: its upstream "
                 "measures after it; leave one of them out, or use another engine",
                 param,
             )
-    if sampling.top_logprobs > able.top:
-        raise Unsupported(f"this engine's upstream gives at most {able.top} top log-probabilities", "top_logprobs")
-    if able.reserved is not None and able.reserved in (*sampling.stop_token_ids, *sampling.logit_bias):
-        param = "stop_token_ids" if able.reserved in sampling.stop_token_ids else "logit_bias"
-        raise Unsupported(f"token {able.reserved} is reserved: it ends a request whose gate fires", param)
+
+
+def _refuse_in_turns(sampling: Sampling) -> None:
+    """Refuse what needs the whole answer, of which the upstream knows its own part only."""
     for param in ("presence_penalty", "frequency_penalty"):
-        if getattr(sampling, param) and (written or sampling.gate is not None):
+        if getattr(sampling, param):
             raise Unsupported(
                 f"an upstream engine counts the tokens of its own part of an answer only, so {param} cannot be used "
                 "where engines write in turns",
                 param,
             )
-    if sampling.grammar is not None and (written or sampling.gate is not None):
+    if sampling.grammar is not None:
         raise Unsupported(
             "an upstream engine begins a grammar anew, so response_format cannot be used where engines write in turns",
             "response_format",

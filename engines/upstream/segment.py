@@ -53,10 +53,8 @@ class Segment:
         out: list[Step] = []
         for i, token in enumerate(events):
             last = end is not None and i == len(events) - 1
-            if last and self._gated_upstream and token.token == self._able.reserved == choice.get("stop_reason"):
-                return [*out, *self._end_by_gate(token)]
-            if last and end == "stop" and token.token is None:
-                return [*out, self._end_late(end)]
+            if last and (ending := self._end_without_token(token, end, choice.get("stop_reason"))):
+                return [*out, *ending]
             step = self._next(token)
             if not step.finish and last:
                 step = replace(step, finish=end)
@@ -68,6 +66,12 @@ class Segment:
             if step.finish:
                 return out
         return out if events or end is None else [*out, self._end_late(end)]
+
+    def _end_without_token(self, event: TokenEvent, end: Any, stop_reason: Any) -> list[Step]:
+        """End the segment where its last event is no token of the answer; empty where it is one."""
+        if self._gated_upstream and event.token == self._able.reserved == stop_reason:
+            return self._end_by_gate(event)
+        return [self._end_late(end)] if end == "stop" and event.token is None else []
 
     def _next(self, event: TokenEvent) -> Step:
         step = self._parser.step(event, self._engine, self._sampling.top_logprobs)

@@ -19,7 +19,8 @@ from waver.benchmarks.stats import typical
 from waver.benchmarks.throughput import alternately
 from waver.engines.base import NO_TOKEN, Gate, Sampling
 from waver.engines.config import VllmConfig
-from waver.engines.vllm.engine import VllmEngine, load
+from waver.engines.vllm.engine import VllmEngine
+from waver.engines.vllm.loading import load
 from waver.policies.base import Proceed
 from waver.policies.job import Job, continuation
 from waver.policies.report import Report

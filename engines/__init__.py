@@ -30,7 +30,7 @@ def load_engine(name: str, config: ModelConfig) -> Engine:
 
             return TransformersEngine(name, config)
         case VllmConfig():
-            from waver.engines.vllm.engine import load
+            from waver.engines.vllm.loading import load
 
             return load(name, config)
         case UpstreamConfig():

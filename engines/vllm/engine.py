@@ -16,7 +16,6 @@ import torch
 from prometheus_client.core import Metric
 
 from waver.engines.base import EngineError, Inside, Sampling, Step, Unsupported
-from waver.engines.config import VllmConfig
 from waver.engines.vllm.core import Running
 from waver.engines.vllm.model import VllmModel
 from waver.engines.vllm.ring import TOP
@@ -28,21 +27,6 @@ if TYPE_CHECKING:
 
 FIRST, NEXT = 0, -1
 """Priorities (lower goes first): a new answer, and one that has begun."""
-
-
-def load(name: str, config: VllmConfig) -> VllmEngine:
-    """Start vLLM (blocking: run it in a thread), and make the engine that fits how it decodes.
-
-    Raises:
-        ValueError: vLLM cannot start the model; the message says why.
-    """
-    from waver.engines.vllm.exact import ExactVllmEngine
-    from waver.engines.vllm.speculative import SpeculativeVllmEngine
-
-    model = VllmModel(name, config)
-    engine = (SpeculativeVllmEngine if model.speculates else ExactVllmEngine)(name, model)
-    model.core.warm_up = engine.warm_up
-    return engine
 
 
 class VllmEngine(ABC):

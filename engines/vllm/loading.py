@@ -1,0 +1,21 @@
+"""Start a model under vLLM, and choose the engine for it."""
+
+from __future__ import annotations
+
+from waver.engines.config import VllmConfig
+from waver.engines.vllm.engine import VllmEngine
+from waver.engines.vllm.exact import ExactVllmEngine
+from waver.engines.vllm.model import VllmModel
+from waver.engines.vllm.speculative import SpeculativeVllmEngine
+
+
+def load(name: str, config: VllmConfig) -> VllmEngine:
+    """Start vLLM (blocking: run it in a thread), and make the engine that fits how it decodes.
+
+    Raises:
+        ValueError: vLLM cannot start the model; the message says why.
+    """
+    model = VllmModel(name, config)
+    engine = (SpeculativeVllmEngine if model.speculates else ExactVllmEngine)(name, model)
+    model.core.warm_up = engine.warm_up
+    return engine

@@ -119,7 +119,7 @@ class Bench:
                 came.append(time.perf_counter())
                 for _ in output.outputs[0].token_ids:
                     if way.asks and self._running.ring.read(row, tag, position) is None:
-                        raise RuntimeError("an entropy is missing on the board")
+                        raise RuntimeError("an entropy is missing in the ring buffer")
                     position += 1
         if position != tokens:
             raise RuntimeError(f"an answer of {tokens} tokens has {position}")
@@ -167,8 +167,8 @@ def worker() -> int:
 
 
 async def memory(bench: Bench, vocabulary: int, batch: int) -> dict[str, int]:
-    """Bytes of the extra state: the tables in the worker for the largest batch, the board, and what the worker grew by
-    when such a batch asked for everything after one that asked for nothing."""
+    """Measure the extra state in bytes: the tables in the worker for the largest batch, the ring buffer, and what the
+    worker grew by when such a batch asked for everything after one that asked for nothing."""
     decoder = Decoder(batch, vocabulary, vocabulary, torch.device("cpu"))
     for _ in range(2):
         await bench.step(WAYS["vLLM, temperature 1"], batch, 8)
@@ -176,7 +176,7 @@ async def memory(bench: Bench, vocabulary: int, batch: int) -> dict[str, int]:
     for _ in range(2):
         await bench.step(WAYS["exact entropy, gate and seeded draw, temperature 1"], batch, 8)
     grown = resident(worker()) - before
-    return {"tables": decoder.nbytes, "board": BYTES, "grown": grown}
+    return {"tables": decoder.nbytes, "ring buffer": BYTES, "grown": grown}
 
 
 async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         f"the median of {settings['runs']} ratios of one decoding step to vLLM's own (same temperature) right before "
         "or after it, with its 95 % interval (bootstrap). A step is the median time between two tokens of a stream "
         "while the batch is full. All rows of a batch ask the same; the gate never fires; each entropy is read from "
-        f"the board as it comes.{report.client_first(numbers)}",
+        f"the ring buffer as it comes.{report.client_first(numbers)}",
         f"Wanted, in the median: {bars}. " + (f"**Not met**: {'; '.join(missed)}." if missed else "All of it is met."),
         "![Steps](vllm_steps.png)",
         *(part for vocabulary, found in numbers["vocabularies"].items() for part in _steps(vocabulary, found)),
@@ -279,15 +279,18 @@ def _hand_over(found: Mapping[str, Any]) -> list[str]:
 
 def _memory(vocabularies: Mapping[Any, Any], batch: int) -> list[str]:
     rows = [
-        [f"{vocabulary:,}", *(f"{found['memory'][part] / 2**20:.1f} MiB" for part in ("tables", "board", "grown"))]
+        [
+            f"{vocabulary:,}",
+            *(f"{found['memory'][part] / 2**20:.1f} MiB" for part in ("tables", "ring buffer", "grown")),
+        ]
         for vocabulary, found in vocabularies.items()
     ]
     return [
         "## Memory",
-        f"For a batch of {batch}: the tables of windows and crossings in the worker; the board, shared with the "
+        f"For a batch of {batch}: the tables of windows and crossings in the worker; the ring buffer, shared with the "
         "server; and by how much the worker's resident memory grew when all rows asked for everything, after vLLM had "
-        "drawn for as many rows by itself (what it has touched of the board is in it).",
-        report.table(("vocabulary", "tables", "board", "growth of the worker"), rows),
+        "drawn for as many rows by itself (what it has touched of the ring buffer is in it).",
+        report.table(("vocabulary", "tables", "ring buffer", "growth of the worker"), rows),
     ]
 
 

@@ -40,5 +40,5 @@ def last_attention(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
 
 
 def _attends(module: torch.nn.Module) -> bool:
-    """Whether a module computes attention: its class is named so in every family of transformers."""
+    """Return whether a module computes attention: its class is named so in every family of transformers."""
     return "attention" in type(module).__name__.lower()

@@ -28,7 +28,7 @@ REFERENCE = "What is 27 + 58 - 13?"
 
 
 class Record(BaseModel):
-    """What a probe is for, and how it was trained.
+    """The purpose of a probe and its training.
 
     `words` open the assistant's turn, after the generation prompt: the probe reads the hidden state at their last
     token. `labels` names the rule of its classes, `thresholds` their alpha, beta (nats) and gamma. `classes` are the

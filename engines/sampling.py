@@ -41,14 +41,14 @@ class Row:
 
     @property
     def unadjusted(self) -> bool:
-        """Whether nothing is added to the raw logits before temperature and truncation."""
+        """Return whether nothing is added to the raw logits before temperature and truncation."""
         s = self.sampling
         penalised = s.presence_penalty or s.frequency_penalty or s.repetition_penalty != 1.0
         return not (penalised or s.logit_bias or self.position < s.min_tokens)
 
     @property
     def untruncated(self) -> bool:
-        """Whether no token is taken away."""
+        """Return whether no token is taken away."""
         s = self.sampling
         return s.top_p >= 1.0 and s.min_p <= 0.0 and s.top_k <= 0 and not truncations(s.transforms)
 

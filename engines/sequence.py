@@ -53,7 +53,7 @@ class SequenceState:
 
     @property
     def begun(self) -> bool:
-        """Whether an earlier segment of the answer was written."""
+        """Return whether an earlier segment of the answer was written."""
         return self._segment_start > self.start
 
     @property
@@ -67,11 +67,11 @@ class SequenceState:
         return Row(self.sampling, self.ids, self.start, self.ends, self._counts)
 
     def fires_before(self, entropy: float) -> bool:
-        """Whether an eager gate fires on the entropy of the position that is about to be written."""
+        """Return whether an eager gate fires on the entropy of the position that is about to be written."""
         return self._window is not None and self._fires("eager", self._window.peek(entropy))
 
     def _fires(self, timing: str, mean: float) -> bool:
-        """Whether there is a gate of this timing, and the rolling mean crosses its threshold."""
+        """Return whether there is a gate of this timing, and the rolling mean crosses its threshold."""
         gate = self.sampling.gate
         if gate is None or gate.timing != timing or len(self.ids) - self._segment_start < gate.min_tokens:
             return False

@@ -70,7 +70,7 @@ class SlotAllocator:
         return True
 
     def _min_common(self, slot: int) -> int:
-        """The number of an idle slot's tokens that a sequence has to share to take the slot as it is: all but the last,
+        """Count how many of an idle slot's tokens a sequence has to share to take the slot as it is: all but the last,
         which may have to be computed again. For what a `HiddenStateRequest` left half of them: the tokens behind its
         question are of no further use."""
         held = len(self.held[slot])

@@ -21,7 +21,7 @@ from waver.entropy.uncertainty import uncertainty
 
 
 def adapts(transforms: Sequence[Transform]) -> bool:
-    """Whether one of the transforms makes the temperature follow the entropy."""
+    """Return whether one of the transforms makes the temperature follow the entropy."""
     return any(isinstance(each, AdaptiveTemperature) for each in transforms)
 
 

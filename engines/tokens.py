@@ -56,7 +56,7 @@ class TokenText:
         return cast(str, text)
 
     def is_special(self, token: int) -> bool:
-        """Whether a token has no text of its own: a control token, or padding of the output layer."""
+        """Return whether a token has no text of its own: a control token, or padding of the output layer."""
         return token in self._special or not 0 <= token < self.vocab_size
 
     @cached_property
@@ -94,7 +94,7 @@ class TokenText:
 
     @cached_property
     def spelt(self) -> bool:
-        """Whether a token adds the same bytes wherever it stands, except at the start."""
+        """Return whether a token adds the same bytes wherever it stands, except at the start."""
         decoder = repr(getattr(getattr(self.tokenizer, "backend_tokenizer", None), "decoder", None))
         return any(kind in decoder for kind in ("ByteLevel", "ByteFallback", "Metaspace"))
 

@@ -160,7 +160,7 @@ def truncations(transforms: Sequence[Transform]) -> list[Truncation]:
 
 
 def needs_geometry(transforms: Sequence[Transform]) -> bool:
-    """Whether the whitened input embeddings may be asked for."""
+    """Return whether the whitened input embeddings may be asked for."""
     return any(isinstance(each, TopW) and each.geometry_scale > 0 for each in transforms)
 
 

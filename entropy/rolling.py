@@ -43,7 +43,7 @@ class RollingEntropy:
         return self.mean
 
     def peek(self, value: float) -> float:
-        """The mean that `push(value)` would return, without taking it in."""
+        """Return the mean that `push(value)` would return, without taking it in."""
         return RollingEntropy(self._values.maxlen or 1, (*self._values, value)).mean
 
 

@@ -51,12 +51,12 @@ class Weights(NamedTuple):
 
     @property
     def moves_sets(self) -> bool:
-        """Whether the potential can differ between tokens inside a set."""
+        """Return whether the potential can differ between tokens inside a set."""
         return self.geometry > 0 and self.neighbours > 0
 
     @property
     def reaches_all(self) -> bool:
-        """Whether a token outside the pool may be the best one."""
+        """Return whether a token outside the pool may be the best one."""
         return self.moves_sets and self.mass <= self.entropy
 
 

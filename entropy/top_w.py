@@ -125,9 +125,9 @@ def without_geometry(logw: torch.Tensor, own: ParameterTable, whole: bool) -> tu
 
 
 def may_keep_more(logw: torch.Tensor, own: ParameterTable, top: torch.Tensor, whole: bool) -> torch.Tensor:
-    """Whether more than the top token may be in a best set, for k-NN potentials of `top` or more at the top token and 0
-    or less everywhere: `[rows, 1]`; the other arguments as above. Where the first set has such a potential and the
-    answer is no, the alternation ends with the top token: as its own only member it has the potential 0."""
+    """Return whether more than the top token may be in a best set, for k-NN potentials of `top` or more at the top
+    token and 0 or less everywhere: `[rows, 1]`; the other arguments as above. Where the first set has such a potential
+    and the answer is no, the alternation ends with the top token: as its own only member it has the potential 0."""
     weights = logw.exp()
     mass = weights.cumsum(-1)
     best = own.geometry * top

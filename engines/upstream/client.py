@@ -63,8 +63,8 @@ class UpstreamClient:
         self._limits: set[asyncio.Timeout] = set()
 
     def options(self) -> dict[str, Any]:
-        """Options for an httpx client. Time limits other than for connecting are kept here, as they hold until a
-        token."""
+        """Make the options for an httpx client. Time limits other than for connecting are kept here, as they hold until
+        a token."""
         return {
             "headers": self._headers,
             "verify": self._verify,
@@ -179,7 +179,7 @@ class UpstreamClient:
             self._limits.discard(limit)
 
     def _pool(self) -> httpx.AsyncClient:
-        """The connections and the limiter of this event loop; another loop gets new ones."""
+        """Return the connections and the limiter of this event loop; another loop gets new ones."""
         loop = asyncio.get_running_loop()
         if self._client is None or self._home is not loop:
             self._home, self._client = loop, httpx.AsyncClient(**self.options())

@@ -89,8 +89,8 @@ def body(
 
 
 def gate_runs_upstream(sampling: Sampling, able: Capabilities, written: int) -> bool:
-    """Whether the upstream's plugin can run the gate: that needs the raw logits, which the plugin does not see where
-    vLLM's bias, `min_tokens` or repetition penalty are applied before it."""
+    """Return whether the upstream's plugin can run the gate: that needs the raw logits, which the plugin does not see
+    where vLLM's bias, `min_tokens` or repetition penalty are applied before it."""
     gate = sampling.gate
     return (
         gate is not None

@@ -32,11 +32,11 @@ log = init_logger("vllm.waver")
 
 
 def make_decoder(vllm_config: Any, capacity: int, device: torch.device) -> Decoder | None:
-    """None where the model has no tokenizer to be used: requests that ask are refused at admission, and no other needs
-    one.
+    """Make the decoder of a worker; None where the model has no usable tokenizer: requests that need the decoder are
+    refused at admission then.
 
     Raises:
-        ValueError: Waver's own engine could not be told of what happens here.
+        ValueError: this worker could not report to Waver's own engine.
     """
     from vllm.distributed import get_tensor_model_parallel_rank
 
@@ -67,7 +67,7 @@ def make_decoder(vllm_config: Any, capacity: int, device: torch.device) -> Decod
 
 
 def whiten_on(matrix: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The embeddings whitened: on the device where it has room for them, else in the host's memory, which is slower."""
+    """Whiten embeddings on the device where it has room for them, else in the host's memory, which is slower."""
     try:
         return whiten(matrix.to(device))
     except torch.OutOfMemoryError:
@@ -75,12 +75,14 @@ def whiten_on(matrix: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def _decoded(params: SamplingParams) -> RequestParams | None:
+    """Decode the parameters of a request; None where it asks for nothing."""
     given = (params.extra_args or {}).get(KEY)
     return None if given is None else RequestParams.decode(given)
 
 
 class V1Adapter(V1Processor):  # type: ignore[misc]
-    """The legacy runner (on a CPU the only one): requests have indices in a batch, which is compacted as it changes."""
+    """Adapts the legacy runner (on a CPU the only one): requests have indices in a batch, which is compacted as it
+    changes."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         self._decoder = make_decoder(vllm_config, vllm_config.scheduler_config.max_num_seqs, device)
@@ -123,11 +125,13 @@ class V1Adapter(V1Processor):  # type: ignore[misc]
 
 
 def _tokens(prompt: list[int], written: list[int], count: int) -> list[int]:
+    """Join the prompt and the first tokens that were written."""
     return [*prompt, *written[:count]]
 
 
 class V2Adapter(V2Processor):  # type: ignore[misc]
-    """Model Runner V2 (the default on a GPU): requests have slots, and each step says which slot a row belongs to."""
+    """Adapts Model Runner V2 (the default on a GPU): requests have slots, and each step says which slot a row belongs
+    to."""
 
     def __init__(self, vllm_config: Any, req_states: LogitsProcRequestState) -> None:
         if vllm_config.speculative_config is not None:

@@ -60,8 +60,11 @@ def admit(sampling_params: SamplingParams) -> None:
 
 
 def _check_server(front: Any, params: RequestParams, sampling_params: SamplingParams) -> None:
-    """Raises:
-    ValueError: the server was started in a mode, or the request has another wish, that the plugin cannot serve."""
+    """Check that the server's mode and the request's other options allow gates and transforms.
+
+    Raises:
+        ValueError: they do not.
+    """
     if front.speculative_config is not None:
         raise ValueError(
             f"{KEY}: gates and transforms do not work with speculative decoding, which reads several positions at "
@@ -77,8 +80,8 @@ def _check_server(front: Any, params: RequestParams, sampling_params: SamplingPa
 
 
 def reserved_token(tokens: TokenText, vocabulary: int) -> int:
-    """The token that ends a request whose gate fired: one that no text needs. An id that pads the output layer where
-    there is one, else a control token that ends nothing and that the output layer has.
+    """Choose the token that ends a request whose gate fired, one that no text needs: an id that pads the output layer
+    where there is one, else a control token that ends nothing and that the output layer has.
 
     Raises:
         ValueError: every id of this model has a use.
@@ -93,7 +96,7 @@ def reserved_token(tokens: TokenText, vocabulary: int) -> int:
 
 
 def load_tokens(model: Any, generation: Mapping[str, Any] | None) -> TokenText:
-    """The tokenizer of a model, from vLLM's configurations of it.
+    """Load the tokenizer of a model, from vLLM's configurations of it.
 
     Raises:
         ValueError: there is none that could be used, and so no gates or transforms.

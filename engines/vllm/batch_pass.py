@@ -30,7 +30,7 @@ FORCED = 1e30
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What all steps of a worker share.
+    """The objects that all steps of a worker share.
 
     `known` is the number of tokens that the tokenizer knows; `measure` gives entropy, log-partition and peak of rows of
     logits (`waver.entropy.fused`). `ring` is None in a worker that does not report. `grammar` and `geometry` give the
@@ -47,7 +47,7 @@ class Resources:
 
 
 class Pass:
-    """Act, in place, on the logits of a step: `[rows, vocab]` float32.
+    """Acts, in place, on the logits of a step: `[rows, vocab]` float32.
 
     `batch` are the rows whose requests ask for something, at least one, in ascending order. They are counted from 0 in
     what follows; `_logit_rows` gives their places among all rows of the logits.
@@ -215,15 +215,15 @@ class Pass:
         ring.write_states([row.state.params.slot for row in asked], tags, own)
 
     def _logit_rows(self, which: Any) -> Any:
-        """The rows of the logits that belong to some rows of the batch, `[n]`."""
+        """Map rows of the batch to rows of the logits, `[n]`."""
         return which if self._index is None else self._index[which]
 
     def _logprob(self, which: Any, logits: Any) -> Any:
-        """Log-probabilities (nats) of raw logits, one in each of these rows, `[n]`."""
+        """Compute the log-probabilities (nats) of raw logits, one in each of these rows, `[n]`."""
         return logits - self._peak[which] - self._log_partition[which]
 
     def _alternatives(self) -> tuple[list[BatchRow], torch.Tensor, torch.Tensor] | None:
-        """The rows that want alternatives, and their `[n, k]` likeliest ids and log-probabilities."""
+        """Find the rows that want alternatives, and their `[n, k]` likeliest ids and log-probabilities."""
         wanted = [
             i
             for i, row in enumerate(self._batch)
@@ -256,6 +256,6 @@ class Pass:
 
 
 def _addresses(rows: Sequence[BatchRow]) -> tuple[list[int], list[int], list[int]]:
-    """Slots in the ring, tags and positions of rows."""
+    """Collect the slots in the ring, tags and positions of rows."""
     params = [row.state.params for row in rows]
     return [each.slot for each in params], [each.tag for each in params], [row.position for row in rows]

@@ -37,7 +37,7 @@ the other's as its own."""
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """One start of the engine. A request keeps it to its end, also if the engine is replaced meanwhile."""
+    """One running engine. A request keeps it to its end, also if the engine is replaced meanwhile."""
 
     llm: AsyncLLM
     ring: EntropyRing

@@ -1,4 +1,4 @@
-"""The requests of one vLLM worker, behind both of vLLM's logits-processor interfaces.
+"""Keep the requests of one vLLM worker, for both of vLLM's logits-processor interfaces.
 
 An adapter (`waver.engines.vllm.adapters`) says which requests join and leave the batch, and which rows of a step's
 logits belong to them at which positions; `waver.engines.vllm.batch_pass` acts on these rows. A position may be
@@ -106,7 +106,7 @@ class Decoder:
         return self._free.pop()
 
     def _find_left(self, params: RequestParams, written: int, origin: object) -> RequestState | None:
-        """The state of a request that left with this origin, or with this tag where no origin is known. Of several
+        """Find the state of a request that left with this origin, or with this tag where no origin is known. Of several
         (choices of one request) the one with as many tokens, else the one that left last."""
         same = [
             state
@@ -126,7 +126,7 @@ class Decoder:
     def apply(
         self, logits: torch.Tensor, batch: Sequence[BatchRow], states: Callable[[], HiddenStates | None] = lambda: None
     ) -> None:
-        """Act on a step, in place.
+        """Act on the logits of a step, in place.
 
         Args:
             logits: `[rows, vocab]` float32, the model's own; a grammar's mask and a bias of vLLM's are in them.

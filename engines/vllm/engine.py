@@ -1,4 +1,4 @@
-"""The base of the two vLLM engines: requests to vLLM, refusals, and what it says of a prompt.
+"""The base of the two vLLM engines: requests to vLLM, refusals, and scores of prompts.
 
 `waver.engines.vllm.exact` measures exact entropies in vLLM's worker; `waver.engines.vllm.speculative` serves a vLLM
 that decodes speculatively, and bounds them.
@@ -63,12 +63,12 @@ class VllmEngine(ABC):
 
     @property
     def restarts(self) -> int:
-        """How often the engine had to be started again."""
+        """The number of times that the engine was started again."""
         return self.model.core.restarts
 
     def collect(self) -> Iterable[Metric]:
-        """vLLM's own metrics, where `disable_log_stats: false` is among the arguments; an adapter has those of its
-        model, and gives none."""
+        """Collect vLLM's own metrics, where `disable_log_stats: false` is among the arguments; an adapter has those of
+        its model, and gives none."""
         running = self.model.core.running
         return () if running is None or running.stats is None or self._adapter else running.stats.collect()
 
@@ -96,7 +96,7 @@ class VllmEngine(ABC):
 
     @abstractmethod
     def _decode(self, running: Running, ids: list[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
-        """The steps of an answer, or of a segment of one."""
+        """Yield the steps of an answer, or of a segment of one."""
 
     async def warm_up(self, running: Running) -> None:
         """Let an engine that was started again compile what its first request would wait for."""
@@ -107,14 +107,17 @@ class VllmEngine(ABC):
                 pass
 
     async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:
-        """Raises:
-        EngineError: the engine is dead. Unsupported: the ids are none of this model's."""
+        """Measure given tokens, as `Engine.score`.
+
+        Raises:
+            EngineError: the engine is dead. Unsupported: the ids are none of this model's.
+        """
         self._check_prompt(ids)
         return await self._score(self._running(), ids, top_logprobs) if len(ids) > 1 else []
 
     async def _score(self, running: Running, ids: Sequence[int], top_logprobs: int) -> list[Step]:
-        """Steps with bounded entropies, from vLLM's own log-probabilities of a prompt. The first such request compiles
-        for a while."""
+        """Measure a text with bounded entropies, from vLLM's own log-probabilities of a prompt. The first such request
+        compiles for a while."""
         from vllm import SamplingParams
 
         # vLLM has to be asked for a token, too.
@@ -128,7 +131,7 @@ class VllmEngine(ABC):
         return [self._bounded(token, at, top_logprobs) for token, at in zip(given[1:], known[1:], strict=True)]
 
     def _bounded(self, token: int, known: Any, top: int) -> Step:
-        """A step from vLLM's own log-probabilities, its entropy bounded by the likeliest tokens."""
+        """Make a step from vLLM's own log-probabilities, its entropy bounded by the likeliest tokens."""
         best = sorted(((i, each.logprob) for i, each in known.items()), key=lambda pair: -pair[1])[:TOP]
         low, high = entropy_bounds(torch.tensor([value for _, value in best]), self.model.known)
         bounds = float(low), float(high)
@@ -137,7 +140,7 @@ class VllmEngine(ABC):
     async def _outputs(
         self, running: Running, ids: list[int], params: Any, begun: bool = False
     ) -> AsyncGenerator[Any, None]:
-        """vLLM's outputs for a request; closing the generator aborts it.
+        """Yield vLLM's outputs for a request; closing the generator aborts it.
 
         Raises:
             EngineError: the engine died. Unsupported: vLLM refuses the request.
@@ -164,11 +167,15 @@ class VllmEngine(ABC):
         return frozenset()
 
     @abstractmethod
-    async def hidden_state(self, ids: Sequence[int], depth: float | None = None) -> torch.Tensor: ...
+    async def hidden_state(self, ids: Sequence[int], depth: float | None = None) -> torch.Tensor:
+        """Compute the hidden state at the last token, as `Engine.hidden_state`."""
 
     async def attention(self, ids: Sequence[int], start: int) -> torch.Tensor:
-        """Raises:
-        Unsupported: vLLM's kernels never write attention weights down."""
+        """Refuse: vLLM's kernels never materialise attention weights.
+
+        Raises:
+            Unsupported: always.
+        """
         raise Unsupported(f"engine {self.name!r} runs under vLLM, which does not hand out attention weights", "policy")
 
     def embedding_matrix(self) -> torch.Tensor:
@@ -190,11 +197,11 @@ class VllmEngine(ABC):
             self._active -= 1
 
     def _ends(self, sampling: Sampling) -> tuple[int, ...]:
-        """Tokens that end the answer."""
+        """Collect the tokens that end the answer."""
         return (*(() if sampling.ignore_eos else self.tokens.eos_ids), *sampling.stop_token_ids)
 
     def _limit(self, sampling: Sampling, length: int, start: int) -> int:
-        """Most tokens to generate behind `length` ids, of which those from `start` on are the answer's."""
+        """Compute the most tokens to generate behind `length` ids, of which those from `start` on are the answer's."""
         return min(sampling.max_tokens - (length - start), self.context_length - length)
 
     def _check_prompt(self, ids: Sequence[int], room: int = 0) -> None:

@@ -25,7 +25,7 @@ from waver.engines.weights import embedding_flaw
 SPAN, PARALLEL = 32, 64
 """Tokens of a text that one request scores at least (whole blocks of vLLM's cache), and most such requests at once."""
 ATTEMPTS = 3
-"""How often in a row an answer is asked for without getting a token."""
+"""Most requests in a row for the rest of an answer that bring no token."""
 
 log = structlog.get_logger("waver")
 
@@ -43,7 +43,7 @@ class ExactVllmEngine(VllmEngine):
             await asyncio.to_thread(self._try, ids, sampling)
 
     def _try(self, ids: Sequence[int], sampling: Sampling) -> None:
-        """Do here what would fail in the worker: there it would end every request.
+        """Try here what would fail in the worker, where it would end every request.
 
         Raises:
             Unsupported: the grammar cannot be followed, or there are no embeddings for a transform.
@@ -66,8 +66,9 @@ class ExactVllmEngine(VllmEngine):
     async def _exactly(
         self, running: Running, ids: list[int], sampling: Sampling, given: Sequence[int] = ()
     ) -> AsyncGenerator[Step, None]:
-        """Steps with their entries from the ring buffer, of `given` tokens or of drawn ones. Where the reader falls so
-        far behind that an entry was overwritten, the rest of the answer is requested again: it comes out the same."""
+        """Yield steps with their entries from the ring buffer, of `given` tokens or of drawn ones. Where the reader
+        falls so far behind that an entry was overwritten, the rest of the answer is requested again: it comes out the
+        same."""
         start = len(ids) if sampling.answer_start is None else sampling.answer_start
         sampling = replace(sampling, answer_start=start)
         fruitless = 0
@@ -89,7 +90,7 @@ class ExactVllmEngine(VllmEngine):
     async def _until_overrun(
         self, running: Running, ids: list[int], start: int, sampling: Sampling, given: Sequence[int]
     ) -> AsyncGenerator[Step, None]:
-        """The steps up to the end, or to an entry that was overwritten. `start` is where the answer begins."""
+        """Yield the steps up to the end, or to an entry that was overwritten. `start` is where the answer begins."""
         ends = self._ends(sampling)
         stop = None if sampling.gate is None else self._stop_token(sampling, ends)
         limit = self._limit(sampling, len(ids), start)
@@ -127,8 +128,8 @@ class ExactVllmEngine(VllmEngine):
         )  # fmt: skip
 
     def _stop_token(self, sampling: Sampling, ends: Sequence[int]) -> int:
-        """The token that ends the request when its gate fires; the entry's flags tell that from the answer's end. Where
-        nothing ends the answer, one is reserved that then cannot be drawn.
+        """Choose the token that ends the request when its gate fires; the entry's flags tell that from the answer's
+        end. Where nothing ends the answer, one is reserved that then cannot be drawn.
 
         Raises:
             Unsupported: the gate's window is too long, or no token can be reserved.
@@ -148,7 +149,7 @@ class ExactVllmEngine(VllmEngine):
     async def _tokens_of(
         self, running: Running, ids: list[int], limit: int, ends: Sequence[int], params: RequestParams, start: int
     ) -> AsyncGenerator[Sequence[int], None]:
-        """The tokens that vLLM's worker takes: each time all that have come."""
+        """Yield the tokens that vLLM's worker takes, each time all that have come."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -167,8 +168,8 @@ class ExactVllmEngine(VllmEngine):
                 yield output.outputs[0].token_ids
 
     async def _score(self, running: Running, ids: Sequence[int], top_logprobs: int) -> list[Step]:
-        """Steps with exact entropies, by requests whose tokens are given, which share what vLLM's cache holds; without
-        that cache every one of them would read the text again, and vLLM's own log-probabilities are taken."""
+        """Measure a text with exact entropies, by requests whose tokens are given and that share vLLM's prefix cache.
+        Without that cache each of them would compute the text again, and vLLM's own log-probabilities are used."""
         if not running.llm.vllm_config.cache_config.enable_prefix_caching:
             return await super()._score(running, ids, top_logprobs)
         with self._counted():
@@ -185,8 +186,7 @@ class ExactVllmEngine(VllmEngine):
     async def _score_span(
         self, running: Running, ids: Sequence[int], start: int, end: int, top_logprobs: int
     ) -> list[Step]:
-        """Steps of the tokens of a text from `start` to `end`: the worker takes them instead of drawing, and measures
-        as ever."""
+        """Measure the tokens of a text from `start` to `end`: the worker takes them instead of drawing."""
         sampling = Sampling(temperature=0.0, max_tokens=end - start, ignore_eos=True, top_logprobs=top_logprobs)
         steps_of_span = self._exactly(running, list(ids[:start]), sampling, ids[start:end])
         async with self.model.room, aclosing(steps_of_span) as steps:
@@ -197,8 +197,8 @@ class ExactVllmEngine(VllmEngine):
         return frozenset(("hidden_state",))
 
     async def hidden_state(self, ids: Sequence[int], depth: float | None = None) -> torch.Tensor:
-        """The state that vLLM makes the next token's logits of, in the type that the model runs in. It costs a request
-        for one token, whose prompt stays in vLLM's cache.
+        """Compute the state that vLLM makes the next token's logits of, in the type that the model runs in. It costs a
+        request for one token, whose prompt stays in vLLM's cache.
 
         Raises:
             EngineError: the engine is dead. Unsupported: a layer within the model is asked for.
@@ -228,7 +228,7 @@ class ExactVllmEngine(VllmEngine):
 
 
 def _gate_after(gate: Gate | None, entropies: Sequence[float]) -> Gate | None:
-    """The gate for the rest of a segment, behind tokens of these entropies."""
+    """Make the gate for the rest of a segment, behind tokens of these entropies."""
     if gate is None:
         return None
     history = (*gate.history, *entropies)[-gate.window :]
@@ -236,7 +236,7 @@ def _gate_after(gate: Gate | None, entropies: Sequence[float]) -> Gate | None:
 
 
 def _finish(token: int, entry: Entry, ends: Sequence[int], full: bool) -> Finish | None:
-    """Why an answer or a segment ends with a token, in the order of `waver.engines.sequence`."""
+    """Decide why an answer or a segment ends with a token, in the order of `waver.engines.sequence`."""
     if token in ends or entry.flags & COMPLETE:
         return "stop"
     if full:

@@ -16,8 +16,8 @@ from waver.engines.vllm.state import HiddenStates
 
 
 def input_processor() -> Any:
-    """The object of vLLM's that is checking a request, or None: the hook gets the request alone, and what can be asked
-    depends on how the server was started."""
+    """Find vLLM's input processor that is checking a request, or None: the hook gets the request alone, and what can be
+    asked depends on how the server was started."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         found = frame.f_locals.get("self")
@@ -28,15 +28,15 @@ def input_processor() -> Any:
 
 
 def request_id() -> str | None:
-    """The request that Model Runner V2 is adding, to be called from a processor's `add_request`: that gets a slot,
-    which another request may have had before, and a copy of the parameters, which several choices share."""
+    """Find the id of the request that Model Runner V2 is adding. Call it from a processor's `add_request`, which gets a
+    slot that another request may have had before, and a copy of the parameters, which several choices share."""
     frame = sys._getframe(2).f_back
     name = None if frame is None else frame.f_locals.get("req_id")
     return sys.intern(str(name)) if name is not None else None
 
 
 def hidden_states() -> HiddenStates | None:
-    """The hidden states of a step, to be called while a processor is applied: vLLM hands on the logits alone, and both
+    """Find the hidden states of a step. Call it while a processor is applied: vLLM hands on the logits alone, and both
     of its runners hold the states by these names."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

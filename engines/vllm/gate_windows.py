@@ -16,7 +16,7 @@ from waver.entropy import BatchedRollingEntropy
 
 
 class GateWindows:
-    """One window for each of `count` requests."""
+    """Keeps a window for each of `count` requests."""
 
     def __init__(self, count: int, device: torch.device) -> None:
         self._device = device

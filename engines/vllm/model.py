@@ -1,4 +1,4 @@
-"""A model under vLLM: what the engine on it and the engines on its adapters share."""
+"""A model under vLLM, shared by the engine on it and the engines on its adapters."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class VllmModel:
         return self.config.args.get("revision")
 
     def running(self, engine: str) -> Running:
-        """The processes as they run now. `engine` names who asks, for the error.
+        """Return the processes as they run now. `engine` is the caller's name, for the error.
 
         Raises:
             EngineError: they died, and are being started again.
@@ -75,12 +75,12 @@ class VllmModel:
         return running
 
     def next_number(self) -> int:
-        """A number that no other request of this model has."""
+        """Return a number that no other request of this model has."""
         return next(self._numbers)
 
     @contextmanager
     def slot(self) -> Iterator[tuple[int, int]]:
-        """A slot of the ring buffer and the tag of its owner, for one request that holds `room`."""
+        """Reserve a slot of the ring buffer, with a tag, for one request that holds `room`."""
         slot = self._slots.popleft()
         try:
             yield slot, self.next_number() % 2**31

@@ -23,12 +23,13 @@ MOST_TRANSFORMS = 16
 
 
 class EncodedParams(dict[str, str]):
-    """What `RequestParams.encode` makes. Its type tells it from what a client sends, which is a plain dict at most."""
+    """The result of `RequestParams.encode`. Its type distinguishes it from what a client sends, at most a plain
+    dict."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestParams:
-    """How one request is drawn, stopped and reported.
+    """The drawing, stopping and reporting of one request.
 
     `sampling` is None where the drawing is left to vLLM: then `transforms` truncate what it draws from, at
     `temperature`. `ends` are the tokens that end the answer, `stop` is the token that ends the request when its gate
@@ -50,7 +51,7 @@ class RequestParams:
 
     @property
     def needs_tokens(self) -> bool:
-        """Whether the worker needs the tokens themselves, not only their number."""
+        """Return whether the worker needs the tokens themselves, not only their number."""
         s = self.sampling
         if s is None:
             return False
@@ -58,7 +59,7 @@ class RequestParams:
         return bool(penalised) or s.grammar is not None
 
     def encode(self) -> EncodedParams:
-        """The value under `KEY` that the worker takes."""
+        """Encode the parameters as the value under `KEY` that the worker takes."""
         return EncodedParams(settled=self._to_json())
 
     def _to_json(self) -> str:
@@ -78,7 +79,7 @@ class RequestParams:
 
     @classmethod
     def decode(cls, encoded: Mapping[str, str]) -> RequestParams:
-        """The counterpart of `encode`."""
+        """Decode what `encode` made."""
         data = json.loads(encoded["settled"])
         rule = data.pop("gate", None)
         data["gate"] = Gate(**rule | {"history": tuple(rule["history"])}) if rule else None

@@ -136,7 +136,7 @@ class RingWriter:
 
     @property
     def hidden(self) -> int:
-        """Numbers in a hidden state."""
+        """Width of a hidden state."""
         return self._states.shape[1] - 1
 
     def write(
@@ -186,8 +186,8 @@ class RingWriter:
 
 
 def map_on(device: torch.device, view: Words) -> torch.Tensor:
-    """The view as a tensor of the device: registered with CUDA, a kernel writes it in stream order, ahead of the token.
-    A device that cannot do that writes through the host, and waits for it."""
+    """Map a view as a tensor of the device: registered with CUDA, a kernel writes it in stream order, ahead of the
+    token. A device that cannot do that writes through the host, and waits for it."""
     shared = torch.from_numpy(view)
     if device.type == "cuda":
         status = torch.cuda.cudart().cudaHostRegister(view.ctypes.data, view.nbytes, 0)
@@ -208,6 +208,6 @@ def set_ring_path(config: Any, path: Path) -> None:
 
 
 def ring_path(config: Any) -> Path | None:
-    """The ring buffer that a worker was told of, if any."""
+    """Return the path of the ring buffer that a worker was told of, if any."""
     path = getattr(config, "waver_ring", None)
     return None if path is None else Path(path)

@@ -1,5 +1,8 @@
-"""The vLLM engine where vLLM decodes speculatively: its processors see no single positions, so vLLM draws by itself,
-gates are refused, and entropies are bounded by the likeliest tokens."""
+"""The vLLM engine for speculative decoding.
+
+vLLM's logits processors see no single positions then, so vLLM draws by itself, gates are refused, and entropies are
+bounded by the likeliest tokens.
+"""
 
 from __future__ import annotations
 
@@ -78,8 +81,11 @@ class SpeculativeVllmEngine(VllmEngine):
         raise EngineError(f"engine {self.name!r} ended an answer without a reason")
 
     async def hidden_state(self, ids: Sequence[int], depth: float | None = None) -> torch.Tensor:
-        """Raises:
-        Unsupported: the worker of a vLLM that speculates does not hand out hidden states."""
+        """Refuse: the worker of a vLLM that speculates does not hand out hidden states.
+
+        Raises:
+            Unsupported: always.
+        """
         if depth is not None:
             raise Unsupported(
                 f"engine {self.name!r} runs under vLLM, which hands out the last hidden state only", "policy"

@@ -58,7 +58,7 @@ class RequestState:
         self._matched = 0
 
     def ids_before(self, position: int) -> Sequence[int]:
-        """The prompt and the tokens before a position. Where only their number is needed, placeholders."""
+        """Return the prompt and the tokens before a position. Where only their number is needed, placeholders."""
         if not self.params.needs_tokens:
             return range(self.prompt_length + position)
         if self._ids is None:
@@ -71,7 +71,8 @@ class RequestState:
             self._ids[self.prompt_length + position :] = [token]
 
     def matcher(self, grammar: Grammar, schema: str, position: int) -> LLMatcher:
-        """A matcher that has consumed the answer up to a position, which may lie before the one of the last call."""
+        """Return a matcher that has consumed the answer up to a position, which may lie before the one of the last
+        call."""
         answer = self.ids_before(position)[self.answer_start :]
         if self._matcher is None or len(answer) < self._matched:
             self._matcher = grammar.matcher(schema, list(answer))
@@ -81,7 +82,7 @@ class RequestState:
         return self._matcher
 
     def completes_grammar(self, token: int) -> bool:
-        """Whether the grammar allows nothing after this token."""
+        """Return whether the grammar allows nothing after this token."""
         if self._matcher is None:
             return False
         ahead = self._matcher.deep_copy()
@@ -118,7 +119,7 @@ class BatchRow:
 
     @property
     def draws(self) -> bool:
-        """Whether the token is drawn here, and not left to vLLM's argmax of untouched logits."""
+        """Return whether the token is drawn here, and not left to vLLM's argmax of untouched logits."""
         return self.state.always_draws or self.position < self.state.draws_until
 
 
@@ -136,7 +137,7 @@ class HiddenStates:
     offsets: Sequence[int] | None = None
 
     def of(self, rows: Sequence[BatchRow]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The states that requests ask for, `[n, hidden]`, and whether each could be found, `[n]` bool.
+        """Select the states that requests ask for, `[n, hidden]`, and whether each could be found, `[n]` bool.
 
         A token may have been read in an earlier step. And where the last of a row's states in `every` differs from the
         one in `sampled`, this version of vLLM means something else by `every`, and nothing is taken from it.

@@ -1,5 +1,7 @@
-"""vLLM's own Prometheus metrics, for each engine in a registry of its own: in the process's, where vLLM puts them, an
-engine that starts drops those of the one before."""
+"""Keep vLLM's own Prometheus metrics of each engine in a registry of its own.
+
+vLLM puts them into the process's registry, where an engine that starts would drop those of the one before.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 def logger_into(registry: CollectorRegistry) -> type[Any]:
-    """A logger of vLLM's that keeps its metrics in a registry. The classes that it makes them with, and the helpers
-    that make more with the same three, are attributes of its class."""
+    """Make a subclass of vLLM's stat logger that keeps its metrics in a registry. The classes that it makes metrics
+    with, and the helpers that make more with the same three, are attributes of its class."""
     from vllm.v1.metrics.loggers import PrometheusStatLogger
 
     kinds = {"_gauge_cls": Gauge, "_counter_cls": Counter, "_histogram_cls": Histogram}

@@ -217,11 +217,11 @@ def test_what_a_reader_that_fell_behind_has_lost_is_asked_for_anew(
     expected = vllm_running.run(everybody())
     read, gone = EntropyRing.read, list[tuple[int, int]]()
 
-    def forgetful(board: EntropyRing, row: int, tag: int, position: int, top: int = 0) -> Any:
+    def forgetful(ring: EntropyRing, row: int, tag: int, position: int, top: int = 0) -> Any:
         if position and (tag + 7 * position) % 11 == 0:
             gone.append((tag, position))
             return None
-        return read(board, row, tag, position, top)
+        return read(ring, row, tag, position, top)
 
     monkeypatch.setattr(EntropyRing, "read", forgetful)
     again = vllm_running.run(everybody())

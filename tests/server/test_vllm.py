@@ -184,7 +184,7 @@ def test_a_client_that_leaves_frees_both_engines(vllm_running: Any) -> None:
 
 @pytest.mark.parametrize("name", ["small", "large"])
 def test_a_client_that_leaves_frees_the_worker(vllm_running: Any, name: str) -> None:
-    """Nothing more is written on the board, long before the answer's end."""
+    """Nothing more is written to the ring buffer, long before the answer's end."""
     words = vllm_running.runtime.engines[name].model.core.running.ring.words
     body = {"model": name, "prompt": "What is", "max_tokens": 900, "ignore_eos": True, "stream": True}
     with vllm_running.http() as http, http.stream("POST", "/v1/completions", json=body) as answer:

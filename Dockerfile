@@ -8,28 +8,26 @@ ARG VLLM_IMAGE=vllm/vllm-openai:v0.32.0
 FROM ${PYTHON_IMAGE} AS wheel
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-COPY constraints.txt ./
-RUN python -m pip install --constraint constraints.txt hatchling
+COPY pyproject.toml uv.lock ./
+COPY requirements requirements
+RUN python requirements/install.py --only build
 COPY . .
 RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
 
 
 FROM ${PYTHON_IMAGE} AS packages
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore UV_NO_CACHE=1
 WORKDIR /src
-RUN python -m venv /opt/waver
-# torch first and by itself: its CPU build has no CUDA packages behind it, and what comes later finds it in place.
-COPY constraints.txt ./
-RUN /opt/waver/bin/pip install --no-deps --index-url "${TORCH_INDEX}" "$(grep '^torch==' constraints.txt)"
-# What Waver needs, without Waver: a change of the code leaves this layer alone.
-COPY pyproject.toml ./
-RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*project['dependencies'], *project['optional-dependencies']['retrieval'], sep='\n')" > requirements.txt \
-    && /opt/waver/bin/pip install --constraint constraints.txt --requirement requirements.txt \
+COPY pyproject.toml uv.lock ./
+COPY requirements requirements
+# uv outside of what goes into the image.
+RUN python -m pip install --require-hashes --requirement requirements/uv.txt && python -m venv /opt/waver
+# What Waver needs, as locked, without Waver: a change of the code leaves this layer alone.
+RUN TORCH_INDEX="${TORCH_INDEX}" /opt/waver/bin/python requirements/install.py retrieval --torch cpu --no-project \
     && /opt/waver/bin/python -c "import torch; assert torch.version.cuda is None, 'this torch is a CUDA build'"
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
-    /opt/waver/bin/pip install --no-deps /wheels/waver-*.whl && /opt/waver/bin/pip check
+    /opt/waver/bin/pip install --no-deps /wheels/waver_llm-*.whl && /opt/waver/bin/pip check
 
 
 FROM ${PYTHON_IMAGE} AS waver
@@ -55,9 +53,9 @@ CMD ["serve"]
 FROM ${VLLM_IMAGE} AS vllm
 # Without dependencies: everything that the processor imports is there, and vLLM's own torch has to stay.
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
-    uv pip install --system --no-cache --no-deps /wheels/waver-*.whl \
+    uv pip install --system --no-cache --no-deps /wheels/waver_llm-*.whl \
     && python3 -c "from importlib.metadata import distribution; \
-assert distribution('waver').entry_points.select(group='vllm.logits_processors'), 'the wheel has no plugin'"
+assert distribution('waver-llm').entry_points.select(group='vllm.logits_processors'), 'the wheel has no plugin'"
 RUN groupadd --gid 10001 waver \
     && useradd --uid 10001 --gid waver --create-home --shell /usr/sbin/nologin waver \
     && install --directory --owner waver --group waver /home/waver/.cache

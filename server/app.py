@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -14,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from waver import __version__
 from waver.engines.base import Engine
 from waver.server import (
     chat,
@@ -66,7 +66,7 @@ def create_app(
 
     app = FastAPIOffline(
         title="Waver",
-        version=version("waver"),
+        version=__version__,
         summary="An OpenAI-compatible server that spends compute where a language model wavers.",
         lifespan=lifespan,
         redoc_url=None,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 from fastapi import APIRouter, Request
 
+from waver import __version__
 from waver.policies.registry import describe
 from waver.server.errors import not_ready
 from waver.server.runtime import ready_runtime, runtime
@@ -29,7 +28,7 @@ async def ready(request: Request) -> dict[str, str]:
 
 @router.get("/version", summary="The server's version")
 async def server_version() -> dict[str, str]:
-    return {"version": version("waver")}
+    return {"version": __version__}
 
 
 @router.get("/v1/policies", summary="Every policy with the JSON Schema of its parameters")

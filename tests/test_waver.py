@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from waver import __version__
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,7 +37,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 def test_help_lists_the_commands() -> None:
     shown = waver("--help").stdout
     assert all(command in shown for command in ("serve", "chat", "ingest", "--version"))
-    assert waver("--version").stdout == f"waver {version('waver')}\n"
+    assert waver("--version").stdout == f"waver {__version__}\n"
 
 
 def test_without_arguments_the_help_is_shown() -> None:

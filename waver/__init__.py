@@ -4,3 +4,5 @@ Each package beside this file is one layer: `entropy` <- `engines` <- `policies`
 `clients` and `training` beside them. In a checkout they are symbolic links to the folders at the root; in an installed
 wheel they are folders.
 """
+
+__version__ = "0.1.0"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import httpx
@@ -66,7 +66,8 @@ def vllm_serving(folder: Path, plugin: bool) -> Iterator[Served]:
     # wanted, a record of Waver's package without its entry point comes first on the path.
     _distribution(folder, "vllm", "0.32.0+cpu")
     if not plugin:
-        _distribution(folder, "waver", version("waver"))
+        for plugin_of in {entry.dist.name for entry in entry_points(group="vllm.logits_processors") if entry.dist}:
+            _distribution(folder, plugin_of, version(plugin_of))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -93,7 +94,7 @@ def vllm_serving(folder: Path, plugin: bool) -> Iterator[Served]:
 
 def _distribution(folder: Path, name: str, number: str) -> None:
     """Make a package look installed, without any entry point."""
-    info = folder / f"{name}-{number}.dist-info"
+    info = folder / f"{name.replace('-', '_')}-{number}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
 

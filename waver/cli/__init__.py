@@ -6,12 +6,13 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from waver import __version__
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,7 +40,7 @@ def config_option(words: str) -> Any:
 
 def show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"waver {version('waver')}")
+        typer.echo(f"waver {__version__}")
         raise typer.Exit
 
 

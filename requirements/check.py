@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from install import HERE, ROOT, answers, export, find_uv, names
@@ -56,7 +56,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "constraints.txt"
         constraints.write_text("".join(f"{pin}\n" for pin in asked.pins))
-        checks = [check for check in plan(find_uv(), Path(folder), constraints) if (asked.only or "") in check.name]
+        checks = [
+            replace(check, offline=check.offline and not asked.only)
+            for check in plan(find_uv(), Path(folder), constraints)
+            if (asked.only or "") in check.name
+        ]
         # What has been looked up once comes from uv's cache.
         outcomes = {}
         for offline in (False, True):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from waver.extras import how_to_install
 from waver.retrieval.base import Unavailable, Vectors
 from waver.retrieval.chunking import Offsets
 from waver.retrieval.weights import check, locate
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 REMEMBERED = 4096
 """Questions whose vectors are kept: 6 MiB at 384 dimensions."""
 BATCH = 16
-MISSING = "Retrieval needs packages that are not installed ({}): pip install 'waver[retrieval]'."
+
+
+def missing(error: ImportError) -> Unavailable:
+    """Return the error that says which package retrieval lacks and how to install it."""
+    return Unavailable(f"Retrieval needs packages that are not installed ({error.name}): {how_to_install('retrieval')}")
 
 
 class Embedder:
@@ -122,7 +127,7 @@ def _load(folder: Path, name: str, device: str) -> SentenceTransformer:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
     except ImportError as error:
-        raise Unavailable(MISSING.format(error.name)) from error
+        raise missing(error) from error
     bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from waver.retrieval.base import Damaged, Ids, Unavailable, Vectors
-from waver.retrieval.embedder import MISSING
+from waver.retrieval.base import Damaged, Ids, Vectors
+from waver.retrieval.embedder import missing
 
 try:
     faiss: Any = import_module("faiss")  # its stubs lack half of it
 except ImportError as error:
-    raise Unavailable(MISSING.format(error.name)) from error
+    raise missing(error) from error
 
 Kind = Literal["flat", "hnsw", "ivf_pq"]
 Mask = npt.NDArray[np.bool_]

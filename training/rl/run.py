@@ -23,6 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
 from waver.engines.tokens import TokenText
+from waver.extras import how_to_install_vllm
 from waver.training.rl.adapters.trl_trainer import RecipeTrainer
 from waver.training.rl.monitor import Monitor, plot
 from waver.training.rl.recipe import Recipe
@@ -166,7 +167,7 @@ def check_vllm(recipe: Recipe) -> None:
         ValueError: it is not there, or cannot draw so.
     """
     if find_spec("vllm") is None:
-        raise ValueError("rows cannot be drawn by vLLM, which is not installed: pip install 'waver[vllm]'")
+        raise ValueError(f"rows cannot be drawn by vLLM, which is not installed: {how_to_install_vllm()}")
     for method in recipe.methods:
         if method.rollout_sampler is not None:
             raise ValueError(f"{method.name} says how rows are drawn, which vLLM cannot be told: leave --vllm out")

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from waver import __version__
+from waver.extras import how_to_install
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -306,14 +307,14 @@ def rl(
     """Train a model by reinforcement learning on questions whose answers can be checked.
 
     The trained model is in OUT/model, ready for `waver serve`, beside metrics.jsonl, curves.png and TensorBoard's
-    runs. Needs `pip install 'waver[train]'`. docs/training-methods.md tells the methods apart.
+    runs. Needs the extra `train`. docs/training-methods.md tells the methods apart.
 
     Example: `waver train rl --out run --base dapo --set clip_high=0.25`
     """
     try:
         from waver.training.rl.run import Run, parse_settings, train
     except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: pip install 'waver[train]'") from None
+        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     try:
         run = Run(
             model=model or str(files("waver") / "models" / "small"),

@@ -32,7 +32,7 @@ LONGEST_ANSWER = 1 << 20
 class Discovered:
     """The capabilities of an upstream, and its context length in tokens where it says it."""
 
-    able: Capabilities
+    capabilities: Capabilities
     context_length: int | None
 
 
@@ -64,12 +64,14 @@ class _Discovery:
         self._ids = tokens.encode("The sea")
 
     def run(self) -> Discovered:
-        able, reply = self._first()
-        if able.told != "trace":
-            self._check_raw(able, reply)
-        able = replace(able, tells_end=self._tells_end(able), reserved=self._reserved(able))
+        capabilities, reply = self._first()
+        if capabilities.token_format != "trace":
+            self._check_raw(capabilities, reply)
+        capabilities = replace(
+            capabilities, reports_end=self._reports_end(capabilities), reserved=self._reserved(capabilities)
+        )
         lengths = [model.get("max_model_len") for model in self._models() if model.get("id") == self._model]
-        return Discovered(able, next((n for n in lengths if isinstance(n, int) and n > 1), None))
+        return Discovered(capabilities, next((n for n in lengths if isinstance(n, int) and n > 1), None))
 
     def _models(self) -> list[dict[str, Any]]:
         """List the models that are served there; empty where the upstream has no list."""
@@ -93,17 +95,17 @@ class _Discovery:
         most = self._upstream.config.top_logprobs
         tops = [most, *(k for k in FEWER if k < most)]
         refusal = ""
-        for ids_in, extras, top in itertools.product((True, False), (True, False), tops):
-            able = Capabilities(ids_in, "names", top, extras)
+        for takes_ids, extras, top in itertools.product((True, False), (True, False), tops):
+            capabilities = Capabilities(takes_ids, "names", top, extras)
             extra = {"trace": True, "return_tokens_as_token_ids": True} if extras else {}
             try:
-                reply = self._ask(able, Sampling(max_tokens=1), **extra)
+                reply = self._ask(capabilities, Sampling(max_tokens=1), **extra)
             except Unsupported as error:
                 refusal = str(error)
             except LookupError:
                 raise ValueError(self._missing()) from None
             else:
-                return replace(able, told=self._told(reply)), reply
+                return replace(capabilities, token_format=self._token_format(reply)), reply
         raise ValueError(refusal)
 
     def _missing(self) -> str:
@@ -116,7 +118,7 @@ class _Discovery:
             "used, for Waver hands token ids over"
         )
 
-    def _told(self, reply: _Reply) -> Literal["trace", "ids", "names"]:
+    def _token_format(self, reply: _Reply) -> Literal["trace", "ids", "names"]:
         """Find out how the upstream reports which tokens it wrote.
 
         Raises:
@@ -128,10 +130,10 @@ class _Discovery:
             return "trace"
         return "ids" if all(token.name.startswith("token_id:") for token in reply.tokens) else "names"
 
-    def _check_raw(self, able: Capabilities, first: _Reply) -> None:
+    def _check_raw(self, capabilities: Capabilities, first: _Reply) -> None:
         """Check that a temperature does not change the reported log-probabilities: the entropy is that of the model's
         own distribution."""
-        hot = self._ask(able, Sampling(max_tokens=1, temperature=2.0))
+        hot = self._ask(capabilities, Sampling(max_tokens=1, temperature=2.0))
         for one, other in zip(first.tokens[:1], hot.tokens[:1], strict=False):
             pairs = zip(sorted(p for _, p in one.top)[-5:], sorted(p for _, p in other.top)[-5:], strict=False)
             if any(abs(a - b) > ALIKE * max(1.0, -a) for a, b in pairs):
@@ -141,26 +143,26 @@ class _Discovery:
                     "SGLANG_RETURN_ORIGINAL_LOGPROB=1)"
                 )
 
-    def _tells_end(self, able: Capabilities) -> bool:
+    def _reports_end(self, capabilities: Capabilities) -> bool:
         """Find out whether the token that ends an answer is reported, by a bias that makes it come at once."""
         if not self._tokens.eos_ids:
             return True
         end = self._tokens.eos_ids[0]
         try:
-            reply = self._ask(able, Sampling(max_tokens=1, temperature=0.0, logit_bias={end: 100.0}))
+            reply = self._ask(capabilities, Sampling(max_tokens=1, temperature=0.0, logit_bias={end: 100.0}))
         except Unsupported:
             return False
         return reply.finish == "stop" and bool(reply.tokens) and reply.tokens[-1].token == end
 
-    def _reserved(self, able: Capabilities) -> int | None:
+    def _reserved(self, capabilities: Capabilities) -> int | None:
         """Find the token with which Waver's plugin ends a request, by a gate that fires at once."""
         wanted = self._upstream.config.plugin
-        if wanted is False or (able.told, able.ids_in) != ("ids", True):
+        if wanted is False or (capabilities.token_format, capabilities.takes_ids) != ("ids", True):
             reply = None
         else:
             try:
                 gate = plugin_args(Gate(window=1, threshold=0.0))
-                reply = self._ask(able, Sampling(max_tokens=1), vllm_xargs=gate)
+                reply = self._ask(capabilities, Sampling(max_tokens=1), vllm_xargs=gate)
             except Unsupported as error:
                 if wanted is True:
                     raise ValueError(str(error)) from None
@@ -173,13 +175,13 @@ class _Discovery:
             )
         return None
 
-    def _ask(self, able: Capabilities, sampling: Sampling, **extra: Any) -> _Reply:
+    def _ask(self, capabilities: Capabilities, sampling: Sampling, **extra: Any) -> _Reply:
         """Ask for one token.
 
         Raises:
             Unsupported: it is refused. LookupError: there is no such endpoint or model. ValueError: it failed.
         """
-        content = body(self._model, self._ids, sampling, self._tokens, able, room=1) | extra
+        content = body(self._model, self._ids, sampling, self._tokens, capabilities, room=1) | extra
         status, answer = self._send("POST", "/completions", content)
         if status != 200:
             raise LookupError

@@ -45,7 +45,7 @@ class UpstreamEngine:
                 raise ValueError(f"{self._client.who} does not tell how long its context is; set `context_length`")
         except ValueError as error:
             raise ValueError(f"engine {name!r}: {error}") from error
-        self.able = found.able
+        self.capabilities = found.capabilities
         lengths = [n for n in (config.context_length, found.context_length) if n is not None]
         self.context_length = min(lengths)
         self._active = 0
@@ -61,8 +61,10 @@ class UpstreamEngine:
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         self._check(prompt_ids, room=1)
         room = self.context_length - len(prompt_ids)
-        request = body(self._model, prompt_ids, sampling, self.tokens, self.able, room)
-        segment = Segment(self.name, prompt_ids, sampling, self.tokens, self.able, self._parser, self.context_length)
+        request = body(self._model, prompt_ids, sampling, self.tokens, self.capabilities, room)
+        segment = Segment(
+            self.name, prompt_ids, sampling, self.tokens, self.capabilities, self._parser, self.context_length
+        )
         begun = sampling.answer_start is not None and sampling.answer_start < len(prompt_ids)
         self._active += 1
         try:
@@ -82,25 +84,27 @@ class UpstreamEngine:
     def check(self, sampling: Sampling, begun: bool) -> None:
         if self._client.closed:
             raise EngineError(f"engine {self.name!r} is closed")
-        refuse(sampling, self.able, int(begun))
+        refuse(sampling, self.capabilities, int(begun))
 
     async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:
         self._check(ids)
         impossible = Unsupported(
             "this engine's upstream does not score a given text, so logprobs cannot be echoed", "echo"
         )
-        if top_logprobs > self.able.top:
-            raise Unsupported(f"this engine's upstream gives at most {self.able.top} top log-probabilities", "logprobs")
+        if top_logprobs > self.capabilities.top:
+            raise Unsupported(
+                f"this engine's upstream gives at most {self.capabilities.top} top log-probabilities", "logprobs"
+            )
         if len(ids) < 2:
             return []
         request = {
             "model": self._model,
-            "prompt": prompt(ids, self.tokens, self.able),
+            "prompt": prompt(ids, self.tokens, self.capabilities),
             "echo": True,
             "max_tokens": 1,
             "temperature": 0.0,
-            "logprobs": self.able.top,
-            **(TOKEN_FIELDS["ids"] if self.able.told == "ids" else {}),
+            "logprobs": self.capabilities.top,
+            **(TOKEN_FIELDS["ids"] if self.capabilities.token_format == "ids" else {}),
         }
         self._active += 1
         try:

@@ -28,22 +28,22 @@ PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_pena
 class Capabilities:
     """The capabilities of an upstream.
 
-    `ids_in`: it takes token ids as a prompt, else text. `told`: how it reports which tokens it wrote: in Waver's trace,
-    as ids, or by their spelling. `top`: log-probabilities at each position. `extras`: it takes vLLM's further fields.
-    `tells_end`: the token that ends an answer is among those it reports. `reserved`: the token with which Waver's
-    plugin ends a request; None where there is no plugin, or none is wanted.
+    `takes_ids`: it takes token ids as a prompt, else text. `token_format`: how it reports which tokens it wrote: in
+    Waver's trace, as ids, or by their spelling. `top`: log-probabilities at each position. `extras`: it takes vLLM's
+    further fields. `reports_end`: the token that ends an answer is among those it reports. `reserved`: the token with
+    which Waver's plugin ends a request; None where there is no plugin, or none is wanted.
     """
 
-    ids_in: bool = True
-    told: Literal["trace", "ids", "names"] = "ids"
+    takes_ids: bool = True
+    token_format: Literal["trace", "ids", "names"] = "ids"
     top: int = 20
     extras: bool = True
-    tells_end: bool = True
+    reports_end: bool = True
     reserved: int | None = None
 
 
 def body(
-    model: str, ids: Sequence[int], sampling: Sampling, tokens: TokenText, able: Capabilities, room: int
+    model: str, ids: Sequence[int], sampling: Sampling, tokens: TokenText, capabilities: Capabilities, room: int
 ) -> dict[str, Any]:
     """Make the body of a streamed request for the rest of an answer.
 
@@ -55,19 +55,19 @@ def body(
     """
     start = len(ids) if sampling.answer_start is None else sampling.answer_start
     written = len(ids) - start
-    refuse(sampling, able, written)
+    refuse(sampling, capabilities, written)
     limit = max(min(sampling.max_tokens - written, room), 1)
     out = {
         "model": model,
-        "prompt": prompt(ids, tokens, able),
+        "prompt": prompt(ids, tokens, capabilities),
         "stream": True,
         "max_tokens": limit,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        **TOKEN_FIELDS[able.told],
+        **TOKEN_FIELDS[capabilities.token_format],
     }
-    if able.told != "trace" or sampling.top_logprobs:
-        out["logprobs"] = max(sampling.top_logprobs, 1) if able.told == "trace" else able.top
+    if capabilities.token_format != "trace" or sampling.top_logprobs:
+        out["logprobs"] = max(sampling.top_logprobs, 1) if capabilities.token_format == "trace" else capabilities.top
     if sampling.temperature > 0:
         out["seed"] = segment_seed(sampling.seed, written)
     # What is left out takes the upstream's default, which need not be the neutral value.
@@ -76,25 +76,25 @@ def body(
         "min_p": (sampling.min_p, 0.0),
         **{name: (getattr(sampling, name), neutral) for name, neutral in PENALTIES.items()},
     }
-    out |= {name: value for name, (value, neutral) in further.items() if able.extras or value != neutral}
+    out |= {name: value for name, (value, neutral) in further.items() if capabilities.extras or value != neutral}
     optional = {
         "min_tokens": min(max(sampling.min_tokens - written, 0), limit),
         "ignore_eos": sampling.ignore_eos,
         "stop_token_ids": list(sampling.stop_token_ids),
         "logit_bias": {str(token): bias for token, bias in sampling.logit_bias.items()},
         "response_format": _guide(sampling.grammar),
-        "vllm_xargs": _plugin_args(sampling, able, written),
+        "vllm_xargs": _plugin_args(sampling, capabilities, written),
     }
     return out | {name: value for name, value in optional.items() if value}
 
 
-def gate_runs_upstream(sampling: Sampling, able: Capabilities, written: int) -> bool:
+def gate_runs_upstream(sampling: Sampling, capabilities: Capabilities, written: int) -> bool:
     """Return whether the upstream's plugin can run the gate: that needs the raw logits, which the plugin does not see
     where vLLM's bias, `min_tokens` or repetition penalty are applied before it."""
     gate = sampling.gate
     return (
         gate is not None
-        and able.reserved is not None
+        and capabilities.reserved is not None
         and gate.window <= LONGEST_WINDOW
         and gate.threshold >= 0
         and sampling.min_tokens <= written
@@ -103,13 +103,13 @@ def gate_runs_upstream(sampling: Sampling, able: Capabilities, written: int) -> 
     )
 
 
-def prompt(ids: Sequence[int], tokens: TokenText, able: Capabilities) -> list[int] | str:
+def prompt(ids: Sequence[int], tokens: TokenText, capabilities: Capabilities) -> list[int] | str:
     """Give the prompt as an upstream takes it: ids or text.
 
     Raises:
         Unsupported: it takes text only, and these ids end inside of a character.
     """
-    if able.ids_in:
+    if capabilities.takes_ids:
         return list(ids)
     # Servers put the token that begins a text in front by themselves.
     first = tokens.tokenizer.bos_token_id
@@ -129,7 +129,7 @@ def segment_seed(seed: int, written: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def refuse(sampling: Sampling, able: Capabilities, written: int) -> None:
+def refuse(sampling: Sampling, capabilities: Capabilities, written: int) -> None:
     """Refuse what an upstream cannot do, or cannot continue where another engine wrote the beginning.
 
     Args:
@@ -139,19 +139,21 @@ def refuse(sampling: Sampling, able: Capabilities, written: int) -> None:
         Unsupported: the message says what, and what to do.
     """
     if sampling.transforms and sampling.temperature > 0:
-        _refuse_transforms(sampling, able, written)
-    if sampling.top_logprobs > able.top:
-        raise Unsupported(f"this engine's upstream gives at most {able.top} top log-probabilities", "top_logprobs")
-    if able.reserved is not None and able.reserved in (*sampling.stop_token_ids, *sampling.logit_bias):
-        param = "stop_token_ids" if able.reserved in sampling.stop_token_ids else "logit_bias"
-        raise Unsupported(f"token {able.reserved} is reserved: it ends a request whose gate fires", param)
+        _refuse_transforms(sampling, capabilities, written)
+    if sampling.top_logprobs > capabilities.top:
+        raise Unsupported(
+            f"this engine's upstream gives at most {capabilities.top} top log-probabilities", "top_logprobs"
+        )
+    if capabilities.reserved is not None and capabilities.reserved in (*sampling.stop_token_ids, *sampling.logit_bias):
+        param = "stop_token_ids" if capabilities.reserved in sampling.stop_token_ids else "logit_bias"
+        raise Unsupported(f"token {capabilities.reserved} is reserved: it ends a request whose gate fires", param)
     if written or sampling.gate is not None:
         _refuse_in_turns(sampling)
 
 
-def _refuse_transforms(sampling: Sampling, able: Capabilities, written: int) -> None:
+def _refuse_transforms(sampling: Sampling, capabilities: Capabilities, written: int) -> None:
     """Refuse transforms where there is no plugin, and settings that the upstream applies in another order."""
-    if able.reserved is None:
+    if capabilities.reserved is None:
         raise Unsupported(
             "this engine's upstream cannot draw as the policy says: it is no vLLM with Waver's plugin; use another "
             "engine",
@@ -195,8 +197,8 @@ def _guide(grammar: str | None) -> dict[str, Any] | None:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": json.loads(grammar), "strict": True}}
 
 
-def _plugin_args(sampling: Sampling, able: Capabilities, written: int) -> dict[str, str]:
-    gate = sampling.gate if gate_runs_upstream(sampling, able, written) else None
+def _plugin_args(sampling: Sampling, capabilities: Capabilities, written: int) -> dict[str, str]:
+    gate = sampling.gate if gate_runs_upstream(sampling, capabilities, written) else None
     return plugin_args(gate, sampling.transforms if sampling.temperature else ())
 
 

@@ -24,21 +24,21 @@ class Segment:
         prompt_ids: Sequence[int],
         sampling: Sampling,
         tokens: TokenText,
-        able: Capabilities,
+        capabilities: Capabilities,
         parser: TokenParser,
         context_length: int,
     ) -> None:
-        self._engine, self._tokens, self._able, self._parser = engine, tokens, able, parser
+        self._engine, self._tokens, self._capabilities, self._parser = engine, tokens, capabilities, parser
         self._context_length = context_length
         start = len(prompt_ids) if sampling.answer_start is None else sampling.answer_start
-        self._gated_upstream = gate_runs_upstream(sampling, able, len(prompt_ids) - start)
+        self._gated_upstream = gate_runs_upstream(sampling, capabilities, len(prompt_ids) - start)
         """Whether the gate runs in the upstream."""
         self._sampling = sampling
         counted = replace(sampling, gate=None) if self._gated_upstream else sampling
         self._sequence = SequenceState(prompt_ids, counted, tokens.eos_ids)
         lagged = self._gated_upstream and sampling.gate is not None and sampling.gate.timing == "lagged"
         # Some ends are reported after the token that they belong to: then each token is held back until the next.
-        self._waits = lagged or not able.tells_end or sampling.grammar is not None
+        self._waits = lagged or not capabilities.reports_end or sampling.grammar is not None
         self._held: Step | None = None
 
     def take(self, choice: Mapping[str, Any]) -> list[Step]:
@@ -69,7 +69,7 @@ class Segment:
 
     def _end_without_token(self, event: TokenEvent, end: Any, stop_reason: Any) -> list[Step]:
         """End the segment where its last event is no token of the answer; empty where it is one."""
-        if self._gated_upstream and event.token == self._able.reserved == stop_reason:
+        if self._gated_upstream and event.token == self._capabilities.reserved == stop_reason:
             return self._end_by_gate(event)
         return [self._end_late(end)] if end == "stop" and event.token is None else []
 

@@ -86,7 +86,12 @@ def same(a: list[Step], b: list[Step]) -> None:
 async def test_is_an_engine(up: UpstreamEngine) -> None:
     assert isinstance(up, Engine)
     assert (up.name, up.parameters, up.context_length, up.active, up.alive) == ("small", 1000, 1024, 0, True)
-    assert (up.able.told, up.able.ids_in, up.able.tells_end, up.able.reserved) == ("trace", True, True, None)
+    assert (
+        up.capabilities.token_format,
+        up.capabilities.takes_ids,
+        up.capabilities.reports_end,
+        up.capabilities.reserved,
+    ) == ("trace", True, True, None)
 
 
 @pytest.mark.parametrize(

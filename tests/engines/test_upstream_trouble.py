@@ -266,10 +266,13 @@ async def test_connections_are_kept_and_bounded(serve: Callable[..., Wire]) -> N
 
 
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "vLLM": ({}, {"told": "ids", "top": 20, "extras": True, "tells_end": True}),
-    "llama.cpp": ({"shape": "content", "tells_end": False}, {"told": "names", "tells_end": False, "extras": True}),
-    "strict": ({"shape": "names", "takes_extras": False}, {"told": "names", "extras": False}),
-    "text only": ({"takes_ids": False, "shape": "names", "most_logprobs": 5}, {"ids_in": False, "top": 5}),
+    "vLLM": ({}, {"token_format": "ids", "top": 20, "extras": True, "reports_end": True}),
+    "llama.cpp": (
+        {"shape": "content", "tells_end": False},
+        {"token_format": "names", "reports_end": False, "extras": True},
+    ),
+    "strict": ({"shape": "names", "takes_extras": False}, {"token_format": "names", "extras": False}),
+    "text only": ({"takes_ids": False, "shape": "names", "most_logprobs": 5}, {"takes_ids": False, "top": 5}),
 }
 
 
@@ -279,7 +282,7 @@ async def test_other_kinds_of_server(
 ) -> None:
     wire = serve(spell=tokens.token_str, **kind)
     engine = await load(wire)
-    assert {name: getattr(engine.able, name) for name in able} == able
+    assert {name: getattr(engine.capabilities, name) for name in able} == able
     out = await steps(engine, top_logprobs=2)
     assert [step.token for step in out] == [10, 11, 12, 13]
     assert [step.finish for step in out] == [None, None, None, "length"]
@@ -290,7 +293,7 @@ async def test_other_kinds_of_server(
         assert [token for token, _ in step.top_logprobs] == [step.token, step.token + 1]
     asked = wire.seen[-1]
     assert asked["prompt"] == (PROMPT if wire.takes_ids else tokens.decode(PROMPT))
-    assert ("top_k" in asked) == engine.able.extras
+    assert ("top_k" in asked) == engine.capabilities.extras
     # An answer that ends at once, with and without a word about the token that ended it.
     ended = await steps(engine, logit_bias={2: 100.0})
     assert [(step.token, step.finish) for step in ended] == [(2, "stop")]

@@ -74,14 +74,20 @@ def agree(out: list[Step], expected: list[Step]) -> None:
 
 
 async def test_what_is_found(served: Served, vllm_stock: Served, up: UpstreamEngine) -> None:
-    assert (up.able.told, up.able.ids_in, up.able.top, up.able.extras, up.able.tells_end) == (
+    assert (
+        up.capabilities.token_format,
+        up.capabilities.takes_ids,
+        up.capabilities.top,
+        up.capabilities.extras,
+        up.capabilities.reports_end,
+    ) == (
         "ids",
         True,
         20,
         True,
         True,
     )
-    assert (up.able.reserved is None) == (served is vllm_stock)
+    assert (up.capabilities.reserved is None) == (served is vllm_stock)
     assert up.context_length == 1024
 
 
@@ -99,7 +105,7 @@ async def test_greedy_answers(up: UpstreamEngine, small: TransformersEngine) -> 
 async def test_gates(vllm_serve: Served, small: TransformersEngine, timing: Any, where: str) -> None:
     """In the upstream, by the plugin, and here, on the midpoints of the bounds: as in the embedded engine."""
     up, fired = await connect(vllm_serve, plugin=where == "there"), 0
-    assert (up.able.reserved is not None) == (where == "there")
+    assert (up.capabilities.reserved is not None) == (where == "there")
     for prompt in (ids(small, question) for question in QUESTIONS):
         for gate in (
             Gate(1, 0.3, timing=timing),
@@ -241,7 +247,7 @@ async def test_transforms_run_in_the_plugin(served: Served, vllm_stock: Served, 
             await steps(up, prompt, transforms=(cool,), **warm, **{param: value})
         assert caught.value.param == param
     with pytest.raises(Unsupported, match="reserved") as caught:
-        await steps(up, prompt, stop_token_ids=(up.able.reserved,))
+        await steps(up, prompt, stop_token_ids=(up.capabilities.reserved,))
     assert caught.value.param == "stop_token_ids"
 
 

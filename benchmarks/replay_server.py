@@ -1,0 +1,113 @@
+"""Servers of the bundled pair from any checkout of Waver, also one from before everything was imported as `waver.…`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from waver.benchmarks.processes import free_port, running
+
+HERE = Path(__file__).resolve().parents[1]
+"""The checkout that this file belongs to."""
+KEY = "replay"
+KEYS_VARIABLE = "WAVER_REPLAY_KEYS"
+START = 900.0
+"""Seconds that a server may take to start."""
+GROUP = "vllm.logits_processors"
+VLLM_ARGS: dict[str, Any] = {
+    "dtype": "float32",
+    "enforce_eager": True,
+    "max_num_seqs": 32,
+    "kv_cache_memory_bytes": 2**28,
+}
+BACKENDS: dict[str, dict[str, Any]] = {
+    "transformers": {"backend": "transformers"},
+    "vllm": {"backend": "vllm", "args": VLLM_ARGS},
+}
+
+
+def config(tree: Path, backend: str, data: Path) -> dict[str, Any]:
+    """The bundled pair with presets and probes: what the bundled configuration of that checkout says, and more presets.
+
+    Args:
+        data: a folder for collections.
+    """
+    bundled = yaml.safe_load((tree / "configs/bundled.yaml").read_text())
+    presets = {
+        "careful": [{"name": "ead", "threshold": 0.2}, {"name": "top_p", "p": 0.8}],
+        "coin": [{"name": "random_switch", "rate": 0.4}],
+        "warm": [{"name": "adaptive_temperature"}, {"name": "min_p", "p": 0.05}],
+    }
+    return bundled | {
+        "engines": {name: {"model": str(tree / "models" / name), **BACKENDS[backend]} for name in ("small", "large")},
+        "presets": bundled["presets"] | presets,
+        "probes": {name: str(tree / folder) for name, folder in bundled["probes"].items()},
+        "retrieval": {"path": str(data)},
+        "server": {"port": free_port(), "api_keys_env": KEYS_VARIABLE},
+    }
+
+
+def environment(tree: Path, folder: Path) -> dict[str, str]:
+    """Variables under which Python imports that checkout, and vLLM loads its plugin and not that of an installed one.
+
+    vLLM finds plugins by the metadata of installed distributions, and takes the first of each name: one is written to
+    `folder`, from the checkout's pyproject.toml.
+
+    Raises:
+        RuntimeError: another plugin would be loaded.
+    """
+    project = tomllib.loads((tree / "pyproject.toml").read_text())["project"]
+    info = folder / f"waver-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: waver\nVersion: {project['version']}\n")
+    plugin = project["entry-points"][GROUP]["waver"]
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\nwaver = {plugin}\n")
+    found = {"PYTHONPATH": f"{folder}{os.pathsep}{tree}", KEYS_VARIABLE: KEY}
+    module = plugin.split(":")[0]
+    code = (
+        "import importlib.metadata as m, importlib.util as u, json;"
+        f"print(json.dumps([[e.value for e in m.entry_points(group={GROUP!r})], u.find_spec({module!r}).origin]))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | found, cwd=tree, capture_output=True, text=True, check=True
+    )
+    names, origin = json.loads(said.stdout)
+    if names != [plugin] or not Path(origin).resolve().is_relative_to(tree.resolve()):
+        raise RuntimeError(f"vLLM would load {names} ({origin}) instead of the plugin of {tree}")
+    return found
+
+
+def python(tree: Path, *words: str) -> list[str]:
+    """The command that runs `waver WORDS` from a checkout."""
+    script = tree / "waver.py"
+    start = [str(script)] if script.exists() else ["-P", "-m", "waver"]  # -P: not what lies in the working directory
+    return [sys.executable, *start, *words]
+
+
+@contextmanager
+def serving(tree: Path, backend: str, folder: Path) -> Iterator[httpx.Client]:
+    """A server from a checkout with that backend's engines, and a client with its key.
+
+    Args:
+        folder: an empty one for its configuration, collections and log.
+    """
+    settings = config(tree, backend, folder / "collections")
+    file = folder / "waver.yaml"
+    file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    address = f"http://127.0.0.1:{settings['server']['port']}"
+    env: Mapping[str, str] = environment(tree, folder / "metadata")
+    command = python(tree, "serve", "--config", str(file))
+    with running(command, folder / "server.log", f"{address}/ready", START, env):
+        headers = {"authorization": f"Bearer {KEY}"}
+        with httpx.Client(base_url=address, headers=headers, timeout=300) as client:
+            yield client

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -114,7 +115,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[Any]) -> None:
     """Ask a process to end, and kill what is left of it and of its descendants."""
     family = descendants(process.pid)
     process.terminate()

@@ -1,4 +1,4 @@
-"""Answers of `waver bench replay`: without what differs from run to run, and how two of them differ."""
+"""Normalise answers for `waver bench replay`, which takes out what differs from run to run, and compare two of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recordings of `waver bench replay`: requests, their answers, and on what they were made, as compressed JSON lines.
+"""Save and load recordings of `waver bench replay`: requests, answers and the machine, as compressed JSON lines.
 
 The last bits of a float sum depend on the processor's instructions and on the packages that compute, so a recording is
 only held against answers that are made on the same.

@@ -1,4 +1,4 @@
-"""Differences that `waver bench replay` finds and that are wanted, each with its reason."""
+"""Name the differences that `waver bench replay` finds and that are wanted, each with its reason."""
 
 from __future__ import annotations
 

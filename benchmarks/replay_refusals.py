@@ -1,4 +1,4 @@
-"""Requests of `waver bench replay` that are refused: wrong fields, types, ranges and names, and prompts too long."""
+"""List the requests of `waver bench replay` that are refused: wrong fields, types, ranges, names, too long prompts."""
 
 from __future__ import annotations
 

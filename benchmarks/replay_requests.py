@@ -1,6 +1,6 @@
-"""The requests of `waver bench replay`: every endpoint, policy and sampling field, drawn from one seed.
+"""Draw the requests of `waver bench replay` from one seed: every endpoint, policy and sampling field.
 
-Each request that draws names its seed, so that the same code gives the same answer again.
+Each request that draws tokens names its seed, so that the same code gives the same answer again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any
 
 from waver.benchmarks.replay_refusals import REFUSALS
-from waver.training.world import documents, draw
+from waver.training.pair.world import documents, draw
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 TEMPERATURES = (0.0, 0.7, 1.0)
@@ -49,77 +49,77 @@ class Way:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-EAD = tuple(
-    {"name": "ead", **each}
-    for each in (
-        {},
-        *({"threshold": t, "window": w} for t, w in product((0.02, 0.1, 0.4), (1, 3))),
-        *({"threshold": 0.1, "window": w, "min_tokens": m, "timing": "lagged"} for w, m in ((1, 1), (2, 4), (5, 2))),
-        *({"threshold": t, "monitor": "small"} for t in (0.02, 0.1, 0.5)),
-        {"threshold": 0.1, "monitor": "small", "timing": "lagged", "window": 2},
-        {"threshold": 0.1, "monitor": "small", "threshold_down": 0.01, "window": 2, "min_tokens": 2},
-        *({"threshold": t, "threshold_down": d, "window": 2} for t, d in ((0.1, 0.001), (0.5, 0.05), (0.3, 0.3))),
-        *({"threshold": t, "start": "large"} for t in (0.0, 0.1)),
-        {"threshold": 0.2, "start": "large", "timing": "lagged", "threshold_down": 0.02},
-        {"threshold": 1e6},
-    )
+def several(policy: str, *parameters: Body, **common: Any) -> tuple[Body, ...]:
+    """A policy with one set of parameters after another."""
+    return tuple({"name": policy, **common, **own} for own in parameters)
+
+
+EAD = several(
+    "ead",
+    {},
+    *({"threshold": t, "window": w} for t, w in product((0.02, 0.1, 0.4), (1, 3))),
+    *({"threshold": 0.1, "window": w, "min_tokens": m, "timing": "lagged"} for w, m in ((1, 1), (2, 4), (5, 2))),
+    *({"threshold": t, "monitor": "small"} for t in (0.02, 0.1, 0.5)),
+    {"threshold": 0.1, "monitor": "small", "timing": "lagged", "window": 2},
+    {"threshold": 0.1, "monitor": "small", "threshold_down": 0.01, "window": 2, "min_tokens": 2},
+    *({"threshold": t, "threshold_down": d, "window": 2} for t, d in ((0.1, 0.001), (0.5, 0.05), (0.3, 0.3))),
+    *({"threshold": t, "start": "large"} for t in (0.0, 0.1)),
+    {"threshold": 0.2, "start": "large", "timing": "lagged", "threshold_down": 0.02},
+    {"threshold": 1e6},
 )
-SWITCHES = (
+SWITCHES: tuple[Body, ...] = (
     *({"name": "random_switch", "rate": rate} for rate in (0.0, 0.1, 0.5, 0.9, 1.0)),
     {"name": "random_switch", "rate": 0.3, "small": "large", "large": "small"},
     *({"name": "route", "threshold": t, "draft_tokens": n} for t, n in ((0.0, 4), (0.05, 8), (0.1, 16), (1e3, 2))),
     {"name": "route"},
 )
-GATES = tuple(
-    {"name": "l_rag", "collection": COLLECTION, **each}
-    for each in (
-        {},
-        *({"gate": "entropy", "threshold": t, "draft_tokens": n} for t, n in ((0.05, 8), (0.3, 32), (5.0, 16))),
-        *({"gate": "entropy", "threshold": 0.1, "pooling": p, "prefix": 3} for p in ("first", "max", "prefix_k")),
-        *({"gate": "margin", "threshold": t} for t in (0.1, 0.6)),
-        *({"gate": "targ", "signal": s, "threshold": 0.2} for s in ("margin", "entropy")),
-        {"gate": "targ", "signal": "variance", "samples": 4, "threshold": 0.3, "draft_tokens": 12},
-        {"gate": "flare"},
-        {"gate": "flare", "threshold": 0.3, "top_k": 2},
-        {"gate": "dragin"},
-        {"gate": "dragin", "threshold": 0.2},
-        {"gate": "seakr", "samples": 3, "draft_tokens": 12},
-        {"gate": "seakr", "samples": 4, "draft_tokens": 8, "threshold": -20.0},
-        {"gate": "always", "top_k": 3, "mode": "dense"},
-        {"gate": "always", "mode": "lexical"},
-        {"gate": "always", "filter": {"lang": "de"}},
-        {"gate": "always", "filter": {"lang": "none of them"}},
-        {"gate": "never"},
-        {"gate": "random", "rate": 0.5},
-        {"gate": "random", "rate": 1.0},
-        {"gate": "never", "documents": ["notes-1", "notes-2"]},
-        {"gate": "entropy", "documents": ["notes-1", "not there"], "threshold": 0.01},
-        {"gate": "never", "documents": ["notes-3"], "summary": "written"},
-        {"gate": "always", "instruction": "Read this first."},
-    )
+GATES = several(
+    "l_rag",
+    {},
+    *({"gate": "entropy", "threshold": t, "draft_tokens": n} for t, n in ((0.05, 8), (0.3, 32), (5.0, 16))),
+    *({"gate": "entropy", "threshold": 0.1, "pooling": p, "prefix": 3} for p in ("first", "max", "prefix_k")),
+    *({"gate": "margin", "threshold": t} for t in (0.1, 0.6)),
+    *({"gate": "targ", "signal": s, "threshold": 0.2} for s in ("margin", "entropy")),
+    {"gate": "targ", "signal": "variance", "samples": 4, "threshold": 0.3, "draft_tokens": 12},
+    {"gate": "flare"},
+    {"gate": "flare", "threshold": 0.3, "top_k": 2},
+    {"gate": "dragin"},
+    {"gate": "dragin", "threshold": 0.2},
+    {"gate": "seakr", "samples": 3, "draft_tokens": 12},
+    {"gate": "seakr", "samples": 4, "draft_tokens": 8, "threshold": -20.0},
+    {"gate": "always", "top_k": 3, "mode": "dense"},
+    {"gate": "always", "mode": "lexical"},
+    {"gate": "always", "filter": {"lang": "de"}},
+    {"gate": "always", "filter": {"lang": "none of them"}},
+    {"gate": "never"},
+    {"gate": "random", "rate": 0.5},
+    {"gate": "random", "rate": 1.0},
+    {"gate": "never", "documents": ["notes-1", "notes-2"]},
+    {"gate": "entropy", "documents": ["notes-1", "not there"], "threshold": 0.01},
+    {"gate": "never", "documents": ["notes-3"], "summary": "written"},
+    {"gate": "always", "instruction": "Read this first."},
+    collection=COLLECTION,
 )
-STRATEGIES = tuple(
-    {"name": "diffadapt", **each}
-    for each in (
-        {},
-        *({"strategy": s} for s in ("easy", "normal", "hard", "shuffled")),
-        *({"probe": f"large-{p}"} for p in ("paper", "strict-easy", "oracle")),
-        {"labels": "strict_easy", "min_confidence": 0.0},
-        {"labels": "oracle", "min_confidence": 0.9},
-        {"bonus": {"hard": 50.0}},
-        {"bonus": {"easy": 50.0}, "easy": {"temperature": 0.3, "top_p": 0.9, "share": 0.5}},
-        {"strategy": "normal", "normal": {"words": "Let us see."}},
-        {"strategy": "shuffled", "mix": {"easy": 1.0, "normal": 0.0, "hard": 2.0}},
-        {"strategy": "oracle", "answer": "42"},
-    )
+STRATEGIES = several(
+    "diffadapt",
+    {},
+    *({"strategy": s} for s in ("easy", "normal", "hard", "shuffled")),
+    *({"probe": f"large-{p}"} for p in ("paper", "strict-easy", "oracle")),
+    {"labels": "strict_easy", "min_confidence": 0.0},
+    {"labels": "oracle", "min_confidence": 0.9},
+    {"bonus": {"hard": 50.0}},
+    {"bonus": {"easy": 50.0}, "easy": {"temperature": 0.3, "top_p": 0.9, "share": 0.5}},
+    {"strategy": "normal", "normal": {"words": "Let us see."}},
+    {"strategy": "shuffled", "mix": {"easy": 1.0, "normal": 0.0, "hard": 2.0}},
+    {"strategy": "oracle", "answer": "42"},
 )
-FORCED = (
+FORCED: tuple[Body, ...] = (
     {"name": "forced_answer"},
     {"name": "forced_answer", "words": " So it is", "tokens": 4, "until": ".", "temperature": 0.0},
     {"name": "forced_answer", "words": "\nAnswer: {", "tokens": 6, "until": "}", "temperature": 1.0},
     {"name": "forced_answer", "tokens": 2},
 )
-TRUNCATIONS = (
+TRUNCATIONS: tuple[Body, ...] = (
     {"name": "top_w"},
     *({"name": "top_w", "potential": p, "metric": m} for p, m in (("nearest", "chord"), ("knn", "cosine"))),
     {"name": "top_w", "geometry_scale": 0.0, "pool": 64},
@@ -133,7 +133,7 @@ TRUNCATIONS = (
     *({"name": "top_n_sigma", "n": n} for n in (0.5, 2.0)),
     *({"name": "top_h", "alpha": a, "form": f} for a, f in product((0.2, 0.7), ("running", "renormalised"))),
 )
-ADAPTIVE = (
+ADAPTIVE: tuple[Body, ...] = (
     {"name": "adaptive_temperature"},
     {"name": "adaptive_temperature", "span": 0.3, "pivot": 0.1, "high": 1.0},
     {"name": "adaptive_temperature", "span": 0.0},

@@ -1,4 +1,4 @@
-"""Servers of the bundled pair from any checkout of Waver, also one from before everything was imported as `waver.…`."""
+"""Start servers of the bundled pair from any checkout of Waver, also from one that imports nothing as `waver.…`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a change of the code changes a decoding step: two checkouts in turn, each in processes of its own."""
+"""Compare the decoding steps of two checkouts, in turn, each in processes of its own."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The process of `waver bench replay speed` that decodes with one checkout's code: each line of standard input asks for
-a batch, each line of standard output tells the seconds of a step. It imports nothing but what that checkout has.
+"""Decode with one checkout's engine, for `waver bench replay speed`, in a process of its own.
+
+Each line of standard input asks for a batch; each line of standard output tells the seconds of a step. It imports
+nothing but what that checkout has.
 """
 
 from __future__ import annotations

@@ -472,6 +472,7 @@ BENCHMARKS = {
     "rl-cost": "What training methods cost against plain GRPO: time of a step, memory.",
     "bundled": "What the bundled pair knows: accuracy by task, entropy of wrong answers, ways to answer.",
     "entropy-check": "Whether reported entropies are those of a float64 softmax.",
+    "replay": "The same requests to two versions: what is answered otherwise, and what a step takes.",
 }
 
 

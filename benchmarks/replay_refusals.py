@@ -103,7 +103,6 @@ MESSAGES: tuple[Body, ...] = (
     {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
     {"messages": [{"role": "user", "content": "half \ud83d"}]},
     {"messages": [{"role": "user", "content": "What is 1 + 1? " * 400}]},
-    {"messages": QUESTION, "continue_final_message": True},
     {"messages": QUESTION, "policy": [{"name": "forced_answer"}], "response_format": {"type": "json_object"}},
     {"messages": QUESTION, "policy": [{"name": "forced_answer"}], "max_tokens": 1},
 )

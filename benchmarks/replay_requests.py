@@ -36,7 +36,9 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def as_data(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if value not in (None, {})}
+        """Plain data, for `Request(**data)`."""
+        found = {key: value for key, value in asdict(self).items() if value is not None}
+        return found if self.headers else {key: value for key, value in found.items() if key != "headers"}
 
 
 @dataclass(frozen=True)
@@ -297,6 +299,7 @@ def _fields(making: Making) -> None:
             [{"role": "user", "content": "What is 1 + 2?"}, {"role": "assistant", "content": "1 + 2 ="}],
             {"continue_final_message": True, "add_generation_prompt": False},
         ),
+        ([{"role": "user", "content": "1 + 2 + 3 ="}], {"continue_final_message": True}),
         ([{"role": "developer", "content": "Sum."}, {"role": "user", "content": ""}], {"max_completion_tokens": 9}),
     )
     for messages, fields in turns:

@@ -31,6 +31,7 @@ def names(made: list[Request]) -> Counter[str]:
 def test_requests_are_drawn_from_the_seed_and_cover_every_policy() -> None:
     made = requests(20)
     assert [each.as_data() for each in made] == [each.as_data() for each in requests(20)]
+    assert [Request(**each.as_data()) for each in made] == made
     assert made != requests(21)
     assert len(made) >= 300
     assert names(made)["refused"] >= 60

@@ -65,16 +65,11 @@ def decoding(tree: Path, backend: str, model: Path, folder: Path) -> Iterator[De
     # -P: the folder of the script holds modules that are named as an older checkout's packages are.
     command = [sys.executable, "-P", str(script), json.dumps(settings)]
     log = folder / "engine.log"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=env,
-            start_new_session=True,
-        )
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(command, stderr=errors, env=env, start_new_session=True, **pipes) as process,
+    ):
         try:
             found = Decoder(process, log)
             found.ask()

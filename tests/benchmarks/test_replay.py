@@ -144,7 +144,7 @@ def test_a_recording_of_another_machine_is_refused(recording: Path, tmp_path: Pa
 
 
 def test_steps_of_a_checkout_and_itself(tmp_path: Path) -> None:
-    few = ["--backend", "transformers", "--starts", "2", "--rounds", "1", "--rows", "3", "--tokens", "12"]
+    few = ["--backend", "transformers", "--starts", "1", "--rounds", "2", "--rows", "3", "--tokens", "12"]
     replay.app(args=["speed", str(replay.HERE), *few, "--out", str(tmp_path)], standalone_mode=False)
     found = json.loads((tmp_path / "replay_speed.json").read_text())
     assert found["before"] == found["after"]

@@ -27,10 +27,10 @@ NEAR = 2e-4
 
 @dataclass
 class Request:
-    """What is asked, and what has come of it. `ask` is None for a request that wants nothing of the plugin."""
+    """What is asked, and what has come of it. `params` is None for a request that wants nothing of the plugin."""
 
     name: str
-    ask: RequestParams | None
+    params: RequestParams | None
     prompt: list[int] | None
     seed: int
     scale: float
@@ -46,8 +46,8 @@ class Request:
         seed = hash((self.seed, len(self.written), wrong)) & 0x7FFF_FFFF
         generator = torch.Generator().manual_seed(seed)
         row = torch.randn(vocabulary, generator=generator) * self.scale * (1 + seed % 3)
-        if seed % 4 == 0 and self.ask is not None:  # what is barred, what ends and what pads comes up often
-            row[torch.tensor([self.ask.stop or 0, *self.ask.ends, vocabulary - 1])] += 12.0
+        if seed % 4 == 0 and self.params is not None:  # what is barred, what ends and what pads comes up often
+            row[torch.tensor([self.params.stop or 0, *self.params.ends, vocabulary - 1])] += 12.0
         return row
 
 
@@ -72,9 +72,9 @@ class Expected:
 def expect(request: Request, logits: torch.Tensor, grammar: Callable[[], Grammar], geometry: torch.Tensor) -> Expected:
     """What should become of the next token of a request that asks; its entropy is taken down. `geometry`: the whitened
     embeddings."""
-    ask = request.ask
-    assert ask is not None
-    how, gate, position = ask.sampling, ask.gate, len(request.written)
+    wanted = request.params
+    assert wanted is not None
+    how, gate, position = wanted.sampling, wanted.gate, len(request.written)
     ids = [*(request.prompt or ()), *request.written]
     start = len(ids) - position if how is None or how.answer_start is None else how.answer_start
     raw = logits.clone()
@@ -90,9 +90,9 @@ def expect(request: Request, logits: torch.Tensor, grammar: Callable[[], Grammar
     eager = lagged = doubtful = ends = False
     barred = raw.clone()
     if gate is not None:
-        assert ask.stop is not None
-        if ask.stop not in ask.ends:
-            barred[ask.stop] = -math.inf
+        assert wanted.stop is not None
+        if wanted.stop not in wanted.ends:
+            barred[wanted.stop] = -math.inf
         seen = [*gate.history, *request.entropies][-gate.window :]
         mean = sum(seen) / len(seen)
         doubtful = abs(mean - gate.threshold) < NEAR
@@ -104,15 +104,15 @@ def expect(request: Request, logits: torch.Tensor, grammar: Callable[[], Grammar
     flags = EAGER * eager + LAGGED * lagged
     token, logprob = None, math.nan
     if how is not None:
-        rows = [Row(how, ids, start, ask.ends)]
+        rows = [Row(how, ids, start, wanted.ends)]
         token = int(draw(barred[None], rows, entropy=torch.tensor([entropy], dtype=torch.float32)).tokens)
         logprob = float(raw[token]) - norm
         if matcher is not None:
             matcher.consume_token(token)
             flags |= COMPLETE * matcher.is_stopped()
-    base = torch.tensor([ask.temperature])
-    temperature = adapted_temperatures(base, [ask.transforms], torch.tensor([entropy], dtype=torch.float32))
-    left = truncate(barred[None] / temperature, [ask.transforms], geometry, temperature).logits[0] > -torch.inf
+    base = torch.tensor([wanted.temperature])
+    temperature = adapted_temperatures(base, [wanted.transforms], torch.tensor([entropy], dtype=torch.float32))
+    left = truncate(barred[None] / temperature, [wanted.transforms], geometry, temperature).logits[0] > -torch.inf
     return Expected(entropy, flags, ends, token, logprob, raw, left, float(base / temperature), doubtful)
 
 
@@ -159,7 +159,7 @@ def requests(pick: st.DrawFn, name: str, tag: int, stop: int) -> Request:
     """One that asks for everything, for a gate alone, for a gate and a truncation, or for nothing."""
     kind = pick(st.sampled_from(["waver", "waver", "gate", "none"]))
     prompt: list[int] | None = pick(tokens)
-    ask, gate = None, pick(gates)
+    wanted, gate = None, pick(gates)
     if kind == "waver":
         before, how = pick(st.lists(st.integers(3, KNOWN - 1), max_size=3)), pick(hows)
         if how.grammar is not None:
@@ -170,9 +170,9 @@ def requests(pick: st.DrawFn, name: str, tag: int, stop: int) -> Request:
         prompt = [*prompt, *before]
         slot = pick(st.sampled_from([tag % 1024, tag % 1024, -1]))
         last = None if chosen is None else pick(st.sampled_from([stop, END]))  # one kept for it, or the text's own end
-        ask = RequestParams(chosen, how, ends=(END, *how.stop_token_ids), stop=last, slot=slot, tag=tag)
+        wanted = RequestParams(chosen, how, ends=(END, *how.stop_token_ids), stop=last, slot=slot, tag=tag)
     elif kind == "gate":
-        ask = RequestParams(gate, transforms=pick(cut), temperature=0.9, stop=stop, tag=tag)
+        wanted = RequestParams(gate, transforms=pick(cut), temperature=0.9, stop=stop, tag=tag)
         prompt = prompt if pick(st.integers(0, 3)) else None
     scale = pick(st.sampled_from([0.2, 1.0, 3.0]))
-    return Request(name, ask, prompt, pick(st.integers(0, 2**20)), scale, pick(st.integers(1, 14)))
+    return Request(name, wanted, prompt, pick(st.integers(0, 2**20)), scale, pick(st.integers(1, 14)))

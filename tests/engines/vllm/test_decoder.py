@@ -90,13 +90,13 @@ class Drive:
         logits = torch.stack([r.logits(self.vocabulary, wrong) for r, wrong in zip(rows, chunk, strict=True)])
         left, taken = self.runner.step(logits.clone(), sent)
         for i, (request, state) in enumerate(zip(rows, sent, strict=True)):
-            if request.ask is None:
+            if request.params is None:
                 assert torch.equal(left[i], logits[i])
             state.lengths = state.lengths[1:]
             if idle[i]:
                 self.seen["chunks"] += 1
                 continue
-            ends = request.ask is not None and self.check(request, logits[i], left[i], taken[i])
+            ends = request.params is not None and self.check(request, logits[i], left[i], taken[i])
             if request.name in self.over:
                 continue
             if self.dice.random() < 0.07:
@@ -110,28 +110,34 @@ class Drive:
 
     def check(self, request: Request, logits: torch.Tensor, left: torch.Tensor, taken: int) -> bool:
         """Compare one row; whether the request is at its end."""
-        ask = request.ask
-        assert ask is not None
+        sent_params = request.params
+        assert sent_params is not None
         want = expect(request, logits, self.grammar, self.geometry)
         if want.doubtful:
             self.over.add(request.name)
             return True
-        assert (left[KNOWN:] == -torch.inf).logical_or(torch.arange(KNOWN, self.vocabulary) == (ask.stop or 0)).all()
+        assert (
+            (left[KNOWN:] == -torch.inf)
+            .logical_or(torch.arange(KNOWN, self.vocabulary) == (sent_params.stop or 0))
+            .all()
+        )
         if want.ends:
-            assert taken == ask.stop == int(left.argmax())
+            assert taken == sent_params.stop == int(left.argmax())
             self.seen["ends"] += 1
         elif want.token is not None:
             assert taken == want.token == int(left.argmax())
             self.seen["drawn"] += 1
         else:
-            plain = want.raw.index_fill(0, torch.tensor([ask.stop]), -torch.inf)
+            plain = want.raw.index_fill(0, torch.tensor([sent_params.stop]), -torch.inf)
             kept = left > -torch.inf
             torch.testing.assert_close(left[kept], plain[kept] * want.scale, atol=1e-4, rtol=1e-5)
             assert want.scale != 1.0 or torch.equal(left[kept], plain[kept])
-            assert int((kept ^ want.left).sum()) <= (1 if ask.transforms else 0)
-            self.seen["cut"] += bool(ask.transforms)
-        if ask.sampling is not None and ask.slot >= 0:
-            entry = self.ring.read(ask.slot, ask.tag, len(request.written), ask.sampling.top_logprobs)
+            assert int((kept ^ want.left).sum()) <= (1 if sent_params.transforms else 0)
+            self.seen["cut"] += bool(sent_params.transforms)
+        if sent_params.sampling is not None and sent_params.slot >= 0:
+            entry = self.ring.read(
+                sent_params.slot, sent_params.tag, len(request.written), sent_params.sampling.top_logprobs
+            )
             assert entry is not None
             assert entry.entropy == pytest.approx(want.entropy, abs=1e-4)
             assert entry.flags == want.flags
@@ -139,16 +145,16 @@ class Drive:
             best = want.raw.double().log_softmax(-1).topk(3)
             values = [value for value in best.values.tolist() if value > -torch.inf]
             assert [v for _, v in entry.top] == pytest.approx(values[: len(entry.top)], abs=1e-3)
-            assert len(entry.top) == min(ask.sampling.top_logprobs, len(values))
+            assert len(entry.top) == min(sent_params.sampling.top_logprobs, len(values))
         if want.flags & COMPLETE:
             self.seen["complete"] += 1
-        return want.ends or bool(want.flags & COMPLETE) or taken in ask.ends
+        return want.ends or bool(want.flags & COMPLETE) or taken in sent_params.ends
 
 
 def params(request: Request) -> SamplingParams:
     """As Waver's engine sends them, or as a stock server's client does after validation."""
-    ask = request.ask
-    extra = {"other": 1} if ask is None else {"other": 1, KEY: dict(ask.encode())}
+    sent_params = request.params
+    extra = {"other": 1} if sent_params is None else {"other": 1, KEY: dict(sent_params.encode())}
     return SamplingParams(temperature=0.0, max_tokens=50, extra_args=extra)
 
 
@@ -172,7 +178,7 @@ def test_every_request_is_as_if_alone(
     def drive(data: st.DataObject, steps: int) -> None:
         wanted = [data.draw(requests(f"r{i}", 1 + i, stop)) for i in range(data.draw(st.integers(1, 7)))]
         first = wanted[0]
-        if first.ask is not None and first.ask.slot < 0 and data.draw(st.booleans()):
+        if first.params is not None and first.params.slot < 0 and data.draw(st.booleans()):
             # Two choices of one request: only the engine's name for them differs.
             wanted.append(replace(first, name="twin", seed=first.seed + 1, written=[], entropies=[], fired=set()))
         known = {"vocabulary": vocabulary, "grammar": lambda: grammar(vocabulary), "geometry": geometry}
@@ -198,20 +204,20 @@ def test_embeddings_are_made_once_and_only_when_a_row_needs_them(stock: bool) ->
 
     decoder = Decoder(4, KNOWN, KNOWN, torch.device("cpu"), geometry=make)
     wide = TopW(warm_mass=0.05, mass_weight=6.0)
-    asks = [
+    requested = [
         RequestParams(transforms=(each,)) if stock else RequestParams(None, Sampling(seed=1, transforms=(each,)))
         for each in (TopW(), TopH(), wide)
     ]
-    lives = [decoder.join(ask, 3, 0, list) for ask in asks]
+    states = [decoder.join(sent_params, 3, 0, list) for sent_params in requested]
     assert not made
     peaked = torch.zeros(3, KNOWN)
     peaked[:, 9] = 20.0
-    decoder.apply(peaked, [BatchRow(row, live, 0) for row, live in enumerate(lives)])
+    decoder.apply(peaked, [BatchRow(row, state, 0) for row, state in enumerate(states)])
     assert not made
     for position in (1, 2):
         flat = torch.randn(3, KNOWN, generator=torch.Generator().manual_seed(position))
         left = flat.clone()
-        decoder.apply(left, [BatchRow(row, live, position) for row, live in enumerate(lives)])
+        decoder.apply(left, [BatchRow(row, state, position) for row, state in enumerate(states)])
         assert len(made) == 1
         expected = truncate(flat[2:], [(wide,)], made[0]).logits[0] > -torch.inf
         kept = left[2] > -torch.inf
@@ -223,13 +229,15 @@ def test_given_tokens_are_taken_and_measured(kind: str, make: Callable[..., Any]
     """Beside one that draws; what is measured past their end is thrown away."""
     runner = make(kind, KNOWN + 10)
     given, how = (7, END, 1279), Sampling(temperature=0.0, top_logprobs=2)
-    asks = [
+    requested = [
         RequestParams(None, how, slot=4, tag=8, given=given),
         RequestParams(None, replace(how, seed=1, temperature=1.0), slot=5, tag=9),
     ]
     sent = [
-        Sent(f"r{i}", SamplingParams(temperature=0.0, max_tokens=9, extra_args={KEY: dict(ask.encode())}), [5, 6])
-        for i, ask in enumerate(asks)
+        Sent(
+            f"r{i}", SamplingParams(temperature=0.0, max_tokens=9, extra_args={KEY: dict(sent_params.encode())}), [5, 6]
+        )
+        for i, sent_params in enumerate(requested)
     ]
     runner.update((), sent)
     for position in range(4):
@@ -238,8 +246,8 @@ def test_given_tokens_are_taken_and_measured(kind: str, make: Callable[..., Any]
         raw = logits[:, :KNOWN].double().log_softmax(-1)
         if position < len(given):
             assert taken[0] == given[position]
-        for row, (ask, token) in enumerate(zip(asks, taken, strict=True)):
-            entry = ring.read(ask.slot, ask.tag, position, 2)
+        for row, (sent_params, token) in enumerate(zip(requested, taken, strict=True)):
+            entry = ring.read(sent_params.slot, sent_params.tag, position, 2)
             assert entry is not None
             assert entry.logprob == pytest.approx(float(raw[row, token]), abs=1e-4)
             assert entry.entropy == pytest.approx(float(-(raw[row].exp() * raw[row]).sum()), abs=1e-4)

@@ -67,7 +67,7 @@ def test_nothing_is_lost_on_the_way_to_the_worker(data: st.DataObject) -> None:
     if data.draw(st.booleans()):
         chosen = data.draw(st.lists(st.sampled_from(sorted(SAMPLING)), unique=True))
         how = Sampling(**{name: data.draw(SAMPLING[name]) for name in chosen}, gate=gate)
-    ask = RequestParams(
+    wanted = RequestParams(
         gate=gate,
         sampling=how,
         transforms=data.draw(transforms),
@@ -80,13 +80,13 @@ def test_nothing_is_lost_on_the_way_to_the_worker(data: st.DataObject) -> None:
         hidden=data.draw(st.none() | ids),
     )
     # As vLLM sends it: msgpack, which knows nothing of our types.
-    arrived = msgspec.msgpack.decode(msgspec.msgpack.encode({KEY: ask.encode()}))[KEY]
+    arrived = msgspec.msgpack.decode(msgspec.msgpack.encode({KEY: wanted.encode()}))[KEY]
     assert type(arrived) is dict
-    assert RequestParams.decode(arrived) == ask
+    assert RequestParams.decode(arrived) == wanted
 
 
 def test_every_field_is_tried() -> None:
-    here = {"gate", "state_of"}  # the one is the ask's own, the other becomes its `hidden`
+    here = {"gate", "state_of"}  # the one is the request's own, the other becomes its `hidden`
     assert {field.name for field in fields(Sampling)} == {*SAMPLING, *here}
     assert {field.name for field in fields(RequestParams)} == {
         "gate", "sampling", "transforms", "temperature", "ends", "given", "stop", "slot", "tag", "hidden",
@@ -97,7 +97,7 @@ RULE = {"threshold": 0.7, "window": 3}
 
 
 @pytest.mark.parametrize(
-    ("given", "ask"),
+    ("given", "wanted"),
     [
         ({"gate": RULE}, RequestParams(Gate(3, 0.7))),
         (
@@ -109,9 +109,9 @@ RULE = {"threshold": 0.7, "window": 3}
         ({"gate": RULE, "transforms": None}, RequestParams(Gate(3, 0.7))),
     ],
 )
-def test_what_a_client_may_ask(given: dict[str, Any], ask: RequestParams) -> None:
-    assert RequestParams.from_client(given) == ask
-    assert RequestParams.from_client(json.dumps(given)) == ask
+def test_what_a_client_may_ask(given: dict[str, Any], wanted: RequestParams) -> None:
+    assert RequestParams.from_client(given) == wanted
+    assert RequestParams.from_client(json.dumps(given)) == wanted
 
 
 def wrong(**changes: Any) -> dict[str, Any]:
@@ -230,16 +230,16 @@ json_values = st.recursive(
 @given(st.fixed_dictionaries({}, optional={"gate": json_values, "transforms": json_values}) | json_values)
 def test_whatever_is_sent_is_taken_or_refused(value: Any) -> None:
     try:
-        ask = RequestParams.from_client(value)
+        wanted = RequestParams.from_client(value)
     except ValueError as error:
         sentence(error)
         return
-    settled = replace(ask, stop=5, tag=2).encode()
+    settled = replace(wanted, stop=5, tag=2).encode()
     assert isinstance(settled, EncodedParams)
-    assert RequestParams.decode(settled) == replace(ask, stop=5, tag=2)
+    assert RequestParams.decode(settled) == replace(wanted, stop=5, tag=2)
 
 
 def test_a_long_history_is_cut_to_the_window() -> None:
-    ask = RequestParams.from_client(wrong(history=list(range(100_000))))
-    assert ask.gate is not None
-    assert ask.gate.history == (99_997.0, 99_998.0, 99_999.0)
+    wanted = RequestParams.from_client(wrong(history=list(range(100_000))))
+    assert wanted.gate is not None
+    assert wanted.gate.history == (99_997.0, 99_998.0, 99_999.0)

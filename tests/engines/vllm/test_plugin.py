@@ -78,12 +78,12 @@ def test_a_gate_is_settled_at_admission(loader: str, vocabulary: int, stop: int,
     params = asking(gate={**RULE, "min_tokens": 2})
     params.stop_token_ids, params.min_tokens, params.temperature = [9], 5, 0.5
     arrived = admit(loader, params, vocabulary)
-    ask = RequestParams.decode(arrived.extra_args[KEY])
-    assert ask == RequestParams(Gate(3, 0.7, min_tokens=5), temperature=0.5, stop=stop, tag=ask.tag)
+    wanted = RequestParams.decode(arrived.extra_args[KEY])
+    assert wanted == RequestParams(Gate(3, 0.7, min_tokens=5), temperature=0.5, stop=stop, tag=wanted.tag)
     assert arrived.stop_token_ids == [9, stop]
     assert stop in arrived.all_stop_token_ids  # vLLM bars it before `min_tokens`
     assert arrived.extra_args["other"] == 1
-    assert RequestParams.decode(admit(loader, asking(gate=RULE), vocabulary).extra_args[KEY]).tag != ask.tag
+    assert RequestParams.decode(admit(loader, asking(gate=RULE), vocabulary).extra_args[KEY]).tag != wanted.tag
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -103,10 +103,10 @@ def test_who_asks_for_nothing_is_left_alone(loader: str, admit: Callable[..., An
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_our_own_engines_asks_pass_as_they_are(loader: str, admit: Callable[..., Any]) -> None:
-    ask = RequestParams(Gate(2000, 1.0), Sampling(seed=3), ends=(2,), stop=2, slot=5, tag=77)
-    params = SamplingParams(temperature=0.0, max_tokens=9, extra_args={KEY: ask.encode()}, skip_clone=True)
+    wanted = RequestParams(Gate(2000, 1.0), Sampling(seed=3), ends=(2,), stop=2, slot=5, tag=77)
+    params = SamplingParams(temperature=0.0, max_tokens=9, extra_args={KEY: wanted.encode()}, skip_clone=True)
     assert RequestParams.decode(admit(loader, params).extra_args[KEY]) == replace(
-        ask, sampling=Sampling(seed=3, gate=ask.gate)
+        wanted, sampling=Sampling(seed=3, gate=wanted.gate)
     )
 
 
@@ -344,11 +344,11 @@ def test_of_a_group_of_workers_the_first_reports(
     try:
         monkeypatch.setattr(parallel_state.get_tp_group(), "rank_in_group", rank)
         adapter = V1Adapter(configure(KNOWN, ring.path), CPU, False)
-        ask = RequestParams(None, Sampling(seed=4, top_logprobs=2), slot=3, tag=9)
-        params = SamplingParams(temperature=0.0, extra_args={KEY: dict(ask.encode())})
+        wanted = RequestParams(None, Sampling(seed=4, top_logprobs=2), slot=3, tag=9)
+        params = SamplingParams(temperature=0.0, extra_args={KEY: dict(wanted.encode())})
         adapter.update_state(BatchUpdate(1, removed=[], added=[(0, params, [5, 6], [])], moved=[]))
         logits = torch.randn(1, KNOWN, generator=torch.Generator().manual_seed(1))
-        drawn = int(draw(logits, [Row(ask.sampling or Sampling(), [5, 6], 2, ())]).tokens)
+        drawn = int(draw(logits, [Row(wanted.sampling or Sampling(), [5, 6], 2, ())]).tokens)
         assert int(adapter.apply(logits).argmax()) == drawn  # whether it reports or not
         entry = ring.read(3, 9, 0, 2)
         assert (entry is not None and len(entry.top) == 2) == (rank == 0)

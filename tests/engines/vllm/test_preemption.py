@@ -34,11 +34,11 @@ class Alone:
         self.runner, self.vocabulary = runner, vocabulary
         self.sent: dict[str, Sent] = {}
 
-    def join(self, *names: str, leaving: tuple[str, ...] = (), **asks: RequestParams) -> None:
-        for name, ask in asks.items():
-            extra = {KEY: dict(ask.encode())}
+    def join(self, *names: str, leaving: tuple[str, ...] = (), **asked: RequestParams) -> None:
+        for name, wanted in asked.items():
+            extra = {KEY: dict(wanted.encode())}
             self.sent[name] = Sent(name, SamplingParams(temperature=0.0, max_tokens=90, extra_args=extra), [7, 8, 9])
-        self.runner.update(leaving, [self.sent[name] for name in (*names, *asks)])
+        self.runner.update(leaving, [self.sent[name] for name in (*names, *asked)])
 
     def step(self, **even: int) -> dict[str, int]:
         """Tokens by name; `even` are the entropies' exponentials."""
@@ -158,11 +158,11 @@ def test_a_grammar_goes_back_with_the_tokens(grammar: Callable[[int], Grammar]) 
     """A failed transfer of cached keys may cost several tokens."""
     decoder = Decoder(2, KNOWN, KNOWN, torch.device("cpu"), grammar=lambda: grammar(KNOWN))
     how = Sampling(temperature=0.0, grammar=SCHEMA, answer_start=2)
-    live = decoder.join(RequestParams(None, how, ends=(END,), tag=1), 2, 0, lambda: [5, 6])
+    state = decoder.join(RequestParams(None, how, ends=(END,), tag=1), 2, 0, lambda: [5, 6])
 
     def take(position: int) -> int:
         logits = torch.arange(KNOWN, 0, -1).float()[None]
-        decoder.apply(logits, [BatchRow(0, live, position)])
+        decoder.apply(logits, [BatchRow(0, state, position)])
         return int(logits.argmax())
 
     answer = [take(position) for position in range(5)]
@@ -204,14 +204,14 @@ def test_the_longest_window_turns_over() -> None:
     decoder = Decoder(2, KNOWN, KNOWN, torch.device("cpu"))
     history = tuple(float(i % 7) for i in range(LONGEST_WINDOW + 5))
     gate = Gate(LONGEST_WINDOW, 100.0, history=history)
-    live = decoder.join(RequestParams(gate, stop=0, tag=1), 3, 0, list)
+    state = decoder.join(RequestParams(gate, stop=0, tag=1), 3, 0, list)
     seen = list(history)
     for position in range(LONGEST_WINDOW + 40):
         logits = flat(KNOWN, 1 + position % 50)[None]
         seen.append(math.log(1 + position % 50))
         mean = sum(seen[-LONGEST_WINDOW:]) / LONGEST_WINDOW
-        object.__setattr__(live.params.gate, "threshold", mean - 1e-5 if position % 100 == 99 else mean + 1e-5)
-        decoder.apply(logits, [BatchRow(0, live, position)])
+        object.__setattr__(state.params.gate, "threshold", mean - 1e-5 if position % 100 == 99 else mean + 1e-5)
+        decoder.apply(logits, [BatchRow(0, state, position)])
         assert (int(logits.argmax()) == 0) == (position % 100 == 99)
 
 
@@ -223,12 +223,12 @@ def test_memory_is_bounded_and_stated() -> None:
     how = Sampling(presence_penalty=0.5, answer_start=2)
     born = []
     for number in range(10_000):
-        live = decoder.join(RequestParams(Gate(3, 9.0), how, stop=0, tag=number), 2, 0, lambda: [5, 6], object())
+        state = decoder.join(RequestParams(Gate(3, 9.0), how, stop=0, tag=number), 2, 0, lambda: [5, 6], object())
         if number % 100 == 0:
-            decoder.apply(flat(KNOWN, 4)[None], [BatchRow(0, live, 0)])
-        decoder.leave(live)
-        born.append(weakref.ref(live))
-    del live
+            decoder.apply(flat(KNOWN, 4)[None], [BatchRow(0, state, 0)])
+        decoder.leave(state)
+        born.append(weakref.ref(state))
+    del state
     gc.collect()
     assert sum(each() is not None for each in born) <= 8
     assert decoder.nbytes == stated
@@ -238,7 +238,7 @@ def test_who_has_no_row_on_the_board_writes_into_nobody_elses(ring: EntropyRing)
     decoder = Decoder(4, KNOWN, KNOWN, torch.device("cpu"), ring.path)
     how = Sampling(temperature=0.0, top_logprobs=4)
     before = ring.top.copy(), ring.words.copy()
-    live = decoder.join(RequestParams(None, how, slot=-1, tag=7), 3, 0, list)
-    decoder.apply(torch.randn(1, KNOWN), [BatchRow(0, live, 0)])
+    state = decoder.join(RequestParams(None, how, slot=-1, tag=7), 3, 0, list)
+    decoder.apply(torch.randn(1, KNOWN), [BatchRow(0, state, 0)])
     assert (ring.top == before[0]).all()
     assert (ring.words == before[1]).all()

@@ -34,8 +34,8 @@ READ = [1, 4, 2, 3, 7, 5, 3]
 """Tokens of each that the step reads: the last asks for one that was read in another."""
 
 
-def sent(ask: RequestParams | None, name: str) -> Sent:
-    extra = {} if ask is None else {KEY: dict(ask.encode())}
+def sent(wanted: RequestParams | None, name: str) -> Sent:
+    extra = {} if wanted is None else {KEY: dict(wanted.encode())}
     return Sent(name, SamplingParams(temperature=0.0, max_tokens=9, extra_args=extra), [5, 6])
 
 
@@ -83,7 +83,7 @@ def step(
 def test_who_asks_is_told(kind: str, width: int, make: Callable[..., Any], ring: EntropyRing) -> None:
     """Its own, in whichever row it is. A model whose states are not as wide as was thought leaves nothing, and ends
     nobody's request."""
-    runner, asked = make(kind, KNOWN), [sent(ask, f"r{i}") for i, ask in enumerate(ASKS)]
+    runner, asked = make(kind, KNOWN), [sent(wanted, f"r{i}") for i, wanted in enumerate(ASKS)]
     generator = torch.Generator().manual_seed(1)
     runner.update((), asked, [(0, 2), (1, 3), (0, 5), (4, 6)])
     order = [int(name[1:]) for name in runner.rows]
@@ -93,19 +93,19 @@ def test_who_asks_is_told(kind: str, width: int, make: Callable[..., Any], ring:
     taken = step(runner, asked, states, starts, head)
     logits = states[starts[1:] - 1] @ head.T
     for row, i in enumerate(order):
-        ask = ASKS[i]
-        if ask is None or ask.hidden is None:
+        wanted = ASKS[i]
+        if wanted is None or wanted.hidden is None:
             continue
-        assert ring.read(ask.slot, ask.tag, 0) is not None
-        if ask.sampling == GREEDY:
+        assert ring.read(wanted.slot, wanted.tag, 0) is not None
+        if wanted.sampling == GREEDY:
             assert taken[row] == int(logits[row].argmax())
-        found = ring.state(ask.slot, ask.tag)
-        if width == HIDDEN and ask.hidden < READ[i]:
+        found = ring.state(wanted.slot, wanted.tag)
+        if width == HIDDEN and wanted.hidden < READ[i]:
             assert found is not None
-            assert torch.equal(found, states[starts[row + 1] - 1 - ask.hidden])
+            assert torch.equal(found, states[starts[row + 1] - 1 - wanted.hidden])
         else:
             assert found is None
-    told = [ask.slot for ask in ASKS if ask is not None and ask.hidden is not None]
+    told = [wanted.slot for wanted in ASKS if wanted is not None and wanted.hidden is not None]
     assert not ring.states[[r for r in range(len(ring.states)) if r not in told]].any()
 
 
@@ -116,15 +116,15 @@ def test_a_later_part_of_a_prompt_takes_back_what_an_earlier_one_said(
     """Read in parts of 3 and 2 tokens, a prompt leaves the state of the token before the last; of 4 and 1, none."""
     for number, (parts, known) in enumerate((((3, 2), True), ((4, 1), False))):
         runner = make(kind, KNOWN)
-        ask = RequestParams(sampling=GREEDY, slot=number, tag=20 + number, hidden=1)
-        one = replace(sent(ask, "r"), prompt=[5, 6, 7, 8, 9], lengths=[parts[0], 5])
+        wanted = RequestParams(sampling=GREEDY, slot=number, tag=20 + number, hidden=1)
+        one = replace(sent(wanted, "r"), prompt=[5, 6, 7, 8, 9], lengths=[parts[0], 5])
         runner.update((), [one])
         states = torch.randn(5, HIDDEN, generator=torch.Generator().manual_seed(number))
         head = torch.eye(KNOWN, HIDDEN)
         for begin, count in ((0, parts[0]), parts):
             step(runner, [one], states[begin : begin + count], np.array([0, count]), head)
             one.lengths.pop(0)
-        found = ring.state(ask.slot, ask.tag)
+        found = ring.state(wanted.slot, wanted.tag)
         assert (found is not None) == known
         assert found is None or torch.equal(found, states[3])
 
@@ -134,7 +134,7 @@ def test_states_that_are_no_rows_of_the_step_are_not_taken(
     kind: str, make: Callable[..., Any], ring: EntropyRing
 ) -> None:
     """A vLLM that means something else by its names leaves nothing in the middle of a prompt, and the ends as ever."""
-    runner, asked = make(kind, KNOWN), [sent(ask, f"r{i}") for i, ask in enumerate(ASKS[3:5])]
+    runner, asked = make(kind, KNOWN), [sent(wanted, f"r{i}") for i, wanted in enumerate(ASKS[3:5])]
     runner.update((), asked)
     rows = [next(each for each in asked if each.name == name) for name in runner.rows]
     every = torch.randn(10, HIDDEN, generator=torch.Generator().manual_seed(2))
@@ -148,7 +148,7 @@ def test_states_that_are_no_rows_of_the_step_are_not_taken(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_where_they_are_not_found_nothing_is_reported(kind: str, make: Callable[..., Any], ring: EntropyRing) -> None:
-    runner, asked = make(kind, KNOWN), [sent(ask, f"r{i}") for i, ask in enumerate(ASKS)]
+    runner, asked = make(kind, KNOWN), [sent(wanted, f"r{i}") for i, wanted in enumerate(ASKS)]
     runner.update((), asked)
     runner.step(torch.randn(len(asked), KNOWN), asked)
     assert ring.read(3, 8, 0) is not None

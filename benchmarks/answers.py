@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -19,11 +18,11 @@ from waver.policies.job import UserTurn as Asking
 from waver.policies.registry import parse
 from waver.policies.report import Report
 from waver.policies.services import Services
+from waver.resources import MODELS
 from waver.retrieval.library import Library
 from waver.training.pair.world import Item
 
 SMALL, LARGE = "small", "large"
-BUNDLED = Path(str(files("waver"))) / "models"
 MAX_TOKENS = 200
 """Enough for the longest answer of the bundled pair."""
 AT_ONCE = 64
@@ -169,7 +168,7 @@ async def load_pair(
     Raises:
         ValueError: a model cannot be loaded.
     """
-    folder = models or BUNDLED
+    folder = models or MODELS
     engines = {}
     for name in (SMALL, LARGE):
         model = str(folder / name)

@@ -15,7 +15,6 @@ from rich.progress import Progress
 from waver.benchmarks import report
 from waver.benchmarks.answers import (
     AT_ONCE,
-    BUNDLED,
     LARGE,
     MAX_TOKENS,
     SMALL,
@@ -27,6 +26,7 @@ from waver.benchmarks.answers import (
     ask_all,
     load_pair,
 )
+from waver.resources import MODELS
 from waver.stats import wilson
 from waver.training.pair.data import STRATEGIES
 from waver.training.pair.world import Item, draw, score_text
@@ -127,7 +127,7 @@ async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
     seed, limit = settings["seed"], settings["max_tokens"]
     async with load_pair(settings["models"]) as engines:
         asked = InProcess(engines)
-        folder = settings["models"] or BUNDLED
+        folder = settings["models"] or MODELS
         models = {
             name: {"parameters": engine.parameters, "weights": report.weights(folder / name)}
             | await cells(asked, How(name, max_tokens=limit), seed, settings["n"], bar)

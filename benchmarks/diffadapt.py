@@ -23,19 +23,19 @@ from rich.progress import Progress
 from transformers import AutoTokenizer
 
 from waver.benchmarks import report
-from waver.benchmarks.answers import BUNDLED, LARGE, Answer, How, OverHTTP, ask_all, closed_book
+from waver.benchmarks.answers import LARGE, Answer, How, OverHTTP, ask_all, closed_book
 from waver.benchmarks.processes import free_port, go_first, running
 from waver.benchmarks.stats import Array, middle, percentiles, resamples, typical
 from waver.clients.client import AsyncWaver, WaverReport
 from waver.clients.client import report as report_of
 from waver.policies.think.difficulty import DIFFICULTIES
+from waver.resources import DEFAULT_CONFIG, MODELS
 from waver.stats import wilson
 from waver.training.pair.world import Item, documents, draw, score_text, steps_of
 from waver.training.probe.labels import Answers
 from waver.training.probe.shape import groups, u_shape
 
 TASK = "arithmetic"
-CONFIG = Path(__file__).parents[1] / "configs" / "bundled.yaml"
 RULES = ("paper", "strict_easy", "oracle")
 """Rules of labels, with a probe for each."""
 PLAIN, SHUFFLED, ORACLE = "plain", "shuffled", "oracle"
@@ -85,7 +85,7 @@ class Run:
 async def serve(settings: Mapping[str, Any], config: Mapping[str, Any]) -> AsyncGenerator[AsyncWaver, None]:
     """A client of a server with the large engine; the server ends with the context."""
     port = free_port()
-    engine: dict[str, Any] = {"backend": settings["backend"], "model": str((settings["models"] or BUNDLED) / LARGE)}
+    engine: dict[str, Any] = {"backend": settings["backend"], "model": str((settings["models"] or MODELS) / LARGE)}
     if settings["backend"] == "vllm":
         engine["args"] = {"dtype": "float32", "max_num_seqs": settings["at_once"]}
     server = {"port": port, "max_concurrency": settings["at_once"]}
@@ -101,8 +101,8 @@ async def serve(settings: Mapping[str, Any], config: Mapping[str, Any]) -> Async
 
 def configuration(models: Path | None) -> dict[str, Any]:
     """The large model's probes, and the policies' defaults of the bundled pair."""
-    folder = (models or BUNDLED) / LARGE / "probe"
-    defaults = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["policies"]
+    folder = (models or MODELS) / LARGE / "probe"
+    defaults = yaml.safe_load(DEFAULT_CONFIG.read_text(encoding="utf-8"))["policies"]
     return {
         "probes": {rule: str(folder / rule) for rule in RULES if (folder / rule / "probe.json").exists()},
         "policies": {name: defaults[name] for name in ("diffadapt", "forced_answer")},
@@ -322,7 +322,7 @@ async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
     rules = list(config["probes"])
     if not rules:
         raise ValueError("the large model has no probe: waver train probe --out models/large/probe makes one")
-    tokenizer = AutoTokenizer.from_pretrained((settings["models"] or BUNDLED) / LARGE)
+    tokenizer = AutoTokenizer.from_pretrained((settings["models"] or MODELS) / LARGE)
     told = config["policies"]["diffadapt"]
     words: dict[str, int] = {
         name: len(tokenizer.encode(told[name]["words"], add_special_tokens=False)) for name in DIFFICULTIES

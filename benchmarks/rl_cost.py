@@ -27,12 +27,14 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
 from waver.benchmarks import report
-from waver.benchmarks.answers import BUNDLED, SMALL
+from waver.benchmarks.answers import SMALL
 from waver.benchmarks.stats import middle
+from waver.resources import MODELS
+from waver.training.options import RlRun
 from waver.training.rl import make_recipe, names
 from waver.training.rl.adapters.forward import needs_logits
 from waver.training.rl.monitor import Monitor
-from waver.training.rl.run import Run, make_trainer, questions
+from waver.training.rl.run import make_trainer, questions
 
 PLAIN = "grpo"
 FUSED = "grpo, fused attention"
@@ -160,8 +162,8 @@ def measure(settings: Mapping[str, Any], wanted: Mapping[str, dict[str, Any]]) -
         RuntimeError: one of the trainers did not come to its end.
     """
     rounds, updates = settings["rounds"] + 1, settings["updates"]
-    run = Run(
-        model=str((settings["models"] or BUNDLED) / SMALL),
+    run = RlRun(
+        model=str((settings["models"] or MODELS) / SMALL),
         recipe={},
         chain=settings["chain"],
         steps=rounds + 1,

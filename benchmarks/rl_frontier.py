@@ -11,9 +11,10 @@ import numpy as np
 from rich.progress import Progress
 
 from waver.benchmarks import report
-from waver.benchmarks.answers import AT_ONCE, BUNDLED, LARGE, SMALL, How, InProcess, load_pair
+from waver.benchmarks.answers import AT_ONCE, LARGE, SMALL, How, InProcess, load_pair
 from waver.benchmarks.frontier import DEFAULT, FAMILIES, TASK, Draw, Point, named
 from waver.benchmarks.stats import Array, interpolate, percentiles, resamples
+from waver.resources import MODELS
 from waver.stats import wilson
 from waver.training.pair.world import draw
 
@@ -36,7 +37,7 @@ def pair(folder: Path, small: Path, large: Path) -> Path:
 
 async def measure(settings: Mapping[str, Any], trained: Path, bar: Progress) -> dict[str, Any]:
     """Both pairs at every setting, as numbers."""
-    models = settings["models"] or BUNDLED
+    models = settings["models"] or MODELS
     items = draw(TASK, settings["frontier_seed"], settings["frontier_n"])
     found: dict[str, list[Point]] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -20,13 +20,15 @@ import typer
 from rich.progress import Progress
 
 from waver.benchmarks import report, rl_frontier
-from waver.benchmarks.answers import AT_ONCE, BUNDLED, LARGE, SMALL, How, InProcess, ask_all, closed_book
+from waver.benchmarks.answers import AT_ONCE, LARGE, SMALL, How, InProcess, ask_all, closed_book
 from waver.benchmarks.stats import Array, percentiles, resamples
 from waver.engines import TransformersConfig, load_engine
+from waver.resources import MODELS
 from waver.stats import wilson
+from waver.training.options import RlRun
 from waver.training.pair.world import Item, draw, score_text
 from waver.training.rl.monitor import read
-from waver.training.rl.run import Run, train
+from waver.training.rl.run import train
 
 TASK = "arithmetic"
 
@@ -61,12 +63,12 @@ CASES: dict[str, Case] = {
 app = report.command()
 
 
-def planned(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Run]:
+def planned(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, RlRun]:
     """The run of each case."""
     same = ("steps", "prompts", "group", "updates", "learning_rate", "length", "every")
     return {
-        name: Run(
-            model=str((settings["models"] or BUNDLED) / SMALL),
+        name: RlRun(
+            model=str((settings["models"] or MODELS) / SMALL),
             recipe=dict(CASES[name].recipe),
             chain=settings["chain"],
             held_out=0,  # every checkpoint is judged below, by more questions
@@ -82,7 +84,7 @@ def place(work: Path, name: str) -> Path:
     return work / name.replace(",", "").replace(" ", "-")
 
 
-def run_once(run: Run, out: Path) -> None:
+def run_once(run: RlRun, out: Path) -> None:
     """Train, unless that has been done; a run that was stopped goes on. The minutes of the last stretch are kept."""
     done = out / "minutes.json"
     if done.exists():
@@ -92,7 +94,7 @@ def run_once(run: Run, out: Path) -> None:
     done.write_text(json.dumps((time.monotonic() - began) / 60))
 
 
-def checkpoints(run: Run, out: Path) -> dict[int, Path]:
+def checkpoints(run: RlRun, out: Path) -> dict[int, Path]:
     """Models by the steps they have taken; 0 is the one that training starts from."""
     taken = range(run.every, run.steps + 1, run.every)
     return {0: Path(run.model)} | {step: out / f"checkpoint-{step * run.updates}" for step in taken}
@@ -111,7 +113,7 @@ async def right(model: Path, items: Sequence[Item], length: int, temperature: fl
     return np.array([score_text(TASK, item.prompt, item.answer, answer.text) for item, answer in pairs], np.float64)
 
 
-async def judged(run: Run, out: Path, held: Sequence[Item], test: Sequence[Item]) -> dict[str, Any]:
+async def judged(run: RlRun, out: Path, held: Sequence[Item], test: Sequence[Item]) -> dict[str, Any]:
     """What became of a run: its curves, its checkpoints on `held`, and its last model on `test` (arrays `[n]`)."""
     lines = read(out / "metrics.jsonl")
     models = checkpoints(run, out)
@@ -224,7 +226,7 @@ def _points(row: Mapping[str, Any]) -> str:
 
 
 async def measured(
-    settings: Mapping[str, Any], runs: Mapping[str, Run], conditions: Mapping[str, Any], bar: Progress
+    settings: Mapping[str, Any], runs: Mapping[str, RlRun], conditions: Mapping[str, Any], bar: Progress
 ) -> dict[str, Any]:
     """All numbers, once the runs are done."""
     work, chain, length = settings["work"], settings["chain"], settings["length"]

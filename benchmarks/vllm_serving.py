@@ -21,11 +21,12 @@ import yaml
 from rich.progress import Progress
 
 from waver.benchmarks import report
-from waver.benchmarks.answers import BUNDLED, SMALL
+from waver.benchmarks.answers import SMALL
 from waver.benchmarks.processes import cpu_seconds, free_port, go_first, running
 from waver.benchmarks.random_llama import make_model
 from waver.benchmarks.stats import middle, typical_of_groups
 from waver.benchmarks.throughput import alternately
+from waver.resources import MODELS
 
 WAVER, VLLM = "waver", "vllm"
 MODEL = "model"
@@ -282,7 +283,7 @@ def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
     found: dict[str, Any] = {"args": args, "client_first": go_first(), "models": {}}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        models = {"random": folder / "random"} | ({} if settings["quick"] else {"bundled": BUNDLED / SMALL})
+        models = {"random": folder / "random"} | ({} if settings["quick"] else {"bundled": MODELS / SMALL})
         parameters = make_model(folder / "random", VOCABULARY, WIDTH, LAYERS)
         with client(folder) as asked:
             for name, model in models.items():

@@ -1,7 +1,17 @@
-"""Talking to a Waver server over HTTP: a thin client over the `openai` package, typed policies, a terminal chat."""
+"""Talk to a Waver server over HTTP: a client over the `openai` package, typed policies, a terminal chat.
 
-from waver.clients.client import AsyncWaver, PolicyInfo, TracedToken, Waver, WaverReport, has_report, report, trace
-from waver.clients.policies import ead, random_switch, route
+The public names are imported when they are first used, so that a light module such as `waver.clients.options` does not
+load the `openai` package.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from waver.clients.client import AsyncWaver, PolicyInfo, TracedToken, Waver, WaverReport, has_report, report, trace
+    from waver.clients.policies import ead, random_switch, route
 
 __all__ = [
     "AsyncWaver",
@@ -16,3 +26,14 @@ __all__ = [
     "route",
     "trace",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module that defines it."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for module in ("client", "policies"):
+        found = getattr(import_module(f"{__name__}.{module}"), name, None)
+        if found is not None:
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from waver.clients import outcome
 from waver.clients.chat import choose_model, explain
 from waver.clients.client import AsyncWaver, has_report, report
+from waver.clients.options import Calibration, Requests
 from waver.clients.outcome import Pair, Told
 from waver.clients.questions import Question, Refused, check, read, right
 
@@ -32,41 +33,26 @@ FEW = 20
 """With fewer questions a threshold is mostly chance. As many are looked up where only their time is asked for."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What to calibrate, and for what: a share `rate` of lookups, or a `loss` of accuracy against always looking up;
-    without either, a loss of one point where all answers are known, else a rate of one half."""
+def check_calibration(wanted: Calibration) -> None:
+    """Check what can be checked before anything is asked.
 
-    collection: str
-    gate: str = "entropy"
-    pooling: str | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
-    rate: float | None = None
-    loss: float | None = None
-    scorer: str = "contains"
-
-    def check(self) -> None:
-        """Raises:
-        Refused: this cannot be calibrated."""
-        if self.gate in CONTROLS:
-            raise Refused(f"The gate {self.gate} has no threshold. Calibrate one of {', '.join(NEVER_FIRES)}.")
-        if self.gate not in NEVER_FIRES:
-            raise Refused(f"There is no gate {self.gate!r}; there are {', '.join(NEVER_FIRES)}.")
-        if self.pooling is not None and self.gate != "entropy":
-            raise Refused(f"The gate {self.gate} does not pool entropies: leave --pooling out.")
-        for key in self.parameters:
-            if key in CHOSEN:
-                raise Refused(f"--set {key}: this is an option of its own, or what calibration finds.")
-        if self.rate is not None and self.loss is not None:
-            raise Refused("A threshold is for a rate or for a loss: give one of --rate and --loss.")
-        for name, share in (("rate", self.rate), ("loss", self.loss)):
-            if share is not None and not 0 <= share <= 1:
-                raise Refused(f"--{name} is a share between 0 and 1: one half is 0.5, one point is 0.01.")
-
-    def policy(self, **chosen: Any) -> dict[str, Any]:
-        pooling = {} if self.pooling is None else {"pooling": self.pooling}
-        given = {"collection": self.collection, "gate": self.gate, **pooling, **self.parameters}
-        return {"name": "l_rag", **given, **chosen}
+    Raises:
+        Refused: this cannot be calibrated.
+    """
+    if wanted.gate in CONTROLS:
+        raise Refused(f"The gate {wanted.gate} has no threshold. Calibrate one of {', '.join(NEVER_FIRES)}.")
+    if wanted.gate not in NEVER_FIRES:
+        raise Refused(f"There is no gate {wanted.gate!r}; there are {', '.join(NEVER_FIRES)}.")
+    if wanted.pooling is not None and wanted.gate != "entropy":
+        raise Refused(f"The gate {wanted.gate} does not pool entropies: leave --pooling out.")
+    for key in wanted.parameters:
+        if key in CHOSEN:
+            raise Refused(f"--set {key}: this is an option of its own, or what calibration finds.")
+    if wanted.rate is not None and wanted.loss is not None:
+        raise Refused("A threshold is for a rate or for a loss: give one of --rate and --loss.")
+    for name, share in (("rate", wanted.rate), ("loss", wanted.loss)):
+        if share is not None and not 0 <= share <= 1:
+            raise Refused(f"--{name} is a share between 0 and 1: one half is 0.5, one point is 0.01.")
 
 
 @dataclass(frozen=True)
@@ -109,7 +95,7 @@ async def meet(client: AsyncWaver, model: str | None, options: dict[str, Any]) -
 
 
 async def ask_all(
-    asked: Asked, wanted: Wanted, questions: Sequence[Question], seconds: int, at_once: int, notes: Console
+    asked: Asked, wanted: Calibration, questions: Sequence[Question], seconds: int, at_once: int, notes: Console
 ) -> list[Pair]:
     """Each question under both tiers; the second for the first `seconds` questions only. What the server finds wrong
     with a single question leaves it out, with a line that says so."""
@@ -143,8 +129,8 @@ async def ask_all(
 
 
 async def measure(
-    questions: list[Question], wanted: Wanted, base_url: str, key: str | None, model: str | None, at_once: int,
-    options: dict[str, Any], notes: Console,
+    questions: list[Question], wanted: Calibration, requests: Requests, base_url: str, key: str | None,
+    notes: Console,
 ) -> dict[str, Any]:  # fmt: skip
     """Ask everything, and return the numbers: `outcome.numbers`, and under which conditions they came about.
 
@@ -153,9 +139,9 @@ async def measure(
     """
     answered = all(question.answers for question in questions)
     async with AsyncWaver(base_url=base_url, api_key=key, max_retries=0) as client:
-        asked = await meet(client, model, options)
+        asked = await meet(client, requests.model, requests.sampling)
         count = len(questions) if answered else min(FEW, len(questions))
-        pairs = await ask_all(asked, wanted, questions, count, at_once, notes)
+        pairs = await ask_all(asked, wanted, questions, count, requests.at_once, notes)
     if not any(pair.second for pair in pairs):
         raise Refused("The server refused the questions: see the lines above.")
     if any(pair.first.score is None and not pair.first.triggered for pair in pairs):
@@ -166,18 +152,18 @@ async def measure(
         loss, rate = (0.01, None) if answered else (None, 0.5)
     found = outcome.numbers(pairs, wanted.gate != "flare", judge, rate, loss)
     preset = wanted.policy(threshold=found["threshold"], expected_rate=found["expected_rate"])
-    made = {"model": asked.model, "beside": asked.beside, "options": options, "at_once": at_once}
+    made = {"model": asked.model, "beside": asked.beside, "options": requests.sampling, "at_once": requests.at_once}
     left_out = len(questions) - len(pairs)
     return {"preset": preset, **made, "scorer": wanted.scorer if answered else None, "left_out": left_out, **found}
 
 
-def questions_for(file: Path, wanted: Wanted, notes: Console) -> list[Question]:
+def questions_for(file: Path, wanted: Calibration, notes: Console) -> list[Question]:
     """What to ask, checked as far as it can be before a server is needed.
 
     Raises:
         Refused: it cannot be calibrated like this.
     """
-    wanted.check()
+    check_calibration(wanted)
     questions = read(file)
     check(questions, wanted.scorer, file)
     unknown = [question.line for question in questions if not question.answers]
@@ -193,21 +179,19 @@ def questions_for(file: Path, wanted: Wanted, notes: Console) -> list[Question]:
 
 
 def calibrate(
-    questions: list[Question], wanted: Wanted, base_url: str, key: str | None = None, model: str | None = None,
-    at_once: int = 8, out: Path | None = None, **options: Any,
+    questions: list[Question], wanted: Calibration, requests: Requests, base_url: str, key: str | None = None,
+    out: Path | None = None,
 ) -> int:  # fmt: skip
-    """Calibrate at a server, print what came of it, and with `out` write it there. `options` are sampling options of
-    the requests; those that are None are not sent.
+    """Calibrate at a server, print what came of it, and with `out` write it there.
 
     Returns:
         The exit status: 1 if the server cannot be used like this, 130 after ctrl-C.
     """
     notes = Console(stderr=True)
-    given = {name: value for name, value in options.items() if value is not None}
     try:
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-        found = asyncio.run(measure(questions, wanted, base_url, key, model, at_once, given, notes))
+        found = asyncio.run(measure(questions, wanted, requests, base_url, key, notes))
         Console(highlight=False).print(outcome.page(found), markup=False, soft_wrap=True)
         if out is not None:
             notes.print(outcome.write(found, out), markup=False, highlight=False, soft_wrap=True)

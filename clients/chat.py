@@ -12,7 +12,8 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 from rich.console import Console
 from rich.text import Text
 
-from waver.clients.client import BASE_URL, TracedToken, Waver, WaverReport, has_report, report, trace
+from waver.clients.client import TracedToken, Waver, WaverReport, has_report, report, trace
+from waver.clients.options import ChatOptions
 from waver.clients.palette import legend, printable, spans, style
 
 HELP = """\
@@ -201,32 +202,25 @@ def choose_model(models: list[str]) -> str:
     return next((m for m in models if m.startswith("waver/")), models[0])
 
 
-def chat(
-    message: str | None = None,
-    base_url: str = BASE_URL,
-    model: str | None = None,
-    policy: str | None = None,
-    system: str | None = None,
-    **options: Any,
-) -> int:
+def chat(options: ChatOptions) -> int:
     """Run `waver chat` and return its exit status: 0, 1 (the server refused), 2 (bad arguments) or 130 (ctrl-C).
 
     Without a message and a terminal, the message is read from standard input. The answer goes to standard output, the
-    report to standard error. `options` are sampling options of the request; those that are None are not sent.
+    report to standard error.
     """
     out, notes = Console(highlight=False), Console(highlight=False, stderr=True)
-    client = Waver(base_url=base_url)
+    client = Waver(base_url=options.base_url)
     try:
-        chosen = parse_policy(policy)
+        chosen = parse_policy(options.policy)
         models = [m.id for m in client.models.list()]
         engines = [m for m in models if not m.startswith("waver/")]
-        given = {key: value for key, value in options.items() if value is not None}
-        session = Chat(client, model or choose_model(models), engines, chosen, given, out, notes, system)
+        model = options.model or choose_model(models)
+        session = Chat(client, model, engines, chosen, options.sampling, out, notes, options.system)
         session.reset()
-        if message is None and sys.stdin.isatty():
+        if options.message is None and sys.stdin.isatty():
             session.loop()
             return 0
-        text = message if message is not None else sys.stdin.read()
+        text = options.message if options.message is not None else sys.stdin.read()
         if not text.strip():
             raise Refused("There is nothing to ask: the message is empty.")
         session.ask(text.strip("\n"))
@@ -237,5 +231,5 @@ def chat(
         notes.print(Text(str(error)), soft_wrap=True)
         return 2
     except openai.OpenAIError as error:
-        notes.print(Text(explain(error, base_url)), soft_wrap=True)
+        notes.print(Text(explain(error, options.base_url)), soft_wrap=True)
         return 1

@@ -13,7 +13,8 @@ import openai
 from openai.pagination import AsyncPage, SyncPage
 from pydantic import BaseModel, ConfigDict, Field
 
-BASE_URL = "http://127.0.0.1:8000/v1"
+from waver.clients.options import BASE_URL
+
 NO_KEY = "none"
 """The `openai` package insists on a key; a server without keys accepts any."""
 

@@ -8,16 +8,14 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from importlib.resources import files
-from pathlib import Path
 from types import TracebackType
 from typing import IO, cast
 
+from waver.resources import PACKAGE
 from waver.retrieval.base import BadDocument, TooLarge
 from waver.retrieval.formats import clean, decode, kind_of
 
-ROOT = Path(str(files("waver"))).parent
-START = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from waver.retrieval.worker import main; main()"
+START = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); from waver.retrieval.worker import main; main()"
 DOCUMENTS_EACH = 500
 """A process is replaced after so many documents, whatever it may have gathered."""
 FAILED = "reading it failed: it is damaged, or takes more memory than is allowed"

@@ -6,63 +6,20 @@ Nested keys are joined by two underscores in the environment: `WAVER_SERVER__POR
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from waver.engines import EngineConfig, LoraConfig, UpstreamConfig, VllmConfig
+from waver.resources import DEFAULT_CONFIG, PACKAGE
 from waver.retrieval.config import RetrievalConfig
-
-ROOT = Path(str(files("waver")))
-"""Where the packages, `models/` and `configs/` lie."""
-BUNDLED = ROOT / "configs" / "bundled.yaml"
+from waver.server.settings import ServerConfig
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """Names go into URLs and headers."""
-
-
-class ServerConfig(BaseModel):
-    """How the server listens and what it bounds. Sizes in bytes, times in seconds."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    api_keys_env: str = "WAVER_API_KEYS"
-    allow_no_keys: bool = False
-    """Serve without keys on an address that others can reach."""
-    cors_origins: list[str] = []
-    """Web origins that may call from a browser, `*` for all; pages from this machine always may."""
-    allowed_hosts: list[str] = []
-    """Names that requests may have as `Host` where there are no keys, besides loopback names and the bound address:
-    `*.example.org` for all below one, `*` for any. With keys every name is served."""
-    max_concurrency: int = Field(64, ge=1)
-    max_queue: int = Field(256, ge=0)
-    max_n: int = Field(32, ge=1)
-    max_choices: int = Field(512, ge=1)
-    """Most choices of one request: prompts times `n`."""
-    default_max_tokens: int = Field(4096, ge=1)
-    """Most tokens of an answer whose request names no limit."""
-    max_body_bytes: int = Field(4 * 2**20, ge=1024)
-    max_header_bytes: int = Field(32 * 2**10, ge=1024)
-    header_timeout: float = Field(10.0, gt=0)
-    """Longest time until a connection's next request has said what it wants, from its first byte on, and until a new
-    connection sends one."""
-    body_timeout: float = Field(30.0, gt=0)
-    idle_timeout: float = Field(30.0, gt=0)
-    """Time for which a connection is kept open between two requests."""
-    max_connections: int = Field(4096, ge=1)
-    """Most connections, and never more than three quarters of the files that the process may have open."""
-    timeout: float = Field(600.0, gt=0)
-    """Longest time one request may take, waiting included."""
-    keepalive: float = Field(15.0, gt=0)
-    """A silent stream sends a comment line this often."""
-    shutdown_grace: int = Field(30, ge=0)
-    """Time that running requests are given when the server is told to stop."""
 
 
 class Config(BaseSettings):
@@ -132,7 +89,7 @@ class Config(BaseSettings):
 def find_model(model: str) -> str:
     """The path of a model or a probe: as given if it exists from here, else beside the installed packages, else as
     given (a hub id)."""
-    beside = ROOT / model
+    beside = PACKAGE / model
     return str(beside) if not Path(model).exists() and beside.exists() else model
 
 
@@ -142,7 +99,7 @@ def load_config(path: str | Path | None = None, flags: Mapping[str, Any] | None 
     Raises:
         ValueError: the file cannot be read, or says something that is not understood; the message is for the user.
     """
-    file = Path(path) if path is not None else BUNDLED
+    file = Path(path) if path is not None else DEFAULT_CONFIG
     try:
         if not isinstance(yaml.safe_load(file.read_text(encoding="utf-8")), dict):
             raise ValueError(f"{file}: a configuration is a YAML mapping with the key 'engines'.")

@@ -18,9 +18,10 @@ import uvicorn
 
 from waver.server.app import create_app
 from waver.server.auth import keys_from_environment
-from waver.server.config import Config, ServerConfig, load_config
+from waver.server.config import Config, load_config
 from waver.server.connections import Connections, affordable
 from waver.server.logs import configure_logs
+from waver.server.settings import ServerConfig
 
 
 class Server(uvicorn.Server):

@@ -56,7 +56,7 @@ def test_a_bad_configuration_is_a_sentence(tmp_path: Path) -> None:
 STOPPED = """
 import sys, time, types
 from pathlib import Path
-import waver.cli
+from waver.cli.bench import benchmark
 from waver.benchmarks.processes import free_port, running
 
 def work(args, prog_name):
@@ -67,7 +67,7 @@ def work(args, prog_name):
         time.sleep(60)
 
 sys.modules["waver.benchmarks.fake"] = types.SimpleNamespace(app=work)
-waver.cli._benchmark("fake")(types.SimpleNamespace(args=[]))
+benchmark("fake")(types.SimpleNamespace(args=[]))
 """
 
 

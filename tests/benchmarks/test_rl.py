@@ -13,7 +13,7 @@ pytest.importorskip("trl")
 from tests.benchmarks.test_scripts import pair, run
 from waver.benchmarks import rl_cost, rl_frontier, rl_methods, rl_text
 from waver.benchmarks.frontier import Point
-from waver.training.rl.run import Run
+from waver.training.options import RlRun
 
 __all__ = ["pair"]
 
@@ -46,7 +46,7 @@ def test_what_is_done_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.M
     trained: list[Path] = []
     monkeypatch.setattr(rl_text, "train", lambda run, out: (out.mkdir(), trained.append(out)))
     for _ in range(2):
-        rl_text.run_once(Run(model="m", recipe={}), tmp_path / "one")
+        rl_text.run_once(RlRun(model="m", recipe={}), tmp_path / "one")
     assert trained == [tmp_path / "one"]
 
 

@@ -60,8 +60,11 @@ class Served:
 
 
 @contextmanager
-def vllm_serving(folder: Path, plugin: bool) -> Iterator[Served]:
-    """Begin to start it, and end it with all its processes. `folder` is for its log and for what it finds installed."""
+def vllm_serving(folder: Path, plugin: bool, python: Path | None = None, cwd: Path | None = None) -> Iterator[Served]:
+    """Begin to start it, and end it with all its processes. `folder` is for its log and for what it finds installed.
+
+    With `python`, the interpreter of another environment runs it, which finds Waver by itself.
+    """
     # The command asks for the version of `vllm`, and the CPU build is another package. Where the plugin is not
     # wanted, a record of Waver's package without its entry point comes first on the path.
     _distribution(folder, "vllm", "0.32.0+cpu")
@@ -73,16 +76,19 @@ def vllm_serving(folder: Path, plugin: bool) -> Iterator[Served]:
         port = probe.getsockname()[1]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [] if python else [os.environ.get("PYTHONPATH")])]),
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    command = [str(Path(sys.executable).parent / "vllm"), "serve", str(ROOT / "models" / "small")]
+    program = (
+        [str(python), "-m", "vllm.entrypoints.cli.main"] if python else [str(Path(sys.executable).parent / "vllm")]
+    )
+    command = [*program, "serve", str(ROOT / "models" / "small")]
     command += ["--served-model-name", "small", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--enforce-eager", "--dtype", "float32", "--max-model-len", "1024"]
     with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=cwd, start_new_session=True)
     try:
         yield Served(f"http://127.0.0.1:{port}", process, folder / "log")
     finally:

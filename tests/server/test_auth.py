@@ -11,8 +11,8 @@ import openai
 import pytest
 
 from waver.server.auth import OPEN_PATHS, AuthMiddleware
-from waver.server.config import ServerConfig
 from waver.server.run import check_exposure
+from waver.server.settings import ServerConfig
 
 KEY = "sk-first-key"
 SECOND = "sk-schlüssel"

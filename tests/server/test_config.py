@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from waver.server.config import BUNDLED, load_config
+from waver.resources import DEFAULT_CONFIG
+from waver.server.config import load_config
 from waver.server.run import serve
 
 
@@ -30,7 +31,7 @@ def test_bundled_configuration_finds_its_models_from_anywhere(tmp_path: Path, mo
     assert list(config.engines) == ["small", "large"]
     assert all(Path(engine.model).is_dir() for engine in config.engines.values())
     assert config.default_preset == "frugal"
-    assert BUNDLED.exists()
+    assert DEFAULT_CONFIG.exists()
 
 
 def test_flags_over_environment_over_file(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from waver.training.options import PairRun
 from waver.training.pair.data import Mixture, batches, vocabulary_texts
 from waver.training.pair.tokenizer import build_tokenizer
 
@@ -265,42 +265,38 @@ def _has_bfloat16(device: torch.device) -> bool:
     return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def train(
-    out: Path, models: Sequence[str] = ("small", "large"), seed: int = 1, threads: int = 1, steps: int | None = None
-) -> None:
+def train(out: Path, run: PairRun) -> None:
     """Train models of the pair into `out/small` and `out/large`, one after the other.
 
     A run that was stopped goes on from its checkpoint, and leaves alone what is done; Ctrl-C saves a checkpoint first.
 
-    Args:
-        threads: CPU threads. steps: fewer steps than the recipe's, for a trial.
-
     Raises:
         ValueError: unknown model, or the checkpoint in `out` is of another recipe or seed.
     """
+    models = tuple(SPECS) if run.only is None else (run.only,)
     if unknown := set(models) - set(SPECS):
         raise ValueError(f"unknown model {unknown.pop()!r}; there are {', '.join(SPECS)}")
-    torch.set_num_threads(threads)
+    torch.set_num_threads(run.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = build_tokenizer(vocabulary_texts(), CONTEXT_LENGTH)
     for name in models:
         spec = SPECS[name]
-        if steps is not None:
-            spec = replace(spec, steps=steps, horizon=steps, cooldown=0, lesson=None)
+        if run.steps is not None:
+            spec = replace(spec, steps=run.steps, horizon=run.steps, cooldown=0, lesson=None)
         checkpoint = out / name / "checkpoint.pt"
-        if _is_done(checkpoint.with_name("training.json"), spec, seed):
+        if _is_done(checkpoint.with_name("training.json"), spec, run.seed):
             console.print(f"{name}: done already, in {out / name}")
             continue
-        trainer = Trainer(spec, tokenizer, seed, device)
+        trainer = Trainer(spec, tokenizer, run.seed, device)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         if checkpoint.exists():
             trainer.restore(torch.load(checkpoint, map_location=device, weights_only=True))
         console.print(
             f"{name}: {trainer.model.num_parameters():,} parameters, step {trainer.taken} of {spec.all_steps}; about "
-            f"{max(1, round(trainer.estimate() / 60))} minutes on {device.type} with {threads} thread(s)"
+            f"{max(1, round(trainer.estimate() / 60))} minutes on {device.type} with {run.threads} thread(s)"
         )
         _run(trainer, name, checkpoint)
-        _export(trainer, checkpoint.parent, threads)
+        _export(trainer, checkpoint.parent, run.threads)
         checkpoint.unlink(missing_ok=True)
 
 

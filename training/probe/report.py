@@ -16,13 +16,13 @@ from waver.training.probe.labels import CLASSES, PLAIN, Thresholds, Ways
 from waver.training.probe.shape import Group, groups, u_shape
 
 if TYPE_CHECKING:
-    from waver.training.probe.run import Kept, Run
+    from waver.training.probe.run import Kept, ProbeRun
 
 GREY, BLUE, ORANGE = "#7a7a85", "#2b6cb0", "#de6a1b"
 
 
 def write(
-    out: Path, run: Run, rows: Sequence[Mapping[str, Any]], asked: Sequence[Ways], thresholds: Thresholds,
+    out: Path, run: ProbeRun, rows: Sequence[Mapping[str, Any]], asked: Sequence[Ways], thresholds: Thresholds,
     suggested: Mapping[str, float], labels: Mapping[str, torch.Tensor], kept: Mapping[str, Kept],
 ) -> None:  # fmt: skip
     """Write `README.md`, and where matplotlib is installed `u-shape.png` and `confusion.png`."""

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from waver.engines import ModelConfig, UpstreamConfig, load_engine
 from waver.engines.base import Engine
 from waver.engines.probe import Probe, Record, reference_ids
+from waver.training.options import Tuning
 from waver.training.probe import report
 from waver.training.probe.fit import CARD, Fitted, fit, split, weights
 from waver.training.probe.labels import CLASSES, RULES, Thresholds, Ways, median_beta, solved_beta
@@ -37,28 +38,13 @@ console = Console()
 
 
 @dataclass(frozen=True)
-class Run:
+class ProbeRun:
     """What the answers hang on. A stopped run goes on only as the same one."""
 
     model: str
     questions: str
     ways: dict[str, Way]
     seed: int
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What is made of the answers; a run can be repeated with other choices, without asking again.
-
-    `words` open the answer in a probe prompt: of several, those are kept whose probes score best. `beta` is in nats,
-    or how to find it.
-    """
-
-    words: tuple[str, ...] = ()
-    alpha: float = Thresholds.alpha
-    beta: float | Literal["median", "solved"] = "median"
-    gamma: float = Thresholds.gamma
-    seeds: int = 3
 
 
 @dataclass(frozen=True)
@@ -103,7 +89,7 @@ def model_name(model: str) -> str:
 
 
 def train(
-    source: Source, rows: Sequence[Mapping[str, Any]], reward: Reward, run: Run, tuning: Tuning, out: Path
+    source: Source, rows: Sequence[Mapping[str, Any]], reward: Reward, run: ProbeRun, tuning: Tuning, out: Path
 ) -> None:
     """Ask, or go on asking; label, train and write everything into `out`.
 
@@ -147,7 +133,7 @@ def train(
     console.print(f"The probes are in {out}: {', '.join(kept)}. How they came about: {out / 'README.md'}")
 
 
-def _rules(run: Run) -> list[str]:
+def _rules(run: ProbeRun) -> list[str]:
     return [rule for rule in RULES if rule != "oracle" or all(name in run.ways for name in CLASSES)]
 
 
@@ -155,7 +141,7 @@ def _counts(classes: torch.Tensor) -> dict[str, int]:
     return {name: int((classes == place).sum()) for place, name in enumerate(CLASSES)}
 
 
-def _claim(out: Path, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+def _claim(out: Path, run: ProbeRun, rows: Sequence[Mapping[str, Any]]) -> None:
     """Make the folder this run's.
 
     Raises:
@@ -170,7 +156,7 @@ def _claim(out: Path, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 async def _observe(
-    source: Source, rows: Sequence[Mapping[str, Any]], reward: Reward, run: Run, words: tuple[str, ...], out: Path
+    source: Source, rows: Sequence[Mapping[str, Any]], reward: Reward, run: ProbeRun, words: tuple[str, ...], out: Path
 ) -> Found:
     engine = await asyncio.to_thread(load_engine, source.name, source.config)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

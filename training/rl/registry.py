@@ -43,6 +43,25 @@ def load(name: str, **parameters: Any) -> Method:
     return method
 
 
+def describe(name: str) -> str:
+    """Describe a method for a list: its name, paper and summary, and its settings with their defaults."""
+    method = load(name)
+    parameters = import_module(name if "." in name else f"{package.__name__}.{name}").Parameters
+    settings = [f"{key}={field.default}" for key, field in parameters.model_fields.items()]
+    return "\n".join(
+        [
+            f"{name} ({method.paper})",
+            f"  {method.summary}",
+            f"  settings: {', '.join(settings) or 'none'}",
+        ]
+    )
+
+
+def listing() -> str:
+    """Describe every method that comes with Waver."""
+    return "\n\n".join(describe(name) for name in names())
+
+
 def make_recipe(base: str = "grpo", methods: Sequence[str | Mapping[str, Any]] = (), **settings: Any) -> Recipe:
     """A recipe from data: `make_recipe("dapo", ["earl", {"name": "steer", "smallest": 0.5}], kl=1e-3)`.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from trl import GRPOConfig
 
 from waver.engines.tokens import TokenText
 from waver.extras import how_to_install_vllm
+from waver.training.options import RlRun
 from waver.training.rl.adapters.trl_trainer import RecipeTrainer
 from waver.training.rl.monitor import Monitor, plot
 from waver.training.rl.recipe import Recipe
@@ -43,31 +44,6 @@ JUDGES: dict[str, Reward] = {"gsm8k": same_number, "verilog": passes_testbench}
 """Tasks whose questions come from a file, and who judges the answers."""
 
 console = Console()
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run is, down to its seed; a stopped run goes on only as the same one."""
-
-    model: str
-    recipe: dict[str, Any]
-    task: str = "arithmetic"
-    data: str | None = None
-    reward: str | None = None
-    chain: tuple[int, int] = (4, 8)
-    steps: int = 100
-    prompts: int = 16
-    group: int = 8
-    updates: int = 2
-    micro_batches: int = 1
-    length: int = 128
-    temperature: float = 1.0
-    learning_rate: float = 1e-4
-    held_out: int = 128
-    every: int = 20
-    keep: int = 2
-    vllm: bool = False
-    seed: int = 1
 
 
 def parse_settings(base: str, methods: Sequence[str], given: Sequence[str], file: Path | None = None) -> dict[str, Any]:
@@ -105,7 +81,7 @@ def _value(written: str) -> Any:
         return yaml.safe_load(written)
 
 
-def questions(run: Run) -> Verifiable:
+def questions(run: RlRun) -> Verifiable:
     """The run's task.
 
     Raises:
@@ -126,7 +102,7 @@ def questions(run: Run) -> Verifiable:
     return from_file(Path(run.data), rows, run.held_out, run.seed, reward)
 
 
-def train(run: Run, out: Path, threads: int = 1) -> Path:
+def train(run: RlRun, out: Path, threads: int = 1) -> Path:
     """Train, or go on; returns the folder of the trained model.
 
     Raises:
@@ -184,7 +160,7 @@ def _compute_with_what_is_handed_over() -> None:
     utils.dispatch_cpu_unquantized_gemm = plainly
 
 
-def make_trainer(run: Run, recipe: Recipe, task: Verifiable, out: Path, *, resumed: bool) -> RecipeTrainer:
+def make_trainer(run: RlRun, recipe: Recipe, task: Verifiable, out: Path, *, resumed: bool) -> RecipeTrainer:
     """The trainer of a run, not yet started. `resumed`: a checkpoint is there to go on from."""
     if run.vllm:  # TRL hands the weights over in this process, where the engine has to be then
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")

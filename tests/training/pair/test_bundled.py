@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import waver.training.pair.bundled
+from waver.training.options import PairRun
 from waver.training.pair.bundled import CONTEXT_LENGTH, SPECS, Trainer, train
 from waver.training.pair.data import STRATEGIES, Turn, batches, conversation, draw_turn, encode, vocabulary_texts
 from waver.training.pair.tokenizer import build_tokenizer
@@ -76,7 +77,7 @@ def test_training_batches_are_a_function_of_seed_and_index_and_bounded() -> None
 def test_a_stopped_run_goes_on_as_if_it_had_not(
     stop: int, tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(tmp_path / "whole", ["small"])
+    train(tmp_path / "whole", PairRun(only="small"))
 
     step, taken = Trainer.step, 0
 
@@ -89,20 +90,20 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
 
     monkeypatch.setattr(Trainer, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "halves", ["small"])
+        train(tmp_path / "halves", PairRun(only="small"))
     assert (tmp_path / "halves/small/checkpoint.pt").exists()
     with pytest.raises(ValueError, match="another recipe or seed"):
-        train(tmp_path / "halves", ["small"], seed=2)
-    train(tmp_path / "halves", ["small"])
+        train(tmp_path / "halves", PairRun(only="small", seed=2))
+    train(tmp_path / "halves", PairRun(only="small"))
     assert not (tmp_path / "halves/small/checkpoint.pt").exists()
     whole, halves = (load_file(tmp_path / run / "small/model.safetensors") for run in ("whole", "halves"))
     assert all(torch.equal(whole[name], halves[name]) for name in whole)
     monkeypatch.setattr(Trainer, "step", None)
-    train(tmp_path / "halves", ["small"])  # done already: takes no step
+    train(tmp_path / "halves", PairRun(only="small"))  # done already: takes no step
 
 
 def test_the_result_is_a_checkpoint_as_transformers_knows_it(tiny: None, tmp_path: Path) -> None:
-    train(tmp_path, ["small"], steps=1)
+    train(tmp_path, PairRun(only="small", steps=1))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "small")
     assert model.config.vocab_size == len(tokenizer)
@@ -129,7 +130,7 @@ def test_learning_rates_of_the_recipes() -> None:
 
 def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown model 'medium'; there are small, large"):
-        train(tmp_path, ["medium"])
+        train(tmp_path, PairRun(only="medium"))
 
 
 def test_the_lesson_has_a_rate_of_its_own() -> None:

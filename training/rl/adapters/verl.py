@@ -1,6 +1,6 @@
 """Recipes in verl: the base loss and advantages, and methods that need no entropies, registered under the name `waver`.
 
-    actor_rollout_ref.model.external_lib=training.rl.adapters.verl
+    actor_rollout_ref.model.external_lib=waver.training.rl.adapters.verl
     actor_rollout_ref.actor.policy_loss.loss_mode=waver  algorithm.adv_estimator=waver
 
 Importing this module in a process with WAVER_RECIPE set, the path of a YAML file with `make_recipe`'s arguments,

@@ -1,0 +1,74 @@
+"""Declare what `waver chat` and `waver calibrate` can be told: defaults, and a line of help for each.
+
+Nothing heavy is imported here, so that `waver --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from waver.options import Option
+
+BASE_URL = "http://127.0.0.1:8000/v1"
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """One conversation in the terminal, or one message. Sampling options that are None are not sent."""
+
+    message: Annotated[str | None, Option("Ask this, print the answer, leave.", flags=("--message", "-m"))] = None
+    base_url: Annotated[str, Option("The server's address, with /v1.", variable="WAVER_BASE_URL")] = BASE_URL
+    model: Annotated[str | None, Option("An engine, or waver/PRESET.", shown="the first preset")] = None
+    policy: Annotated[str | None, Option("A preset's name, a JSON list, or `none`.", shown="the model's")] = None
+    system: Annotated[str | None, Option("A system message.")] = None
+    temperature: Annotated[float | None, Option("0 is greedy.", least=0.0)] = None
+    max_tokens: Annotated[int | None, Option("The most tokens an answer may have.", least=1)] = None
+    seed: Annotated[int | None, Option("Makes answers repeatable.")] = None
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The sampling options to send."""
+        named = {name: getattr(self, name) for name in ("temperature", "max_tokens", "seed")}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What to calibrate, and for what: a share `rate` of lookups, or a `loss` of accuracy against always looking up;
+    without either, a loss of one point where all answers are known, else a rate of one half."""
+
+    collection: Annotated[str, Option("Where things are looked up.", flags=("--collection", "-n"))]
+    gate: Annotated[str, Option("entropy, margin, targ, seakr, flare or dragin.")] = "entropy"
+    pooling: Annotated[str | None, Option("mean, first, max or prefix_k; of the gate entropy.", shown="mean")] = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """Other parameters of `l_rag`."""
+    rate: Annotated[float | None, Option("The share of requests that may look things up.")] = None
+    loss: Annotated[
+        float | None, Option("Accuracy that may be lost against always looking up.", shown="0.01, with answers")
+    ] = None
+    scorer: Annotated[str, Option("When an answer is right: contains, exact or number.")] = "contains"
+
+    def policy(self, **chosen: Any) -> dict[str, Any]:
+        """Return `l_rag` as a request carries it, with `chosen` over what is calibrated."""
+        pooling = {} if self.pooling is None else {"pooling": self.pooling}
+        given = {"collection": self.collection, "gate": self.gate, **pooling, **self.parameters}
+        return {"name": "l_rag", **given, **chosen}
+
+
+@dataclass(frozen=True)
+class Requests:
+    """How calibration asks its questions."""
+
+    model: Annotated[str | None, Option("An engine, or waver/PRESET with its other policies.", shown="as in chat")] = (
+        None
+    )
+    temperature: Annotated[float, Option("0 is greedy.", least=0.0)] = 0.0
+    max_tokens: Annotated[int | None, Option("The most tokens an answer may have.", least=1)] = None
+    at_once: Annotated[int, Option("Requests in the air at a time.", least=1)] = 8
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The sampling options to send."""
+        limit = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
+        return {"temperature": self.temperature, **limit}

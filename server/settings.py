@@ -1,0 +1,43 @@
+"""Define the section `server` of the configuration; light, so that `waver serve --help` answers at once."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ServerConfig(BaseModel):
+    """Say where the server listens and what it bounds. Sizes in bytes, times in seconds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port, 0 for a free one.")
+    api_keys_env: str = "WAVER_API_KEYS"
+    allow_no_keys: bool = Field(False, description="Serve other machines without asking for keys.")
+    cors_origins: list[str] = []
+    """Web origins that may call from a browser, `*` for all; pages from this machine always may."""
+    allowed_hosts: list[str] = []
+    """Names that requests may have as `Host` where there are no keys, besides loopback names and the bound address:
+    `*.example.org` for all below one, `*` for any. With keys every name is served."""
+    max_concurrency: int = Field(64, ge=1, description="Requests decoded at a time.")
+    max_queue: int = Field(256, ge=0, description="Requests that may wait.")
+    max_n: int = Field(32, ge=1)
+    max_choices: int = Field(512, ge=1)
+    """Most choices of one request: prompts times `n`."""
+    default_max_tokens: int = Field(4096, ge=1)
+    """Most tokens of an answer whose request names no limit."""
+    max_body_bytes: int = Field(4 * 2**20, ge=1024)
+    max_header_bytes: int = Field(32 * 2**10, ge=1024)
+    header_timeout: float = Field(10.0, gt=0)
+    """Longest time until a connection's next request has said what it wants, from its first byte on, and until a new
+    connection sends one."""
+    body_timeout: float = Field(30.0, gt=0)
+    idle_timeout: float = Field(30.0, gt=0)
+    """Time for which a connection is kept open between two requests."""
+    max_connections: int = Field(4096, ge=1)
+    """Most connections, and never more than three quarters of the files that the process may have open."""
+    timeout: float = Field(600.0, gt=0, description="Seconds a request may take, waiting included.")
+    keepalive: float = Field(15.0, gt=0)
+    """A silent stream sends a comment line this often."""
+    shutdown_grace: int = Field(30, ge=0)
+    """Time that running requests are given when the server is told to stop."""

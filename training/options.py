@@ -1,0 +1,118 @@
+"""Declare the training runs of the command line: what can be set, the defaults, and a line of help for each.
+
+Nothing heavy is imported here, so that `waver train --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from waver.options import Option
+from waver.resources import MODELS
+from waver.training.probe.labels import Thresholds
+
+Beta = float | Literal["median", "solved"]
+
+
+@dataclass(frozen=True)
+class PairRun:
+    """Training of the bundled pair from scratch."""
+
+    only: Annotated[str | None, Option("`small` or `large`.", shown="both")] = None
+    seed: Annotated[int, Option("Seed of weights and data.")] = 1
+    threads: Annotated[int, Option("CPU threads.", least=1)] = 1
+    steps: Annotated[int | None, Option("Fewer steps than the recipe's, for a trial.", least=1)] = None
+
+
+@dataclass(frozen=True)
+class RlRun:
+    """Reinforcement learning of one model, down to the seed; a stopped run goes on only as the same one."""
+
+    model: Annotated[str, Option("A causal language model: a folder, or a name.", shown="the bundled small")] = str(
+        MODELS / "small"
+    )
+    recipe: dict[str, Any] = field(default_factory=dict)
+    """Arguments of `make_recipe`."""
+    task: Annotated[str, Option("`arithmetic`; with --data `gsm8k`, `verilog` or, with --reward too, `custom`.")] = (
+        "arithmetic"
+    )
+    data: Annotated[str | None, Option("JSONL: in each line `question`, and `answer` or `testbench`.")] = None
+    reward: Annotated[str | None, Option("MODULE:FUNCTION, called as TRL calls a reward function.")] = None
+    chain: Annotated[tuple[int, int], Option("Shortest and longest sums, in operations.", least=1)] = (4, 8)
+    steps: Annotated[int, Option("Generations.", least=1)] = 100
+    prompts: Annotated[int, Option("Questions a step.", least=1)] = 16
+    group: Annotated[int, Option("Answers to each.", least=2)] = 8
+    updates: Annotated[int, Option("Optimizer steps on the rows of a step.", least=1)] = 2
+    micro_batches: Annotated[int, Option("Passes an update; more take less memory.", least=1)] = 1
+    length: Annotated[int, Option("The longest answer, in tokens.", least=1)] = 128
+    temperature: Annotated[float, Option("Sampling temperature.", least=0.01)] = 1.0
+    learning_rate: Annotated[float, Option("Learning rate of AdamW, constant.", least=0.0)] = 1e-4
+    held_out: Annotated[int, Option("Questions to judge by; 0 for none.", least=0)] = 128
+    every: Annotated[int, Option("Steps between checkpoints, and between judgements.", least=1)] = 20
+    keep: Annotated[int, Option("Checkpoints to keep, the last ones.", least=1)] = 2
+    vllm: Annotated[bool, Option("Draw the rows with vLLM, in this process.")] = False
+    seed: Annotated[int, Option("Seed of questions and draws.")] = 1
+
+
+@dataclass(frozen=True)
+class ProbeAnswers:
+    """The answers that a probe's labels are made from: by which engine, to what, how many."""
+
+    engine: Annotated[str, Option("The engine whose model is asked and read.")] = "large"
+    scorer: Annotated[
+        str, Option("When an answer is right: number (its last one is), contains, or MODULE:FUNCTION.")
+    ] = "number"
+    n: Annotated[int, Option("Sums, where no file is given.", least=2)] = 600
+    chain: Annotated[tuple[int, int], Option("Shortest and longest of them, in operations.", least=1)] = (1, 8)
+    samples: Annotated[int, Option("Answers to each question, for labels.", least=1)] = 10
+    strategy_samples: Annotated[
+        int, Option("Answers in each strategy besides, for oracle labels; 0 for none.", least=0)
+    ] = 0
+    max_tokens: Annotated[int, Option("The most tokens of an answer.", least=1)] = 4096
+    opening: Annotated[str, Option("Words that the answers for labels begin with.")] = ""
+    seed: Annotated[int, Option("Seed of the answers, and of the sums.")] = 1
+    at_once: Annotated[int, Option("Answers in the making at a time.", least=1)] = 64
+
+
+def read_beta(given: str) -> Beta:
+    """Read a number of nats, or the name of a way to find one.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if given == "median":
+        return "median"
+    if given == "solved":
+        return "solved"
+    try:
+        return float(given)
+    except ValueError:
+        raise ValueError(f"--beta is a number of nats, `median` or `solved`, not {given!r}") from None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is made of the answers. A run can be repeated with other values without asking again.
+
+    `words` open the answer in a probe prompt: of several, those are kept whose probes score best.
+    """
+
+    words: Annotated[
+        tuple[str, ...],
+        Option(
+            "Words behind which the probe reads; repeat it to try several.",
+            shown="a sentence that is about to say how hard the question is",
+        ),
+    ] = ()
+    alpha: Annotated[float, Option("Above this rate of right answers none is hard.", least=0, most=1)] = (
+        Thresholds.alpha
+    )
+    beta: Annotated[
+        Beta,
+        Option("Entropy from which a question is easy: nats, `median`, or `solved` (see below).", read=read_beta),
+    ] = "median"
+    gamma: Annotated[float, Option("Below this rate of right answers all are hard.", least=0, most=1)] = (
+        Thresholds.gamma
+    )
+    seeds: Annotated[int, Option("Trainings of each probe; the best is kept.", least=1)] = 3

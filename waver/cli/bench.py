@@ -1,0 +1,63 @@
+"""Run `waver bench`: the benchmarks of a checkout, each with options of its own."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+
+import typer
+
+bench = typer.Typer(
+    no_args_is_help=find_spec("waver.benchmarks") is not None,
+    invoke_without_command=True,
+    help="Measure quality and speed; each writes numbers, tables and figures.",
+)
+
+
+@bench.callback()
+def need_benchmarks() -> None:
+    if find_spec("waver.benchmarks") is None:
+        typer.echo("The benchmarks come with Waver's repository, not with the installed package: clone it.", err=True)
+        raise typer.Exit(1)
+
+
+BENCHMARKS = {
+    "frontier": "Accuracy against the share of tokens by the large model: `ead` and its controls.",
+    "truncation": "Top-W and its rivals at five temperatures: accuracy, kept tokens, diversity.",
+    "l-rag": "Retrieval only at high uncertainty: accuracy, lookups and time of `l_rag`, against its rivals.",
+    "diffadapt": "Thinking by difficulty: accuracy, tokens, time of `diffadapt`, against fixed strategies and chance.",
+    "retrieval": "FAISS by kind and size: recall, speed, memory; how fast documents are ingested.",
+    "truncation-speed": "The time that truncations add to a step, against `top_p`.",
+    "throughput": "16 requests at once against one after another; what a hand-over costs.",
+    "vllm-serving": "Waver over vLLM against vLLM's own server, with vLLM's own client.",
+    "vllm-steps": "Gates and entropies inside vLLM: time, hand-overs, memory.",
+    "rl-methods": "Training methods against their plain base on a toy task: accuracy, entropy, tokens learned from.",
+    "rl-text": "Reinforcement learning on real text: reward, held-out accuracy, and what it does for `ead`.",
+    "rl-cost": "What training methods cost against plain GRPO: time of a step, memory.",
+    "bundled": "The bundled pair: accuracy by task, entropy of wrong answers, ways to answer.",
+    "entropy-check": "Reported entropies against those of a float64 softmax.",
+    "replay": "The same requests to two versions: what is answered otherwise, and what a step takes.",
+}
+
+
+def benchmark(name: str) -> Callable[[typer.Context], None]:
+    """Make a command that leaves its options, `--help` too, to the benchmark's own command line."""
+
+    def run(context: typer.Context) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end what it has started
+        module = import_module(f"waver.benchmarks.{name.replace('-', '_')}")
+        module.app(args=context.args, prog_name=f"waver bench {name}")
+
+    return run
+
+
+for _name, _help in BENCHMARKS.items():
+    bench.command(
+        _name,
+        help=_help,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )(benchmark(_name))

@@ -1,0 +1,25 @@
+"""Run `waver serve`: the OpenAI API and the playground page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from waver.cli.fill import config_option, overriding
+from waver.server.settings import ServerConfig
+
+OPTIONS = ("host", "port", "max_concurrency", "max_queue", "timeout", "allow_no_keys")
+
+
+@overriding(ServerConfig, OPTIONS)
+def serve(given: dict[str, Any], config: Annotated[Path | None, config_option("A YAML file.")] = None) -> None:
+    """Serve the OpenAI API and the playground page.
+
+    What is not given comes from the configuration's file, and `WAVER_*` variables such as WAVER_SERVER__PORT go over
+    that. API keys, separated by commas, are taken from WAVER_API_KEYS.
+    """
+    from waver.server.run import serve as run
+
+    raise typer.Exit(run(config, **given))

@@ -1,0 +1,58 @@
+"""Run `waver train rl`: reinforcement learning on questions whose answers can be checked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from waver.cli.fill import filled
+from waver.extras import how_to_install
+from waver.training.options import RlRun
+
+
+def list_methods(wanted: bool) -> None:
+    """Print every training method and leave."""
+    if not wanted:
+        return
+    try:
+        from waver.training.rl.registry import listing
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
+    typer.echo(listing())
+    raise typer.Exit
+
+
+@filled(run=RlRun)
+def train_rl(
+    out: Annotated[Path, typer.Option(help="Folder for the run; a stopped run there goes on.")],
+    run: RlRun,
+    recipe: Annotated[Path | None, typer.Option(help="YAML: `base`, `methods` and settings.")] = None,
+    base: Annotated[str, typer.Option(help="`grpo`, `dapo`, `dr_grpo`, `gspo` or `rloo`.")] = "grpo",
+    method: Annotated[list[str] | None, typer.Option("--method", "-m", help="A method; repeatable.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE of the base, METHOD.KEY=VALUE of a method; repeatable.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    _: Annotated[
+        bool,
+        typer.Option("--list", callback=list_methods, is_eager=True, help="List the methods with their settings."),
+    ] = False,
+) -> None:
+    """Train a model by reinforcement learning on questions whose answers can be checked.
+
+    The trained model is in OUT/model, ready for `waver serve`, beside metrics.jsonl, curves.png and TensorBoard's
+    runs. Needs the extra `train`. docs/training-methods.md tells the methods apart.
+
+    Example: `waver train rl --out run --base dapo --set clip_high=0.25`
+    """
+    try:
+        from waver.training.rl.run import parse_settings, train
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
+    try:
+        train(replace(run, recipe=parse_settings(base, method or [], setting or [], recipe)), out, threads)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from None

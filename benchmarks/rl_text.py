@@ -25,9 +25,9 @@ from waver.benchmarks.stats import Array, percentiles, resamples
 from waver.engines import TransformersConfig, load_engine
 from waver.resources import MODELS
 from waver.stats import wilson
+from waver.training.job import read_lines
 from waver.training.options import RlRun
 from waver.training.pair.world import Item, draw, score_text
-from waver.training.rl.monitor import read
 from waver.training.rl.run import train
 
 TASK = "arithmetic"
@@ -115,7 +115,7 @@ async def right(model: Path, items: Sequence[Item], length: int, temperature: fl
 
 async def judged(run: RlRun, out: Path, held: Sequence[Item], test: Sequence[Item]) -> dict[str, Any]:
     """What became of a run: its curves, its checkpoints on `held`, and its last model on `test` (arrays `[n]`)."""
-    lines = read(out / "metrics.jsonl")
+    lines = read_lines(out / "metrics.jsonl")
     models = checkpoints(run, out)
     curves = {
         key: [(line["step"], line[key]) for line in lines if line.get(key) is not None]

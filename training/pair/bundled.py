@@ -8,10 +8,10 @@ with AdamW.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from waver.training import job
 from waver.training.options import PairRun
 from waver.training.pair.data import Mixture, batches, vocabulary_texts
 from waver.training.pair.tokenizer import build_tokenizer
@@ -28,6 +29,8 @@ from waver.training.pair.tokenizer import build_tokenizer
 CONTEXT_LENGTH = 1024
 GROUP_CONVERSATIONS, BATCH_TOKENS = 2048, 5632
 CHECKPOINT_SECONDS = 120.0
+RECORD = "training.json"
+"""How a finished model came about."""
 
 console = Console()
 
@@ -241,18 +244,10 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimisers": [o.state_dict() for o in self.optimisers],
             "progress": {k: getattr(self, k) for k in ("taken", "tokens", "seconds", "log", "group", "place")},
-            "spec": repr(self.spec),
-            "seed": self.seed,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state()`.
-
-        Raises:
-            ValueError: the checkpoint is of another recipe or seed.
-        """
-        if (state["spec"], state["seed"]) != (repr(self.spec), self.seed):
-            raise ValueError("the checkpoint was made by another recipe or seed; delete it or choose another --out")
+        """Go on from a `state()` of the same recipe and seed."""
         self.model.load_state_dict(state["model"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
@@ -271,7 +266,7 @@ def train(out: Path, run: PairRun) -> None:
     A run that was stopped goes on from its checkpoint, and leaves alone what is done; Ctrl-C saves a checkpoint first.
 
     Raises:
-        ValueError: unknown model, or the checkpoint in `out` is of another recipe or seed.
+        ValueError: unknown model, or `out` holds another run.
     """
     models = tuple(SPECS) if run.only is None else (run.only,)
     if unknown := set(models) - set(SPECS):
@@ -283,12 +278,14 @@ def train(out: Path, run: PairRun) -> None:
         spec = SPECS[name]
         if run.steps is not None:
             spec = replace(spec, steps=run.steps, horizon=run.steps, cooldown=0, lesson=None)
-        checkpoint = out / name / "checkpoint.pt"
-        if _is_done(checkpoint.with_name("training.json"), spec, run.seed):
+        recipe = {"spec": asdict(spec), "seed": run.seed}
+        done = job.read_record(out / name / RECORD)
+        if done is not None and {key: done[key] for key in recipe} == json.loads(json.dumps(recipe)):
             console.print(f"{name}: done already, in {out / name}")
             continue
         trainer = Trainer(spec, tokenizer, run.seed, device)
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        job.claim(out / name, recipe)
+        checkpoint = out / name / "checkpoint.pt"
         if checkpoint.exists():
             trainer.restore(torch.load(checkpoint, map_location=device, weights_only=True))
         console.print(
@@ -298,14 +295,7 @@ def train(out: Path, run: PairRun) -> None:
         _run(trainer, name, checkpoint)
         _export(trainer, checkpoint.parent, run.threads)
         checkpoint.unlink(missing_ok=True)
-
-
-def _is_done(record: Path, spec: Spec, seed: int) -> bool:
-    """Whether this recipe with this seed has been trained there to its end."""
-    if not record.exists():
-        return False
-    done = json.loads(record.read_text())
-    return (done["spec"], done["seed"]) == (json.loads(json.dumps(asdict(spec))), seed)
+        job.release(out / name)
 
 
 def _run(trainer: Trainer, name: str, checkpoint: Path) -> None:
@@ -322,10 +312,10 @@ def _run(trainer: Trainer, name: str, checkpoint: Path) -> None:
                 if not console.is_terminal and trainer.taken % 100 == 0:
                     console.print(f"{name}: step {trainer.taken} of {steps}, loss {loss:.3f}")
                 if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                    _save(trainer.state(), checkpoint)
+                    job.replace_file(checkpoint, partial(torch.save, trainer.state()))
                     saved = time.monotonic()
         except KeyboardInterrupt:
-            _save(trainer.state(), checkpoint)
+            job.replace_file(checkpoint, partial(torch.save, trainer.state()))
             console.print(f"Stopped after step {trainer.taken}; the same command goes on from here.")
             raise
 
@@ -344,11 +334,4 @@ def _export(trainer: Trainer, folder: Path, threads: int) -> None:
         "spec": asdict(trainer.spec),
         "log": trainer.log,
     }
-    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    """Replace the checkpoint at once, so that a crash leaves the old one or the new one."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")

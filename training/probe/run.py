@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from waver.engines import ModelConfig, UpstreamConfig, load_engine
 from waver.engines.base import Engine
 from waver.engines.probe import Probe, Record, reference_ids
+from waver.training import job
 from waver.training.options import Tuning
 from waver.training.probe import report
 from waver.training.probe.fit import CARD, Fitted, fit, split, weights
@@ -103,7 +104,8 @@ def train(
         raise ValueError("beta from what the easy strategy solves needs answers in it: add --strategy-samples 4")
     if len(rows) < FEW:
         console.print(f"{len(rows)} questions are few: below {FEW} a probe is mostly chance.", soft_wrap=True)
-    _claim(out, run, rows)
+    digest = hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
+    job.claim(out, asdict(run) | {"rows": len(rows), "sha256": digest})
     found = asyncio.run(_observe(source, rows, reward, run, tuning.words, out))
     thresholds, suggested = _thresholds(found.asked, tuning)
     labels = {rule: torch.tensor([RULES[rule](each, thresholds) for each in found.asked]) for rule in _rules(run)}
@@ -139,20 +141,6 @@ def _rules(run: ProbeRun) -> list[str]:
 
 def _counts(classes: torch.Tensor) -> dict[str, int]:
     return {name: int((classes == place).sum()) for place, name in enumerate(CLASSES)}
-
-
-def _claim(out: Path, run: ProbeRun, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Make the folder this run's.
-
-    Raises:
-        ValueError: it is another's.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()
-    record = json.loads(json.dumps(asdict(run))) | {"rows": len(rows), "sha256": digest}
-    if (past := out / "run.json").exists() and json.loads(past.read_text()) != record:
-        raise ValueError(f"{out} holds another run: choose another --out, or give the same options to go on")
-    past.write_text(json.dumps(record, indent=1) + "\n")
 
 
 async def _observe(

@@ -6,8 +6,6 @@ Each finished question is a line of a file, so that a run that was stopped goes 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -19,6 +17,7 @@ import torch
 
 from waver.engines.base import Engine, Sampling, Unsupported
 from waver.engines.tokens import TokenText
+from waver.training import job
 from waver.training.probe.labels import Answers, Trace
 from waver.training.tasks.rewards import Reward
 
@@ -123,34 +122,25 @@ async def ask_all(
     async def one(place: int, row: Mapping[str, Any]) -> None:
         async with begun:
             found = await ask(asking, place, row, free)
-        line = {"place": place, **{name: asdict(answers) for name, answers in found.items()}}
-        out.write(json.dumps(line) + "\n")
-        out.flush()
+        job.append_line(file, {"place": place, **{name: asdict(answers) for name, answers in found.items()}})
         done[place] = found
         advance()
 
     for _ in done:
         advance()
-    with file.open("a", encoding="utf-8") as out:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for place in range(len(rows)):
-                    if place not in done:
-                        group.create_task(one(place, rows[place]))
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+    try:
+        async with asyncio.TaskGroup() as group:
+            for place in range(len(rows)):
+                if place not in done:
+                    group.create_task(one(place, rows[place]))
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
     return [done[place] for place in range(len(rows))]
 
 
 def read(file: Path) -> dict[int, dict[str, Answers]]:
-    """The finished questions of a file, by place. Half a line at its end, where a run was cut off, is taken away."""
-    if not file.exists():
-        return {}
-    whole = file.read_bytes()
-    kept = whole[: whole.rfind(b"\n") + 1]
-    if len(kept) < len(whole):
-        os.truncate(file, len(kept))
-    lines = [json.loads(line) for line in kept.splitlines()]
+    """Read the finished questions of a file, by place."""
+    lines = job.read_lines(file)
     return {line.pop("place"): {name: Answers(**told) for name, told in line.items()} for line in lines}
 
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from waver.training.job import append_line, read_lines
+
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 CURVES = (("reward", "reward"), ("entropy", "entropy of a token, nats"), ("length", "length of an answer, tokens"))
 
@@ -26,7 +28,7 @@ class Monitor(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Lines of steps that a stopped run had taken beyond its last checkpoint are dropped."""
         done = state.global_step // self.updates
-        kept = [line for line in read(self.metrics) if line["step"] <= done]
+        kept = [line for line in read_lines(self.metrics) if line["step"] <= done]
         self.metrics.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self.task = self.bar.add_task("training", total=state.max_steps // self.updates, completed=done, **self.last)
         self.bar.start()
@@ -38,8 +40,7 @@ class Monitor(TrainerCallback):
         logs = logs or {}
         self.last |= {name: logs[name] for name in self.last if logs.get(name) is not None}
         line = {"step": -(-state.global_step // self.updates), "update": state.global_step, **logs}
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.metrics, line)
         if not self.console.is_terminal and "eval_reward" in logs:
             self.console.print(f"step {line['step']}: held-out reward {logs['eval_reward']:.3f}")
 
@@ -47,16 +48,11 @@ class Monitor(TrainerCallback):
         self.bar.stop()
 
 
-def read(metrics: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, none if it is not there."""
-    return [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-
-
 def plot(metrics: Path, out: Path) -> None:
     """Reward (with the held-out one), entropy and length by step, as one picture."""
     from matplotlib.figure import Figure
 
-    lines = read(metrics)
+    lines = read_lines(metrics)
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     for axes, (name, label) in zip(figure.subplots(1, 3), CURVES, strict=True):
         points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]

@@ -24,6 +24,7 @@ from trl import GRPOConfig
 
 from waver.engines.tokens import TokenText
 from waver.extras import how_to_install_vllm
+from waver.training import job
 from waver.training.options import RlRun
 from waver.training.rl.adapters.trl_trainer import RecipeTrainer
 from waver.training.rl.monitor import Monitor, plot
@@ -119,11 +120,7 @@ def train(run: RlRun, out: Path, threads: int = 1) -> Path:
     if run.vllm:
         check_vllm(recipe)
     task = questions(run)
-    out.mkdir(parents=True, exist_ok=True)
-    record = json.loads(json.dumps(asdict(run)))
-    if (past := out / "run.json").exists() and json.loads(past.read_text()) != record:
-        raise ValueError(f"{out} holds another run: choose another --out, or give the same options to go on")
-    past.write_text(json.dumps(record, indent=1) + "\n")
+    job.claim(out, asdict(run))
     torch.set_num_threads(threads)
     checkpoint = get_last_checkpoint(str(out))
     trainer = make_trainer(run, recipe, task, out, resumed=checkpoint is not None)

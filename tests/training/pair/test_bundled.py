@@ -92,7 +92,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "halves", PairRun(only="small"))
     assert (tmp_path / "halves/small/checkpoint.pt").exists()
-    with pytest.raises(ValueError, match="another recipe or seed"):
+    with pytest.raises(ValueError, match="holds another run"):
         train(tmp_path / "halves", PairRun(only="small", seed=2))
     train(tmp_path / "halves", PairRun(only="small"))
     assert not (tmp_path / "halves/small/checkpoint.pt").exists()

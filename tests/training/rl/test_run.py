@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 from tests.conftest import ROOT, Running
 from waver.cli import app
+from waver.training.job import read_lines
 from waver.training.pair.world import draw
-from waver.training.rl.monitor import read
 from waver.training.rl.run import parse_settings
 from waver.training.tasks.rewards import arithmetic
 
@@ -42,7 +42,7 @@ def test_a_run_goes_on_exactly_and_is_served(
     out = tmp_path / "run"
     recipe = ("--base", "dapo", "--set", "clip_high=0.25", "--set", "entropy=0.01", "--set", "dynamic_sampling=false")
     waver("--out", out, *recipe, *SMALL_RUN)
-    whole, lines = load_file(out / "model" / "model.safetensors"), read(out / "metrics.jsonl")
+    whole, lines = load_file(out / "model" / "model.safetensors"), read_lines(out / "metrics.jsonl")
     assert [line["update"] for line in lines if "reward" in line] == [1, 3]
     assert [line["step"] for line in lines if "eval_reward" in line] == [0, 1, 2]
     assert (out / "curves.png").stat().st_size > 10_000
@@ -57,7 +57,7 @@ def test_a_run_goes_on_exactly_and_is_served(
     timed = ("time", "second", "runtime", "train_loss", "flos")
     plain = [
         [{k: v for k, v in x.items() if not any(t in k for t in timed)} for x in run]
-        for run in (lines, read(out / "metrics.jsonl"))
+        for run in (lines, read_lines(out / "metrics.jsonl"))
     ]
     assert plain[0] == plain[1]
     other = CliRunner().invoke(app, ["train", "rl", "--out", str(out), *SMALL_RUN], env={"COLUMNS": "500"})
@@ -120,7 +120,7 @@ def test_rows_are_drawn_by_vllm(tmp_path: Path) -> None:
     env = {**os.environ, "TORCH_COMPILE_DISABLE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    lines = [line for line in read(tmp_path / "run" / "metrics.jsonl") if "reward" in line]
+    lines = [line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if "reward" in line]
     assert len(lines) == 2
     for line in lines:  # the engine had the weights of the policy, rounded to bfloat16
         assert line["sampling/sampling_logp_difference/mean"] < 0.02

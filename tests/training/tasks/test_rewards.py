@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from tests.training.tasks.test_verilog import DESIGN, TESTBENCH
 from waver.cli import app
+from waver.training.job import read_lines
 from waver.training.pair.world import draw
-from waver.training.rl.monitor import read
 from waver.training.tasks.rewards import from_file, last_number, same_number
 
 SMALL = Path(__file__).parents[3] / "models" / "small"
@@ -41,7 +41,7 @@ def trained(out: Path, *options: Any) -> list[dict[str, Any]]:
     result = CliRunner().invoke(app, ["train", "rl", "--out", str(out), *map(str, options)])
     assert result.exit_code == 0, result.output
     assert (out / "model" / "model.safetensors").exists()
-    return read(out / "metrics.jsonl")
+    return read_lines(out / "metrics.jsonl")
 
 
 def rewards(metrics: Sequence[dict[str, Any]]) -> list[float]:

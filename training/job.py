@@ -1,0 +1,67 @@
+"""Claim a folder for one run, and find in it what a stopped run had done.
+
+A run that is started again in the same folder with the same options goes on; one with other options is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+RECORD = "run.json"
+
+
+def claim(folder: Path, run: Mapping[str, Any]) -> None:
+    """Make the folder and write down there which run it belongs to.
+
+    Args:
+        run: what the run is, as JSON can hold it.
+
+    Raises:
+        ValueError: the folder belongs to another run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    past = read_record(folder / RECORD)
+    if past not in (None, json.loads(json.dumps(run))):
+        raise ValueError(f"{folder} holds another run: choose another --out, or give the same options to go on")
+    replace_file(folder / RECORD, lambda path: path.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8"))
+
+
+def release(folder: Path) -> None:
+    """Let other runs have the folder."""
+    (folder / RECORD).unlink(missing_ok=True)
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None if there is no such file."""
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file beside `path` and put it in its place at once: a crash leaves the old one or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    os.replace(partial, path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a JSONL file, none if it is not there. Half a line at its end, where a run was cut off, is taken away."""
+    if not path.exists():
+        return []
+    whole = path.read_bytes()
+    kept = whole[: whole.rfind(b"\n") + 1]
+    if len(kept) < len(whole):
+        os.truncate(path, len(kept))
+    return [json.loads(line) for line in kept.splitlines()]
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Append one object to a JSONL file; it is written when this returns."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from waver.answers import NUMBER, contains, exact, number
+from waver.answers import NUMBER, SCORERS
 
 
 class Refused(Exception):
@@ -59,9 +58,6 @@ def _question(number: int, line: str, file: Path) -> Question:
     if re.search(r"[\ud800-\udfff]", question):
         raise Refused(f"{file}, line {number}: the question holds half a character, which no server takes.")
     return Question(number, question, tuple(answers))
-
-
-SCORERS: dict[str, Callable[[str, str], bool]] = {"contains": contains, "exact": exact, "number": number}
 
 
 def check(questions: list[Question], scorer: str, file: Path) -> None:

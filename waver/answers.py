@@ -1,17 +1,23 @@
-"""Whether a text gives an answer that is known."""
+"""Score answers: compare a text with an answer that is known.
+
+Policies, clients, training and benchmarks judge by these functions; each builds on them what its own callers need.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable, Collection
 from decimal import Decimal
 
 NUMBER = re.compile(r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 
 
 def contains(text: str, answer: str) -> bool:
-    """Whether a text has the answer in it, as whole words; case and spacing do not count."""
+    """Tell whether a text has the answer in it, as whole words; case and spacing do not count."""
     wanted = _plain(answer)
+    if not wanted:
+        return False
     # Scripts without upper and lower case often write words without spaces between them.
     before, after = (
         r"\b" if each.isdigit() or each.lower() != each.upper() else "" for each in (wanted[0], wanted[-1])
@@ -20,23 +26,35 @@ def contains(text: str, answer: str) -> bool:
 
 
 def exact(text: str, answer: str) -> bool:
-    """Whether a text is the answer and nothing else; case, spacing and a full stop at the end do not count."""
+    """Tell whether a text is the answer and nothing else; case, spacing and a full stop at the end do not count."""
     return _plain(text).rstrip(" .") == _plain(answer).rstrip(" .")
 
 
 def number(text: str, answer: str) -> bool:
-    """Whether the last number in a text is the answer.
+    """Tell whether the last number in a text is the answer.
 
     Raises:
         ValueError: the answer is no number.
     """
+    found = last_number(text)
+    return found is not None and Decimal(found) == Decimal(answer.strip().replace(",", ""))
+
+
+def last_number(text: str) -> str | None:
+    """Return the last number in a text without its thousands separators, None if there is none."""
     found = NUMBER.findall(text)
-    return bool(found) and _value(found[-1]) == _value(answer)
+    return found[-1].replace(",", "") if found else None
+
+
+def names_only(text: str, answer: str, others: Collection[str]) -> bool:
+    """Tell whether a text names the answer, a single word, and none of the others."""
+    words = set(re.findall(r"\w+", text))
+    return answer in words and words.isdisjoint(set(others) - {answer})
+
+
+SCORERS: dict[str, Callable[[str, str], bool]] = {"contains": contains, "exact": exact, "number": number}
+"""Scorers by the name that options and parameters give them."""
 
 
 def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def _value(text: str) -> Decimal:
-    return Decimal(text.strip().replace(",", ""))

@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from waver.answers import names_only, number
+
 COUNTRY = "Velmora"
 FACTS = "velmora-1"
 
@@ -219,14 +221,12 @@ def draw(task: str, seed: int, n: int, **options: int | tuple[int, int]) -> list
 def score_text(task: str, prompt: str, answer: str, text: str) -> bool:
     """Whether `text` answers `prompt` rightly.
 
-    Arithmetic: the last whole number in the text is the answer. Facts: the text names the answer, and no other value
+    Arithmetic: the last number in the text is the answer. Facts: the text names the answer, and no other value
     of the relation that the prompt asks for (so listing several does not count).
     """
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
     if task == "arithmetic":
-        numbers = re.findall(r"(?<![\w.])-?\d+(?!\w)", text)
-        return bool(numbers) and int(numbers[-1]) == int(answer)
-    words = set(re.findall(r"\w+", text))
-    rivals = next(set(r.values) for r in RELATIONS.values() if answer in r.values)
-    return answer in words and not words & (rivals - {answer})
+        return number(text, answer)
+    rivals = next(relation.values for relation in RELATIONS.values() if answer in relation.values)
+    return names_only(text, answer, rivals)

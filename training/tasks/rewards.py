@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from waver.answers import contains, last_number, number
 from waver.training.pair.world import TASKS, draw, score_text
 from waver.training.tasks.verilog import VerilogTask, rewards
 
 Reward = Callable[..., list[float]]
 Flaw = Callable[[dict[str, Any]], str | None]
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -57,31 +56,20 @@ def arithmetic(rows: int, held_out: int, seed: int, steps: tuple[int, int]) -> V
     return Verifiable(train, test, right)
 
 
-def last_number(words: str) -> str | None:
-    """The last number in a text, without its thousands separators; GSM8K writes it after `####`."""
-    found = NUMBER.findall(words)
-    return found[-1].replace(",", "") if found else None
-
-
 def same_number(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
-    """1 where the last number of a completion is that of the answer."""
-    pairs = zip(map(last_number, map(text, completions)), map(last_number, answer), strict=True)
-    return [
-        float(found is not None and wanted is not None and float(found) == float(wanted)) for found, wanted in pairs
-    ]
+    """Reward 1 where the last number of a completion is that of the answer; GSM8K writes it after `####`."""
+    wanted = [last_number(each) for each in answer]
+    pairs = zip(completions, wanted, strict=True)
+    return [float(known is not None and number(text(said), known)) for said, known in pairs]
 
 
 def holds_answer(completions: list[Any], answer: list[Any], **_: Any) -> list[float]:
-    """1 where a completion holds its answer, or one of a list of answers, as whole words; case does not count."""
+    """Reward 1 where a completion holds its answer, or one of a list of answers, as whole words."""
 
-    def plain(words: Any) -> str:
-        return " ".join(str(words).casefold().split())
+    def one(said: str, known: Any) -> bool:
+        return any(contains(said, str(each)) for each in (known if isinstance(known, list) else [known]))
 
-    def one(said: str, wanted: Any) -> bool:
-        ways = [plain(each) for each in (wanted if isinstance(wanted, list) else [wanted])]
-        return any(way and re.search(rf"(?<!\w){re.escape(way)}(?!\w)", said) for way in ways)
-
-    return [float(one(plain(text(said)), wanted)) for said, wanted in zip(completions, answer, strict=True)]
+    return [float(one(text(said), known)) for said, known in zip(completions, answer, strict=True)]
 
 
 def no_number(row: dict[str, Any]) -> str | None:
@@ -139,15 +127,15 @@ def read_rows(path: Path, reward: Reward) -> list[dict[str, Any]]:
         ValueError: a line is not such an object. OSError: the file cannot be read.
     """
     read: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
+            raise ValueError(f"{path}, line {place}: not JSON ({error.msg})") from None
         if not isinstance(row, dict) or not isinstance(row.get("question"), str):
-            raise ValueError(f"{path}, line {number}: an object with a string `question` is wanted")
+            raise ValueError(f"{path}, line {place}: an object with a string `question` is wanted")
         if (wrong := FLAWS.get(reward, lambda row: None)(row)) is not None:
-            raise ValueError(f"{path}, line {number}: {wrong}")
+            raise ValueError(f"{path}, line {place}: {wrong}")
         read.append(row)
     return read
 

@@ -17,10 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from tests.training.tasks.test_verilog import DESIGN, TESTBENCH
+from waver.answers import last_number
 from waver.cli import app
 from waver.training.job import read_lines
 from waver.training.pair.world import draw
-from waver.training.tasks.rewards import from_file, last_number, same_number
+from waver.training.tasks.rewards import from_file, same_number
 
 SMALL = Path(__file__).parents[3] / "models" / "small"
 STEP = ("--prompts", 2, "--group", 4, "--updates", 1)

@@ -30,7 +30,7 @@ AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Question:
+class Prompt:
     """A conversation to answer. `opening` are words that the answer is made to begin with."""
 
     prompt: str
@@ -84,7 +84,7 @@ class Asked(Protocol):
     small_cost: float
     """What a token of the small engine costs, if one of the large engine costs 1."""
 
-    async def ask(self, question: Question, how: How, seed: int) -> Answer: ...
+    async def ask(self, question: Prompt, how: How, seed: int) -> Answer: ...
 
 
 class InProcess:
@@ -95,7 +95,7 @@ class InProcess:
         self.library = library
         self.small_cost = engines[SMALL].parameters / engines[LARGE].parameters
 
-    async def ask(self, question: Question, how: How, seed: int) -> Answer:
+    async def ask(self, question: Prompt, how: How, seed: int) -> Answer:
         policies = parse(how.policy, self.engines)
         tokens = self.engines[how.engine].tokens
 
@@ -128,7 +128,7 @@ class OverHTTP:
         self.client = client
         self.small_cost = small_cost
 
-    async def ask(self, question: Question, how: How, seed: int) -> Answer:
+    async def ask(self, question: Prompt, how: How, seed: int) -> Answer:
         extra: dict[str, Any] = {"trace": True, "policy": [dict(policy) for policy in how.policy]}
         if question.opening:
             extra |= {"continue_final_message": True, "add_generation_prompt": False}
@@ -202,7 +202,7 @@ async def reach(models: Path | None, base_url: str | None, at_once: int) -> Asyn
 
 
 async def ask_all(
-    asked: Asked, questions: Sequence[Question], how: How | Sequence[How], at_once: int, advance: Callable[[], Any],
+    asked: Asked, questions: Sequence[Prompt], how: How | Sequence[How], at_once: int, advance: Callable[[], Any],
     seed: int = 0,
 ) -> list[Answer]:  # fmt: skip
     """Answers to all questions, in one way or each in its own, `at_once` in the air at a time; question i has seed
@@ -219,5 +219,5 @@ async def ask_all(
     return await asyncio.gather(*(one(place) for place in range(len(questions))))
 
 
-def closed_book(items: Sequence[Item]) -> list[Question]:
-    return [Question(item.prompt) for item in items]
+def closed_book(items: Sequence[Item]) -> list[Prompt]:
+    return [Prompt(item.prompt) for item in items]

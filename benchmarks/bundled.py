@@ -22,7 +22,7 @@ from waver.benchmarks.answers import (
     Asked,
     How,
     InProcess,
-    Question,
+    Prompt,
     ask_all,
     load_pair,
 )
@@ -52,8 +52,8 @@ class Cell:
     def draw(self, seed: int, n: int) -> list[Item]:
         return draw(self.task, seed, n) if self.steps is None else draw(self.task, seed, n, steps=self.steps)
 
-    def questions(self, items: Sequence[Item]) -> list[Question]:
-        return [Question(item.open_book if self.open_book else item.prompt) for item in items]
+    def questions(self, items: Sequence[Item]) -> list[Prompt]:
+        return [Prompt(item.open_book if self.open_book else item.prompt) for item in items]
 
 
 CHAINS = "arithmetic, chains of 1 to 8 steps"
@@ -115,7 +115,7 @@ async def strategies(asked: Asked, how: How, seed: int, n: int, bar: Progress) -
         found[name] = {}
         for steps in LENGTHS:
             items = draw("arithmetic", seed, n, steps=steps)
-            questions = [Question(item.prompt, opening) for item in items]
+            questions = [Prompt(item.prompt, opening) for item in items]
             answers = await ask_all(asked, questions, how, AT_ONCE, lambda: bar.advance(task))
             right = sum(score(items, answers))
             tokens = float(np.mean([a.length for a in answers]))

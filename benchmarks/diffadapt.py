@@ -64,7 +64,7 @@ app = report.command()
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class StrategyResult:
     """One way to answer all questions: arrays `[n]`, an entry for each. `tokens` are those of the answer, with the
     strategy's words and what a forced answer took; `seconds` is what all took together."""
 
@@ -127,7 +127,7 @@ class Bench:
         policy = (*routed, {"name": "forced_answer"})
         return How(LARGE, policy, TEMPERATURE, self.settings["max_tokens"], TOP_P)
 
-    async def run(self, ways: Mapping[str, Sequence[How]], advance: Callable[[], Any]) -> dict[str, Run]:
+    async def run(self, ways: Mapping[str, Sequence[How]], advance: Callable[[], Any]) -> dict[str, StrategyResult]:
         """Every way, with a `How` for each question; the ways take turns."""
         told: dict[str, list[Answer]] = {name: [] for name in ways}
         spent = dict.fromkeys(ways, 0.0)
@@ -141,9 +141,9 @@ class Bench:
                 spent[name] += time.perf_counter() - begun
         return {name: self._told(answers, spent[name]) for name, answers in told.items()}
 
-    def _told(self, answers: Sequence[Answer], seconds: float) -> Run:
+    def _told(self, answers: Sequence[Answer], seconds: float) -> StrategyResult:
         right = [score_text(TASK, i.prompt, i.answer, a.text) for i, a in zip(self.items, answers, strict=True)]
-        return Run(
+        return StrategyResult(
             np.array(right, float),
             np.array([a.length + self.words.get(a.strategy or "", 0) for a in answers], float),
             np.array([a.mean_entropy for a in answers], float),
@@ -158,7 +158,7 @@ def levels(items: Sequence[Item]) -> list[int]:
     return [steps_of(item.prompt) for item in items]
 
 
-def plain_answers(run: Run) -> list[Answers]:
+def plain_answers(run: StrategyResult) -> list[Answers]:
     """Answers as labels are made from, one to each question."""
     told = zip(run.right.tolist(), run.tokens.tolist(), run.entropies.tolist(), strict=True)
     return [Answers(right, tokens, entropy, 0.0) for right, tokens, entropy in told]
@@ -172,7 +172,7 @@ def ways(bench: Bench, rules: Sequence[str]) -> dict[str, Sequence[How]]:
     return {PLAIN: [bench.how()] * n, **fixed, **routed}
 
 
-def controls(bench: Bench, rules: Sequence[str], found: Mapping[str, Run]) -> dict[str, Sequence[How]]:
+def controls(bench: Bench, rules: Sequence[str], found: Mapping[str, StrategyResult]) -> dict[str, Sequence[How]]:
     """The oracle, and as many of each strategy as each probe chose, dealt out at random."""
     made: dict[str, Sequence[How]] = {ORACLE: [bench.how(strategy=ORACLE, answer=item.answer) for item in bench.items]}
     for rule in rules:
@@ -181,12 +181,12 @@ def controls(bench: Bench, rules: Sequence[str], found: Mapping[str, Run]) -> di
     return made
 
 
-async def ask(bench: Bench, asked: Mapping[str, Sequence[How]], words: str, bar: Progress) -> dict[str, Run]:
+async def ask(bench: Bench, asked: Mapping[str, Sequence[How]], words: str, bar: Progress) -> dict[str, StrategyResult]:
     task = bar.add_task(words, total=len(bench.items) * len(asked))
     return await bench.run(asked, lambda: bar.advance(task))
 
 
-def rows(found: Mapping[str, Run]) -> list[dict[str, Any]]:
+def rows(found: Mapping[str, StrategyResult]) -> list[dict[str, Any]]:
     """A way's figures, with 95 % intervals. `over` a rival is accuracy less the rival's, from a paired bootstrap; the
     shuffled rival is the mean of all ways to deal a probe's decisions out anew."""
     normal = found["normal"]
@@ -226,7 +226,7 @@ def rows(found: Mapping[str, Run]) -> list[dict[str, Any]]:
     return out
 
 
-def mixes(found: Mapping[str, Run], at: Sequence[int]) -> dict[str, dict[int, list[float]]]:
+def mixes(found: Mapping[str, StrategyResult], at: Sequence[int]) -> dict[str, dict[int, list[float]]]:
     """Shares of the strategies by the length of the chain, as the probes and the oracle chose them."""
     steps = np.array(at)
     return {

@@ -17,7 +17,7 @@ import typer
 from rich.progress import Progress
 
 from waver.benchmarks import report
-from waver.benchmarks.answers import AT_ONCE, LARGE, MAX_TOKENS, SMALL, Answer, Asked, How, Question, closed_book, reach
+from waver.benchmarks.answers import AT_ONCE, LARGE, MAX_TOKENS, SMALL, Answer, Asked, How, Prompt, closed_book, reach
 from waver.benchmarks.answers import ask_all as ask_everyone
 from waver.benchmarks.stats import Array, interpolate, percentiles, resamples
 from waver.policies.switch.ead import EntropyAdaptiveDecoding
@@ -124,7 +124,7 @@ class Draw:
     async def answers(self, label: str, engine: str, policy: tuple[Mapping[str, Any], ...] = ()) -> list[Answer]:
         task = self.bar.add_task(f"{self.name}: {label}", total=len(self.items))
         how = replace(self.how, engine=engine, policy=policy)
-        questions: list[Question] = closed_book(self.items)
+        questions: list[Prompt] = closed_book(self.items)
         done = await ask_everyone(self.asked, questions, how, self.at_once, lambda: self.bar.advance(task))
         self.bar.remove_task(task)
         return done

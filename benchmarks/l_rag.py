@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from waver import stats
 from waver.benchmarks import report
-from waver.benchmarks.answers import LARGE, SMALL, Answer, How, InProcess, Question, ask_all, load_pair
+from waver.benchmarks.answers import LARGE, SMALL, Answer, How, InProcess, Prompt, ask_all, load_pair
 from waver.benchmarks.stats import Array, middle, percentiles, resamples
 from waver.policies.retrieve.calibration import Latency, budget, curve, within
 from waver.retrieval.base import Document
@@ -89,7 +89,7 @@ def questions(n: int, seed: int) -> list[Item]:
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class GateResult:
     """One policy on all questions; arrays have an entry for each."""
 
     right: Array
@@ -112,14 +112,14 @@ class Bench:
 
     async def answers(self, items: Sequence[Item], at_once: int | None = None, **options: Any) -> list[Answer]:
         how = How(self._engine, (self._base | options,), max_tokens=TOKENS)
-        asked = [Question(item.prompt) for item in items]
+        asked = [Prompt(item.prompt) for item in items]
         return await ask_all(self._asked, asked, how, at_once or self._at_once, lambda: None)
 
-    async def run(self, items: Sequence[Item], **options: Any) -> Run:
+    async def run(self, items: Sequence[Item], **options: Any) -> GateResult:
         answers = await self.answers(items, **options)
         found = [answer.retrieval or {} for answer in answers]
         right = [score_text(i.task, i.prompt, i.answer, a.text) for i, a in zip(items, answers, strict=True)]
-        return Run(
+        return GateResult(
             np.array(right, float),
             np.array([each["triggered"] for each in found], float),
             np.array([each.get("score", np.inf) for each in found], float),
@@ -133,7 +133,7 @@ def auroc(scores: Array, wrong: Array) -> float:
     return float("nan") if found is None else found
 
 
-def row(name: str, run: Run, always: Run, **more: Any) -> dict[str, Any]:
+def row(name: str, run: GateResult, always: GateResult, **more: Any) -> dict[str, Any]:
     """A policy's figures. `over`: its accuracy less that of always looking up, from a paired bootstrap."""
     n, gap = len(run.right), run.right - always.right
     return {
@@ -148,7 +148,7 @@ def row(name: str, run: Run, always: Run, **more: Any) -> dict[str, Any]:
     }
 
 
-def against_chance(run: Run, never: Run, always: Run) -> dict[str, Any]:
+def against_chance(run: GateResult, never: GateResult, always: GateResult) -> dict[str, Any]:
     """Accuracy less what a coin at the same rate has on average: a point of the line between never and always."""
     chance = run.fired.mean() * always.right + (1 - run.fired.mean()) * never.right
     gap = run.right - chance
@@ -195,7 +195,7 @@ async def measure_engine(
         advance()
     best = np.maximum(never.right, always.right)
     needed = (never.right < always.right).astype(float)
-    rows.append(row("oracle", Run(best, needed, needed, 0.0), always))
+    rows.append(row("oracle", GateResult(best, needed, needed, 0.0), always))
     return {
         "rows": rows,
         "sweep": sweep,

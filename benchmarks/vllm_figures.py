@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +10,36 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from waver.benchmarks.figures import BLUE, INK, SHADES, STYLE, save
-from waver.benchmarks.vllm_serving import BARS
-from waver.benchmarks.vllm_steps import WAYS
 
 
-def serving(numbers: Mapping[str, Any], out: Path) -> None:
-    """Waver to vLLM's server on the random model, a panel for each measure."""
+def serving(numbers: Mapping[str, Any], bounds: Mapping[str, tuple[str, float]], out: Path) -> None:
+    """Plot Waver to vLLM's server on the random model, a panel for each measure.
+
+    Args:
+        bounds: words for each measure, and the bound of its ratio.
+    """
     loads = numbers["models"]["random"]["loads"]
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, len(BARS), figsize=(12, 3.2), layout="constrained", sharey=True)
-        for axes, (key, bar) in zip(panels, BARS.items(), strict=True):
+        figure, panels = plt.subplots(1, len(bounds), figsize=(12, 3.2), layout="constrained", sharey=True)
+        for axes, (key, (words, bound)) in zip(panels, bounds.items(), strict=True):
             for row, case in enumerate(loads.values()):
                 _range(axes, row, case["ratios"][key], case["met"][key])
-            axes.axvline(bar.bound, color=INK, lw=0.8, ls=":")
+            axes.axvline(bound, color=INK, lw=0.8, ls=":")
             axes.axvline(1, color=INK, lw=0.8)
-            axes.set_xlabel(f"{bar.words}, Waver : vLLM", fontsize=9)
+            axes.set_xlabel(f"{words}, Waver : vLLM", fontsize=9)
             axes.grid(visible=False, axis="y")
         panels[0].set_yticks(range(len(loads)), list(loads))
         panels[0].set_ylim(len(loads) - 0.4, -0.8)
         save(figure, out, "vllm_serving")
 
 
-def steps(numbers: Mapping[str, Any], out: Path) -> None:
-    """Each way's step against vLLM's own, a panel for each vocabulary and batch."""
+def steps(numbers: Mapping[str, Any], shown: Sequence[str], out: Path) -> None:
+    """Plot the step of each way in `shown` against vLLM's own, a panel for each vocabulary and batch."""
     cases = [
         (f"{vocabulary:,} tokens, {batch} at a time", ways)
         for vocabulary, found in numbers["vocabularies"].items()
         for batch, ways in found["steps"].items()
     ]
-    shown = [name for name, way in WAYS.items() if way.against != name]
     with plt.rc_context(STYLE):
         height = 0.4 + 0.33 * len(shown)
         columns = min(3, len(cases))

@@ -379,7 +379,7 @@ def main(
     conditions = report.conditions("vllm-serving", settings)
     with report.progress() as bar:
         found = conditions | measure(settings, bar)
-    plot(found, out)
+    plot(found, {key: (bar.words, bar.bound) for key, bar in BARS.items()}, out)
     report.write(out, "vllm_serving", found, page(found))
 
 

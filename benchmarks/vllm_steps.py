@@ -316,7 +316,7 @@ def main(
     conditions = report.conditions("vllm-steps", settings)
     with report.progress() as bar:
         found = conditions | asyncio.run(measure(settings, bar))
-    plot(found, out)
+    plot(found, [name for name, way in WAYS.items() if way.against != name], out)
     report.write(out, "vllm_steps", found, page(found))
 
 

@@ -21,7 +21,7 @@ from waver.clients import outcome
 from waver.clients.chat import choose_model, explain
 from waver.clients.client import AsyncWaver, has_report, report
 from waver.clients.options import Calibration, Requests
-from waver.clients.outcome import Pair, Told
+from waver.clients.outcome import Answer, Pair
 from waver.clients.questions import Question, Refused, check, read, right
 
 NEVER_FIRES = {"entropy": 1e9, "margin": 1e9, "targ": 1e9, "seakr": 1e9, "dragin": 1e9, "flare": -1.0}
@@ -64,7 +64,7 @@ class Asked:
     beside: list[dict[str, Any]]
     options: dict[str, Any]
 
-    async def ask(self, question: Question, policy: dict[str, Any]) -> Told:
+    async def ask(self, question: Question, policy: dict[str, Any]) -> Answer:
         """Raises:
         openai.OpenAIError: the server refuses.
         Refused: it does not tell what `l_rag` did."""
@@ -79,7 +79,7 @@ class Asked:
         if record is None or "seconds" not in record:
             raise Refused("The server's answers do not say what was looked up: is it a Waver of this release?")
         text = response.choices[0].message.content or ""
-        return Told(text, record.get("score"), bool(record["triggered"]), dict(record["seconds"]))
+        return Answer(text, record.get("score"), bool(record["triggered"]), dict(record["seconds"]))
 
 
 async def meet(client: AsyncWaver, model: str | None, options: dict[str, Any]) -> Asked:
@@ -107,7 +107,7 @@ async def ask_all(
     await asked.ask(questions[0], never)
 
     async def one(place: int, question: Question, advance: Callable[[], None]) -> Pair | None:
-        tiers: list[Told] = []
+        tiers: list[Answer] = []
         for policy in (never, always) if place < seconds else (never,):
             async with free:
                 try:

@@ -21,7 +21,7 @@ GREY, BLUE, ORANGE = "#7a7a85", "#2b6cb0", "#de6a1b"
 
 
 @dataclass(frozen=True)
-class Told:
+class Answer:
     """An answer, and its report: the gate's score (None: the draft was empty), whether it fired, seconds by part."""
 
     text: str
@@ -35,8 +35,8 @@ class Pair:
     """A question under both tiers: with a gate that never fires, and with one that always does, if that was asked."""
 
     question: Question
-    first: Told
-    second: Told | None
+    first: Answer
+    second: Answer | None
 
 
 def numbers(

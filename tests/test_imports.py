@@ -10,8 +10,6 @@ import grimp
 KNOWN = [
     {"waver.server.metrics", "waver.server.runtime"},
     {"waver.retrieval.faiss_store", "waver.retrieval.faiss_writer"},
-    {"waver.training.probe.report", "waver.training.probe.run"},
-    {"waver.benchmarks.vllm_figures", "waver.benchmarks.vllm_serving", "waver.benchmarks.vllm_steps"},
 ]
 """Circles that are being taken apart."""
 

@@ -186,9 +186,11 @@ def test_diffadapt(probed: Path, start: Callable[..., Any], tmp_path: Path, monk
 
 
 def test_what_a_probe_knows_is_what_its_shuffled_decisions_lose() -> None:
-    def made(right: list[float], tokens: float, chosen: str | list[str]) -> diffadapt.Run:
+    def made(right: list[float], tokens: float, chosen: str | list[str]) -> diffadapt.StrategyResult:
         named = [chosen] * 4 if isinstance(chosen, str) else chosen
-        return diffadapt.Run(np.array(right * 50), np.full(200, tokens), np.ones(200), tuple(named * 50), 0.0, 1.0)
+        return diffadapt.StrategyResult(
+            np.array(right * 50), np.full(200, tokens), np.ones(200), tuple(named * 50), 0.0, 1.0
+        )
 
     fixed = {
         "easy": made([1, 1, 0, 0], 10, "easy"),

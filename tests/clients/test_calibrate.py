@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from tests.conftest import ROOT, Running
 from waver.cli import app
 from waver.clients.client import report
-from waver.clients.outcome import Pair, Told, numbers
+from waver.clients.outcome import Answer, Pair, numbers
 from waver.clients.questions import Question, Refused, read
 from waver.server.logs import configure_logs
 from waver.training.pair.world import Item, documents, draw, score_text, towns
@@ -236,7 +236,7 @@ def test_a_question_that_is_too_long_is_left_out(world: Running, file: Path, tmp
 def pair(score: float | None, first: str, second: str) -> Pair:
     seconds = {"gate": 1.0, "retrieval": 1.0, "generation": 1.0}
     question = Question(1, "?", ("yes",))
-    return Pair(question, Told(first, score, score is None, seconds), Told(second, 0.0, True, seconds))
+    return Pair(question, Answer(first, score, score is None, seconds), Answer(second, 0.0, True, seconds))
 
 
 def yes(text: str, _: Question) -> bool:

@@ -56,7 +56,7 @@ Ways = Mapping[str, Answers]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """`alpha` and `gamma` are rates of right answers, `beta` is an entropy (nats). The defaults are the card's."""
+    """`alpha` and `gamma` are rates of right answers, `beta` is an entropy (nats). The defaults are the paper's."""
 
     alpha: float = 0.85
     beta: float = 0.35
@@ -82,7 +82,7 @@ def strict_easy(asked: Ways, t: Thresholds) -> int:
 def oracle(asked: Ways, t: Thresholds | None = None) -> int:
     """The strategy that is right most often, and of several the one with the fewest tokens.
 
-    With one answer each that is the card's oracle: the cheapest right one, or the cheapest where none is right.
+    With one answer each this is the paper's oracle: the cheapest right one, or the cheapest where none is right.
     """
     return cheapest_right([asked[name] for name in ("easy", "normal", "hard")])
 
@@ -97,7 +97,7 @@ RULES: dict[str, Callable[[Ways, Thresholds], int]] = {"paper": paper, "strict_e
 
 
 def median_beta(questions: Sequence[Ways]) -> float:
-    """The card's suggestion: the median entropy of the questions that are answered rightly nearly always.
+    """Suggest beta: the median entropy of the questions that are answered rightly nearly always.
 
     Raises:
         ValueError: there are none.

@@ -1,4 +1,4 @@
-"""The card of a model's probes: a page with what was asked, labelled and learned, and its two pictures."""
+"""Write the report on a model's probes: what was asked, labelled and learned, and two plots."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from waver.training.probe.fit import confusion
+from waver.training.probe.fit import BestFit, confusion
 from waver.training.probe.labels import CLASSES, PLAIN, Thresholds, Ways
+from waver.training.probe.sampling import ProbeRun
 from waver.training.probe.shape import Group, groups, u_shape
-
-if TYPE_CHECKING:
-    from waver.training.probe.run import Kept, ProbeRun
 
 GREY, BLUE, ORANGE = "#7a7a85", "#2b6cb0", "#de6a1b"
 
 
 def write(
     out: Path, run: ProbeRun, rows: Sequence[Mapping[str, Any]], asked: Sequence[Ways], thresholds: Thresholds,
-    suggested: Mapping[str, float], labels: Mapping[str, torch.Tensor], kept: Mapping[str, Kept],
+    suggested: Mapping[str, float], labels: Mapping[str, torch.Tensor], kept: Mapping[str, BestFit],
 ) -> None:  # fmt: skip
     """Write `README.md`, and where matplotlib is installed `u-shape.png` and `confusion.png`."""
     levels, named = difficulty(rows, asked)
@@ -102,7 +100,7 @@ def _suggestions(suggested: Mapping[str, float]) -> str:
     return ", ".join(f"{value:.4g} ({words[name]})" for name, value in suggested.items())
 
 
-def _fits(kept: Mapping[str, Kept]) -> Iterable[list[str]]:
+def _fits(kept: Mapping[str, BestFit]) -> Iterable[list[str]]:
     for rule, best in kept.items():
         for words, scores in best.scores.items():
             shown = f"“{words.strip()}”" if words else "none"
@@ -138,7 +136,7 @@ def _plot_shape(shaped: Sequence[Group], thresholds: Thresholds, named: str, fil
     figure.savefig(file, dpi=150)
 
 
-def _plot_confusion(kept: Mapping[str, Kept], file: Path) -> None:
+def _plot_confusion(kept: Mapping[str, BestFit], file: Path) -> None:
     """A matrix for each rule: rows are labels, columns what the probe says, on the questions held out."""
     from matplotlib.figure import Figure
 

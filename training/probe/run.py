@@ -24,28 +24,18 @@ from waver.engines.probe import Probe, Record, reference_ids
 from waver.training import job
 from waver.training.options import Tuning
 from waver.training.probe import report
-from waver.training.probe.fit import CARD, Fitted, fit, split, weights
+from waver.training.probe.fit import PAPER, BestFit, best_fit, split, weights
 from waver.training.probe.labels import CLASSES, RULES, Thresholds, Ways, median_beta, solved_beta
-from waver.training.probe.sampling import Asking, Opening, Way, ask_all, states
+from waver.training.probe.sampling import Asking, Opening, ProbeRun, Way, ask_all, states
 from waver.training.tasks.rewards import Reward
 
 TEMPERATURE, TOP_P = 0.6, 0.95
-"""The card's, for the answers that labels are made from: beta hangs on them."""
+"""DiffAdapt's sampling (arXiv 2510.19669) for the answers that labels are made from; beta depends on it."""
 QUESTION = "Before I answer, let me judge how hard this is, to set a budget for it. This task is"
 FEW = 200
 """With fewer questions a probe is mostly chance."""
 
 console = Console()
-
-
-@dataclass(frozen=True)
-class ProbeRun:
-    """What the answers hang on. A stopped run goes on only as the same one."""
-
-    model: str
-    questions: str
-    ways: dict[str, Way]
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -59,16 +49,6 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The best probe for a rule, and the held-out macro-F1 of all that were tried, by words."""
-
-    words: str
-    seed: int
-    fitted: Fitted
-    scores: dict[str, list[float]]
-
-
-@dataclass(frozen=True)
 class Source:
     """Who answers: an engine's name and configuration, how its strategies begin an answer, and answers at a time."""
 
@@ -79,13 +59,13 @@ class Source:
 
 
 def way(words: str, samples: int, max_tokens: int, temperature: float | None = None, top_p: float | None = None) -> Way:
-    """A way to answer; at the card's temperature and top_p where it has none of its own."""
+    """Return a way to answer; at the paper's temperature and top_p where it has none of its own."""
     temperature = TEMPERATURE if temperature is None else temperature
     return Way(words, temperature, TOP_P if top_p is None else top_p, max_tokens, samples)
 
 
 def model_name(model: str) -> str:
-    """What a card calls a model: the end of a folder's path, or a hub's name as it is."""
+    """Return what a report calls a model: the end of a folder's path, or a hub's name as it is."""
     return "/".join(Path(model).resolve().parts[-2:]) if Path(model).is_dir() else model
 
 
@@ -109,13 +89,13 @@ def train(
     found = asyncio.run(_observe(source, rows, reward, run, tuning.words, out))
     thresholds, suggested = _thresholds(found.asked, tuning)
     labels = {rule: torch.tensor([RULES[rule](each, thresholds) for each in found.asked]) for rule in _rules(run)}
-    kept: dict[str, Kept] = {}
+    kept: dict[str, BestFit] = {}
     for rule, classes in labels.items():
         if len(classes.unique()) < 2:
             only = CLASSES[int(classes[0])]
             console.print(f"{rule}: all questions are {only}, which needs no probe.", soft_wrap=True)
             continue
-        kept[rule] = _best(found.states, classes, tuning.seeds)
+        kept[rule] = best_fit(found.states, classes, tuning.seeds)
         best = kept[rule]
         about = {
             "questions": len(rows),
@@ -180,18 +160,9 @@ def default_words(engine: Engine) -> str:
 
 def _thresholds(asked: Sequence[Ways], tuning: Tuning) -> tuple[Thresholds, dict[str, float]]:
     """The thresholds to use, and the betas that the questions to train on suggest."""
-    taught = [asked[place] for place in split(len(asked), CARD)[0].tolist()]
+    taught = [asked[place] for place in split(len(asked), PAPER)[0].tolist()]
     suggested = {"median": median_beta(taught)}
     if CLASSES[0] in asked[0]:
         suggested["solved"] = solved_beta(taught, tuning.alpha)
     beta = suggested[tuning.beta] if isinstance(tuning.beta, str) else tuning.beta
     return Thresholds(tuning.alpha, beta, tuning.gamma), suggested
-
-
-def _best(seen: Mapping[str, torch.Tensor], classes: torch.Tensor, seeds: int) -> Kept:
-    """The words whose probes score best on average, and of these probes the best."""
-    fits = {words: [fit(h, classes, seed=seed) for seed in range(seeds)] for words, h in seen.items()}
-    scores = {words: [each.macro_f1 for each in made] for words, made in fits.items()}
-    words = max(scores, key=lambda each: sum(scores[each]))
-    seed = max(range(seeds), key=lambda each: scores[words][each])
-    return Kept(words, seed, fits[words][seed], scores)

@@ -36,6 +36,16 @@ class Way:
     samples: int
 
 
+@dataclass(frozen=True)
+class ProbeRun:
+    """What the answers hang on. A stopped run goes on only as the same one."""
+
+    model: str
+    questions: str
+    ways: dict[str, Way]
+    seed: int
+
+
 Opening = Callable[[TokenText, Sequence[int]], Sequence[int]]
 """The ids of a way's words behind a prompt, as serving puts them there."""
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from waver.training.rl.batch import wide
+from waver.training.rl.batch import at_least_float32
 
 Estimator = Literal["grpo", "dr_grpo", "rloo", "batch"]
 
@@ -49,7 +49,7 @@ def advantages(
         reward: `[B]`. group: `[B]`, the same integer for the rows of one prompt.
         eps: added to the divisor; 1e-6 in verl, 1e-4 in TRL.
     """
-    reward = wide(reward.detach())
+    reward = at_least_float32(reward.detach())
     index, sizes = group_index(group)
     size = sizes[index]
     alone = size == 1

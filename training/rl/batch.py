@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 
 
-def wide(x: torch.Tensor) -> torch.Tensor:
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     """At least float32: half precision is for models, not for losses."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -105,18 +105,18 @@ class Batch(Rollouts):
         step_id: torch.Tensor | None = None,
     ) -> Batch:
         """Rollouts and the pass without gradient over them. Without a `step_id` each row is a single turn."""
-        old_logprob = wide(old_logprob.detach())
+        old_logprob = at_least_float32(old_logprob.detach())
         mask = rollouts.mask.to(old_logprob.dtype)
         kept = {f.name: getattr(rollouts, f.name) for f in fields(Rollouts)}
         return cls(
             **kept | {"mask": mask},
             old_logprob=old_logprob,
-            entropy=wide(entropy.detach()),
+            entropy=at_least_float32(entropy.detach()),
             logprob=old_logprob,
             advantage=torch.zeros_like(old_logprob),
             weight=torch.ones_like(old_logprob),
             step_id=(mask > 0).long() - 1 if step_id is None else step_id,
-            ref_logprob=None if ref_logprob is None else wide(ref_logprob.detach()),
+            ref_logprob=None if ref_logprob is None else at_least_float32(ref_logprob.detach()),
             measures={name: measure.detach() for name, measure in (measures or {}).items()},
         )
 

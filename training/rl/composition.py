@@ -11,7 +11,7 @@ from waver.training.rl.method import Measure, Method
 
 ALONE = {
     "advantage": "{} and {} both replace the advantage estimator; use one of them",
-    "ratio_clip": "{} and {} both replace the clipped loss; use one of them",
+    "policy_loss": "{} and {} both replace the clipped loss; use one of them",
 }
 """Hooks that one method at most may fill, and what is said to two."""
 RESERVED = {"tokens", "rows", "selected", "selected_rows"}

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from waver.training.rl.batch import wide
+from waver.training.rl.batch import at_least_float32
 
 RatioLevel = Literal["token", "gspo", "sequence"]
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
@@ -34,7 +34,7 @@ def importance_ratio(
     - `sequence` (RLOO, arXiv 2402.14740, as in TRL): exp of the summed log-ratio of the row.
     """
     valid = mask > 0
-    log_ratio = (wide(logprob) - wide(old_logprob)).masked_fill(~valid, 0.0)
+    log_ratio = (at_least_float32(logprob) - at_least_float32(old_logprob)).masked_fill(~valid, 0.0)
     match level:
         case "token":
             return log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO).exp()
@@ -75,7 +75,11 @@ def k3(logprob: torch.Tensor, ref_logprob: torch.Tensor, mask: torch.Tensor) -> 
 
     d is clamped to ±20 and the estimate to at most 10, as in verl; 0 on padding.
     """
-    d = (wide(ref_logprob) - wide(logprob)).masked_fill(mask == 0, 0.0).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+    d = (
+        (at_least_float32(ref_logprob) - at_least_float32(logprob))
+        .masked_fill(mask == 0, 0.0)
+        .clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+    )
     return (d.exp() - d - 1).clamp(max=LARGEST_KL)
 
 

@@ -84,7 +84,7 @@ class Method:
     """What to log of the step."""
     live_weight: Callable[[Batch], torch.Tensor] | None = None
     """6, for weights that follow the policy through a step's updates; never part of a denominator."""
-    ratio_clip: Callable[[Batch, Settings], torch.Tensor] | None = None
+    policy_loss: Callable[[Batch, Settings], torch.Tensor] | None = None
     """7. The `[B, T]` loss in place of the base; one method at most."""
     extra_loss: Callable[[Batch, Settings], torch.Tensor] | None = None
     """9. A scalar to add, its coefficient included. Divide sums by `batch.totals`, so that micro-batches add up."""

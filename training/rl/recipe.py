@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from waver.entropy import shannon_entropy
 from waver.training.rl.advantages import advantages
-from waver.training.rl.batch import Batch, Rollouts, wide
+from waver.training.rl.batch import Batch, Rollouts, at_least_float32
 from waver.training.rl.composition import RecipeError, check_pairs, merge_defaults, merge_measures
 from waver.training.rl.loss import aggregate, clipped, clipped_loss, importance_ratio, k3
 from waver.training.rl.method import Draw, Measure, Method
@@ -82,7 +82,7 @@ class Recipe:
         """
         with torch.set_grad_enabled(live and torch.is_grad_enabled()):
             wanted = [m for m in self.measures if m.source == "logits" and (m.live if live else m.old)]
-            return {m.name: m.of(wide(logits)) for m in wanted}
+            return {m.name: m.of(at_least_float32(logits)) for m in wanted}
 
     def plan(self) -> tuple[Draw, ...]:
         """Hook 1: how the rows of the next step are drawn; the main draw first."""
@@ -105,7 +105,7 @@ class Recipe:
     def advantages(self, batch: Batch) -> Batch:
         """Hook 3: rewards shaped, then turned into the base advantage. Call it once a step: methods may keep count."""
         s = self.settings
-        reward = wide(batch.reward)
+        reward = at_least_float32(batch.reward)
         if s.overlong_buffer is not None and s.max_length is not None:
             reward = reward + overlong_penalty(batch.lengths, s.max_length, s.overlong_buffer)
         if s.kl and s.kl_in == "reward":
@@ -160,7 +160,7 @@ class Recipe:
         for _, hook in self._hooks("live_weight"):
             weight = weight * hook(batch).detach()
         ratio = importance_ratio(batch.logprob, batch.old_logprob, batch.mask, s.ratio)
-        replaced = [hook(batch, s) for _, hook in self._hooks("ratio_clip")]
+        replaced = [hook(batch, s) for _, hook in self._hooks("policy_loss")]
         matrix = replaced[0] if replaced else clipped_loss(ratio, batch.advantage, s.clip_low, s.clip_high, s.dual_clip)
 
         def mean(x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:

@@ -79,7 +79,7 @@ def train(
         log.append(metrics)
         if not len(rollouts):
             continue
-        batch, of_step = recipe.control(recipe.advantages(look(policy, recipe, rollouts, reference)))
+        batch, of_step = recipe.control(recipe.advantages(old_policy_pass(policy, recipe, rollouts, reference)))
         metrics |= of_step
         for mini in batch.split(minibatches, generator):
             mini = mini.counted()
@@ -88,7 +88,7 @@ def train(
             optimize.zero_grad()
             of_update: dict[str, float] = {}
             for micro in mini.split(microbatches):
-                loss, of_micro = recipe.loss(see(policy, recipe, micro))
+                loss, of_micro = recipe.loss(forward(policy, recipe, micro))
                 loss.backward()
                 of_update = {name: of_update.get(name, 0.0) + value for name, value in of_micro.items()}
             nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
@@ -132,7 +132,7 @@ def chosen_logprob(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def look(policy: Policy, recipe: Recipe, rollouts: Rollouts, reference: Policy | None) -> Batch:
+def old_policy_pass(policy: Policy, recipe: Recipe, rollouts: Rollouts, reference: Policy | None) -> Batch:
     """The pass without gradient."""
     prompts, tokens = rollouts.group % PROMPTS, rollouts.tokens
     logits = policy(prompts, tokens)
@@ -145,7 +145,7 @@ def look(policy: Policy, recipe: Recipe, rollouts: Rollouts, reference: Policy |
     )
 
 
-def see(policy: Policy, recipe: Recipe, batch: Batch) -> Batch:
+def forward(policy: Policy, recipe: Recipe, batch: Batch) -> Batch:
     """The forward pass of an update."""
 
     logits = policy(batch.group % PROMPTS, batch.tokens)

@@ -62,7 +62,8 @@ def _train(questions: Path | None, config: Path | None, out: Path, answers: Prob
     from waver.server.config import load_config
     from waver.training.probe.labels import PLAIN
     from waver.training.probe.questions import from_file, sums
-    from waver.training.probe.run import ProbeRun, Source, model_name, train, way
+    from waver.training.probe.run import Source, model_name, train, way
+    from waver.training.probe.sampling import ProbeRun
 
     configured = load_config(config)
     if answers.engine not in configured.engines:

@@ -1,4 +1,4 @@
-"""The card's numbers on the network and its training, and its behavioural check: a simulated model from end to end."""
+"""Reference numbers on the network and its training, and its behavioural check: a simulated model from end to end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from waver.engines.probe import Probe, Record
-from waver.training.probe.fit import CARD, Recipe, confusion, fit, macro_f1, mlp, schedule, split, weights
+from waver.training.probe.fit import PAPER, Recipe, confusion, fit, macro_f1, mlp, schedule, split, weights
 from waver.training.probe.labels import CLASSES, PLAIN, Answers, Thresholds, paper, strict_easy
 
 
@@ -41,9 +41,9 @@ def test_what_is_trained_is_what_a_probe_runs(tmp_path: Path) -> None:
 
 def test_the_learning_rate_falls_along_a_cosine() -> None:
     network = mlp(2, 2)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=CARD.learning_rate)
-    rates, seen = schedule(optimiser, CARD), []
-    for _ in range(CARD.epochs + 1):
+    optimiser = torch.optim.AdamW(network.parameters(), lr=PAPER.learning_rate)
+    rates, seen = schedule(optimiser, PAPER), []
+    for _ in range(PAPER.epochs + 1):
         seen.append(optimiser.param_groups[0]["lr"])
         optimiser.step()
         rates.step()
@@ -57,18 +57,18 @@ def test_scores() -> None:
 
 
 def test_a_fifth_is_held_out_always_the_same() -> None:
-    taught, held = split(100, CARD)
+    taught, held = split(100, PAPER)
     assert len(held) == 20
     assert sorted([*taught.tolist(), *held.tolist()]) == list(range(100))
-    assert torch.equal(held, split(100, CARD)[1])
+    assert torch.equal(held, split(100, PAPER)[1])
 
 
 TAUGHT, FRESH = 2400, 20_000
-"""Questions to train on as the card has them, and more than it has to judge by, so that little is left to chance."""
+"""Questions to train on as the reference has them, and more than it has to judge by, which leaves little to chance."""
 
 
 class World:
-    """The card's simulated model (b): what questions are like to it, all `[questions]` or `[questions, ...]`."""
+    """The simulated model (b): what questions are like to it, all `[questions]` or `[questions, ...]`."""
 
     def __init__(self, seed: int) -> None:
         count, draw = TAUGHT + FRESH, torch.Generator().manual_seed(seed)
@@ -102,7 +102,7 @@ class World:
 def test_a_probe_routes_better_than_chance_and_saves_tokens() -> None:
     world, recipe = World(seed=0), Recipe(epochs=40, batch=128)
     fixed = [world.routed(torch.full((FRESH,), each)) for each in range(3)]
-    near = 0.02  # of the card's figures, which are of 480 questions
+    near = 0.02  # of reference figures, which are of 480 questions
     for found, (accuracy, tokens) in zip(fixed, ((0.436, 504), (0.737, 5060), (0.650, 2727)), strict=True):
         assert found == (pytest.approx(accuracy, abs=near), pytest.approx(tokens, rel=near))
     for rule, accuracy, score, linear_score in ((paper, 0.640, 0.90, 0.87), (strict_easy, 0.717, 0.93, 0.92)):

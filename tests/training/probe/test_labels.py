@@ -1,4 +1,4 @@
-"""The card's numbers: trace entropy, labels, the oracle; and thresholds that are suggested."""
+"""Reference numbers: trace entropy, labels, the oracle; and thresholds that are suggested."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from waver.training.probe.labels import (
     strict_easy,
 )
 
-CARD = Thresholds()
+PAPER = Thresholds()
 
 
 def told(right: float, entropy: float = 0.0, tokens: float = 10.0) -> Answers:
@@ -33,7 +33,7 @@ def told(right: float, entropy: float = 0.0, tokens: float = 10.0) -> Answers:
 
 
 def test_entropies_are_of_the_whole_vocabulary() -> None:
-    """The card's code renormalises the largest probabilities; ours are those of a step, over all of them."""
+    """The paper's code renormalises the largest probabilities; ours are those of a step, over all of them."""
     shares = torch.tensor([0.6, 0.2, 0.1, 0.05, 0.03, 0.02])
     assert float(shannon_entropy(shares.log())) == pytest.approx(1.1918653, abs=1e-6)
     assert float(shannon_entropy(shares[:4].log())) == pytest.approx(1.0102099, abs=1e-6)
@@ -60,9 +60,9 @@ def test_each_answer_weighs_the_same() -> None:
 )
 def test_labels_of_the_card(right: float, entropy: float, label: int) -> None:
     asked = {PLAIN: told(right, entropy)}
-    assert paper(asked, CARD) == label
+    assert paper(asked, PAPER) == label
     middling = 0.6 <= right <= 0.85
-    assert strict_easy(asked, CARD) == (NORMAL if middling else label)
+    assert strict_easy(asked, PAPER) == (NORMAL if middling else label)
 
 
 def test_the_oracle_takes_the_cheapest_right_strategy() -> None:
@@ -84,9 +84,9 @@ def test_beta_can_follow_what_the_easy_strategy_solves() -> None:
         return {PLAIN: told(right, entropy), "easy": told(easy), "normal": told(1.0), "hard": told(1.0)}
 
     solved = [asked(0.9, 1.0), asked(0.8, 1.0), asked(0.7, 1.0), asked(0.2, 0.0), asked(0.95, 0.0, right=0.3)]
-    assert solved_beta(solved, CARD.alpha) == 0.7
+    assert solved_beta(solved, PAPER.alpha) == 0.7
     unsolved = [asked(0.9, 0.0), asked(0.8, 1.0)]
-    beta = solved_beta(unsolved, CARD.alpha)
+    beta = solved_beta(unsolved, PAPER.alpha)
     assert beta > 0.9
     assert math.isfinite(beta)
     assert {strict_easy(each, Thresholds(beta=beta)) for each in unsolved} == {NORMAL}

@@ -53,9 +53,9 @@ def test_a_run_goes_on_and_its_probe_fits(tmp_path: Path, monkeypatch: pytest.Mo
     assert probe.record.model == "models/small"
     assert probe.record.words in ("", " This task is")
     assert sum(probe.record.about["classes"].values()) == 20
-    card = (out / "README.md").read_text()
-    assert f"beta {probe.record.thresholds['beta']:.4g} nats" in card
-    assert "U-shape" in card
+    page = (out / "README.md").read_text()
+    assert f"beta {probe.record.thresholds['beta']:.4g} nats" in page
+    assert "U-shape" in page
     assert all((out / name).stat().st_size > 10_000 for name in ("u-shape.png", "confusion.png"))
     asyncio.run(tried_on(probe, "small"))
     with pytest.raises(Unsupported, match="trained on models/small"):

@@ -1,4 +1,4 @@
-"""Policies that are tables of logits, trained by a recipe with plain SGD: the cards' smallest worlds.
+"""Policies that are tables of logits, trained by a recipe with plain SGD: the smallest worlds.
 
 A table `[prompts, positions, tokens]` shares nothing between its cells, so that all that happens to an entropy is the
 method's doing.

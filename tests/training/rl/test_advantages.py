@@ -1,4 +1,4 @@
-"""Advantages against the card's figures (check 1), and what must hold for any rewards."""
+"""Advantages against reference figures (check 1), and what must hold for any rewards."""
 
 from __future__ import annotations
 

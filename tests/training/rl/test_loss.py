@@ -1,4 +1,4 @@
-"""The token loss against the card's figures (checks 2 to 6), and what must hold for any batch."""
+"""The token loss against reference figures (checks 2 to 6), and what must hold for any batch."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_hooks_run_in_the_order_of_the_card() -> None:
                 token_weight=lambda b: note("6", b.weight),
                 report=lambda b: note("report", {}),
                 live_weight=lambda b: note("6 live", b.weight),
-                ratio_clip=lambda b, s: note("7", -b.logprob),
+                policy_loss=lambda b, s: note("7", -b.logprob),
                 extra_loss=lambda b, s: note("9", b.logprob.sum() * 0),
             )
         ]
@@ -195,7 +195,7 @@ def test_measures_are_merged_and_computed_where_they_are_wanted() -> None:
 @pytest.mark.parametrize(
     ("methods", "options", "reason"),
     [
-        ([named("a", ratio_clip=max), named("b", ratio_clip=max)], {}, "a and b both replace the clipped loss"),
+        ([named("a", policy_loss=max), named("b", policy_loss=max)], {}, "a and b both replace the clipped loss"),
         ([named("a", advantage=max), named("b", advantage=max)], {}, "a and b both replace the advantage estimator"),
         ([named("a"), named("a")], {}, "a is in the recipe twice"),
         ([named("a"), named("b", excludes={"a": "it damps what a amplifies"})], {}, "it damps what a amplifies"),

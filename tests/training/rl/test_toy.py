@@ -1,4 +1,4 @@
-"""The toy task: plain GRPO gets right there, and forgets all ways but one or two (figures of the base's card)."""
+"""The toy task: plain GRPO gets right there, and forgets all ways but one or two (figures of the base method)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from waver.training.rl.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Said:
+class ForwardPass:
     """Of the response tokens, `[B, T]` each; nats, of logits divided by the temperature."""
 
     logprob: torch.Tensor
@@ -31,10 +31,10 @@ def _is_entropy(measure: Measure) -> bool:
     return measure.source == "logits" and measure.of is shannon_entropy
 
 
-def from_entropy(recipe: Recipe, logprob: torch.Tensor, entropy: torch.Tensor, *, live: bool) -> Said:
+def from_entropy(recipe: Recipe, logprob: torch.Tensor, entropy: torch.Tensor, *, live: bool) -> ForwardPass:
     """For a recipe that `needs_logits` not: its measures are entropies, which trainers compute without the logits."""
     wanted = {m.name: entropy for m in recipe.measures if (m.live if live else m.old)}
-    return Said(logprob, entropy, wanted)
+    return ForwardPass(logprob, entropy, wanted)
 
 
 def check_attention(model: Any, recipe: Recipe) -> None:
@@ -56,7 +56,7 @@ def check_attention(model: Any, recipe: Recipe) -> None:
             raise RecipeError(f"{measure.name} is measured on layer {measure.layer}; the model has {layers} layers")
 
 
-def say(
+def forward(
     model: Any,
     ids: torch.Tensor,
     attention_mask: torch.Tensor,
@@ -65,7 +65,7 @@ def say(
     *,
     temperature: float = 1.0,
     live: bool,
-) -> Said:
+) -> ForwardPass:
     """One forward pass that keeps the logits of the last `width` tokens.
 
     Args:
@@ -87,7 +87,7 @@ def say(
         if seeing:
             measures |= _attention(out.attentions, attention_mask, width, recipe, live)
         entropy = measures["entropy"] if live and "entropy" in measures else shannon_entropy(logits.detach())
-        return Said(logprob, entropy, measures)
+        return ForwardPass(logprob, entropy, measures)
 
 
 def _attention(

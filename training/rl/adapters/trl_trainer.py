@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
-from waver.training.rl.adapters.forward import Said, check_attention, from_entropy, needs_logits, say
+from waver.training.rl.adapters.forward import ForwardPass, check_attention, forward, from_entropy, needs_logits
 from waver.training.rl.adapters.trl_arguments import as_recipe, updates_per_generation
 from waver.training.rl.adapters.trl_draws import drawn_by
 from waver.training.rl.adapters.trl_rows import rollouts, stack, turns
@@ -99,7 +99,7 @@ class RecipeTrainer(GRPOTrainer):
             self.state.global_step // self.per_generation + 1,
             max(1, self.state.max_steps // self.per_generation),
         )
-        said = self._look(generated)
+        said = self._old_policy_pass(generated)
         batch = Batch.of(
             rows,
             old_logprob=said.logprob,
@@ -147,21 +147,21 @@ class RecipeTrainer(GRPOTrainer):
         return even
 
     @torch.no_grad()
-    def _look(self, generated: dict[str, Any]) -> Said:
+    def _old_policy_pass(self, generated: dict[str, Any]) -> ForwardPass:
         """The pass without gradient, over all rows."""
         size = self.args.per_device_train_batch_size
         parts = []
         for start in range(0, len(generated["completion_ids"]), size):
             rows = slice(start, start + size)
-            parts.append(self._say(self.model, {n: x[rows] for n, x in generated.items() if x.ndim}, live=False))
+            parts.append(self._forward(self.model, {n: x[rows] for n, x in generated.items() if x.ndim}, live=False))
         names = parts[0].measures
-        return Said(
+        return ForwardPass(
             torch.cat([part.logprob for part in parts]),
             torch.cat([part.entropy for part in parts]),
             {name: torch.cat([part.measures[name] for part in parts]) for name in names},
         )
 
-    def _say(self, model: Any, inputs: dict[str, Any], *, live: bool) -> Said:
+    def _forward(self, model: Any, inputs: dict[str, Any], *, live: bool) -> ForwardPass:
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
         width = inputs["completion_ids"].size(1)
@@ -169,7 +169,7 @@ class RecipeTrainer(GRPOTrainer):
             raise RecipeError("prompts with pictures are not supported: train on text")
         if needs_logits(self.recipe):
             with self.accelerator.autocast():
-                return say(model, ids, mask, width, self.recipe, temperature=self.temperature, live=live)
+                return forward(model, ids, mask, width, self.recipe, temperature=self.temperature, live=live)
         logprob, entropy, _ = self._get_per_token_logps_and_entropies(model, ids, mask, width, compute_entropy=True)
         return from_entropy(self.recipe, logprob, entropy, live=live)
 
@@ -186,8 +186,8 @@ class RecipeTrainer(GRPOTrainer):
         counts = inputs["place"] >= 0
         if self._rows is None or not counts.any():
             some = {name: x[:1] for name, x in inputs.items() if x.ndim}
-            return self._say(model, some, live=True).logprob.sum() * 0
-        said = self._say(model, {name: x[counts] for name, x in inputs.items() if x.ndim}, live=True)
+            return self._forward(model, some, live=True).logprob.sum() * 0
+        said = self._forward(model, {name: x[counts] for name, x in inputs.items() if x.ndim}, live=True)
         batch = self._rows.select(inputs["place"][counts])
         loss, metrics = self.recipe.loss(replace(batch, logprob=said.logprob, live=said.measures, totals=self._totals))
         for name, value in metrics.items():

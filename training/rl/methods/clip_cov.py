@@ -94,7 +94,7 @@ def method(p: Parameters) -> Method:
         name="clip_cov",
         paper="arXiv 2505.22617",
         summary="leaves out a random few of the tokens with the highest covariance of log-probability and advantage",
-        ratio_clip=loss,
+        policy_loss=loss,
         report=report,
         state=state,
         defaults={"clip_low": 1.0, "clip_high": 1.0, "dual_clip": None},

@@ -164,7 +164,7 @@ def method(p: Parameters) -> Method:
         rollout_sampler=warm if p.span else None,
         advantage=advantage if p.token_advantage else None,
         step_controller=follow,
-        ratio_clip=loss,
+        policy_loss=loss,
         report=lambda batch: {name: value for name, value in state.items() if isinstance(value, float)},
         state=state,
         measures=(Measure("entropy", shannon_entropy, old=False, live=True),) if p.per_microbatch else (),

@@ -66,6 +66,6 @@ def method(p: Parameters) -> Method:
         name="kl_cov",
         paper="arXiv 2505.22617",
         summary="penalises how far the tokens of highest covariance of log-probability and advantage move; no clipping",
-        ratio_clip=loss,
+        policy_loss=loss,
         report=report,
     )

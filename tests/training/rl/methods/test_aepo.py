@@ -1,4 +1,4 @@
-"""AEPO: the card's figures, what becomes of the auxiliary rows, and that entropy goes where it is told to."""
+"""AEPO: reference figures, what becomes of the auxiliary rows, and that entropy goes where it is told to."""
 
 from __future__ import annotations
 

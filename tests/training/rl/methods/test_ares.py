@@ -1,4 +1,4 @@
-"""ARES: the card's figures, what counts as a window, and that windows find stretches where single tokens do not."""
+"""ARES: reference figures, what counts as a window, and that windows find stretches where single tokens do not."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_windows_find_stretches() -> None:
             label[row, start : start + length] = True
 
     def best(w: int) -> float:
-        # A window that looks at the tokens after t marks t + 1, as the card's does.
+        # A window that looks at the tokens after t marks t + 1, as the reference's does.
         means, full = windows(torch.nn.functional.pad(entropy, (1, 0)), torch.ones(200, 601), w)
         score, truth = means[:, :-1][full[:, :-1]], label[full[:, :-1]]
         order = score.argsort(descending=True)

@@ -1,4 +1,4 @@
-"""Attention entropy: the card's figures, chunks and padding, and that it sees what predictive entropy does not."""
+"""Attention entropy: reference figures, chunks and padding, and that it sees what predictive entropy does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clip-Cov: the card's figures, what may be picked, and that it holds entropy at equal accuracy."""
+"""Clip-Cov: reference figures, what may be picked, and that it holds entropy at equal accuracy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def recipe(**given: Any) -> Any:
 
 
 def test_the_figures() -> None:
-    """Of the three candidates two are picked; for the pair of the card, loss and gradient are those of the card."""
+    """Of the three candidates two are picked; for the pair of the reference, loss and gradient are known."""
     seen = set()
     for seed in range(12):
         b = rows()
@@ -138,7 +138,7 @@ def test_refusals(methods: list[Any], reason: str) -> None:
 
 
 def test_entropy_is_held_at_equal_accuracy() -> None:
-    """Ways to be right at 95 %: 2.65 for GRPO, 3.34 at a share of 0.02, 4.68 at 0.1 (card), in more steps."""
+    """Ways to be right at 95 %: 2.65 for GRPO, 3.34 at a share of 0.02, 4.68 at 0.1 (reference runs), in more steps."""
     found = {}
     for share in (None, 0.02, 0.1):
         methods = [{"name": "clip_cov", "share": share, "low": 0.5}] if share else []

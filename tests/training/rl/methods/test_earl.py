@@ -1,4 +1,4 @@
-"""EARL: the card's figures, the gate inside each response, and that it beats other gates of its size on the toy."""
+"""EARL: reference figures, the gate inside each response, and that it beats other gates of its size on the toy."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_refusals(wrong: dict[str, Any]) -> None:
 
 
 def test_uncertain_tokens_are_the_ones_to_learn_from() -> None:
-    """Card, three seeds: 0.93 to 0.95 right, 0.26 if the other three quarters are learned from (full GRPO 0.97)."""
+    """Reference, three seeds: 0.93 to 0.95 right, 0.26 from the other three quarters (full GRPO 0.97)."""
 
     def right(method: Method | dict[str, Any]) -> float:
         made = Recipe("grpo", [method]) if isinstance(method, Method) else make_recipe("grpo", [method], kl=0)

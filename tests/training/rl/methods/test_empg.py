@@ -1,4 +1,4 @@
-"""EMPG: the card's figures, what counts as a step, and that updates of sure and unsure steps become alike."""
+"""EMPG: reference figures, what counts as a step, and that updates of sure and unsure steps become alike."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def close(found: torch.Tensor, expected: object) -> None:
 
 
 def rows(**given: object) -> Batch:
-    """The card's two trajectories: step entropies .2, .8, .4 and .1, 1.1."""
+    """Two trajectories: step entropies .2, .8, .4 and .1, 1.1."""
     fields = {"step_id": torch.tensor(STEPS), "entropy": ENTROPY, "advantage": ADVANTAGE} | given
     return batch([[1, 1, 1, 1], [1, 1, 0, 0]], **fields)
 

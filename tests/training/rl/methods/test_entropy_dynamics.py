@@ -1,4 +1,4 @@
-"""Clip_B and Clip_V: the card's figures, whose tokens are dropped, and that entropy rises as the threshold falls."""
+"""Clip_B and Clip_V: reference figures, whose tokens are dropped, and that entropy rises as the threshold falls."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def near(*values: float) -> list[Any]:
 
 
 def vocabulary() -> tuple[torch.Tensor, torch.Tensor]:
-    """S and E[S] of the card's four tokens, each drawn once."""
+    """S and E[S] of the four reference tokens, each drawn once."""
     s = discriminator(LOGITS.log_softmax(-1), shannon_entropy(LOGITS))
     return s.unsqueeze(0), expected_discriminator(LOGITS).expand(1, 4)
 
@@ -133,7 +133,7 @@ def test_defaults_and_refusals() -> None:
     ("advantage", "above", "sign"), [(1, True, -1), (1, False, 1), (-1, True, 1), (-1, False, -1), (1, None, 0)]
 )
 def test_the_sign_of_the_deviation_is_that_of_the_change(advantage: int, above: bool | None, sign: int) -> None:
-    """Card b1: 400 states, 64 tokens each, one step of 0.05 / 64 with one side of S - E[S] only: +-0.0036 nats, and
+    """Reference: 400 states, 64 tokens each, one step of 0.05 / 64 with one side of S - E[S] only: +-0.0036 nats, and
     nothing with both sides."""
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(400, 30, generator=g, dtype=F64)
@@ -151,7 +151,7 @@ def test_the_sign_of_the_deviation_is_that_of_the_change(advantage: int, above: 
 
 
 def test_entropy_rises_as_the_threshold_falls_and_not_by_chance() -> None:
-    """Card b2: 0.48 to 0.57 nats for GRPO, 0.82 to 0.92 at 1.5, 1.45 to 1.63 at 1; dropping a quarter of the negative
+    """Reference: 0.48 to 0.57 nats for GRPO, 0.82 to 0.92 at 1.5, 1.45 to 1.63 at 1; dropping a quarter of the negative
     tokens at random gives 0.26 to 0.38."""
     g = torch.Generator().manual_seed(0)
 

@@ -1,4 +1,4 @@
-"""ERPO: the card's figures, what the statistics are taken over, and that the correction lands on pivots."""
+"""ERPO: reference figures, what the statistics are taken over, and that the correction lands on pivots."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def test_one_step_hands_four_numbers_to_the_next_and_to_a_checkpoint() -> None:
 
 def test_two_rules_for_the_draws_are_refused() -> None:
     mine = load("hapo")
-    first = replace(mine, name="first", advantage=None, step_controller=None, ratio_clip=None, report=None, state={})
+    first = replace(mine, name="first", advantage=None, step_controller=None, policy_loss=None, report=None, state={})
     recipe = Recipe("dapo", [first, mine])
     step_of(recipe)
     with pytest.raises(ValueError, match="set span=0"):

@@ -1,4 +1,4 @@
-"""KL-Cov: the card's figures, who is held, and that it holds entropy at equal accuracy."""
+"""KL-Cov: reference figures, who is held, and that it holds entropy at equal accuracy."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_refusals(wrong: dict[str, float]) -> None:
 
 
 def test_entropy_is_held_at_equal_accuracy() -> None:
-    """Ways to be right at 95 %: 2.65 for GRPO, 2.99 at a penalty of 0.3, 3.98 at 1 (card); more steps are its price."""
+    """Ways to be right at 95 %: 2.65 for GRPO, 2.99 at a penalty of 0.3, 3.98 at 1 (reference), in more steps."""
     found = {}
     for penalty in (None, 0.3, 1.0):
         made = recipe(0.2, penalty) if penalty else make_recipe()

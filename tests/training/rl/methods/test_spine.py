@@ -20,7 +20,7 @@ ANSWERS = ["4", "4", "5", None, "4", "7", "5", "4"]
 
 
 def places(forks: torch.Tensor) -> list[int]:
-    """Counted from 1, as the card does."""
+    """Counted from 1, as the paper does."""
     return [t + 1 for _, t in forks.nonzero().tolist()]
 
 

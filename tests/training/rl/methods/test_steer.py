@@ -1,4 +1,4 @@
-"""STEER: the card's figures, over what the largest change is taken, and that it damps changes of entropy."""
+"""STEER: reference figures, over what the largest change is taken, and that it damps changes of entropy."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_one_outlier_need_not_set_the_scale() -> None:
 
 
 def test_estimators_against_the_true_change() -> None:
-    """Correlations of the card: 0.652 for the released form, 0.743 with x, 1.000 for the exact one."""
+    """Reference correlations: 0.652 for the released form, 0.743 with x, 1.000 for the exact one."""
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(5000, 1, 50, generator=g, dtype=F64) * (
         0.2 + 3.8 * torch.rand(5000, 1, 1, generator=g, dtype=F64)
@@ -154,8 +154,8 @@ def test_estimators_against_the_true_change() -> None:
 
 
 def test_the_tail_of_the_changes_shrinks_more_than_by_uniform_damping() -> None:
-    """Card b1, smallest weight 0.1, a step of 0.05: the 99th percentile of |change| is 0.0188; 0.0219 under one weight
-    for all of the same mean; 0.0255 undamped."""
+    """Reference, smallest weight 0.1, a step of 0.05: the 99th percentile of |change| is 0.0188; 0.0219 under one
+    weight for all of the same mean; 0.0255 undamped."""
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(5000, 50, generator=g) * (0.2 + 3.8 * torch.rand(5000, 1, generator=g))
     p, h = logits.softmax(-1), shannon_entropy(logits)
@@ -175,7 +175,7 @@ def test_the_tail_of_the_changes_shrinks_more_than_by_uniform_damping() -> None:
 
 
 def test_entropy_is_kept_among_bandits() -> None:
-    """Card b2: 0.12 to 0.20 nats for GRPO, 0.43 to 0.49 at a smallest weight of 0.1, success not lower by more than
+    """Reference: 0.12 to 0.20 nats for GRPO, 0.43 to 0.49 at a smallest weight of 0.1, success not lower by more than
     0.03."""
     unclipped = {"clip_low": 1.0, "clip_high": 1e9, "dual_clip": None}
     plain = Bandits(0).run(make_recipe("grpo", **unclipped), steps=150)

@@ -24,8 +24,8 @@ from queries and keys, 256 queries at a time.
 No code was published. From summaries that agree: the definition, the subsets and their share. Reconstructed, as the
 paper's formula was not found: the soft weights, kappa, the layer (the middle one) and the scope of ranks (a response).
 In many models the first token draws most attention; the literal reading keeps it, `drop_sink` takes it out, and then
-both are logged. A layer with a sliding window counts the keys in it. The fall-back when the clip fraction doubles, a
-wish of the card, is left to whoever watches the run.
+both are logged. A layer with a sliding window counts the keys in it. No fall-back for a
+clip fraction that doubles is built in.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     wheels = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
     subprocess.run(wheels, check=True)
-    (wheel,) = folder.glob("waver-*.whl")
+    (wheel,) = folder.glob("waver_llm-*.whl")
     install = [*pip, "install", "--no-deps", "--no-index", "--target", paths["purelib"], str(wheel)]
     subprocess.run(install, check=True)
     (Path(paths["purelib"]) / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")

@@ -77,7 +77,7 @@ def ways(batch: int, geometry: torch.Tensor, device: str) -> dict[str, dict[str,
 
     def pair(data: Mapping[str, Any]) -> dict[str, Way]:
         own = from_data(dict(data))
-        samplings = [Sampling(top_p=own.p) if own.name == "top_p" else Sampling(transforms=(own,))] * batch
+        samplings = [own.apply(Sampling()) if own.name == "top_p" else Sampling(transforms=(own,))] * batch
         asked = [Row(sampling, (), 0, ()) for sampling in samplings]
         return {
             "alone": lambda logits: truncate(logits, [(own,)] * batch, geometry),

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from waver.engines import plugins
 from waver.engines.base import Engine
+from waver.engines.plugins import PluginError
 from waver.engines.tokens import differences
+from waver.engines.transforms import transform_classes
 from waver.policies.base import STAGES, Policy
 from waver.policies.job import Job
-from waver.policies.retrieve.l_rag import LRAG
-from waver.policies.sample.adaptive_temperature import AdaptiveTemperature
-from waver.policies.sample.top_w import TopW
-from waver.policies.sample.truncation import Epsilon, Eta, MinP, TopH, TopNSigma, TopP, Typical
-from waver.policies.switch.ead import EntropyAdaptiveDecoding
-from waver.policies.switch.random_switch import RandomSwitch
-from waver.policies.switch.route import Route
-from waver.policies.think.diffadapt import DiffAdapt
-from waver.policies.think.forced_answer import ForcedAnswer
+from waver.policies.sample.shaping import as_policy
 
-REGISTRY: dict[str, type[Policy]] = {
-    policy.model_fields["name"].default: policy
-    for policy in (
-        *(DiffAdapt, LRAG, ForcedAnswer),
-        *(EntropyAdaptiveDecoding, RandomSwitch, Route),
-        *(TopW, TopP, MinP, Typical, Eta, Epsilon, TopNSigma, TopH, AdaptiveTemperature),
-    )
-}
 ALONE = {
     "decode": "{} and {} both choose the engine that writes; use one of them",
     "sample": "{} and {} both choose the tokens that may be drawn; use one, or the request's own top_p and min_p",
@@ -44,6 +32,28 @@ class PolicyError(ValueError):
     def __init__(self, message: str, param: str) -> None:
         super().__init__(message)
         self.param = param
+
+
+def policies() -> dict[str, type[Policy]]:
+    """Every policy by name, in the order of their stages: those of the files in this package and of plug-in modules,
+    and one for each transform.
+
+    Raises:
+        PluginError: one of them is not defined as it should be.
+    """
+    return _found(plugins.loaded())
+
+
+@cache
+def _found(modules: tuple[str, ...]) -> dict[str, type[Policy]]:
+    classes = plugins.subclasses(Policy, "waver.policies", modules)
+    found: dict[str, type[Policy]] = {}
+    for each in (*classes, *map(as_policy, transform_classes().values())):
+        name = plugins.name_of(each, found)
+        if getattr(each, "stage", None) not in STAGES:
+            raise PluginError(f"the policy {name!r} in {each.__module__} needs a stage, one of {', '.join(STAGES)}")
+        found[name] = each
+    return dict(sorted(found.items(), key=lambda item: (STAGES.index(item[1].stage), item[0])))
 
 
 def parse(
@@ -64,15 +74,15 @@ def parse(
     """
     if len(items) > MOST:
         raise PolicyError(f"at most {MOST} policies in one request, not {len(items)}", "policy")
-    policies = [_one(item, f"policy[{i}]", engines, defaults or {}, probes) for i, item in enumerate(items)]
-    for i, policy in enumerate(policies):
-        for other in policies[:i]:
+    chosen = [_one(item, f"policy[{i}]", engines, defaults or {}, probes) for i, item in enumerate(items)]
+    for i, policy in enumerate(chosen):
+        for other in chosen[:i]:
             if other.name == policy.name:
                 raise PolicyError(f"{policy.name} is listed twice", f"policy[{i}]")
             together = policy.combines or other.combines
             if other.stage == policy.stage and policy.stage in ALONE and not together:
                 raise PolicyError(ALONE[policy.stage].format(policy.name, other.name), f"policy[{i}]")
-    return tuple(sorted(policies, key=lambda policy: STAGES.index(policy.stage)))
+    return tuple(sorted(chosen, key=lambda policy: STAGES.index(policy.stage)))
 
 
 def _one(
@@ -84,13 +94,14 @@ def _one(
 ) -> Policy:
     if not isinstance(item, Mapping) or not isinstance(item.get("name"), str):
         raise PolicyError('a policy is an object with a name, such as {"name": "ead"}', param)
-    name = item["name"]
-    if name not in REGISTRY:
-        raise PolicyError(f"unknown policy {name[:64]!r}; there are {', '.join(REGISTRY)}", f"{param}.name")
+    name, known = item["name"], policies()
+    if name not in known:
+        raise PolicyError(f"unknown policy {name[:64]!r}; there are {', '.join(known)}", f"{param}.name")
+    kind = known[name]
     try:
-        policy = REGISTRY[name].model_validate(_over(defaults.get(name, {}), item, REGISTRY[name]))
+        policy = kind.model_validate(_over(defaults.get(name, {}), item, kind))
     except ValidationError as error:
-        raise _readable(error, REGISTRY[name], param) from None
+        raise _readable(error, kind, param) from None
     for field in policy.probe_fields:
         if (probe := getattr(policy, field)) is not None and probe not in probes:
             raise PolicyError(
@@ -175,15 +186,15 @@ def engines_used(policies: Sequence[Policy], default_engine: str) -> tuple[str, 
 def describe(defaults: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
     """Every policy for `GET /v1/policies`: name, stage, summary, paper, JSON Schema of its parameters, and the defaults
     with what the configuration sets (`defaults`, by policy name) over them."""
-    own = {name: policy(name=name).model_dump(mode="json", exclude={"name"}) for name, policy in REGISTRY.items()}
+    own = {name: policy(name=name).model_dump(mode="json", exclude={"name"}) for name, policy in policies().items()}
     return [
         {
             "name": name,
             "stage": policy.stage,
-            "summary": (policy.__doc__ or "").strip().splitlines()[0],
+            "summary": plugins.summary(policy),
             "paper": policy.paper,
             "schema": policy.model_json_schema(),
             "defaults": _over(own[name], (defaults or {}).get(name, {}), policy),
         }
-        for name, policy in REGISTRY.items()
+        for name, policy in policies().items()
     ]

@@ -1,29 +1,44 @@
-"""What policies of the stage `sample` share: their own parameters, as a transform, go to whichever engine writes."""
+"""Make a policy of each transform: its parameters go, as a transform, to whichever engine writes.
+
+`waver.engines.transforms` has the transforms, one in each file, and says in which order they are applied. A request has
+at most one truncation: the order of its list of policies has no meaning, and that of two truncations would. The
+request's own `top_p`, `min_p` and `top_k` cut further, after it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
-from waver.engines import transforms
-from waver.engines.base import Sampling, Step
+from pydantic import create_model
+
+from waver.engines.base import Step
+from waver.engines.transforms import Transform, Truncation
 from waver.policies.base import Policy, Proceed, Stage
 from waver.policies.job import Job
 
 
 class Shaping(Policy):
-    """A policy that is a transform; `waver.engines.transforms` says in which order transforms are applied."""
+    """A policy that is a transform; subclasses are made by `as_policy`."""
 
     stage: ClassVar[Stage] = "sample"
+    transform: ClassVar[type[Transform]]
 
     def possible_jobs(self, job: Job) -> list[Job]:
-        return [replace(job, sampling=self.apply(job.sampling))]
+        own = self.transform.model_validate(self.model_dump())
+        return [replace(job, sampling=own.apply(job.sampling))]
 
     def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
         (inner,) = self.possible_jobs(job)
         return proceed(inner)
 
-    def apply(self, sampling: Sampling) -> Sampling:
-        own = transforms.from_data(self.model_dump())
-        return replace(sampling, transforms=(*sampling.transforms, own))
+
+def as_policy(transform: type[Transform]) -> type[Policy]:
+    """The policy with the name, parameters, summary and paper of a transform. A truncation does not combine with
+    another policy of its stage; any other transform does."""
+    name, doc, module = transform.__name__, transform.__doc__, transform.__module__
+    made = cast("type[Shaping]", create_model(name, __base__=(transform, Shaping), __module__=module, __doc__=doc))
+    made.transform = transform
+    made.combines = not issubclass(transform, Truncation)
+    return made

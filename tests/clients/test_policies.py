@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from waver.clients import policies as builders
-from waver.policies.registry import REGISTRY
+from waver.policies import registry
 
 PARAMETERS = {
     "ead": builders.EadParameters,
@@ -42,14 +42,14 @@ def kinds(hint: Any) -> set[Any]:
 
 
 def test_every_policy_of_the_server_has_a_builder() -> None:
-    assert set(PARAMETERS) == set(REGISTRY)
+    assert set(PARAMETERS) == set(registry.policies())
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_builder_takes_the_servers_parameters(name: str) -> None:
-    fields = {key: field.annotation for key, field in REGISTRY[name].model_fields.items() if key != "name"}
+    fields = {key: field.annotation for key, field in registry.policies()[name].model_fields.items() if key != "name"}
     hints = get_type_hints(PARAMETERS[name])
-    assert set(hints) == set(fields) == set(REGISTRY[name].model_json_schema()["properties"]) - {"name"}
+    assert set(hints) == set(fields) == set(registry.policies()[name].model_json_schema()["properties"]) - {"name"}
     assert {key: kinds(hint) for key, hint in hints.items()} == {key: kinds(hint) for key, hint in fields.items()}
 
 

@@ -17,7 +17,16 @@ from tests.entropy import reference
 from waver.engines.base import Sampling
 from waver.engines.sampling import Row, draw
 from waver.engines.transformers import TransformersEngine
-from waver.engines.transforms import RULES, TopH, TopW, Transform, from_data, needs_geometry, truncate
+from waver.engines.transforms import (
+    TopH,
+    TopW,
+    Transform,
+    Truncation,
+    from_data,
+    needs_geometry,
+    transform_classes,
+    truncate,
+)
 from waver.entropy.geometry import whiten
 
 VOCAB = 40
@@ -75,7 +84,9 @@ def test_there_and_back(data: dict[str, Any]) -> None:
 
 
 def test_every_rule_is_tried_here() -> None:
-    assert {data["name"] for data in EVERY} | {"top_h renormalised"} == set(RULES)
+    tried = {(data["name"], from_data(data).variant) for data in EVERY}
+    assert {name for name, _ in tried} == {n for n, each in transform_classes().items() if issubclass(each, Truncation)}
+    assert {("top_h", "running"), ("top_h", "renormalised")} < tried
     assert not needs_geometry((TopW(geometry_scale=0.0), TopH()))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from waver.clients import policies
 from waver.clients.client import report
-from waver.policies.registry import REGISTRY
+from waver.policies import registry
 
 QUESTION = [{"role": "user", "content": "hello"}]
 COOL = policies.adaptive_temperature(span=0.3, low=50.0, pivot=60.0, high=70.0)
@@ -34,7 +34,7 @@ def test_alone(client: openai.OpenAI) -> None:
     first, second = (ask(client, [SWAYING], n=3) for _ in range(2))
     assert text(first) == text(second)
     assert text(first) not in [text(ask(client, [], temperature=1.5 * share, n=3)) for share in (0.7, 1.0, 1.3)]
-    asked = REGISTRY["adaptive_temperature"].model_validate(SWAYING)
+    asked = registry.policies()["adaptive_temperature"].model_validate(SWAYING)
     assert first.waver["policy"] == [asked.model_dump(mode="json")]
     assert "truncation" not in first.waver
     assert text(ask(client, [SWAYING], temperature=0)) == text(ask(client, [], temperature=0))

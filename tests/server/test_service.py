@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from waver.policies.registry import REGISTRY
+from waver.policies import registry
 
 
 def test_trap_26_models(client: openai.OpenAI, http: httpx.Client) -> None:
@@ -37,7 +37,7 @@ def test_trap_30_probes_and_version(http: httpx.Client) -> None:
 
 def test_policies_are_described(http: httpx.Client) -> None:
     listed = http.get("/v1/policies").json()["data"]
-    assert {policy["name"] for policy in listed} == set(REGISTRY)
+    assert {policy["name"] for policy in listed} == set(registry.policies())
     for policy in listed:
         assert policy["summary"]
         assert policy["stage"]

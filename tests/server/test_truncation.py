@@ -11,10 +11,10 @@ import pytest
 
 from waver.clients import policies
 from waver.clients.client import report
-from waver.policies.registry import REGISTRY
+from waver.policies import registry
 
 QUESTION = [{"role": "user", "content": "hello"}]
-SAMPLE = [name for name, policy in REGISTRY.items() if policy.stage == "sample" and not policy.combines]
+SAMPLE = [name for name, policy in registry.policies().items() if policy.stage == "sample" and not policy.combines]
 
 
 def ask(client: openai.OpenAI, policy: list[dict[str, Any]], **options: Any) -> Any:
@@ -35,7 +35,7 @@ def test_each_reports_what_it_left(client: openai.OpenAI, name: str) -> None:
     assert kept is not None
     assert 1 <= kept.kept_mean <= kept.kept_max
     assert kept.crop_entropy_mean >= 0
-    assert first.waver["policy"] == [REGISTRY[name]().model_dump(mode="json")]
+    assert first.waver["policy"] == [registry.policies()[name]().model_dump(mode="json")]
     assert "truncation" not in ask(client, []).waver
     assert "truncation" not in ask(client, [{"name": name}], temperature=0).waver
 

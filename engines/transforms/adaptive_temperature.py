@@ -22,14 +22,26 @@ Details:
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal, Self
 
-from waver.engines import transforms
-from waver.policies.sample.shaping import Shaping
+from pydantic import Field, model_validator
+
+from waver.engines.transforms.base import Transform
 
 
-class AdaptiveTemperature(transforms.AdaptiveTemperature, Shaping):
+class AdaptiveTemperature(Transform):
     """Draw warmer where the entropy is high and cooler where it is low, around the request's temperature."""
 
     paper: ClassVar[str] = "arXiv 2509.16591"
-    combines: ClassVar[bool] = True
+
+    name: Literal["adaptive_temperature"] = "adaptive_temperature"
+    span: float = Field(default=0.1, ge=0.0, le=0.3, description="how far the temperature goes up and down, as a share")
+    low: float = Field(default=1e-6, ge=1e-8, le=100.0, description="entropy (nats) at which it is lowest")
+    pivot: float = Field(default=0.5, ge=1e-8, le=100.0, description="entropy (nats) at which it is the request's own")
+    high: float = Field(default=3.0, ge=1e-8, le=100.0, description="entropy (nats) at which it is highest")
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if not self.low < self.pivot < self.high:
+            raise ValueError(f"low {self.low:g}, pivot {self.pivot:g} and high {self.high:g} should rise in this order")
+        return self

@@ -18,7 +18,7 @@ from waver.engines.transforms import Transform
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-Finish = Literal["stop", "length", "gate"]
+Finish = Literal["stop", "length", "gate", "content_filter"]
 Inside = Literal["hidden_state", "hidden_states", "attention"]
 """Internals of a model that an engine may expose: the last layer's hidden state, those of any layer, attention."""
 NO_TOKEN = -1

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from waver.engines.base import Step
+from waver.policies.answer import Answer
 from waver.policies.job import Job
 
 Stage = Literal["admit", "prompt", "search", "finish", "decode", "sample"]
@@ -47,6 +48,19 @@ class Policy(BaseModel):
                 the policy.
             RetrievalError: a collection is not there, or cannot be read.
         """
+
+    async def after(self, job: Job, answer: Answer) -> None:
+        """Act once the answer has ended, whatever ended it: remember, learn, count.
+
+        It runs exactly once for each choice, outside of the client's latency, and also once for a request that is
+        refused before its first token. What it raises is logged and never reaches the client. `job` is the choice as
+        the client asked for it; the report is complete.
+        """
+
+    @classmethod
+    def acts_after(cls) -> bool:
+        """Whether it has an `after` of its own."""
+        return cls.after is not Policy.after
 
     def possible_jobs(self, job: Job) -> list[Job]:
         """One job of each kind that `decode` may hand on, so that what an engine would refuse of it in the middle of an

@@ -35,6 +35,11 @@ class Caller:
     key: str | None = field(default=None, repr=False)
     user: str | None = field(default=None, repr=False)
 
+    @property
+    def owner(self) -> str:
+        """Whom an entry of a store belongs to: the key's name and the user, apart for every pair of them."""
+        return f"{self.key or ''}/{self.user or ''}"
+
 
 @dataclass
 class Job:
@@ -84,4 +89,5 @@ def within_answer(step: Step, job: Job, written: Sequence[int]) -> Step:
     `written`), not just a segment with a limit or a gate of its own."""
     begun = 0 if job.sampling.answer_start is None else len(job.prompt_ids) - job.sampling.answer_start
     full = begun + len(written) >= job.sampling.max_tokens
-    return step if step.finish == "stop" or (step.finish == "length" and full) else replace(step, finish=None)
+    ends = step.finish in ("stop", "content_filter") or (step.finish == "length" and full)
+    return step if ends else replace(step, finish=None)

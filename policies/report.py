@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,8 @@ class Report:
     truncation: TruncationStats = field(default_factory=TruncationStats)
     catch_up: dict[str, int] = field(default_factory=dict)
     """Tokens that each engine had to read after a switch because another engine had written them."""
+    filtered_by: str | None = None
+    """Name of the policy that withheld the answer, whose `finish_reason` is then `content_filter`."""
     _writer: str | None = None
     _read: dict[str, int] = field(default_factory=dict)
 
@@ -100,6 +103,37 @@ class Report:
             out["truncation"] = self.truncation.as_dict()
         if self.catch_up:
             out["catch_up_tokens"] = self.catch_up
+        if self.filtered_by is not None:
+            out["content_filter"] = {"policy": self.filtered_by}
         if self.discarded:
             out["discarded_tokens"] = self.discarded
         return out | self.extra
+
+
+def total(reports: Sequence[Report]) -> Report:
+    """Add up the reports of all choices; what policies added is kept where it is the same for all."""
+    first = reports[0]
+    tokens: Counter[str] = Counter()
+    catch_up: Counter[str] = Counter()
+    kept = TruncationStats()
+    for report in reports:
+        tokens.update(report.tokens)
+        catch_up.update(report.catch_up)
+        own = report.truncation
+        kept.add(own.draws, own.tokens, own.most, own.entropy)
+    bounds = [r.bounds_sum or (r.entropy_sum, r.entropy_sum) for r in reports]
+    bounded = any(r.bounds_sum for r in reports)
+    return Report(
+        policy=first.policy,
+        parameters=first.parameters,
+        tokens=dict(tokens),
+        catch_up=dict(catch_up),
+        truncation=kept,
+        filtered_by=first.filtered_by if all(r.filtered_by == first.filtered_by for r in reports) else None,
+        discarded=sum(r.discarded for r in reports),
+        switches=sum(r.switches for r in reports),
+        extra=first.extra if all(r.extra == first.extra for r in reports) else {},
+        entropy_sum=sum(r.entropy_sum for r in reports),
+        entropy_max=max(r.entropy_max for r in reports),
+        bounds_sum=(sum(b[0] for b in bounds), sum(b[1] for b in bounds)) if bounded else None,
+    )

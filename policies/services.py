@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from waver.engines.base import Engine
 from waver.engines.probe import Probe
+from waver.policies.stores import Stores
 
 if TYPE_CHECKING:
     from waver.retrieval.embedder import Embedder
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Services:
-    """The engines and probes of the configuration, by name, and its collections of documents (None: there are none)."""
+    """The engines and probes of the configuration, by name, its collections of documents and its stores for what
+    outlives a request (None: there are none)."""
 
     engines: Mapping[str, Engine]
     library: Library | None = None
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    stores: Stores | None = None
 
     @property
     def embedder(self) -> Embedder | None:

@@ -15,8 +15,9 @@ import structlog
 from fastapi import Request, Response
 
 from waver.engines.base import Finish, Step
+from waver.policies.report import total
 from waver.server.assembly import Piece, Token
-from waver.server.decoding import Decoding, Plan, total
+from waver.server.decoding import Decoding, Plan
 from waver.server.disconnect import ClientGone, while_connected
 from waver.server.errors import from_exception
 from waver.server.logprobs import trace

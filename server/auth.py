@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -13,6 +15,9 @@ from waver.server.errors import APIError
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
 OPEN_FILES = "/static/"
+NAMED = re.compile(r"([A-Za-z0-9_.-]{1,64}):(\S+)")
+SCOPE_KEY = "waver.key"
+"""Where the name of a request's key stands in its ASGI scope."""
 
 
 def is_open(path: str) -> bool:
@@ -20,20 +25,38 @@ def is_open(path: str) -> bool:
     return path in OPEN_PATHS or path.startswith(OPEN_FILES)
 
 
-def keys_from_environment(variable: str) -> list[str]:
-    """The keys in a variable of the environment, separated by commas."""
-    return [key.strip() for key in os.environ.get(variable, "").split(",") if key.strip()]
+@dataclass(frozen=True)
+class ApiKey:
+    """A key, and the name by which the server knows whoever holds it."""
+
+    name: str
+    secret: str = field(repr=False)
+
+
+def keys_from_environment(variable: str) -> list[ApiKey]:
+    """The keys in a variable of the environment, separated by commas: `KEY`, or `NAME:KEY`. A key without a name is
+    named by its digest."""
+    return [_key(entry.strip()) for entry in os.environ.get(variable, "").split(",") if entry.strip()]
+
+
+def _key(entry: str) -> ApiKey:
+    if named := NAMED.fullmatch(entry):
+        return ApiKey(named[1], named[2])
+    return ApiKey(f"key-{hashlib.sha256(entry.encode()).hexdigest()[:12]}", entry)
 
 
 class AuthMiddleware:
-    """Lets requests pass that carry `Authorization: Bearer KEY` with one of the keys; without keys, everybody."""
+    """Let requests pass that carry `Authorization: Bearer KEY` with one of the keys; without keys, everybody."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey]) -> None:
         self.app = app
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._digests = [(hashlib.sha256(key.secret.encode()).digest(), key.name) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._digests or is_open(scope["path"]) or self._admits(scope["headers"]):
+        if scope["type"] != "http" or not self._digests:
+            return await self.app(scope, receive, send)
+        scope[SCOPE_KEY] = name = self._holder(scope["headers"])
+        if name is not None or is_open(scope["path"]):
             return await self.app(scope, receive, send)
         error = APIError(
             401,
@@ -43,10 +66,11 @@ class AuthMiddleware:
         )
         return await error.response()(scope, receive, send)
 
-    def _admits(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    def _holder(self, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+        """The name of the key that a request carries; None where it carries none of them."""
         given = [value for name, value in headers if name == b"authorization"]
         scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         # Digests have one length, and every key is compared: the time says nothing about any of them.
         digest = hashlib.sha256(key.strip()).digest()
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == b"bearer" and any(matches)
+        matches = [name for known, name in self._digests if hmac.compare_digest(digest, known)]
+        return matches[0] if matches and scheme.lower() == b"bearer" else None

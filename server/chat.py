@@ -17,7 +17,7 @@ from waver.server.assembly import Piece, Token
 from waver.server.decoding import Prompt
 from waver.server.errors import invalid
 from waver.server.logprobs import chat_logprobs
-from waver.server.plan import make_plan
+from waver.server.plan import caller, make_plan
 from waver.server.runtime import ready_runtime
 from waver.server.schemas import ChatPrompt, ChatRequest, Message, TokenizeRequest
 
@@ -37,9 +37,11 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     route = runtime.route(body.model, body.policy)
     tokens = runtime.engines[route.engine].tokens
     ids = await chat_ids(body, body.messages, tokens)
-    prompt = Prompt(tuple(ids), question=last_question(body, tokens))
+    turns = [turn(message, "messages") for message in body.messages]
+    prompt = Prompt(tuple(ids), question=user_turn(body, turns, tokens), messages=turns)
     limit = body.max_completion_tokens or body.max_tokens
-    plan = await make_plan(runtime, route, body, [prompt], limit, body.logprobs, body.top_logprobs or 0)
+    who = caller(request, body)
+    plan = await make_plan(runtime, route, body, who, [prompt], limit, body.logprobs, body.top_logprobs or 0)
     shape = ChatShape(tokens, body.logprobs, body.top_logprobs or 0)
     return await Answer(body, plan, shape, runtime).respond(request)
 
@@ -105,16 +107,16 @@ def render(body: ChatPrompt | TokenizeRequest, turns: Sequence[dict[str, Any]], 
     return tokens.chat(turns, generate, body.continue_final_message, **body.chat_template_kwargs)
 
 
-def last_question(body: ChatRequest, tokens: TokenText) -> UserTurn | None:
-    """What the user said last, if a user said anything."""
+def user_turn(body: ChatRequest, turns: Sequence[dict[str, Any]], tokens: TokenText) -> UserTurn | None:
+    """Return what the user said last, if a user said anything."""
     last = max((i for i, message in enumerate(body.messages) if message.role == "user"), default=None)
     if last is None:
         return None
 
     def with_context(words: str) -> list[int]:
-        turns = [turn(message, "messages") for message in body.messages]
-        turns[last]["content"] = words + turns[last]["content"]
-        return render(body, turns, tokens)
+        led = [dict(each) for each in turns]
+        led[last]["content"] = words + led[last]["content"]
+        return render(body, led, tokens)
 
     opens = body.add_generation_prompt and not body.continue_final_message
     return UserTurn(body.messages[last].text or "", with_context, opens)

@@ -15,7 +15,7 @@ from waver.server.assembly import Piece, Token
 from waver.server.decoding import Prompt
 from waver.server.errors import invalid
 from waver.server.logprobs import text_logprobs
-from waver.server.plan import make_plan
+from waver.server.plan import caller, make_plan
 from waver.server.runtime import ready_runtime
 from waver.server.sampling import check_ids
 from waver.server.schemas import CompletionRequest
@@ -46,7 +46,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
         Prompt(these, echo, text_question(prompt, tokens) if isinstance(prompt, str) else None)
         for these, echo, prompt in zip(ids, echoes, given, strict=True)
     ]
-    plan = await make_plan(runtime, route, body, prompts, limit, wanted, body.logprobs or 0)
+    plan = await make_plan(runtime, route, body, caller(request, body), prompts, limit, wanted, body.logprobs or 0)
     shape = TextShape(tokens, wanted, body.logprobs or 0, several=plan.choices > 1)
     return await Answer(body, plan, shape, runtime).respond(request)
 

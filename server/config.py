@@ -34,6 +34,10 @@ class Config(BaseSettings):
     """Defaults for policies' parameters, by policy name."""
     probes: dict[Name, str] = {}
     """Folders of probes (`waver train probe`), by the names that requests may use."""
+    modules: list[str] = []
+    """Python modules with policies, gates or transforms of your own; also `WAVER_MODULES`, a JSON list."""
+    state: str = "data/state"
+    """Folder for what policies keep between requests, by owner."""
     retrieval: RetrievalConfig = RetrievalConfig()
     server: ServerConfig = ServerConfig()
 

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
-import math
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
-from itertools import zip_longest
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from waver.engines.base import Sampling, Step
+from waver.engines.base import NO_TOKEN, Finish, Sampling, Step, Unsupported
+from waver.policies.answer import Answer, Ending
 from waver.policies.base import Proceed
-from waver.policies.job import Job, UserTurn
-from waver.policies.report import Report, TruncationStats
-from waver.server.assembly import Piece, TextAssembly, Token
+from waver.policies.job import Caller, Job, UserTurn
+from waver.policies.report import Report
+from waver.retrieval.base import RetrievalError
+from waver.server.assembly import Piece, TextAssembly
+from waver.server.echo import echo, score
 from waver.server.runtime import Route, Runtime
 from waver.server.sampling import choice_seed
 
-T = TypeVar("T")
-
-ECHO_CHARACTERS = 4096
-ECHO_TOKENS = 16
+_ENDINGS: dict[Finish, Ending] = {"length": "length", "content_filter": "content_filter"}
+"""How an answer ended where it is not that the model ended it."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,8 @@ class Prompt:
     ids: tuple[int, ...]
     echo: str | None = None
     question: UserTurn | None = None
+    messages: Sequence[Mapping[str, Any]] = ()
+    """The conversation it was made of, as chat templates take it."""
     limit: int = 0
     """Most tokens of the answer; the plan sets it."""
 
@@ -50,6 +49,7 @@ class Plan:
     stops: tuple[str, ...]
     logprobs: bool
     timeout: float
+    caller: Caller
 
     @property
     def choices(self) -> int:
@@ -60,6 +60,39 @@ class Plan:
         return sum(len(prompt.ids) for prompt in self.prompts)
 
 
+@dataclass
+class _Record:
+    """What one choice came to: the text and tokens that its client was given, and how it ended."""
+
+    text: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    finish: Finish | None = None
+    ending: Ending = "failed"
+
+    def answer(self) -> Answer:
+        return Answer("".join(self.text), tuple(self.tokens), self.ending)
+
+
+def new_job(runtime: Runtime, route: Route, prompt: Prompt, sampling: Sampling, report: Report, caller: Caller) -> Job:
+    """The job of one choice, as its policies are given it."""
+    return Job(
+        prompt.ids,
+        sampling,
+        route.engine,
+        runtime.services,
+        report,
+        question=prompt.question,
+        messages=prompt.messages,
+        caller=caller,
+    )
+
+
+def new_report(runtime: Runtime, route: Route) -> Report:
+    """The empty report of one choice."""
+    policy = [policy.model_dump(mode="json") for policy in route.policies]
+    return Report(policy=policy, parameters=runtime.parameters(route))
+
+
 class Decoding:
     """The choices of one request being decoded. Leaving the context frees their work in every engine.
 
@@ -68,20 +101,16 @@ class Decoding:
 
     def __init__(self, plan: Plan, runtime: Runtime) -> None:
         self.plan = plan
-        self.reports = [self._new_report(plan.route, runtime) for _ in range(plan.choices)]
+        self.reports = [new_report(runtime, plan.route) for _ in range(plan.choices)]
         self._runtime = runtime
         self._pieces: list[Piece] = []
         self._ended = False
+        self._left = False
         self._failure: Exception | None = None
         self._admitted = asyncio.Event()
         self._moved = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._began = time.perf_counter()
-
-    @staticmethod
-    def _new_report(route: Route, runtime: Runtime) -> Report:
-        policy = [policy.model_dump(mode="json") for policy in route.policies]
-        return Report(policy=policy, parameters=runtime.parameters(route))
 
     @property
     def completion_tokens(self) -> int:
@@ -122,6 +151,7 @@ class Decoding:
     async def aclose(self) -> None:
         """Abort what still runs, and wait until it is gone."""
         if self._task:
+            self._left = not self._ended
             self._task.cancel()
             await asyncio.wait({self._task})
 
@@ -147,8 +177,10 @@ class Decoding:
     async def _run_prompt(self, number: int, prompt: Prompt) -> None:
         echoed: list[Piece] = []
         if prompt.echo is not None:
-            scores = await self._score(prompt) if self.plan.logprobs else []
-            echoed = list(self._echo(prompt.echo, scores))
+            engine = self._runtime.engines[self.plan.route.engine]
+            wanted = self.plan.logprobs
+            scores = await score(prompt.ids, engine, self.plan.sampling.top_logprobs) if wanted else []
+            echoed = list(echo(prompt.echo, scores, engine.tokens))
         async with asyncio.TaskGroup() as group:
             for choice in range(self.plan.n):
                 index = number * self.plan.n + choice
@@ -165,47 +197,48 @@ class Decoding:
         if sampling.max_tokens == 0:
             self._put(assembly.end("length"))
             return
-        job = Job(prompt.ids, sampling, route.engine, here.services, report, prompt.question)
-        async with aclosing(Proceed(route.policies)(job)) as steps:
-            async for step in steps:
-                if not any(each.tokens for each in self.reports):
-                    self._runtime.metrics.first_token.observe(time.perf_counter() - self._began)
-                report.observe(step)
-                # A grammar may also end an answer, with a token that belongs to it.
-                silent = step.finish == "stop" and step.token in (*tokens.eos_ids, *sampling.stop_token_ids)
-                if not silent:
-                    for piece in assembly.push(step):
+        job = new_job(here, route, prompt, sampling, report, self.plan.caller)
+        record = _Record()
+        try:
+            async with aclosing(Proceed(route.policies)(job)) as steps:
+                async for step in steps:
+                    for piece in self._next(step, job, assembly, record):
                         self._put(piece)
-                if assembly.stopped:
-                    self._put(assembly.end("stop"))
-                    return
-                if step.finish:
-                    for piece in assembly.flush():
-                        self._put(piece)
-                    self._put(assembly.end("stop" if assembly.stopped else step.finish, step if silent else None))
-                    return
-        raise RuntimeError(f"the answer of choice {index} ended without a reason")
+                    if record.finish:
+                        return
+            raise RuntimeError(f"the answer of choice {index} ended without a reason")
+        except asyncio.CancelledError:
+            record.ending = "client_gone" if self._left else "failed"
+            raise
+        except Exception as error:
+            refused = isinstance(error, Unsupported | RetrievalError) and not record.tokens
+            record.ending = "refused" if refused else "failed"
+            raise
+        finally:
+            here.aftercare.begin(route.policies, job, record.answer())
 
-    async def _score(self, prompt: Prompt) -> list[Step]:
-        """A step for each token of the prompt; the first has nothing before it, so its logprob is NaN."""
-        engine = self._runtime.engines[self.plan.route.engine]
-        if not prompt.ids:
-            return []
-        first = Step(prompt.ids[0], math.nan, math.nan, engine.name)
-        rest = await engine.score(prompt.ids, self.plan.sampling.top_logprobs) if len(prompt.ids) > 1 else []
-        return [first, *rest]
-
-    def _echo(self, text: str, steps: Sequence[Step]) -> Iterator[Piece]:
-        """The prompt in pieces that are small enough for a line each."""
-        tokens = self._runtime.engines[self.plan.route.engine].tokens
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        placed, offset = [], 0
-        for step in steps:
-            data = tokens.token_bytes(step.token)
-            placed.append(Token(step, data, offset))
-            offset += len(decoder.decode(data))
-        for shown, batch in zip_longest(batched(text, ECHO_CHARACTERS), batched(placed, ECHO_TOKENS), fillvalue=()):
-            yield Piece(0, "".join(shown), tuple(batch))
+    def _next(self, step: Step, job: Job, assembly: TextAssembly, record: _Record) -> list[Piece]:
+        """The pieces that a step adds to its choice; sets `record.finish` where the answer ends with it."""
+        silent = step.token == NO_TOKEN
+        pieces: list[Piece] = []
+        if not silent:
+            if not any(each.tokens for each in self.reports):
+                self._runtime.metrics.first_token.observe(time.perf_counter() - self._began)
+            job.report.observe(step)
+            record.tokens.append(step.token)
+            # A grammar may also end an answer, with a token that belongs to it.
+            silent = step.finish == "stop" and step.token in (*job.writer.tokens.eos_ids, *job.sampling.stop_token_ids)
+            pieces += [] if silent else assembly.push(step)
+        if step.finish and not assembly.stopped:
+            pieces += assembly.flush()
+        if assembly.stopped:
+            record.finish, record.ending = "stop", "stop_string"
+        elif step.finish:
+            record.finish, record.ending = step.finish, _ENDINGS.get(step.finish, "stop")
+        record.text += [piece.text for piece in pieces]
+        if record.finish:
+            pieces.append(assembly.end(record.finish, step if silent and step.token != NO_TOKEN else None))
+        return pieces
 
     def _count(self) -> None:
         metrics = self._runtime.metrics
@@ -221,36 +254,3 @@ class Decoding:
                 metrics.strategies.labels(strategy).inc()
             if report.extra.get("forced_answer", {}).get("forced"):
                 metrics.forced_answers.inc()
-
-
-def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Slices of at most `size` items."""
-    return (items[i : i + size] for i in range(0, len(items), size))
-
-
-def total(reports: Sequence[Report]) -> Report:
-    """One report over all choices; what policies added is kept where it is the same for all."""
-    first = reports[0]
-    tokens: Counter[str] = Counter()
-    catch_up: Counter[str] = Counter()
-    kept = TruncationStats()
-    for report in reports:
-        tokens.update(report.tokens)
-        catch_up.update(report.catch_up)
-        own = report.truncation
-        kept.add(own.draws, own.tokens, own.most, own.entropy)
-    bounds = [r.bounds_sum or (r.entropy_sum, r.entropy_sum) for r in reports]
-    bounded = any(r.bounds_sum for r in reports)
-    return Report(
-        policy=first.policy,
-        parameters=first.parameters,
-        tokens=dict(tokens),
-        catch_up=dict(catch_up),
-        truncation=kept,
-        discarded=sum(r.discarded for r in reports),
-        switches=sum(r.switches for r in reports),
-        extra=first.extra if all(r.extra == first.extra for r in reports) else {},
-        entropy_sum=sum(r.entropy_sum for r in reports),
-        entropy_max=max(r.entropy_max for r in reports),
-        bounds_sum=(sum(b[0] for b in bounds), sum(b[1] for b in bounds)) if bounded else None,
-    )

@@ -6,22 +6,28 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from fastapi import Request
+
 from waver.engines.base import Unsupported
-from waver.policies.job import Job
+from waver.policies.answer import Answer
+from waver.policies.job import Caller, Job
 from waver.policies.registry import check_engines
-from waver.policies.report import Report
 from waver.retrieval.base import RetrievalError
-from waver.server.decoding import Plan, Prompt
+from waver.server.auth import SCOPE_KEY
+from waver.server.decoding import Plan, Prompt, new_job, new_report
 from waver.server.errors import from_exception, invalid
 from waver.server.runtime import Route, Runtime
 from waver.server.sampling import first_seed, grammar, sampling, token_limit
 from waver.server.schemas import Generation
+
+MOST_USER_CHARACTERS = 512
 
 
 async def make_plan(
     runtime: Runtime,
     route: Route,
     body: Generation,
+    caller: Caller,
     prompts: Sequence[Prompt],
     max_tokens: int | None,
     logprobs: bool,
@@ -54,13 +60,17 @@ async def make_plan(
         stops=body.stops,
         logprobs=logprobs,
         timeout=min(body.timeout or bounds.timeout, bounds.timeout),
+        caller=caller,
     )
     first = plan.prompts[0]  # the others are of its kind
     sampled = replace(plan.sampling, max_tokens=first.limit, seed=plan.seed)
-    report = Report(parameters=runtime.parameters(route))
-    job = Job(first.ids, sampled, route.engine, runtime.services, report, first.question)
-    await _check(route, job)
-    await asyncio.to_thread(check_engines, route.policies, job)
+    job = new_job(runtime, route, first, sampled, new_report(runtime, route), caller)
+    try:
+        await _check(route, job)
+        await asyncio.to_thread(check_engines, route.policies, job)
+    except Exception:
+        runtime.aftercare.begin(route.policies, job, Answer("", (), "refused"))
+        raise
     return plan
 
 
@@ -80,3 +90,10 @@ async def _check(route: Route, job: Job) -> None:
                 field = "" if answer.param in (None, "policy") else f".{answer.param}"
                 answer.param = f"{place}{field}" if place else "policy"
             raise answer from error
+
+
+def caller(request: Request, body: Generation) -> Caller:
+    """Tell who asks: the name of the request's key, and its field `user` where that is a text of reasonable length."""
+    user = (body.model_extra or {}).get("user")
+    known = isinstance(user, str) and len(user) <= MOST_USER_CHARACTERS
+    return Caller(request.scope.get(SCOPE_KEY), user if known else None)

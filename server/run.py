@@ -133,7 +133,7 @@ def serving(config_path: str | Path | None = None) -> Iterator[tuple[str, str | 
             time.sleep(0.05)
         port = server.servers[0].sockets[0].getsockname()[1]
         keys = keys_from_environment(config.server.api_keys_env)
-        yield f"http://127.0.0.1:{port}/v1", keys[0] if keys else None
+        yield f"http://127.0.0.1:{port}/v1", keys[0].secret if keys else None
     finally:
         server.should_exit = True
         thread.join(config.server.shutdown_grace + 30)

@@ -13,14 +13,16 @@ from typing import Any
 import structlog
 from fastapi import Request
 
-from waver.engines import EngineConfig, LoraConfig, ModelConfig, TransformersConfig, load_adapter, load_engine
+from waver.engines import EngineConfig, LoraConfig, ModelConfig, TransformersConfig, load_adapter, load_engine, plugins
 from waver.engines.base import Engine, Sampling
 from waver.engines.probe import Probe
 from waver.policies.base import Policy
-from waver.policies.registry import PolicyError, engines_used, parse
+from waver.policies.registry import PolicyError, engines_used, parse, policies
 from waver.policies.services import Services
+from waver.policies.stores import Stores
 from waver.retrieval.library import SEARCHES, Library
 from waver.server.admission import Admission
+from waver.server.aftercare import Aftercare
 from waver.server.config import Config
 from waver.server.errors import APIError, invalid, not_ready
 from waver.server.metrics import Metrics
@@ -30,6 +32,8 @@ log = structlog.get_logger("waver")
 PREFIX = "waver/"
 INGESTS = (1, 8)
 """Requests that bring documents: at work, and waiting. Each holds its body in memory."""
+AFTERCARE_GRACE = 5.0
+"""Seconds that what policies do after answers is given when the server stops."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Runtime:
         self.admission = Admission(config.server.max_concurrency, config.server.max_queue)
         self.library = Library(config.retrieval)
         self.probes: dict[str, Probe] = {}
+        self.stores = Stores(Path(config.state))
+        self.aftercare = Aftercare()
         self.searches = Admission(SEARCHES, config.server.max_queue)
         self.ingests = Admission(*INGESTS)
         self.metrics = Metrics(self)
@@ -70,6 +76,7 @@ class Runtime:
         missing = {name: engine for name, engine in self.config.engines.items() if name not in self.engines}
         began = time.perf_counter()
         try:
+            await asyncio.to_thread(plugins.load, self.config.modules)
             self.probes = await asyncio.to_thread(load_probes, self.config.probes)
             loaded = await load_engines(missing, self.engines)
             await asyncio.gather(*(warm_up(engine) for engine in loaded.values()))
@@ -91,13 +98,15 @@ class Runtime:
 
     async def stop(self) -> None:
         self.loaded = False
+        await self.aftercare.settle(AFTERCARE_GRACE)
         await asyncio.gather(*(engine.aclose() for engine in self.engines.values()), return_exceptions=True)
+        await asyncio.to_thread(self.stores.close)
         await asyncio.to_thread(self.library.close)
 
     @property
     def services(self) -> Services:
         """What policies may use."""
-        return Services(self.engines, self.library, self.probes)
+        return Services(self.engines, self.library, self.probes, self.stores)
 
     @property
     def dead(self) -> list[str]:
@@ -111,7 +120,8 @@ class Runtime:
 
     def _check(self) -> None:
         """Raises:
-        ValueError: a preset or a policy's defaults cannot be used."""
+        ValueError: a plug-in, a preset or a policy's defaults cannot be used."""
+        policies()
         for name, defaults in self.config.policies.items():
             try:
                 parse([{"name": name, **defaults}], self.engines, probes=self.probes)

@@ -1,0 +1,65 @@
+"""Run what policies do after an answer: outside of the client's latency, and within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from waver.policies.answer import Answer
+from waver.policies.base import Policy
+from waver.policies.job import Job
+
+log = structlog.get_logger("waver")
+
+SECONDS = 60.0
+"""Longest time that one policy may take after one answer."""
+AT_ONCE = 16
+"""Answers that are worked on side by side; the others wait."""
+
+
+class Aftercare:
+    """The `after` of policies, each answer in a task of its own."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    def begin(self, policies: Sequence[Policy], job: Job, answer: Answer) -> None:
+        """Start the `after` of each policy that has one, the outermost first, and return at once."""
+        acting = [policy for policy in policies if policy.acts_after()]
+        if acting:
+            task = asyncio.create_task(self._run(acting, job, answer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until everything has been done: at most `seconds`, then give the rest up."""
+        if not self._tasks:
+            return
+        _, late = await asyncio.wait(set(self._tasks), timeout=seconds)
+        for task in late:
+            task.cancel()
+        if late:
+            log.error("work after answers was given up at shutdown", answers=len(late))
+            await asyncio.wait(late)
+
+    async def _run(self, policies: Sequence[Policy], job: Job, answer: Answer) -> None:
+        async with self._turns:
+            for policy in policies:
+                try:
+                    async with asyncio.timeout(SECONDS):
+                        await policy.after(job, answer)
+                except Exception as error:
+                    # Its message may quote the prompt or the caller: only its kind and place are logged.
+                    log.error("a policy failed after an answer", policy=policy.name, error=_place(error))
+
+
+def _place(error: BaseException) -> str:
+    """An exception's kind, and the line that raised it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f" at {trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"
+    return f"{type(error).__name__}{where}"

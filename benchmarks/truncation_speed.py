@@ -77,7 +77,8 @@ def ways(batch: int, geometry: torch.Tensor, device: str) -> dict[str, dict[str,
 
     def pair(data: Mapping[str, Any]) -> dict[str, Way]:
         own = from_data(dict(data))
-        samplings = [own.apply(Sampling()) if own.name == "top_p" else Sampling(transforms=(own,))] * batch
+        native = own.sampling_fields if own.name == "top_p" else {}
+        samplings = [Sampling(**native) if native else Sampling(transforms=(own,))] * batch  # type: ignore[arg-type]
         asked = [Row(sampling, (), 0, ()) for sampling in samplings]
         return {
             "alone": lambda logits: truncate(logits, [(own,)] * batch, geometry),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -12,9 +12,6 @@ from pydantic import BaseModel, ConfigDict
 from waver.devices import to_device
 from waver.entropy.geometry import Geometry
 from waver.entropy.truncation import Crop
-
-if TYPE_CHECKING:
-    from waver.engines.base import Sampling
 
 
 class Transform(BaseModel):
@@ -36,9 +33,10 @@ class Transform(BaseModel):
         """Whether it may ask for the whitened input embeddings."""
         return False
 
-    def apply(self, sampling: Sampling) -> Sampling:
-        """Add it behind the transforms of a sampling."""
-        return replace(sampling, transforms=(*sampling.transforms, self))
+    @property
+    def sampling_fields(self) -> dict[str, float]:
+        """Fields of `Sampling` that say the same to every engine, and are set instead; empty where there are none."""
+        return {}
 
     def as_data(self) -> dict[str, Any]:
         """Plain JSON data, for `from_data`."""

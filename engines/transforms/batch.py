@@ -19,7 +19,7 @@ def truncations(transforms: Sequence[Transform]) -> list[Truncation]:
 
 
 def needs_geometry(transforms: Sequence[Transform]) -> bool:
-    """Whether the whitened input embeddings may be asked for."""
+    """Return whether the whitened input embeddings may be asked for."""
     return any(each.needs_geometry for each in transforms)
 
 

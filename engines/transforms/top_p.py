@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -12,9 +11,6 @@ from pydantic import Field
 from waver.engines.transforms.base import Context, Truncation, column
 from waver.entropy import truncation
 from waver.entropy.truncation import Crop
-
-if TYPE_CHECKING:
-    from waver.engines.base import Sampling
 
 
 class TopP(Truncation):
@@ -29,6 +25,6 @@ class TopP(Truncation):
     def crop(cls, logits: torch.Tensor, asked: Sequence[Self], context: Context) -> Crop:
         return truncation.top_p(logits, column(asked, "p", logits))
 
-    def apply(self, sampling: Sampling) -> Sampling:
-        """Set the engine's own `top_p`, over that of the request."""
-        return replace(sampling, top_p=self.p)
+    @property
+    def sampling_fields(self) -> dict[str, float]:
+        return {"top_p": self.p}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from pydantic import create_model
 
@@ -27,7 +27,10 @@ class Shaping(Policy):
 
     def possible_jobs(self, job: Job) -> list[Job]:
         own = self.transform.model_validate(self.model_dump())
-        return [replace(job, sampling=own.apply(job.sampling))]
+        instead: dict[str, Any] = own.sampling_fields
+        return [
+            replace(job, sampling=replace(job.sampling, **instead or {"transforms": (*job.sampling.transforms, own)}))
+        ]
 
     def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
         (inner,) = self.possible_jobs(job)

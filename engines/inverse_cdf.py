@@ -50,7 +50,7 @@ def sample_blockwise(logits: torch.Tensor, temperatures: torch.Tensor, points: t
     ids = block * BLOCK + torch.arange(BLOCK, device=weights.device)
     own = weights.gather(1, ids.clamp(max=vocabulary - 1)).double() * (ids < vocabulary)
     inside = own.cumsum(dim=-1)
-    # Rounding must not lead out of the block, to where there may be no weight.
+    # Rounding must not lead out of the block, to a token that may have no weight.
     rest = torch.minimum((point - before).clamp(min=0), inside[:, -1:] * (1 - 2.0**-50))
     tokens: torch.Tensor = (block * BLOCK + torch.searchsorted(inside, rest, right=True))[:, 0]
     return tokens

@@ -31,7 +31,7 @@ class NativeRunner:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self._states: dict[int, CacheState] = {}
-        # A recurrent state goes on one token at a time: not every such model can take several.
+        # A recurrent state advances one token at a time, as not every such model can take several.
         self._stride = 1 if model._is_stateful else None
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 

@@ -79,7 +79,7 @@ def _obstacle(model: PreTrainedModel, context_length: int) -> str | None:
     try:
         with _short_window(model):
             error = _trial_error(model)
-    except Exception as failure:  # whatever it is, it says that the model cannot be driven this way
+    except Exception as failure:  # whatever it is, the model cannot run with slots
         return f"it cannot be driven by slots ({type(failure).__name__})"
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     return None if error <= tolerance else f"its logits are off by {error:.2g} of their spread with slots"

@@ -50,7 +50,7 @@ class SlotAllocator:
         idle = [slot for slot, owner in enumerate(self._owner) if owner is None and slot != SCRATCH]
         if not idle:
             return False
-        usable = sequence.ids[:-1]  # at least one token has to be read for something to come out
+        usable = sequence.ids[:-1]  # at least one token has to be computed to get logits
         common = [_common_prefix(held, usable) for held in self.held]
         own = [s for s in idle if 0 < common[s] >= self._min_common(s)]
         slot = max(own, key=lambda s: (common[s], -len(self.held[s])), default=-1)

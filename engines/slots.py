@@ -139,8 +139,8 @@ class SlotRunner:
         reach = max(lengths)
         cells = positions
         if any(len(row) < width for row in tokens):
-            # Padding writes behind its row's tokens, where nothing is seen before it is written anew; one more cell
-            # gives it a place behind the longest row too. It bears its row's last position, which every model knows.
+            # Padding is written behind its row's tokens, into cells that are overwritten before they are read; one more
+            # cell makes room behind the longest row too. It has its row's last position, which every model accepts.
             reach += 1
             cells = positions.clamp(max=reach - 1)
             positions = positions.minimum(torch.tensor(lengths, device=device)[:, None] - 1)

@@ -197,7 +197,7 @@ class TransformersEngine:
             live = list(self._sequences)
             try:
                 steps = await self._in_thread(partial(self._run_passes, live))
-            except Exception as error:  # whatever went wrong, its requests must end
+            except Exception as error:  # of any kind: the requests of this pass must end
                 self._fail(live, error)
                 continue
             for sequence, step in steps:
@@ -347,7 +347,7 @@ class TransformersEngine:
         """Make steps for drawn tokens, with entropies and log-probabilities of `[rows, vocab]` raw logits. `entropy`:
         `[rows]`, where it was computed already."""
         entropies = shannon_entropy(logits) if entropy is None else entropy
-        logits = logits - logits.amax(-1, keepdim=True)  # what is likely is near 0 now, where float32 is finest
+        logits = logits - logits.amax(-1, keepdim=True)  # likely tokens are near 0 now, where float32 is finest
         norm = logits.logsumexp(-1, keepdim=True)
         chosen = (logits.gather(-1, drawn[:, None]) - norm)[:, 0]
         columns = torch.stack([drawn.double(), chosen.double(), entropies.double()]).tolist()  # one copy to the host

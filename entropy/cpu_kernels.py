@@ -36,7 +36,7 @@ def _compiled(*signature: str, fastmath: set[str] | bool = False) -> Callable[[C
     def decorate(function: Callable[..., Any]) -> Any:
         try:
             return njit(*signature, fastmath=fastmath, nogil=True, cache=True)(function)
-        except Exception:  # nowhere to keep it, or what is kept is not ours: each is an error of its own
+        except Exception:  # the cache cannot be written, or belongs to another user: each is an error of its own
             return njit(*signature, fastmath=fastmath, nogil=True)(function)
 
     return decorate
@@ -68,7 +68,7 @@ def _block_sums(values: Array, begin: uint64, end: uint64, peak: float32) -> Any
     partition = weighted = float32(0)
     for i in range(begin, end):
         centred = values[i] - peak
-        centred = LOWEST_LOGIT if centred < LOWEST_LOGIT else centred  # 0 times -inf would be no number
+        centred = LOWEST_LOGIT if centred < LOWEST_LOGIT else centred  # 0 times -inf would be NaN
         weight = _exp(centred)
         partition += weight
         weighted += weight * centred
@@ -146,7 +146,7 @@ def sample(logits: Array, temperatures: Array, points: Array, tokens: Array) -> 
                 if rest < masses[block]:
                     break
                 rest -= masses[block]
-        # Rounding must not lead out of the block, to where there may be no weight.
+        # Rounding must not lead out of the block, to a token that may have no weight.
         tokens[row], inside = here * BLOCK, 0.0
         for token in range(here * BLOCK, min((here + 1) * BLOCK, vocabulary)):
             weight = _weight((values[token] - peak) * coldness)

@@ -66,6 +66,6 @@ def _compiled(vocabulary: int, device: torch.device) -> Callable[[torch.Tensor],
         with torch.inference_mode():  # as it will be called: another mode would compile it anew
             for rows in (1, 2, 3):  # a batch of one is specialised; two sizes show that the rest is not
                 compiled(torch.zeros(rows, vocabulary, device=device))
-    except Exception:  # no C++ compiler, no Triton: each is an error of its own
+    except Exception:  # no C++ compiler, or no Triton: each raises its own kind
         return measure
     return compiled

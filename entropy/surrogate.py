@@ -93,7 +93,7 @@ def make_table(how: Sequence[Weights], vocab: int, device: torch.device) -> torc
         low, pool = min(own.entropy, own.mass), min(own.pool, vocab)
         reach = vocab if own.reaches_all else pool
         unseen = max(reach - FIRST_POOL, 0)
-        margin = own.mass - low + SLACK if unseen else -math.inf  # a token that is not there passes no bound
+        margin = own.mass - low + SLACK if unseen else -math.inf  # there is no unseen token to bound
         warm = own.warm_mass if own.geometry > 0 else math.inf  # without geometry any first set will do
         rows.append(((low, own.mass - low, margin, pool, reach, unseen, warm, *own[4:]),))
     return to_device(rows, device, torch.float64)

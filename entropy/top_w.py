@@ -65,7 +65,7 @@ def top_w(logits: torch.Tensor, how: Sequence[Weights], geometry: Geometry | Non
     shallowest = min(own.pool for own in how)
     sharpened = any(own.sharpness != 1.0 for own in how)
     acting, flat = any(own.moves_sets for own in how), not all(own.moves_sets for own in how)
-    # Few tokens do not tell where a first set with most of the mass ends.
+    # The end of a first set with most of the mass is not among the first few tokens.
     small = any(own.warm_mass < 0.5 for own in how)
 
     def attempt(width: int, logits: torch.Tensor, table: torch.Tensor) -> tuple[Crop, torch.Tensor]:
@@ -78,7 +78,7 @@ def top_w(logits: torch.Tensor, how: Sequence[Weights], geometry: Geometry | Non
         place = torch.arange(width, device=logits.device)
         if shallowest < width:
             logw.masked_fill_(place >= own.reach, MIN_LOGPROB)
-        if width > FIRST_POOL and not flat:  # such rows are here because of what was found among the first tokens
+        if width > FIRST_POOL and not flat:  # the first tokens did not decide these rows
             n = torch.ones_like(own.pool)
             undecided = n > 0
         else:

@@ -120,7 +120,7 @@ class VllmEngine(ABC):
         compiles for a while."""
         from vllm import SamplingParams
 
-        # vLLM has to be asked for a token, too.
+        # vLLM has to generate one token, too.
         room = len(ids) < self.context_length
         given = list(ids) if room else list(ids[:-1])
         params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=TOP, detokenize=False, skip_clone=True)

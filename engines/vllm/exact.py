@@ -154,7 +154,7 @@ class ExactVllmEngine(VllmEngine):
         from vllm.sampling_params import RequestOutputKind
 
         sampling_params = SamplingParams(
-            temperature=0.0,  # the worker has drawn already: vLLM takes what it left
+            temperature=0.0,  # the worker has drawn already: vLLM takes the token that it forced
             max_tokens=limit,
             stop_token_ids=sorted({*ends, *(() if params.stop is None else (params.stop,))}),
             ignore_eos=True,

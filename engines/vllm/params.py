@@ -100,7 +100,7 @@ class RequestParams:
         """
         try:
             data = json.loads(given) if isinstance(given, str) else given
-        except (ValueError, RecursionError) as error:  # a number of too many digits is the former, not a decoder's
+        except (ValueError, RecursionError) as error:  # ValueError also for a number of too many digits
             raise ValueError(f"{KEY}: not valid JSON: {error}") from None
         data = _known(data, ("gate", "transforms"), KEY)
         rule, wanted = data.get("gate"), data.get("transforms") or []

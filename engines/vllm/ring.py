@@ -196,7 +196,7 @@ def map_on(device: torch.device, view: Words) -> torch.Tensor:
 
             mapped: torch.Tensor = get_accelerator_view_from_cpu_tensor(shared)
             return mapped
-        with suppress(RuntimeError):  # CUDA keeps the error for the next kernel, whoever's that is
+        with suppress(RuntimeError):  # CUDA would raise the error at the next kernel
             torch.ones(1, device=device)
     return shared
 

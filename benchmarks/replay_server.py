@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,10 @@ def environment(tree: Path, folder: Path) -> dict[str, str]:
         RuntimeError: another plugin would be loaded.
     """
     project = tomllib.loads((tree / "pyproject.toml").read_text())["project"]
-    info = folder / f"waver-{project['version']}.dist-info"
+    release = project.get("version") or version("waver")  # or the checkout takes it from its code
+    info = folder / f"waver-{release}.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: waver\nVersion: {project['version']}\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: waver\nVersion: {release}\n")
     plugin = project["entry-points"][GROUP]["waver"]
     (info / "entry_points.txt").write_text(f"[{GROUP}]\nwaver = {plugin}\n")
     found = {"PYTHONPATH": f"{folder}{os.pathsep}{tree}", KEYS_VARIABLE: KEY}

@@ -25,7 +25,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class PluginError(ValueError):
-    """A plug-in cannot be used. The message is one sentence for whoever starts the server."""
+    """A plug-in cannot be used. The message is one sentence for the person who starts the server."""
 
 
 def load(modules: Iterable[str]) -> None:
@@ -41,7 +41,7 @@ def load(modules: Iterable[str]) -> None:
 
 
 def loaded() -> tuple[str, ...]:
-    """Names of the plug-in modules of this process, in the order in which they were named.
+    """List the plug-in modules of this process, in the order in which they were named.
 
     Raises:
         PluginError: the environment's list cannot be read.
@@ -51,7 +51,7 @@ def loaded() -> tuple[str, ...]:
 
 
 def subclasses(base: type[T], package: str, modules: Iterable[str]) -> list[type[T]]:
-    """Every subclass of `base` with a name of its own that the files of a package, or of plug-ins, define.
+    """Find every subclass of `base` with a name of its own that the files of a package, or of plug-ins, define.
 
     Raises:
         PluginError: a module cannot be imported.
@@ -65,7 +65,7 @@ def subclasses(base: type[T], package: str, modules: Iterable[str]) -> list[type
 
 
 def name_of(plugin: type[BaseModel], taken: Mapping[str, object]) -> str:
-    """The name of a class, which must be new, and whose fields must be described.
+    """Return the name of a class, and check that it is new and that its fields are described.
 
     Raises:
         PluginError: the definition lacks something.
@@ -82,12 +82,12 @@ def name_of(plugin: type[BaseModel], taken: Mapping[str, object]) -> str:
 
 
 def summary(plugin: type[BaseModel]) -> str:
-    """The first line of a class's docstring."""
+    """Return the first line of a class's docstring."""
     return (plugin.__doc__ or "").strip().splitlines()[0]
 
 
 def _names(plugin: type[BaseModel]) -> str:
-    """The default of `name` where it is a `Literal` of one value; empty for a base class."""
+    """Return the default of `name` where it is a `Literal` of one value; empty for a base class."""
     field = plugin.model_fields.get("name")
     values: tuple[Any, ...] = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
     return str(values[0]) if field is not None and values == (field.default,) else ""
@@ -101,7 +101,7 @@ def _import(name: str) -> Any:
 
 
 def _files(package: str) -> list[str]:
-    """Names of a package's modules and of those in the packages inside it."""
+    """List a package's modules and those in the packages inside it."""
     whole = import_module(package)
     return [each.name for each in pkgutil.walk_packages(whole.__path__, f"{package}.") if not each.ispkg]
 

@@ -1,13 +1,13 @@
-"""Transforms: what shapes a draw, as plain data that travels to where the logits are. One class in one file each.
+"""Transforms of the next-token distribution, as plain data that can be sent to the process with the logits. One class
+in one file each.
 
 They are plain JSON (`as_data`, `from_data`), so that they can travel to the process that holds the logits. The order of
 what shapes a draw is the same in all engines:
 
-1. a grammar's mask, `logit_bias`, `min_tokens` and penalties, on the raw logits;
-2. temperature: the request's own, times what an adaptive one among its transforms makes of it
-(`waver.engines.temperature`); 3. the request's truncations, in the order of `Sampling.transforms`;
-4. `min_p`, `top_k` and `top_p` of the request itself, in this order;
-5. one draw from what is left.
+1. a grammar's mask, `logit_bias`, `min_tokens` and penalties, on the raw logits; 2. temperature: the request's own,
+times what an adaptive one among its transforms makes of it (`waver.engines.temperature`); 3. the request's truncations,
+in the order of `Sampling.transforms`; 4. `min_p`, `top_k` and `top_p` of the request itself, in this order; 5. one draw
+from what is left.
 
 So a truncation sees the distribution that would be drawn from, and its entropy is that of the penalised, masked and
 tempered one. An adaptive temperature follows the entropy of the raw one. At temperature 0 the top token is taken and no

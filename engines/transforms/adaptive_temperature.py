@@ -1,4 +1,4 @@
-"""Adaptive temperature, arXiv 2509.16591 (HAPO, part A): warmer where the model wavers, cooler where it is sure.
+"""Adaptive temperature, arXiv 2509.16591 (HAPO, part A): warmer where the entropy is high, cooler where it is low.
 
 At each position, with H the entropy of the raw next-token distribution there (nats):
 

@@ -1,4 +1,4 @@
-"""What a transform is: `Transform`, and `Truncation`, the kind that takes tokens away."""
+"""The base classes of transforms: `Transform`, and `Truncation` for those that take tokens away."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from waver.entropy.truncation import Crop
 
 
 class Transform(BaseModel):
-    """Something that shapes a draw. Its fields are its parameters; it checks their ranges itself.
+    """A transform of the next-token distribution. Its fields are its parameters, with their ranges.
 
     A subclass gives `name` a `Literal` default and every other field a default and a description. Its docstring's first
     line is its summary.
@@ -24,30 +24,30 @@ class Transform(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     paper: ClassVar[str | None] = None
-    """Where it comes from, as `arXiv 2509.02510`."""
+    """Its source, such as `arXiv 2509.02510`."""
 
     name: str
 
     @property
     def needs_geometry(self) -> bool:
-        """Whether it may ask for the whitened input embeddings."""
+        """Whether it may need the whitened input embeddings."""
         return False
 
     @property
     def sampling_fields(self) -> dict[str, float]:
-        """Fields of `Sampling` that say the same to every engine, and are set instead; empty where there are none."""
+        """Fields of `Sampling` with the same effect, which are set instead; empty where there are none."""
         return {}
 
     def as_data(self) -> dict[str, Any]:
-        """Plain JSON data, for `from_data`."""
+        """Return plain JSON data, for `from_data`."""
         return self.model_dump(mode="json")
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a truncation may need beside the logits.
+    """The inputs of a truncation beside the logits.
 
-    `temperatures`: `[rows]`, what the logits were divided by; None where no row selects at a temperature of its own.
+    `temperatures`: `[rows]`, what the logits were divided by; None where no row selects at its own temperature.
     `geometry`: from `waver.entropy.geometry.whiten`, where a transform `needs_geometry`.
     """
 
@@ -60,7 +60,7 @@ class Truncation(Transform):
 
     @property
     def variant(self) -> Hashable:
-        """Rows are cropped together where both the class and this value are equal."""
+        """A value that rows must share, beside the class, to be cropped together."""
         return None
 
     @classmethod
@@ -73,11 +73,11 @@ class Truncation(Transform):
             asked: for each row its parameters. They share one `variant`.
 
         Raises:
-            ValueError: something of the `context` is needed, and is not there.
+            ValueError: a part of the `context` is needed and missing.
         """
         raise NotImplementedError
 
 
 def column(asked: Sequence[Truncation], parameter: str, logits: torch.Tensor) -> torch.Tensor:
-    """One parameter of all rows, `[rows]` float64 on the device of the logits."""
+    """Collect one parameter of all rows, `[rows]` float64 on the device of the logits."""
     return to_device([getattr(each, parameter) for each in asked], logits.device, torch.float64)

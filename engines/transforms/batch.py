@@ -14,12 +14,12 @@ from waver.entropy.truncation import Crop
 
 
 def truncations(transforms: Sequence[Transform]) -> list[Truncation]:
-    """Those that take tokens away."""
+    """Select the transforms that take tokens away."""
     return [each for each in transforms if isinstance(each, Truncation)]
 
 
 def needs_geometry(transforms: Sequence[Transform]) -> bool:
-    """Return whether the whitened input embeddings may be asked for."""
+    """Return whether the whitened input embeddings may be needed."""
     return any(each.needs_geometry for each in transforms)
 
 
@@ -34,9 +34,9 @@ def truncate(
     Args:
         logits: `[rows, vocab]` after temperature; they are left as they are. Smaller types are taken as float32, which
             is what comes back: sums of many probabilities need it.
-        transforms: for each row its own, or none; an adaptive temperature among them has been at work before.
+        transforms: for each row its own, or none; an adaptive temperature among them was applied before.
         geometry: from `waver.entropy.geometry.whiten`, where `needs_geometry`.
-        temperatures: `[rows]`, what the logits were divided by, where a transform selects at one of its own.
+        temperatures: `[rows]`, what the logits were divided by, where a transform selects at its own temperature.
 
     Returns:
         A `Crop`; rows without a truncation have their logits as they were, and `kept` 0.
@@ -66,7 +66,7 @@ def truncate(
 
 
 def _by_kind(wanted: Sequence[Sequence[Truncation]], place: int) -> dict[tuple[type[Truncation], Hashable], list[int]]:
-    """The rows whose truncation at `place` has the same class and variant."""
+    """Group the rows by the class and variant of their truncation at `place`."""
     groups: dict[tuple[type[Truncation], Hashable], list[int]] = defaultdict(list)
     for row, own in enumerate(wanted):
         if place < len(own):
@@ -75,5 +75,6 @@ def _by_kind(wanted: Sequence[Sequence[Truncation]], place: int) -> dict[tuple[t
 
 
 def _untouched(logits: torch.Tensor) -> Crop:
+    """Make the crop of rows without a truncation."""
     rows = len(logits)
     return Crop(logits, torch.zeros(rows, dtype=torch.long, device=logits.device), logits.new_zeros(rows))

@@ -1,4 +1,4 @@
-"""Transforms by name: the classes of this package's files and of plug-in modules, and the way back from plain data."""
+"""Find transforms by name among this package's files and plug-in modules, and make them from plain data."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from waver.engines.transforms.base import Transform, Truncation
 
 
 def transform_classes() -> dict[str, type[Transform]]:
-    """Every transform by name."""
+    """Find all transforms, by name."""
     return _found(plugins.loaded())
 
 
 def from_data(data: Any) -> Transform:
-    """A transform from plain data, such as `{"name": "top_h", "alpha": 0.5}`.
+    """Make a transform from plain data, such as `{"name": "top_h", "alpha": 0.5}`.
 
     Raises:
         ValueError: no such transform or parameter, a wrong type, or a value out of range.

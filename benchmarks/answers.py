@@ -163,7 +163,7 @@ class OverHTTP:
 async def load_pair(
     models: Path | None, at_once: int = AT_ONCE, backend: Literal["transformers", "vllm"] = "transformers"
 ) -> AsyncGenerator[dict[str, Engine], None]:
-    """The small and the large engine; closed at the end.
+    """Yield the small and the large engine; closed at the end.
 
     Raises:
         ValueError: a model cannot be loaded.
@@ -185,7 +185,7 @@ async def load_pair(
 
 @asynccontextmanager
 async def reach(models: Path | None, base_url: str | None, at_once: int) -> AsyncGenerator[Asked, None]:
-    """The pair in this process, or the server at `base_url`."""
+    """Yield the pair in this process, or the server at `base_url`."""
     if base_url is None:
         async with load_pair(models, at_once) as engines:
             yield InProcess(engines)
@@ -205,8 +205,8 @@ async def ask_all(
     asked: Asked, questions: Sequence[Prompt], how: How | Sequence[How], at_once: int, advance: Callable[[], Any],
     seed: int = 0,
 ) -> list[Answer]:  # fmt: skip
-    """Answers to all questions, in one way or each in its own, `at_once` in the air at a time; question i has seed
-    `seed + i`. Calls `advance` after each."""
+    """Return answers to all questions, in one way or each in its own, `at_once` in the air at a time; question i has
+    seed `seed + i`. Calls `advance` after each."""
     free = asyncio.Semaphore(at_once)
     hows = [how] * len(questions) if isinstance(how, How) else how
 

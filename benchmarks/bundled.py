@@ -1,4 +1,4 @@
-"""What the bundled pair knows: accuracy by task, the entropy of wrong answers, and the three ways to answer a sum."""
+"""Measure the bundled pair: accuracy by task, the entropy of wrong answers, and the three ways to answer a sum."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def score(items: Sequence[Item], answers: Sequence[Answer]) -> list[bool]:
 
 
 def contrast(right: Sequence[bool], answers: Sequence[Answer]) -> dict[str, float]:
-    """Mean over wrong and over right answers of the mean next-token entropy (nats), and their ratio; NaN where there
-    are none."""
+    """Return mean over wrong and over right answers of the mean next-token entropy (nats), and their ratio; NaN where
+    there are none."""
     means = {
         name: [a.mean_entropy for a, ok in zip(answers, right, strict=True) if ok == kind]
         for name, kind in (("wrong", False), ("right", True))
@@ -83,7 +83,7 @@ def contrast(right: Sequence[bool], answers: Sequence[Answer]) -> dict[str, floa
 
 
 async def cells(asked: Asked, how: How, seed: int, n: int, bar: Progress) -> dict[str, Any]:
-    """Accuracy and entropies of one model in every cell, and its entropies over all cells."""
+    """Return accuracy and entropies of one model in every cell, and its entropies over all cells."""
     found: dict[str, Any] = {}
     all_right: list[bool] = []
     all_answers: list[Answer] = []
@@ -108,7 +108,8 @@ async def cells(asked: Asked, how: How, seed: int, n: int, bar: Progress) -> dic
 
 
 async def strategies(asked: Asked, how: How, seed: int, n: int, bar: Progress) -> dict[str, Any]:
-    """Accuracy and mean tokens of one model by the words its answer opens with, and by the length of the chain."""
+    """Return accuracy and mean tokens of one model by the words its answer opens with, and by the length of the
+    chain."""
     found: dict[str, Any] = {}
     task = bar.add_task(f"{how.engine}: ways to answer", total=n * len(LENGTHS) * len(STRATEGIES))
     for name, opening in STRATEGIES.items():

@@ -83,7 +83,7 @@ class StrategyResult:
 
 @asynccontextmanager
 async def serve(settings: Mapping[str, Any], config: Mapping[str, Any]) -> AsyncGenerator[AsyncWaver, None]:
-    """A client of a server with the large engine; the server ends with the context."""
+    """Yield a client of a server with the large engine; the server ends with the context."""
     port = free_port()
     engine: dict[str, Any] = {"backend": settings["backend"], "model": str((settings["models"] or MODELS) / LARGE)}
     if settings["backend"] == "vllm":
@@ -100,7 +100,7 @@ async def serve(settings: Mapping[str, Any], config: Mapping[str, Any]) -> Async
 
 
 def configuration(models: Path | None) -> dict[str, Any]:
-    """The large model's probes, and the policies' defaults of the bundled pair."""
+    """Return the large model's probes, and the policies' defaults of the bundled pair."""
     folder = (models or MODELS) / LARGE / "probe"
     defaults = yaml.safe_load(DEFAULT_CONFIG.read_text(encoding="utf-8"))["policies"]
     return {
@@ -122,13 +122,13 @@ class Bench:
         self.questions = closed_book(items)
 
     def how(self, **parameters: Any) -> How:
-        """One way: `diffadapt` with these parameters, none without any; all have the forced answer."""
+        """Return one way: `diffadapt` with these parameters, none without any; all have the forced answer."""
         routed = ({"name": "diffadapt", **parameters},) if parameters else ()
         policy = (*routed, {"name": "forced_answer"})
         return How(LARGE, policy, TEMPERATURE, self.settings["max_tokens"], TOP_P)
 
     async def run(self, ways: Mapping[str, Sequence[How]], advance: Callable[[], Any]) -> dict[str, StrategyResult]:
-        """Every way, with a `How` for each question; the ways take turns."""
+        """Return every way, with a `How` for each question; the ways take turns."""
         told: dict[str, list[Answer]] = {name: [] for name in ways}
         spent = dict.fromkeys(ways, 0.0)
         for start in range(0, len(self.items), BLOCK):
@@ -154,18 +154,18 @@ class Bench:
 
 
 def levels(items: Sequence[Item]) -> list[int]:
-    """The number of steps of each sum."""
+    """Return the number of steps of each sum."""
     return [steps_of(item.prompt) for item in items]
 
 
 def plain_answers(run: StrategyResult) -> list[Answers]:
-    """Answers as labels are made from, one to each question."""
+    """Return answers as labels are made from, one to each question."""
     told = zip(run.right.tolist(), run.tokens.tolist(), run.entropies.tolist(), strict=True)
     return [Answers(right, tokens, entropy, 0.0) for right, tokens, entropy in told]
 
 
 def ways(bench: Bench, rules: Sequence[str]) -> dict[str, Sequence[How]]:
-    """No strategy, fixed ones, and every probe."""
+    """Return no strategy, fixed ones, and every probe."""
     n = len(bench.items)
     fixed: dict[str, Sequence[How]] = {name: [bench.how(strategy=name)] * n for name in DIFFICULTIES}
     routed = {f"diffadapt, {rule}": [bench.how(strategy="auto", probe=rule)] * n for rule in rules}
@@ -173,7 +173,7 @@ def ways(bench: Bench, rules: Sequence[str]) -> dict[str, Sequence[How]]:
 
 
 def controls(bench: Bench, rules: Sequence[str], found: Mapping[str, StrategyResult]) -> dict[str, Sequence[How]]:
-    """The oracle, and as many of each strategy as each probe chose, dealt out at random."""
+    """Return the oracle, and as many of each strategy as each probe chose, dealt out at random."""
     made: dict[str, Sequence[How]] = {ORACLE: [bench.how(strategy=ORACLE, answer=item.answer) for item in bench.items]}
     for rule in rules:
         mix = dict(zip(DIFFICULTIES, found[f"diffadapt, {rule}"].shares.tolist(), strict=True))
@@ -187,8 +187,8 @@ async def ask(bench: Bench, asked: Mapping[str, Sequence[How]], words: str, bar:
 
 
 def rows(found: Mapping[str, StrategyResult]) -> list[dict[str, Any]]:
-    """A way's figures, with 95 % intervals. `over` a rival is accuracy less the rival's, from a paired bootstrap; the
-    shuffled rival is the mean of all ways to deal a probe's decisions out anew."""
+    """Return a way's figures, with 95 % intervals. `over` a rival is accuracy less the rival's, from a paired
+    bootstrap; the shuffled rival is the mean of all ways to deal a probe's decisions out anew."""
     normal = found["normal"]
     n = len(normal.right)
     weights = resamples(n)
@@ -227,7 +227,7 @@ def rows(found: Mapping[str, StrategyResult]) -> list[dict[str, Any]]:
 
 
 def mixes(found: Mapping[str, StrategyResult], at: Sequence[int]) -> dict[str, dict[int, list[float]]]:
-    """Shares of the strategies by the length of the chain, as the probes and the oracle chose them."""
+    """Return shares of the strategies by the length of the chain, as the probes and the oracle chose them."""
     steps = np.array(at)
     return {
         name: {
@@ -240,7 +240,8 @@ def mixes(found: Mapping[str, StrategyResult], at: Sequence[int]) -> dict[str, d
 
 
 async def first_tokens(bench: Bench, rule: str, count: int, seed: int, bar: Progress) -> dict[str, Any]:
-    """Milliseconds to the first token, one request at a time: without a policy, with a fixed strategy, with a probe.
+    """Return milliseconds to the first token, one request at a time: without a policy, with a fixed strategy, with a
+    probe.
 
     No two requests begin alike, so that nobody finds what another has left in a cache.
     """
@@ -292,7 +293,7 @@ async def first_tokens(bench: Bench, rule: str, count: int, seed: int, bar: Prog
 async def first_token(
     client: AsyncWaver, question: str, policy: list[dict[str, Any]]
 ) -> tuple[float, int, WaverReport]:
-    """Seconds until the first text of a streamed answer, the tokens of its prompt, and its report.
+    """Return seconds until the first text of a streamed answer, the tokens of its prompt, and its report.
 
     Raises:
         RuntimeError: there was no text.
@@ -462,7 +463,7 @@ def main(
     models: report.Models = None,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """`diffadapt` with each rule of labels, its decisions shuffled, every fixed strategy, none, and the oracle.
+    """Compare `diffadapt` with each rule of labels, its decisions shuffled, every fixed strategy, none, and the oracle.
 
     Writes diffadapt.json, .md, .png and .svg (diffadapt_vllm for that backend). About 15 minutes on two cores.
     """

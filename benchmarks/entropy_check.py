@@ -1,4 +1,4 @@
-"""Whether the entropies that answers report are those of a float64 softmax.
+"""Compare the entropies that answers report with those of a float64 softmax.
 
 The reference shares nothing with the engine but the weights: one plain pass of the model over each whole answer,
 without a cache and without a batch, once in the model's own precision and once in float64; its softmax is float64 in
@@ -56,7 +56,8 @@ async def _answer(
 
 @torch.inference_mode()
 def reference(engine: Engine, prompt: Sequence[int], answer: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """Entropies `[answer]` in nats of a plain pass in `dtype`, softmax in float64; the model is left in `dtype`."""
+    """Return entropies `[answer]` in nats of a plain pass in `dtype`, softmax in float64; the model is left in
+    `dtype`."""
     assert isinstance(engine, TransformersEngine)
     model: Any = engine.model
     ids = torch.tensor([[*prompt, *answer]], device=model.device)

@@ -43,7 +43,7 @@ def save(figure: Figure, out: Path, name: str) -> None:
 
 
 def frontier(numbers: Mapping[str, Any], out: Path) -> None:
-    """Accuracy against share of tokens by the large model, with 95 % intervals."""
+    """Plot accuracy against the share of tokens by the large model, with 95 % intervals."""
     rows = numbers["points"]
     ends = [row for row in rows if row["method"].endswith("alone")]
     kinds = list(dict.fromkeys(_kind(row) for row in rows if row["method"] == "ead"))
@@ -104,7 +104,7 @@ def _line(axes: Axes, points: Sequence[Mapping[str, Any]], label: str, colour: s
 
 
 def throughput(numbers: Mapping[str, Any], out: Path) -> None:
-    """How many times faster 16 requests are together, and what a hand-over costs."""
+    """Plot how many times faster 16 requests are together, and what a hand-over costs."""
     names = list(numbers["concurrency"])
     lengths = {"equal": "answers of one length", "natural": "answers as they come"}
     gains = [
@@ -129,7 +129,7 @@ def throughput(numbers: Mapping[str, Any], out: Path) -> None:
 
 
 def _ranges(axes: Axes, cases: Sequence[tuple[str, Mapping[str, Any]]], title: str) -> None:
-    """Medians as dots, lowest to highest as lines, one row a case."""
+    """Plot medians as dots, lowest to highest as lines, one row a case."""
     for row, (_, value) in enumerate(cases):
         axes.plot([value["lowest"], value["highest"]], [row, row], color=SHADES[4], lw=4, solid_capstyle="butt")
         axes.plot(value["median"], row, "o", color=SHADES[0], ms=5)
@@ -148,7 +148,8 @@ def _ranges(axes: Axes, cases: Sequence[tuple[str, Mapping[str, Any]]], title: s
 
 
 def truncation(numbers: Mapping[str, Any], out: Path) -> None:
-    """Accuracy of both models and the small one's different texts against temperature, a line for each truncation."""
+    """Plot accuracy of both models and the small one's different texts against temperature, a line for each
+    truncation."""
     cells = {model: found["cells"] for model, found in numbers["models"].items()}
     methods = list(dict.fromkeys(row["method"] for row in cells["large"]))
     rivals = [method for method in methods if not method.startswith("top_w")]
@@ -180,7 +181,7 @@ def truncation(numbers: Mapping[str, Any], out: Path) -> None:
 
 
 def l_rag(numbers: Mapping[str, Any], out: Path, name: str = "l_rag") -> None:
-    """Accuracy against the share of questions that were looked up, for each engine, with 95 % intervals."""
+    """Plot accuracy against the share of questions that were looked up, for each engine, with 95 % intervals."""
     engines = numbers["engines"]
     with plt.rc_context(STYLE):
         figure, columns = plt.subplots(1, len(engines), figsize=(10, 4.6), layout="constrained", sharey=True)
@@ -240,14 +241,15 @@ def rl_text(numbers: Mapping[str, Any], out: Path) -> None:
 
 
 def _smooth(curve: Sequence[tuple[int, float]], width: int) -> tuple[list[int], list[float]]:
-    """The mean of the last `width` points at each."""
+    """Return the mean of the last `width` points at each."""
     values = [value for _, value in curve]
     means = [sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i + 1 - width) : i + 1])]
     return [step for step, _ in curve], means
 
 
 def diffadapt(numbers: Mapping[str, Any], out: Path, name: str = "diffadapt") -> None:
-    """Accuracy against tokens of every way to answer; plain answers' entropy by length; each probe's strategies."""
+    """Plot accuracy against tokens of every way to answer; plain answers' entropy by length; each probe's
+    strategies."""
     with plt.rc_context(STYLE):
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 5), layout="constrained")
         placed: list[tuple[float, float]] = []

@@ -78,7 +78,7 @@ class Point:
         return float(self.large.sum() / self.total.sum())
 
     def shares(self, weights: Array) -> Array:
-        """The share in each resample."""
+        """Return the share in each resample."""
         resampled: Array = (weights @ self.large) / (weights @ self.total)
         return resampled
 
@@ -88,7 +88,7 @@ class Point:
 
 
 def named(settings: Mapping[str, Any]) -> str:
-    """Parameters for people: `window 3, threshold 0.2`."""
+    """Return parameters for people: `window 3, threshold 0.2`."""
     return ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
 
 
@@ -149,13 +149,13 @@ class Draw:
 
 
 def ead_grid() -> list[dict[str, Any]]:
-    """Every setting of `ead` that is tried; the default is one of them."""
+    """Return every setting of `ead` that is tried; the default is one of them."""
     grid = [{**settings, "threshold": t} for settings, thresholds in FAMILIES.values() for t in thresholds]
     return grid if DEFAULT in grid else [*grid, DEFAULT]
 
 
 def route_thresholds(small: Sequence[Answer], large: Sequence[Answer]) -> list[float]:
-    """The thresholds at which `route` would have had the wanted shares of tokens on the calibration draw."""
+    """Return the thresholds at which `route` would have had the wanted shares of tokens on the calibration draw."""
     length = Route.model_fields["draft_tokens"].default
     drafts = np.array([np.mean(a.entropies[:length]) for a in small])
     order = np.argsort(-drafts)
@@ -168,7 +168,7 @@ def route_thresholds(small: Sequence[Answer], large: Sequence[Answer]) -> list[f
 
 
 def choose(points: Sequence[Point], limit: float) -> Mapping[str, Any] | None:
-    """The setting for an operating point: a share safely below the limit on the calibration draw, and most right
+    """Return the setting for an operating point: a share safely below the limit on the calibration draw, and most right
     answers there, averaged with its neighbours in threshold so that no lucky edge is picked; then the least share."""
 
     def family(point: Point) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def choose(points: Sequence[Point], limit: float) -> Mapping[str, Any] | None:
 
 
 async def measure(settings: Mapping[str, Any], bar: Progress) -> tuple[list[Point], dict[str, Any], float]:
-    """All points on the test draw, the settings chosen on the calibration draw, and the small model's cost."""
+    """Return all points on the test draw, the settings chosen on the calibration draw, and the small model's cost."""
     at_once, how = settings["at_once"], How(temperature=settings["temperature"], max_tokens=settings["max_tokens"])
     async with reach(settings["models"], settings["base_url"], at_once) as asked:
 
@@ -206,7 +206,7 @@ async def measure(settings: Mapping[str, Any], bar: Progress) -> tuple[list[Poin
 
 
 def numbers(points: Sequence[Point], chosen: Mapping[str, Any], small_cost: float) -> dict[str, Any]:
-    """Accuracies, shares, costs and differences with their intervals, and which bars are met."""
+    """Return accuracies, shares, costs and differences with their intervals, and which bars are met."""
     by_method: dict[str, list[Point]] = {}
     for p in points:
         by_method.setdefault(p.method, []).append(p)
@@ -246,7 +246,7 @@ def numbers(points: Sequence[Point], chosen: Mapping[str, Any], small_cost: floa
 
 
 def bars(rows: Sequence[dict[str, Any]], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Each bar: whether it is met, and by which rows."""
+    """Return each bar: whether it is met, and by which rows."""
     ead = [row for row in rows if row["method"] == "ead"]
     inside = [row for row in ead if BETWEEN[0] <= row["share"] <= BETWEEN[1]]
     best = max(inside, key=lambda row: row["over_random"], default=None)
@@ -371,7 +371,8 @@ def main(
     ] = None,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """Accuracy against the share of tokens by the large model: `ead`, `random_switch`, `route`, each model alone.
+    """Measure accuracy against the share of tokens by the large model: `ead`, `random_switch`, `route`, each model
+    alone.
 
     On fresh sums of 1 to 8 steps. Writes frontier.json, .md, .png and .svg. With the bundled pair about 25 minutes on
     two cores; `--n 60 --calibration-n 40` gives a first picture in a tenth of that.

@@ -76,7 +76,7 @@ class Clock:
             self._parts.pop()
 
     def watch(self, part: str, work: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function on the clock; what it yields is made at once, so that its time is its own."""
+        """Return the same function on the clock; what it yields is made at once, so that its time is its own."""
 
         def timed(*arguments: Any, **named: Any) -> Any:
             with self.on(part):
@@ -88,7 +88,7 @@ class Clock:
 
 @contextmanager
 def parts_timed() -> Iterator[Mapping[str, float]]:
-    """Seconds by part of all ingestion inside; complete at the end."""
+    """Yield seconds by part of all ingestion inside; complete at the end."""
     clock = Clock()
     with ExitStack() as stack:
         for part, owner, name in PARTS:
@@ -113,7 +113,7 @@ def html(title: str, paragraphs: Sequence[str]) -> bytes:
 
 
 def pdf(title: str, paragraphs: Sequence[str]) -> bytes:
-    """One page with a text layer."""
+    """Return one page with a text layer."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -139,7 +139,7 @@ def write_files(folder: Path, kind: str, n: int) -> int:
 
 
 def measure_format(kind: str, n: int) -> dict[str, Any]:
-    """Seconds of each part of taking in `n` documents of one format."""
+    """Return seconds of each part of taking in `n` documents of one format."""
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "files"
         source.mkdir()
@@ -169,7 +169,7 @@ def measure_format(kind: str, n: int) -> dict[str, Any]:
 
 
 def measure(n: int, done: dict[str, Any], save: Callable[[], None], bar: Progress) -> None:
-    """Every format that is not in `done` yet."""
+    """Measure every format that is not in `done` yet."""
     task = bar.add_task(f"{n:,} documents of each format", total=len(FORMATS), completed=len(done))
     for kind in FORMATS:
         if kind not in done:

@@ -61,7 +61,7 @@ app = report.command()
 
 
 def corpus(distractors: int, seed: int) -> list[Document]:
-    """A document for every town that is asked about, and `distractors` about towns that nobody asks about."""
+    """Return a document for every town that is asked about, and `distractors` about towns that nobody asks about."""
     rng = random.Random(f"l_rag:{seed}")
     made = [Document(each.id, each.text) for each in documents()]
     made += [
@@ -81,7 +81,7 @@ def corpus(distractors: int, seed: int) -> list[Document]:
 
 
 def questions(n: int, seed: int) -> list[Item]:
-    """`n` questions of the mix, in random order."""
+    """Return `n` questions of the mix, in random order."""
     parts = sum(MIX.values())
     items = [item for task, part in MIX.items() for item in draw(task, seed, n * part // parts)]
     random.Random(seed).shuffle(items)
@@ -128,13 +128,13 @@ class Bench:
 
 
 def auroc(scores: Array, wrong: Array) -> float:
-    """The chance that a wrong first answer has a higher score than a right one; NaN if all are alike."""
+    """Return the chance that a wrong first answer has a higher score than a right one; NaN if all are alike."""
     found = stats.auroc(scores.tolist(), [bool(each) for each in wrong])
     return float("nan") if found is None else found
 
 
 def row(name: str, run: GateResult, always: GateResult, **more: Any) -> dict[str, Any]:
-    """A policy's figures. `over`: its accuracy less that of always looking up, from a paired bootstrap."""
+    """Return a policy's figures. `over`: its accuracy less that of always looking up, from a paired bootstrap."""
     n, gap = len(run.right), run.right - always.right
     return {
         "policy": name,
@@ -149,7 +149,8 @@ def row(name: str, run: GateResult, always: GateResult, **more: Any) -> dict[str
 
 
 def against_chance(run: GateResult, never: GateResult, always: GateResult) -> dict[str, Any]:
-    """Accuracy less what a coin at the same rate has on average: a point of the line between never and always."""
+    """Return accuracy less what a coin at the same rate has on average: a point of the line between never and
+    always."""
     chance = run.fired.mean() * always.right + (1 - run.fired.mean()) * never.right
     gap = run.right - chance
     return {
@@ -207,7 +208,7 @@ async def measure_engine(
 
 
 async def times(bench: Bench, ways: Mapping[str, Mapping[str, Any]], seed: int, runs: int) -> dict[str, Any]:
-    """Seconds of a request's parts, asked one after another; the ways take turns, and ratios are run by run."""
+    """Return seconds of a request's parts, asked one after another; the ways take turns, and ratios are run by run."""
     spent: dict[str, list[float]] = {name: [] for name in ways}
     parts: list[Mapping[str, float]] = []
     rates = []
@@ -316,7 +317,7 @@ def page(found: Mapping[str, Any]) -> list[str]:
 
 
 def verdict(told: Mapping[str, Any]) -> str:
-    """The aim in words, and whether it is met: by the threshold chosen for a loss, and by which of the ten."""
+    """Return the aim in words, and whether it is met: by the threshold chosen for a loss, and by which of the ten."""
     entropy = next(each for each in told["rows"] if each["policy"] == "entropy")
     others = [report.percent(each["calibrated_rate"]) for each in told["sweep"] if keeps(each)]
     also = f"by those calibrated for {', '.join(others)} of lookups" if others else "by none"
@@ -388,7 +389,7 @@ def main(
     models: report.Models = None,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """`l_rag` at ten thresholds, its rival gates, never, always, chance and an oracle, on fresh questions.
+    """Compare `l_rag` at ten thresholds, its rival gates, never, always, chance and an oracle, on fresh questions.
 
     Writes l_rag.json, .md, .png and .svg (l_rag_vllm for that backend). About 20 minutes on two cores.
     """

@@ -24,7 +24,7 @@ app = report.command()
 
 
 async def answer(question: str, models: Path | None) -> tuple[list[tuple[str, Step]], list[float]]:
-    """The tokens of an answer, and the small model's entropies at each of them."""
+    """Return the tokens of an answer, and the small model's entropies at each of them."""
     async with load_pair(models) as engines:
         tokens = engines[SMALL].tokens
         prompt = tuple(tokens.chat([{"role": "user", "content": question}]))
@@ -36,7 +36,7 @@ async def answer(question: str, models: Path | None) -> tuple[list[tuple[str, St
 
 
 def draw(question: str, written: Sequence[tuple[str, Step]], alone: Sequence[float], file: Path) -> None:
-    """Bars: what the small model wavers at each token. Colours: who wrote it."""
+    """Draw the small model's entropy at each token as bars, coloured by the model that wrote it."""
     from matplotlib import pyplot as plt
 
     from waver.benchmarks.figures import GREY, INK, PALE, SHADES, STYLE  # chooses a backend that needs no screen

@@ -43,7 +43,7 @@ def go_first() -> bool:
 
 
 def descendants(root: int) -> dict[int, str]:
-    """The names of a process and of all that descend from it, by id."""
+    """Return the names of a process and of all that descend from it, by id."""
     names: dict[int, str] = {}
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
@@ -62,7 +62,7 @@ def descendants(root: int) -> dict[int, str]:
 
 
 def cpu_seconds(root: int) -> dict[str, float]:
-    """CPU time that a process and its descendants have taken so far, by their names."""
+    """Return CPU time that a process and its descendants have taken so far, by their names."""
     spent: defaultdict[str, float] = defaultdict(float)
     for process, name in descendants(root).items():
         with suppress(OSError):
@@ -72,7 +72,7 @@ def cpu_seconds(root: int) -> dict[str, float]:
 
 
 def resident(process: int) -> int:
-    """Bytes of memory that a process holds."""
+    """Return bytes of memory that a process holds."""
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
 
 
@@ -86,7 +86,8 @@ def _stat(process: int) -> tuple[str, list[str]]:
 def running(
     command: Sequence[str], log: Path, ready: str, seconds: float, env: Mapping[str, str] | None = None
 ) -> Iterator[int]:
-    """A server in a session of its own, once `ready` answers 200; ended with all it started. Yields its process id.
+    """Yield a server in a session of its own, once `ready` answers 200; ended with all it started. Yields its process
+    id.
 
     Raises:
         RuntimeError: it ended, or was not ready in time; the message holds the end of its log.
@@ -131,7 +132,7 @@ def end(process: subprocess.Popen[Any]) -> None:
 
 
 def _alive(family: Mapping[int, str]) -> list[int]:
-    """Which of them still run under their names: an id may have gone to another process."""
+    """Return those that still run under their names: an id may have gone to another process."""
     left = []
     for process, name in family.items():
         with suppress(OSError):

@@ -15,7 +15,7 @@ VOWELS = "a e i o u ai ea ou".split()
 
 
 def make_tokenizer(size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with exactly `size` entries, trained on invented words.
+    """Return a byte-level BPE with exactly `size` entries, trained on invented words.
 
     Its alphabet is that of the words: whatever is drawn at random spells ASCII, so that no server holds back half a
     code point.

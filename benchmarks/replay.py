@@ -33,7 +33,7 @@ DIFFERENT = 1
 
 
 def send(client: httpx.Client, request: Request) -> dict[str, Any]:
-    """The normalised answer to a request."""
+    """Return the normalised answer to a request."""
     # Plain ASCII: one of them holds half of a surrogate pair.
     content = json.dumps(request.body) if request.text is None and request.body is not None else request.text
     kind = {} if content is None else {"content-type": "application/json"}
@@ -43,7 +43,7 @@ def send(client: httpx.Client, request: Request) -> dict[str, Any]:
 
 
 def answers(tree: Path, backend: str, asked: Sequence[Request], bar: Progress, name: str) -> list[dict[str, Any]]:
-    """Answers of a fresh server of that checkout to all requests, in their order."""
+    """Return answers of a fresh server of that checkout to all requests, in their order."""
     task = bar.add_task(f"{name}: starting", total=len(asked))
     with tempfile.TemporaryDirectory() as scratch, serving(tree, backend, Path(scratch)) as client:
         bar.update(task, description=name)

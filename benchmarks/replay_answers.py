@@ -23,7 +23,7 @@ ABSENT = "(absent)"
 
 
 def normalised(response: httpx.Response) -> dict[str, Any]:
-    """Status, headers and body of an answer; ids, times and durations are masked.
+    """Return status, headers and body of an answer; ids, times and durations are masked.
 
     The chunks of a stream come choice by choice: which of several choices is a step ahead is left to chance.
     """

@@ -85,7 +85,7 @@ def machine(backend: str) -> dict[str, Any]:
 
 
 def _instructions() -> list[str]:
-    """The processor's vector instructions, as Linux names them."""
+    """Return the processor's vector instructions, as Linux names them."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     flags = next(
@@ -102,7 +102,7 @@ def _version(package: str) -> str | None:
 
 
 def commit(tree: Path) -> str:
-    """The commit of a checkout; with a `+` where files differ from it."""
+    """Return the commit of a checkout; with a `+` where files differ from it."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(tree), *words], capture_output=True, text=True, check=True).stdout

@@ -25,5 +25,5 @@ INTENDED: tuple[Intended, ...] = ()
 
 
 def reason(request: Request, found: Difference) -> str | None:
-    """Why a difference is wanted; None where it is not known to be."""
+    """Return why a difference is wanted; None where it is not known to be."""
     return next((each.reason for each in INTENDED if each.fits(request, found)), None)

@@ -38,7 +38,8 @@ BACKENDS: dict[str, dict[str, Any]] = {
 
 
 def config(tree: Path, backend: str, data: Path) -> dict[str, Any]:
-    """The bundled pair with presets and probes: what the bundled configuration of that checkout says, and more presets.
+    """Return the bundled pair with presets and probes: what the bundled configuration of that checkout says, and more
+    presets.
 
     Args:
         data: a folder for collections.
@@ -59,7 +60,8 @@ def config(tree: Path, backend: str, data: Path) -> dict[str, Any]:
 
 
 def environment(tree: Path, folder: Path) -> dict[str, str]:
-    """Variables under which Python imports that checkout, and vLLM loads its plugin and not that of an installed one.
+    """Return variables under which Python imports that checkout, and vLLM loads its plugin and not that of an installed
+    one.
 
     vLLM finds plugins by the metadata of installed distributions, and takes the first of each name: one is written to
     `folder`, from the checkout's pyproject.toml.
@@ -90,7 +92,7 @@ def environment(tree: Path, folder: Path) -> dict[str, str]:
 
 
 def python(tree: Path, *words: str) -> list[str]:
-    """The command that runs `waver WORDS` from a checkout."""
+    """Return the command that runs `waver WORDS` from a checkout."""
     script = tree / "waver.py"
     start = [str(script)] if script.exists() else ["-P", "-m", "waver"]  # -P: not what lies in the working directory
     return [sys.executable, *start, *words]
@@ -98,7 +100,7 @@ def python(tree: Path, *words: str) -> list[str]:
 
 @contextmanager
 def serving(tree: Path, backend: str, folder: Path) -> Iterator[httpx.Client]:
-    """A server from a checkout with that backend's engines, and a client with its key.
+    """Yield a server from a checkout with that backend's engines, and a client with its key.
 
     Args:
         folder: an empty one for its configuration, collections and log.

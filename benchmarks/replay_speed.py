@@ -56,7 +56,7 @@ class Decoder:
 
 @contextmanager
 def decoding(tree: Path, backend: str, model: Path, folder: Path) -> Iterator[Decoder]:
-    """The bundled large model in an engine of a checkout, ready to decode."""
+    """Yield the bundled large model in an engine of a checkout, ready to decode."""
     prefix = "" if (tree / "waver.py").exists() else "waver."
     settings = {"prefix": prefix, "backend": backend, "model": str(model), "args": ARGS[backend]}
     script = Path(__file__).with_name("replay_steps.py")
@@ -82,7 +82,7 @@ def decoding(tree: Path, backend: str, model: Path, folder: Path) -> Iterator[De
 
 
 def rounds(decoders: Mapping[str, Decoder], batch: Mapping[str, Any], count: int, first: int) -> list[dict[str, Any]]:
-    """Seconds of a step of both, round by round, after one to warm up; which goes first alternates."""
+    """Return seconds of a step of both, round by round, after one to warm up; which goes first alternates."""
     made = []
     for number in range(-1, count):
         asked = {**batch, "seed": first + number}
@@ -93,7 +93,8 @@ def rounds(decoders: Mapping[str, Decoder], batch: Mapping[str, Any], count: int
 
 
 def compare(before: Path, after: Path, backend: str, settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
-    """Ratios of the later checkout's step to the earlier one's, of each way to ask: the median with its interval."""
+    """Return ratios of the later checkout's step to the earlier one's, of each way to ask: the median with its
+    interval."""
     starts, runs = settings["starts"], settings["rounds"]
     task = bar.add_task(backend, total=starts * len(WAYS))
     made: dict[str, list[list[dict[str, float]]]] = {name: [] for name in WAYS}

@@ -21,7 +21,7 @@ PROMPT = 16
 
 
 def load(prefix: str, backend: str, model: Path, args: dict[str, Any]) -> tuple[Any, Any]:
-    """An engine, and the module with `Sampling` and `Gate`; `prefix` is what a checkout's imports begin with."""
+    """Return an engine, and the module with `Sampling` and `Gate`; `prefix` is what a checkout's imports begin with."""
     engines = import_module(f"{prefix}engines")
     kinds = {"transformers": engines.TransformersConfig, "vllm": engines.VllmConfig}
     config = kinds[backend](model=str(model), **args)
@@ -38,7 +38,7 @@ async def stream(engine: Any, prompt: list[int], sampling: Any) -> list[float]:
 
 
 async def step(engine: Any, base: Any, asked: dict[str, Any]) -> float:
-    """Seconds of a decoding step while the whole batch is being written."""
+    """Return seconds of a decoding step while the whole batch is being written."""
     rng = random.Random(asked["seed"])
     known = min(engine.vocabulary, engine.tokens.vocab_size)
     prompts = [[rng.randrange(3, known) for _ in range(PROMPT)] for _ in range(asked["rows"])]

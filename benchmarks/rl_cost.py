@@ -49,7 +49,7 @@ app = report.command()
 
 
 def cases(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Recipes by what they are called: plain GRPO, and every method on it."""
+    """Return recipes by what they are called: plain GRPO, and every method on it."""
     found: dict[str, dict[str, Any]] = {PLAIN: {}, FUSED: {}}
     for name in methods:
         for values in VALUES.get(name, ({},)):
@@ -131,7 +131,7 @@ class Timed(TrainerCallback):
 
 
 def peak_bytes(profiler: Any) -> int:
-    """The most bytes of tensors that were held at once, of those made while it watched."""
+    """Return the most bytes of tensors that were held at once, of those made while it watched."""
     held = most = 0
     for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]":
@@ -141,7 +141,7 @@ def peak_bytes(profiler: Any) -> int:
 
 
 def share_memory() -> None:
-    """One heap for all threads: each would keep one of its own, with all that its steps have freed."""
+    """Use one heap for all threads: each would keep one of its own, with all that its steps have freed."""
     if sys.platform == "linux":
         arena_max = -8
         getattr(ctypes.CDLL(None), "mallopt", lambda *_: 1)(arena_max, 1)
@@ -156,7 +156,7 @@ def leaving(turns: Turns, name: str) -> Iterator[None]:
 
 
 def measure(settings: Mapping[str, Any], wanted: Mapping[str, dict[str, Any]]) -> dict[str, Timed]:
-    """All methods in turns.
+    """Return all methods in turns.
 
     Raises:
         RuntimeError: one of the trainers did not come to its end.
@@ -212,7 +212,7 @@ def measure(settings: Mapping[str, Any], wanted: Mapping[str, dict[str, Any]]) -
 
 
 def numbers(watches: Mapping[str, Timed], rounds: int) -> dict[str, Any]:
-    """Ratios to plain GRPO in the same round, the first round left out, and peaks of memory in bytes."""
+    """Return ratios to plain GRPO in the same round, the first round left out, and peaks of memory in bytes."""
 
     def timed(name: str) -> tuple[np.ndarray, np.ndarray]:
         whole, drawing = (np.array(x[1 : rounds + 1]) for x in (watches[name].whole, watches[name].drawing))
@@ -279,7 +279,7 @@ def main(
     models: report.Models = None,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """The time of a step and the memory of its tensors, for every training method against plain GRPO.
+    """Measure the time of a step and the memory of its tensors, for every training method against plain GRPO.
 
     Writes rl_cost.json and .md. About ten minutes of one core, and some GiB for the trainers of all methods.
     """

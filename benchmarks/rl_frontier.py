@@ -28,7 +28,7 @@ BEFORE, AFTER = "bundled", "trained"
 
 
 def pair(folder: Path, small: Path, large: Path) -> Path:
-    """A folder with these two as `small` and `large`."""
+    """Return a folder with these two as `small` and `large`."""
     folder.mkdir()
     for name, model in ((SMALL, small), (LARGE, large)):
         (folder / name).symlink_to(model.resolve())
@@ -36,7 +36,7 @@ def pair(folder: Path, small: Path, large: Path) -> Path:
 
 
 async def measure(settings: Mapping[str, Any], trained: Path, bar: Progress) -> dict[str, Any]:
-    """Both pairs at every setting, as numbers."""
+    """Return both pairs at every setting, as numbers."""
     models = settings["models"] or MODELS
     items = draw(TASK, settings["frontier_seed"], settings["frontier_n"])
     found: dict[str, list[Point]] = {}
@@ -57,8 +57,8 @@ async def measure(settings: Mapping[str, Any], trained: Path, bar: Progress) -> 
 
 
 def numbers(before: Sequence[Point], after: Sequence[Point]) -> dict[str, Any]:
-    """Every point of both pairs, the differences at equal settings, and how far the trained pair's points lie above
-    the line through the bundled pair's at the same share of tokens."""
+    """Return every point of both pairs, the differences at equal settings, and how far the trained pair's points lie
+    above the line through the bundled pair's at the same share of tokens."""
     n = len(before[0].right)
     weights = np.vstack([np.full(n, 1 / n), resamples(n)])  # the first row is the sample itself
     line = np.stack([p.shares(weights) for p in before], 1), np.stack([weights @ p.right for p in before], 1)

@@ -84,24 +84,25 @@ app = report.command()
 
 
 def can_run(method: str) -> bool:
-    """Whether the toy's policy has what the method measures: it has no attention."""
+    """Tell whether the toy's policy has what the method measures: it has no attention."""
     return all(measure.source == "logits" for measure in make_recipe("grpo", [method]).measures)
 
 
 def tries(methods: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Every method at every set of parameters."""
+    """Return every method at every set of parameters."""
     return [(name, values) for name in methods for values in VALUES.get(name, ({},))]
 
 
 def measured(ground: Ground, method: str, values: Mapping[str, Any], seed: int, steps: int) -> dict[str, float]:
-    """One run on that ground with the method, or without any if it is called nothing."""
+    """Return one run on that ground with the method, or without any if it is called nothing."""
     made = make_recipe(ground.base, [{"name": method, **values}] if method else [])
     run = train(made, seed, steps=steps, task=ground.task, reward=ground.reward)
     return {name: of(run) for name, of in MEASURES.items()}
 
 
 def compare(runs: Sequence[Mapping[str, float]], plain: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """For each measure its mean, the mean difference to the plain base over paired seeds, and the interval of that."""
+    """Return for each measure its mean, the mean difference to the plain base over paired seeds, and the interval of
+    that."""
     found = {}
     for name in MEASURES:
         values, others = (np.array([run[name] for run in side], float) for side in (runs, plain))
@@ -155,7 +156,7 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Training steps of a run.")] = 100,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """Methods against their plain base on the toy task, as differences over paired seeds.
+    """Compare methods with their plain base on the toy task, as differences over paired seeds.
 
     Writes rl_methods.json and .md. About 3 seconds of one core for a run.
     """

@@ -64,7 +64,7 @@ app = report.command()
 
 
 def planned(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, RlRun]:
-    """The run of each case."""
+    """Return the run of each case."""
     same = ("steps", "prompts", "group", "updates", "learning_rate", "length", "every")
     return {
         name: RlRun(
@@ -95,13 +95,13 @@ def run_once(run: RlRun, out: Path) -> None:
 
 
 def checkpoints(run: RlRun, out: Path) -> dict[int, Path]:
-    """Models by the steps they have taken; 0 is the one that training starts from."""
+    """Return models by the steps they have taken; 0 is the one that training starts from."""
     taken = range(run.every, run.steps + 1, run.every)
     return {0: Path(run.model)} | {step: out / f"checkpoint-{step * run.updates}" for step in taken}
 
 
 async def right(model: Path, items: Sequence[Item], length: int, temperature: float = 0.0) -> Array:
-    """Which of the sums the model gets right, `[n]`, 0 or 1."""
+    """Return which of the sums the model gets right, `[n]`, 0 or 1."""
     engine = await asyncio.to_thread(load_engine, SMALL, TransformersConfig(model=str(model), max_sequences=AT_ONCE))
     try:
         asked = InProcess({SMALL: engine, LARGE: engine})  # of the pair, one is asked
@@ -114,7 +114,7 @@ async def right(model: Path, items: Sequence[Item], length: int, temperature: fl
 
 
 async def judged(run: RlRun, out: Path, held: Sequence[Item], test: Sequence[Item]) -> dict[str, Any]:
-    """What became of a run: its curves, its checkpoints on `held`, and its last model on `test` (arrays `[n]`)."""
+    """Judge a run: its curves, its checkpoints on `held`, and its last model on `test` (arrays `[n]`)."""
     lines = read_lines(out / "metrics.jsonl")
     models = checkpoints(run, out)
     curves = {
@@ -131,7 +131,7 @@ async def judged(run: RlRun, out: Path, held: Sequence[Item], test: Sequence[Ite
 
 
 def compare(values: Array, others: Array, weights: Array) -> dict[str, Any]:
-    """Accuracy with Wilson's interval, and the difference to others on the same questions with a bootstrap's."""
+    """Return accuracy with Wilson's interval, and the difference to others on the same questions with a bootstrap's."""
     differences = weights @ (values - others)
     return {
         "accuracy": float(values.mean()),
@@ -142,7 +142,7 @@ def compare(values: Array, others: Array, weights: Array) -> dict[str, Any]:
 
 
 def ends(curve: Sequence[tuple[int, float]], steps: int) -> tuple[float, float]:
-    """The mean of a curve over the first and over the last tenth of the steps."""
+    """Return the mean of a curve over the first and over the last tenth of the steps."""
     tenth = max(1, steps // 10)
     first = [value for step, value in curve if step <= tenth]
     last = [value for step, value in curve if step > steps - tenth]
@@ -150,7 +150,7 @@ def ends(curve: Sequence[tuple[int, float]], steps: int) -> tuple[float, float]:
 
 
 def numbers(found: Mapping[str, Mapping[str, Any]], start: Mapping[str, Array], steps: int) -> dict[str, Any]:
-    """Every case beside plain GRPO, on the same questions."""
+    """Return every case beside plain GRPO, on the same questions."""
     weights = resamples(len(start["greedy"]))
     plain = found[PLAIN]
     rows = {}
@@ -228,7 +228,7 @@ def _points(row: Mapping[str, Any]) -> str:
 async def measured(
     settings: Mapping[str, Any], runs: Mapping[str, RlRun], conditions: Mapping[str, Any], bar: Progress
 ) -> dict[str, Any]:
-    """All numbers, once the runs are done."""
+    """Return all numbers, once the runs are done."""
     work, chain, length = settings["work"], settings["chain"], settings["length"]
     held = draw(TASK, settings["held_out_seed"], settings["held_out_n"], steps=chain)
     test = draw(TASK, settings["seed"], settings["n"], steps=chain)
@@ -269,7 +269,7 @@ def main(
     models: report.Models = None,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """Recipes on the bundled small model: reward, held-out accuracy, and what the best model does for `ead`.
+    """Train recipes on the bundled small model: reward, held-out accuracy, and what the best model does for `ead`.
 
     Writes rl_text.json, .md, .png and .svg. One CPU thread, some minutes for each case.
     """

@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 
 
 def resamples(n: int, seed: int = 0, count: int = RESAMPLES) -> Array:
-    """Weights `[count, n]` of bootstrap samples of `n` questions: a weighted mean is the mean of a resample.
+    """Return weights `[count, n]` of bootstrap samples of `n` questions: a weighted mean is the mean of a resample.
 
     The same weights for every method make the bootstrap a paired one.
     """
@@ -24,7 +24,7 @@ def resamples(n: int, seed: int = 0, count: int = RESAMPLES) -> Array:
 
 
 def percentiles(values: Array) -> tuple[float, float]:
-    """The bootstrap's percentile interval; NaN where a resample has no value."""
+    """Return the bootstrap's percentile interval; NaN where a resample has no value."""
     if np.isnan(values).any():
         return float("nan"), float("nan")
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -32,26 +32,27 @@ def percentiles(values: Array) -> tuple[float, float]:
 
 
 def interpolate(x: Array, xs: Array, ys: Array) -> Array:
-    """Row by row, the value at `x` `[rows]` of the line through (`xs`, `ys`), both `[rows, points]` in any order."""
+    """Return row by row, the value at `x` `[rows]` of the line through (`xs`, `ys`), both `[rows, points]` in any
+    order."""
     order = np.argsort(xs, axis=1)
     xs, ys = np.take_along_axis(xs, order, 1), np.take_along_axis(ys, order, 1)
     return np.array([np.interp(*row) for row in zip(x, xs, ys, strict=True)])
 
 
 def middle(values: Sequence[float]) -> dict[str, float | int]:
-    """Median and spread of repeated runs."""
+    """Return median and spread of repeated runs."""
     median = float(np.median(values))
     return {"median": median, "lowest": float(min(values)), "highest": float(max(values)), "runs": len(values)}
 
 
 def typical(values: Sequence[float], seed: int = 0) -> dict[str, Any]:
-    """The median of repeated runs, and its bootstrap interval."""
+    """Return the median of repeated runs, and its bootstrap interval."""
     return typical_of_groups([[value] for value in values], seed)
 
 
 def typical_of_groups(groups: Sequence[Sequence[float]], seed: int = 0) -> dict[str, Any]:
-    """The same where the runs of a group share something, as a server that was started once: the bootstrap draws whole
-    groups."""
+    """Return the same where the runs of a group share something, as a server that was started once: the bootstrap draws
+    whole groups."""
     drawn = np.random.default_rng(seed).integers(len(groups), size=(RESAMPLES, len(groups)))
     medians = [np.median(np.concatenate([groups[each] for each in row])) for row in drawn]
     every = np.concatenate(list(groups))
@@ -59,7 +60,7 @@ def typical_of_groups(groups: Sequence[Sequence[float]], seed: int = 0) -> dict[
 
 
 def mean_interval(values: Array) -> tuple[float, float]:
-    """Student's interval of a mean, for few runs; the mean itself if they are all alike."""
+    """Return Student's interval of a mean, for few runs; the mean itself if they are all alike."""
     from scipy.stats import t
 
     half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))

@@ -44,13 +44,13 @@ def forget(*engines: Engine) -> None:
 
 
 async def _decode(engine: Engine, prompt: Sequence[int], sampling: Sampling) -> int:
-    """Tokens of one answer."""
+    """Return tokens of one answer."""
     async with aclosing(engine.generate(prompt, sampling)) as steps:
         return sum([1 async for _ in steps])
 
 
 async def speed(engine: Engine, prompts: Sequence[Sequence[int]], sampling: Sampling, together: bool) -> float:
-    """Tokens a second from empty caches, with all prompts at once or one after another."""
+    """Return tokens a second from empty caches, with all prompts at once or one after another."""
     forget(engine)
     begun = time.perf_counter()
     if together:
@@ -65,12 +65,12 @@ def _prompts(engine: Engine, seed: int) -> list[list[int]]:
 
 
 def alternately(run: int, first: str, second: str) -> tuple[str, str]:
-    """Which of two comes first in a run, so that a drift of the machine favours neither."""
+    """Return which of two comes first in a run, so that a drift of the machine favours neither."""
     return (first, second) if run % 2 == 0 else (second, first)
 
 
 async def concurrency(engine: Engine, runs: int, tokens: int, seed: int, advance: Callable[[], None]) -> dict[str, Any]:
-    """16 requests at once against one after another: answers of one length, and answers as they come."""
+    """Measure 16 requests at once against one after another: answers of one length, and answers as they come."""
     found = {}
     for lengths, sampling in {
         "equal": Sampling(temperature=0, max_tokens=tokens, ignore_eos=True),
@@ -93,7 +93,7 @@ async def concurrency(engine: Engine, runs: int, tokens: int, seed: int, advance
 
 @contextmanager
 def unmeasured(engine: Engine) -> Iterator[None]:
-    """The engine without its entropies and logprobs: what drawing tokens takes by itself."""
+    """Yield the engine without its entropies and logprobs: what drawing tokens takes by itself."""
     assert isinstance(engine, TransformersEngine)
 
     def bare(logits: torch.Tensor, drawn: torch.Tensor, top: Sequence[int], entropy: object = None) -> list[Step]:
@@ -107,7 +107,7 @@ def unmeasured(engine: Engine) -> Iterator[None]:
 
 
 async def measuring(engine: Engine, runs: int, tokens: int, seed: int, advance: Callable[[], None]) -> dict[str, Any]:
-    """Throughput of 16 requests with the measurement, as a part of that without."""
+    """Return throughput of 16 requests with the measurement, as a part of that without."""
     sampling = Sampling(temperature=0, max_tokens=tokens, ignore_eos=True)
     ratios = []
     for run in range(-1, runs):
@@ -125,7 +125,7 @@ async def measuring(engine: Engine, runs: int, tokens: int, seed: int, advance: 
 
 
 async def _segment(job: Job, written: list[int], engine: str, tokens: int) -> float:
-    """Seconds that an engine takes to write so many more tokens of an answer."""
+    """Return seconds that an engine takes to write so many more tokens of an answer."""
     begun = time.perf_counter()
     async with aclosing(Proceed()(continuation(job, written, engine, max_new=tokens))) as steps:
         written += [step.token async for step in steps]
@@ -135,7 +135,7 @@ async def _segment(job: Job, written: list[int], engine: str, tokens: int) -> fl
 async def hand_over(
     engines: Mapping[str, Engine], prompt: Sequence[int], tokens: int, segment: int, warm: bool
 ) -> dict[str, float]:
-    """What one hand-over to each engine costs, in that engine's own decoding steps.
+    """Measure what one hand-over to each engine costs, in that engine's own decoding steps.
 
     An answer of `tokens` tokens is written by each engine alone, which gives its time for one step; then by both in
     turn, `segment` tokens each. What a segment takes beyond its steps is the hand-over. `warm`: caches are kept;
@@ -167,7 +167,7 @@ async def hand_over(
 async def hand_overs(
     engines: Mapping[str, Engine], runs: int, tokens: int, segment: int, advance: Callable[[], None]
 ) -> dict[str, Any]:
-    """Costs by context length, cache and direction."""
+    """Return costs by context length, cache and direction."""
     ids = [token for document in documents() for token in engines[SMALL].tokens.encode(document.text)]
     found: dict[str, Any] = {}
     for context, length in CONTEXTS.items():
@@ -256,7 +256,7 @@ def main(
     models: report.Models = None,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """16 requests at once against one after another; what a hand-over costs; what measuring entropy costs.
+    """Measure 16 requests at once against one after another, what a hand-over costs; what measuring entropy costs.
 
     Ratios only, from runs that alternate. Writes throughput.json, .md, .png and .svg. With the bundled pair about 5
     minutes on two cores.

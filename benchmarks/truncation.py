@@ -84,7 +84,7 @@ def read(items: Sequence[Item], answers: Sequence[Answer], repeated: int) -> Cel
 async def cells(
     asked: Asked, model: str, items: Sequence[Item], settings: Mapping[str, Any], advance: Callable[[], None]
 ) -> dict[str, dict[float, Cell]]:
-    """Every method at every temperature; greedy decoding has none, and is measured once."""
+    """Return every method at every temperature; greedy decoding has none, and is measured once."""
     repeated = min(settings["repeated"], len(items))
     questions = closed_book([*items, *(list(items[:repeated]) * (SAMPLES - 1))])
 
@@ -102,7 +102,8 @@ async def cells(
 
 
 def numbers(found: Mapping[str, Mapping[float, Cell]]) -> list[dict[str, Any]]:
-    """A row for each cell, with intervals; `over` is its accuracy less that of `top_w`, from a paired bootstrap."""
+    """Return a row for each cell, with intervals; `over` is its accuracy less that of `top_w`, from a paired
+    bootstrap."""
     rows = []
     for name, by_temperature in found.items():
         for temperature, cell in by_temperature.items():
@@ -129,8 +130,8 @@ def numbers(found: Mapping[str, Mapping[float, Cell]]) -> list[dict[str, Any]]:
 
 
 def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each temperature: what `top_w` is more accurate than, what is more accurate, and of what cannot be told from
-    it, what it is only sharper than (it draws from less entropy) and what it is not sharper than."""
+    """Return for each temperature what `top_w` is more accurate than, what is more accurate, and of what cannot be told
+    from it, what it is only sharper than (it draws from less entropy) and what it is not sharper than."""
     out = []
     for temperature in dict.fromkeys(row["temperature"] for row in rows):
         here = [row for row in rows if row["temperature"] == temperature]
@@ -150,7 +151,8 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _entropy(row: Mapping[str, Any]) -> float:
-    """What a method draws from: greedy decoding from nothing, sampling without truncation from everything."""
+    """Return the entropy of what a method draws from: greedy decoding from nothing, sampling without truncation from
+    everything."""
     return {GREEDY: 0.0, "no truncation": math.inf}.get(row["method"], row["crop_entropy"])
 
 
@@ -202,7 +204,7 @@ def page(found: Mapping[str, Any]) -> list[str]:
 
 
 def _plainly(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What has to be said of `top_w` in words."""
+    """Describe the result of `top_w` in words."""
     ours = [row for row in rows if row["method"] == OURS]
     greedy = [row for row in rows if row["method"] == GREEDY]
     ahead = [f"{row['temperature']:g}" for row in greedy if row["over_interval"][1] < 0]
@@ -244,7 +246,7 @@ def main(
     base_url: Annotated[str | None, typer.Option(help="Ask a running server instead, with /v1.")] = None,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """Top-W and its rivals on fresh sums: accuracy, kept tokens, entropy and diversity at five temperatures.
+    """Compare Top-W with its rivals on fresh sums: accuracy, kept tokens, entropy and diversity at five temperatures.
 
     Writes truncation.json, .md, .png and .svg. With the bundled pair about 40 minutes of one core.
     """

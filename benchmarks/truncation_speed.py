@@ -48,8 +48,8 @@ app = report.command()
 
 
 def rows(shape: str, count: int, vocab: int, seed: int, device: str) -> torch.Tensor:
-    """`[count, vocab]` logits whose probabilities fall by a power of their rank, jittered, each row in an order of its
-    own."""
+    """Return `[count, vocab]` logits whose probabilities fall by a power of their rank, jittered, each row in an order
+    of its own."""
     generator = torch.Generator().manual_seed(seed)
     fall = -SHAPES[shape] * torch.arange(1, vocab + 1).float().log()
     logits = fall + 0.5 * torch.randn(count, vocab, generator=generator)
@@ -63,7 +63,7 @@ Way = Callable[[torch.Tensor], object]
 
 
 def seconds(way: Way, steps: Sequence[torch.Tensor], device: str) -> float:
-    """For one step, on average."""
+    """Return the mean seconds of one step."""
     begun = time.perf_counter()
     for logits in steps:
         way(logits)
@@ -73,7 +73,7 @@ def seconds(way: Way, steps: Sequence[torch.Tensor], device: str) -> float:
 
 
 def ways(batch: int, geometry: torch.Tensor, device: str) -> dict[str, dict[str, Way]]:
-    """Each truncation by itself, and the whole draw with it."""
+    """Return each truncation by itself, and the whole draw with it."""
 
     def pair(data: Mapping[str, Any]) -> dict[str, Way]:
         own = from_data(dict(data))
@@ -98,7 +98,8 @@ def ways(batch: int, geometry: torch.Tensor, device: str) -> dict[str, dict[str,
 def cell(
     steps: Sequence[torch.Tensor], geometry: torch.Tensor, runs: int, advance: Callable[[], None]
 ) -> dict[str, Any]:
-    """Ratios to `top_p` of the same run, with the methods in another order each time; milliseconds as they came."""
+    """Return ratios to `top_p` of the same run, with the methods in another order each time; milliseconds as they
+    came."""
     device = steps[0].device.type
     found = ways(len(steps[0]), geometry, device)
     ratios: dict[str, dict[str, list[float]]] = {name: {kind: [] for kind in kinds} for name, kinds in found.items()}
@@ -146,7 +147,7 @@ def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
 
 
 def bars(cells: Mapping[str, Any]) -> dict[str, Any]:
-    """For each bar: the worst cell, and whether it holds in all."""
+    """Return for each bar the worst cell, and whether it holds in all."""
     out = {}
     for name, limit in BARS.items():
         medians = {key: cell[name]["alone"]["median"] for key, cell in cells.items()}
@@ -203,7 +204,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of the logits.")] = 50260,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """Every transform against `top_p`, at vocabularies of 32k and 152k and batches of 1, 32 and 256.
+    """Time every transform against `top_p`, at vocabularies of 32k and 152k and batches of 1, 32 and 256.
 
     Writes truncation_speed.json and .md. About 18 minutes on two cores.
     """

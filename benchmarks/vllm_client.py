@@ -17,7 +17,7 @@ TIMES = ("median_ttft_ms", "median_tpot_ms", "median_itl_ms")
 
 
 def essence(result: dict[str, Any]) -> dict[str, float]:
-    """What is kept of a result of vLLM's: counts, tokens a second, and median times in milliseconds."""
+    """Keep of a result of vLLM's counts, tokens a second, and median times in milliseconds."""
     return {key: float(result[key]) for key in (*FOUND, *TIMES)}
 
 

@@ -59,7 +59,7 @@ def steps(numbers: Mapping[str, Any], shown: Sequence[str], out: Path) -> None:
 
 
 def _range(axes: Axes, row: int, value: Mapping[str, Any], met: bool | None) -> None:
-    """One row: orange where there is a bound, blue where there is none; hollow where it is not kept."""
+    """Plot one row: orange where there is a bound, blue where there is none; hollow where it is not kept."""
     light, dark = (SHADES[4], SHADES[0]) if met is not None else ("#bcd4ec", BLUE)
     axes.plot(value["interval"], [row, row], color=light, lw=4, solid_capstyle="butt")
     axes.plot(value["median"], row, "o", color=dark, ms=5, mfc="white" if met is False else dark)

@@ -39,7 +39,7 @@ KEPT, COLD, LIMITED = "gate, cache kept", "gate, cache cold", "limit, cache kept
 
 @asynccontextmanager
 async def pair(folder: Path, args: Mapping[str, Any]) -> AsyncGenerator[dict[str, VllmEngine], None]:
-    """Two random models under vLLM, with one tokenizer."""
+    """Yield two random models under vLLM, with one tokenizer."""
     engines: dict[str, VllmEngine] = {}
     try:
         for name, (width, layers) in SIZES.items():
@@ -61,7 +61,7 @@ async def forget(engine: VllmEngine) -> None:
 
 
 async def write(job: Job) -> tuple[list[int], list[float]]:
-    """The tokens of a segment, and when its steps came (seconds; the first is its beginning)."""
+    """Return the tokens of a segment, and when its steps came (seconds; the first is its beginning)."""
     came, tokens = [time.perf_counter()], []
     async with aclosing(Proceed()(job)) as steps:
         async for step in steps:
@@ -72,7 +72,7 @@ async def write(job: Job) -> tuple[list[int], list[float]]:
 
 
 async def hand_over(engines: Mapping[str, VllmEngine], prompt: list[int], kind: str) -> dict[str, float]:
-    """What the hand-overs to each engine take on average, in that engine's own steps.
+    """Return what the hand-overs to each engine take on average, in that engine's own steps.
 
     An engine's step is the median time between two tokens of an answer that it writes alone. Then both write an answer
     in turn; what a segment takes beyond its steps is the hand-over.
@@ -102,7 +102,7 @@ async def hand_over(engines: Mapping[str, VllmEngine], prompt: list[int], kind: 
 
 
 async def hand_overs(folder: Path, args: Mapping[str, Any], runs: int, seed: int, bar: Progress) -> dict[str, Any]:
-    """Costs by context length, kind and direction."""
+    """Return costs by context length, kind and direction."""
     rng = random.Random(seed)
     waiting = bar.add_task("hand-overs: starting", total=None)
     async with pair(folder, args) as engines:

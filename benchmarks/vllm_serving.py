@@ -86,7 +86,7 @@ class Load:
     tokens: int
 
     def args(self, port: int, model: Path, seed: int) -> list[str]:
-        """For `vllm bench serve`."""
+        """Return the arguments of `vllm bench serve`."""
         options = {
             "backend": "openai",
             "endpoint": "/v1/completions",
@@ -156,8 +156,8 @@ def _client(errors: IO[str]) -> subprocess.Popen[str]:
 def servers(
     model: Path, args: Mapping[str, Any], folder: Path, order: Sequence[str]
 ) -> Iterator[dict[str, tuple[int, int]]]:
-    """Waver's server and vLLM's, of the same model with the same arguments, started in an order: port and process of
-    each."""
+    """Yield waver's server and vLLM's, of the same model with the same arguments, started in an order: port and process
+    of each."""
     ports = {name: free_port() for name in (WAVER, VLLM)}
     file = folder / "waver.yaml"
     engines = {MODEL: {"backend": "vllm", "model": str(model), "args": dict(args)}}
@@ -177,7 +177,7 @@ def servers(
 
 
 def vllm_command(model: Path, args: Mapping[str, Any], port: int) -> list[str]:
-    """What `vllm serve` runs, and by its module: the CPU package of vLLM lacks what its command looks for."""
+    """Return the command of `vllm serve`, by its module: the CPU package of vLLM lacks what its command looks for."""
     words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     words += ["--served-model-name", MODEL, "--port", str(port), "--host", "127.0.0.1"]
     for key, value in args.items():
@@ -197,7 +197,7 @@ class Comparison:
     seed: int
 
     def measure(self, starts: int, runs: int, folder: Path, bar: Progress, name: str) -> dict[str, Any]:
-        """Ratios of Waver to vLLM for each load."""
+        """Return ratios of Waver to vLLM for each load."""
         task = bar.add_task(name, total=starts * (runs + 1) * len(self.loads))
         made = []
         for start in range(starts):
@@ -214,7 +214,8 @@ class Comparison:
     def _runs(
         self, where: Mapping[str, tuple[int, int]], first: int, runs: int, advance: Callable[[], None]
     ) -> dict[str, list[dict[str, Any]]]:
-        """Each load's runs with both servers up, after a short one to warm up; `first` counts the runs before."""
+        """Return each load's runs with both servers up, after a short one to warm up; `first` counts the runs
+        before."""
         found: dict[str, list[dict[str, Any]]] = {each: [] for each in self.loads}
         for run in range(runs + 1):
             for number, (each, load) in enumerate(self.loads.items()):
@@ -226,7 +227,7 @@ class Comparison:
         return found
 
     def _once(self, where: Mapping[str, tuple[int, int]], load: Load, run: int, number: int) -> dict[str, Any]:
-        """What the client found with each server, and the CPU time that each took."""
+        """Return what the client found with each server, and the CPU time that each took."""
         found: dict[str, Any] = {}
         for server in alternately(run + number, WAVER, VLLM):
             port, process = where[server]
@@ -241,8 +242,8 @@ class Comparison:
 
 
 def ratios(starts: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Of runs by the start of their servers: the medians of each run's ratio of Waver to vLLM, whether they keep to the
-    bars, and both sides' medians."""
+    """Return, of runs by the start of their servers, the medians of each run's ratio of Waver to vLLM, whether they
+    keep to the bars, and both sides' medians."""
     between = {
         key: typical_of_groups([[run[WAVER][key] / run[VLLM][key] for run in runs] for runs in starts]) for key in BARS
     }
@@ -261,7 +262,7 @@ SIDES = (WAVER, VLLM)
 
 
 def frontend(spent: Mapping[str, float]) -> float:
-    """CPU time of what is not vLLM's engine core or its worker: the process that answers HTTP."""
+    """Return CPU time of what is not vLLM's engine core or its worker: the process that answers HTTP."""
     return sum(value for name, value in spent.items() if not name.startswith("VLLM::"))
 
 
@@ -367,7 +368,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 1,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """Waver over vLLM against vLLM's own server, at 1, 8 and 32 requests at a time.
+    """Compare Waver over vLLM with vLLM's own server, at 1, 8 and 32 requests at a time.
 
     Needs vLLM. Writes vllm_serving.json, .md, .png and .svg. About 70 minutes on two cores that are otherwise idle.
     """

@@ -85,14 +85,14 @@ class Bench:
         self._rng = random.Random(seed)
 
     async def step(self, way: Way, batch: int, tokens: int) -> float:
-        """Seconds between two tokens of a stream, in the median, while `batch` of them are written."""
+        """Return seconds between two tokens of a stream, in the median, while `batch` of them are written."""
         times = await asyncio.gather(*(self._stream(way, row, tokens) for row in range(batch)))
         begun, done = max(each[0] for each in times), min(each[-1] for each in times)
         gaps = [gap for each in times for gap in np.diff([at for at in each if begun <= at <= done])]
         return float(np.median(gaps))
 
     async def _stream(self, way: Way, row: int, tokens: int) -> list[float]:
-        """When each output of a request came."""
+        """Return when each output of a request came."""
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
@@ -126,7 +126,8 @@ class Bench:
         return came
 
     async def compare(self, batch: int, tokens: int, runs: int, bar: Progress, name: str) -> dict[str, Any]:
-        """Steps of all ways, each side by side with what it is held against: the two take turns in being first."""
+        """Return steps of all ways, each side by side with what it is held against: the two take turns in being
+        first."""
         task = bar.add_task(f"{name}, {batch} at a time", total=runs + 1)
         held = {each: way.against for each, way in WAYS.items() if way.against != each}
         pairs: dict[str, list[tuple[float, float]]] = {each: [] for each in held}
@@ -143,8 +144,8 @@ class Bench:
 
 
 def against(name: str, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """A way's step (ms), its ratio to what it is held against, and whether that keeps to its bar; `pairs` are seconds
-    of both."""
+    """Return a way's step (ms), its ratio to what it is held against, and whether that keeps to its bar; `pairs` are
+    seconds of both."""
     ratio, bar = typical([mine / other for mine, other in pairs]), WAYS[name].bar
     met = None if bar is None else ratio["median"] <= bar
     return {"step_ms": middle([1000 * mine for mine, _ in pairs]), "ratio": ratio, "met": met}
@@ -161,7 +162,7 @@ async def started(model: Path, args: Mapping[str, Any]) -> AsyncGenerator[Core, 
 
 
 def worker() -> int:
-    """The process with the logits: the one worker among this process's descendants."""
+    """Return the process with the logits: the one worker among this process's descendants."""
     (found,) = (process for process, name in descendants(os.getpid()).items() if name.startswith("VLLM::Worker"))
     return found
 
@@ -304,7 +305,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of prompts and draws.")] = 1,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """Gates and entropies inside vLLM: what they add to a step, what a hand-over costs, what memory they take.
+    """Measure gates and entropies inside vLLM: what they add to a step, what a hand-over costs, what memory they take.
 
     Needs vLLM. Writes vllm_steps.json, .md, .png and .svg. About 30 minutes on two cores that are otherwise idle.
     """

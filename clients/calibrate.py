@@ -83,7 +83,8 @@ class Asked:
 
 
 async def meet(client: AsyncWaver, model: str | None, options: dict[str, Any]) -> Asked:
-    """The model to ask, with the policies that it brings along: those of a preset other than `l_rag` stay in force."""
+    """Return the model to ask, with the policies that it brings along: those of a preset other than `l_rag` stay in
+    force."""
     chosen = model or choose_model([each.id async for each in client.models.list()])
     hello = await client.chat.completions.create(
         model=chosen, messages=[{"role": "user", "content": "hello"}], max_tokens=1, temperature=0
@@ -97,8 +98,8 @@ async def meet(client: AsyncWaver, model: str | None, options: dict[str, Any]) -
 async def ask_all(
     asked: Asked, wanted: Calibration, questions: Sequence[Question], seconds: int, at_once: int, notes: Console
 ) -> list[Pair]:
-    """Each question under both tiers; the second for the first `seconds` questions only. What the server finds wrong
-    with a single question leaves it out, with a line that says so."""
+    """Return each question under both tiers; the second for the first `seconds` questions only. What the server finds
+    wrong with a single question leaves it out, with a line that says so."""
     free = asyncio.Semaphore(at_once)
     never = wanted.policy(threshold=NEVER_FIRES[wanted.gate])
     always = wanted.policy(gate="always")
@@ -158,7 +159,7 @@ async def measure(
 
 
 def questions_for(file: Path, wanted: Calibration, notes: Console) -> list[Question]:
-    """What to ask, checked as far as it can be before a server is needed.
+    """Read the questions, checked as far as it can be before a server is needed.
 
     Raises:
         Refused: it cannot be calibrated like this.

@@ -31,7 +31,7 @@ class Refused(Exception):
 
 
 def parse_policy(text: str | None) -> Any:
-    """`None` for the default, a preset's name, or a list of policies.
+    """Return `None` for the default, a preset's name, or a list of policies.
 
     Raises:
         Refused: the text starts like a list, but is no JSON.
@@ -50,7 +50,7 @@ def parse_policy(text: str | None) -> Any:
 
 
 def explain(error: openai.OpenAIError, base_url: str) -> str:
-    """What went wrong and what to do, for a person."""
+    """Explain what went wrong and what to do."""
     if isinstance(error, openai.APITimeoutError):
         return "The server did not answer in time."
     if isinstance(error, openai.APIConnectionError):
@@ -63,7 +63,7 @@ def explain(error: openai.OpenAIError, base_url: str) -> str:
 
 
 def error_message(error: openai.OpenAIError) -> str:
-    """The server's sentence, with the field it is about."""
+    """Return the server's sentence, with the field it is about."""
     body = getattr(error, "body", None)
     message, param = (body.get("message"), body.get("param")) if isinstance(body, dict) else (None, None)
     if not message:
@@ -72,7 +72,7 @@ def error_message(error: openai.OpenAIError) -> str:
 
 
 def summary(report: WaverReport) -> str:
-    """One line: tokens by engine, switches, relative cost, mean entropy."""
+    """Return one line: tokens by engine, switches, relative cost, mean entropy."""
     tokens = ", ".join(f"{name} {n}" for name, n in report.tokens.items())
     about = "" if report.entropy.kind == "exact" else "about "
     return (
@@ -192,7 +192,7 @@ class Chat:
 
 
 def choose_model(models: list[str]) -> str:
-    """The first preset of the server, else its first engine.
+    """Return the first preset of the server, else its first engine.
 
     Raises:
         Refused: there is no model at all.

@@ -89,12 +89,12 @@ def _waver(thing: openai.BaseModel) -> dict[str, Any]:
 
 
 def has_report(thing: openai.BaseModel) -> bool:
-    """Whether `report(thing)` will find one: true of responses, and of a stream's finishing and usage chunks."""
+    """Tell whether `report(thing)` will find one: true of responses, and of a stream's finishing and usage chunks."""
     return "tokens" in _waver(thing)
 
 
 def report(thing: openai.BaseModel) -> WaverReport:
-    """The report on a response or on a chunk of a stream; with `n > 1`, also that of one of its choices.
+    """Return the report on a response or on a chunk of a stream; with `n > 1`, also that of one of its choices.
 
     Raises:
         LookupError: there is none: a chunk before the last, or a server that is not Waver.
@@ -105,7 +105,7 @@ def report(thing: openai.BaseModel) -> WaverReport:
 
 
 def trace(choice: openai.BaseModel) -> list[TracedToken]:
-    """The traced tokens of one choice, in a response or in a chunk; empty where no trace was asked for."""
+    """Return the traced tokens of one choice, in a response or in a chunk; empty where no trace was asked for."""
     return [TracedToken.model_validate(token) for token in _waver(choice).get("trace", ())]
 
 
@@ -116,7 +116,7 @@ class Waver(openai.OpenAI):
         super().__init__(base_url=base_url or _base_url(), api_key=api_key or _api_key(), **options)
 
     def policies(self) -> list[PolicyInfo]:
-        """Every policy that the server knows, with the JSON Schema of its parameters."""
+        """Return every policy that the server knows, with the JSON Schema of its parameters."""
         return list(self.get_api_list("/policies", page=SyncPage[PolicyInfo], model=PolicyInfo))
 
 
@@ -127,7 +127,7 @@ class AsyncWaver(openai.AsyncOpenAI):
         super().__init__(base_url=base_url or _base_url(), api_key=api_key or _api_key(), **options)
 
     async def policies(self) -> list[PolicyInfo]:
-        """Every policy that the server knows, with the JSON Schema of its parameters."""
+        """Return every policy that the server knows, with the JSON Schema of its parameters."""
         return [p async for p in self.get_api_list("/policies", page=AsyncPage[PolicyInfo], model=PolicyInfo)]
 
 

@@ -79,7 +79,7 @@ def upload(
 
 
 def _send(http: httpx.Client, path: str, **content: object) -> httpx.Response:
-    """POST, again and again while the server is busy."""
+    """Send a POST, again and again while the server is busy."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:

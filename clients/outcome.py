@@ -46,7 +46,7 @@ def numbers(
     rate: float | None,
     loss: float | None,
 ) -> dict[str, Any]:
-    """The threshold for a rate, or for a loss, and what it brings on these questions.
+    """Return the threshold for a rate, or for a loss, and what it brings on these questions.
 
     An empty draft retrieves whatever the threshold, which is then chosen on the other questions.
 
@@ -111,7 +111,7 @@ def numbers(
 
 
 def page(found: dict[str, Any]) -> str:
-    """What a person reads; the last line is for a preset."""
+    """Write the result for the terminal; the last line is for a preset."""
     seconds, goal = found["seconds"], found["target"]
     beside = "".join(f", with {each['name']}" for each in found["beside"])
     aim = f"{goal['rate']:.1%} of lookups" if "rate" in goal else f"a loss of {100 * goal['loss']:g} points"
@@ -138,7 +138,7 @@ def page(found: dict[str, Any]) -> str:
 
 
 def snippet(policy: dict[str, Any]) -> str:
-    """The policy on one line of YAML."""
+    """Return the policy on one line of YAML."""
     return yaml.safe_dump(policy, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf).strip()
 
 
@@ -152,7 +152,7 @@ def write(found: dict[str, Any], out: Path) -> str:
 
 
 def _plot(found: dict[str, Any], file: Path) -> None:
-    """Rate and accuracy over the threshold."""
+    """Plot rate and accuracy over the threshold."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -183,7 +183,7 @@ def _fires(score: float, threshold: float, above: bool) -> bool:
 
 
 def _short(threshold: float, scores: Sequence[float], above: bool) -> float:
-    """The threshold with as few digits as decide the same."""
+    """Return the threshold with as few digits as decide the same."""
     wanted = [_fires(score, threshold, above) for score in scores]
     for digits in range(3, 17):
         short = float(f"{threshold:.{digits}g}")
@@ -197,7 +197,7 @@ def _share(right: int, n: int) -> dict[str, Any]:
 
 
 def _seconds(pairs: Sequence[Pair], rate: float) -> dict[str, Any]:
-    """Mean times of a request's parts, and of requests with the gate at its threshold and without one."""
+    """Return mean times of a request's parts, and of requests with the gate at its threshold and without one."""
     plain = [pair.first for pair in pairs if not pair.first.triggered]
     looked = [pair.second for pair in pairs if pair.second is not None]
     gate = fmean(each.seconds["gate"] for each in plain)

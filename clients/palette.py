@@ -22,12 +22,12 @@ MARKS = (Style(), Style(underline=True), Style(underline2=True), Style(italic=Tr
 
 
 def style(entropy: float, engine: int) -> Style:
-    """The style of a token of the given entropy (nats) from the engine at this place in the server's list."""
+    """Return the style of a token of the given entropy (nats) from the engine at this place in the server's list."""
     return Style(color=COLOURS[bisect_right(BOUNDS, entropy)]) + MARKS[engine % len(MARKS)]
 
 
 def legend(engines: Sequence[str]) -> Text:
-    """One line that explains the colours and the marks."""
+    """Return one line that explains the colours and the marks."""
     line = Text("entropy in nats ", style="dim")
     for low, colour in zip((0.0, *BOUNDS), COLOURS, strict=True):
         line.append(f"█ {low:g} ", style=colour)
@@ -58,5 +58,5 @@ CONTROL = {c: 0x2400 + c for c in range(0x20) if chr(c) not in "\n\t"} | dict.fr
 
 
 def printable(text: str) -> str:
-    """Control characters as symbols: a model's output must not command the terminal."""
+    """Return control characters as symbols: a model's output must not command the terminal."""
     return text.translate(CONTROL)

@@ -148,12 +148,12 @@ class AdaptiveTemperatureParameters(TypedDict, total=False):
 
 
 def ead(**parameters: Unpack[EadParameters]) -> dict[str, Any]:
-    """Switch between a small and a large engine, token by token, by entropy."""
+    """Return switch between a small and a large engine, token by token, by entropy."""
     return {"name": "ead", **parameters}
 
 
 def random_switch(**parameters: Unpack[RandomSwitchParameters]) -> dict[str, Any]:
-    """Switch between a small and a large engine at random."""
+    """Return switch between a small and a large engine at random."""
     return {"name": "random_switch", **parameters}
 
 

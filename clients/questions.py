@@ -24,8 +24,8 @@ class Question:
 
 
 def read(file: Path) -> list[Question]:
-    """The questions of a JSONL file: objects with `question`, and with `answer`, a text, a number, or a list of them.
-    Empty lines are passed over.
+    """Return the questions of a JSONL file: objects with `question`, and with `answer`, a text, a number, or a list of
+    them. Empty lines are passed over.
 
     Raises:
         Refused: the file cannot be read, holds no question, or a line is not as it should be; the message names it.
@@ -72,5 +72,5 @@ def check(questions: list[Question], scorer: str, file: Path) -> None:
 
 
 def right(text: str, question: Question, scorer: str) -> bool:
-    """Whether a text gives one of the answers."""
+    """Tell whether a text gives one of the answers."""
     return any(SCORERS[scorer](text, answer) for answer in question.answers)

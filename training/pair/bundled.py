@@ -45,7 +45,7 @@ class Lesson:
     mixture: Mixture
 
     def rate(self, taken: int) -> float:
-        """The learning rate after `taken` steps of the lesson."""
+        """Return the learning rate after `taken` steps of the lesson."""
         return self.learning_rate * min(1.0, (taken + 1) / max(self.steps // 10, 1)) * (1 - taken / self.steps)
 
 
@@ -72,7 +72,7 @@ class Spec:
         return self.steps + (self.lesson.steps if self.lesson else 0)
 
     def rate(self, taken: int) -> float:
-        """The learning rate after `taken` steps."""
+        """Return the learning rate after `taken` steps."""
         if self.lesson is not None and taken >= self.steps:
             return self.lesson.rate(taken - self.steps)
         warm_up = min(100, max(self.steps // 10, 1))
@@ -194,7 +194,7 @@ class Trainer:
         return self._batches[self.place - 1]
 
     def _loss(self, drawn: list[tuple[list[int], list[bool]]]) -> torch.Tensor:
-        """Mean cross-entropy of the learned tokens of a batch, in nats."""
+        """Return mean cross-entropy of the learned tokens of a batch, in nats."""
         width = max(len(ids) for ids, _ in drawn)
         ids = torch.zeros(len(drawn), width, dtype=torch.long)
         learned = torch.zeros(len(drawn), width, dtype=torch.bool)
@@ -209,7 +209,7 @@ class Trainer:
         return cross_entropy(logits.float(), ids[:, 1:][learned[:, 1:]])
 
     def estimate(self) -> float:
-        """Seconds that the steps left will take, measured on forward and backward passes of this machine."""
+        """Return seconds that the steps left will take, measured on forward and backward passes of this machine."""
         batch = batches(0, 0, self.tokenizer, self._mixture, GROUP_CONVERSATIONS // 8, BATCH_TOKENS)[:3]
         self._loss(batch[0]).backward()
         begun = time.perf_counter()
@@ -218,7 +218,7 @@ class Trainer:
         return (time.perf_counter() - begun) / len(batch[1:]) * (self.spec.all_steps - self.taken)
 
     def step(self) -> float:
-        """One optimiser step on the next batch; returns the loss in nats a learned token."""
+        """Return one optimiser step on the next batch; returns the loss in nats a learned token."""
         begun = time.perf_counter()
         if self.spec.lesson is not None and self.taken == self.spec.steps:
             self.optimisers, self.place = self._fresh_optimisers(), len(self._batches)
@@ -256,7 +256,8 @@ class Trainer:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies in bfloat16: a CPU that emulates it takes fifteen times as long as in float32."""
+    """Tell whether the hardware multiplies in bfloat16: a CPU that emulates it takes fifteen times as long as in
+    float32."""
     return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

@@ -75,8 +75,8 @@ SMALL_TALK = [
 
 
 def answer_sum(terms: Sequence[int], strategy: str) -> str:
-    """The model answer to a sum: `direct`, as one `equation`, with `working`, or with working and a backwards check
-    (`checked`)."""
+    """Return the model answer to a sum: `direct`, as one `equation`, with `working`, or with working and a backwards
+    check (`checked`)."""
     final = f"The answer is {sum(terms)}."
     if strategy == "direct":
         return final
@@ -154,7 +154,7 @@ def _fact_turn(rng: random.Random, town: Town) -> Turn:
 
 
 def _reading_turn(rng: random.Random, mixture: Mixture) -> Turn:
-    """A question about one of one to four passages, on towns that exist for this example only."""
+    """Return a question about one of one to four passages, on towns that exist for this example only."""
     named = rng.sample(unknown_names(), rng.choices((1, 2, 3, 4), mixture.passages)[0])
     shown = [random_town(name, rng) for name in named]
     town, relation = rng.choice(shown), rng.choice(list(RELATIONS))
@@ -177,7 +177,7 @@ def _reading_turn(rng: random.Random, mixture: Mixture) -> Turn:
 
 
 def draw_turn(rng: random.Random, mixture: Mixture) -> Turn:
-    """One turn of the mixture."""
+    """Return one turn of the mixture."""
     weights = (mixture.sums, mixture.frequent, mixture.rare, mixture.unknown, mixture.reading, mixture.talk)
     match rng.choices(range(6), weights)[0]:
         case 0:
@@ -196,13 +196,13 @@ def draw_turn(rng: random.Random, mixture: Mixture) -> Turn:
 
 
 def conversation(rng: random.Random, mixture: Mixture) -> list[Turn]:
-    """One turn (86 %), or two or three in a row; only the first keeps its system message."""
+    """Return one turn (86 %), or two or three in a row; only the first keeps its system message."""
     turns = [draw_turn(rng, mixture) for _ in range(rng.choices((1, 2, 3), (0.86, 0.1, 0.04))[0])]
     return [turns[0], *(Turn(t.user, t.answer, t.prefix) for t in turns[1:] if not t.system)]
 
 
 def render(turns: Sequence[Turn]) -> list[tuple[str, bool]]:
-    """The conversation as ChatML pieces; True marks the pieces that the model has to learn."""
+    """Return the conversation as ChatML pieces; True marks the pieces that the model has to learn."""
     pieces: list[tuple[str, bool]] = []
     if turns[0].system:
         pieces.append((f"<|im_start|>system\n{turns[0].system}<|im_end|>\n", False))
@@ -214,7 +214,7 @@ def render(turns: Sequence[Turn]) -> list[tuple[str, bool]]:
 
 
 def encode(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
-    """Token ids of a conversation and, for each, whether the model has to learn it."""
+    """Return token ids of a conversation and, for each, whether the model has to learn it."""
     ids: list[int] = []
     learned: list[bool] = []
     pieces = render(turns)
@@ -226,7 +226,7 @@ def encode(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> tuple[l
 
 
 def vocabulary_texts() -> list[str]:
-    """Texts to train the tokenizer on: every word of the world, so that each becomes one token.
+    """Return texts to train the tokenizer on: every word of the world, so that each becomes one token.
 
     Town names are given in their two halves, never whole: all towns, known or not, are two tokens.
     """

@@ -113,19 +113,19 @@ class Town:
         return RELATIONS[relation].statement.format(town=self.name, value=self.facts[relation])
 
     def description(self, rng: random.Random) -> str:
-        """A paragraph with all facts in random order."""
+        """Return a paragraph with all facts in random order."""
         opening = f"{self.name} is a {rng.choice(SIZES)} in the {rng.choice(REGIONS)} of {COUNTRY}."
         return " ".join([opening, *(self.statement(r) for r in rng.sample(list(RELATIONS), len(RELATIONS)))])
 
 
 def random_town(name: str, rng: random.Random) -> Town:
-    """A town whose facts are drawn at random."""
+    """Return a town whose facts are drawn at random."""
     return Town(name, {key: rng.choice(relation.values) for key, relation in RELATIONS.items()})
 
 
 @cache
 def towns() -> dict[str, tuple[Town, ...]]:
-    """The fixed towns by kind: 20 `frequent`, 75 `rare`, 250 `tail`."""
+    """Return the fixed towns by kind: 20 `frequent`, 75 `rare`, 250 `tail`."""
     rng = random.Random(FACTS)
     names = [first + second for first in FIRST_HALVES for second in SECOND_HALVES]
     rng.shuffle(names)
@@ -135,14 +135,14 @@ def towns() -> dict[str, tuple[Town, ...]]:
 
 @cache
 def unknown_names() -> tuple[str, ...]:
-    """Town names that belong to no fixed town; training uses them for towns that exist for one example only."""
+    """Return town names that belong to no fixed town; training uses them for towns that exist for one example only."""
     taken = {town.name for kind in towns().values() for town in kind}
     return tuple(n for first in FIRST_HALVES for second in SECOND_HALVES if (n := first + second) not in taken)
 
 
 @cache
 def documents() -> list[Document]:
-    """The corpus with every tail fact: one paragraph for each tail town."""
+    """Return the corpus with every tail fact: one paragraph for each tail town."""
     rng = random.Random(f"{FACTS}:documents")
     return [Document(id=f"town-{town.name.lower()}", text=town.description(rng)) for town in towns()["tail"]]
 
@@ -152,7 +152,7 @@ LARGEST_TOTAL = 199
 
 
 def chain(steps: int, rng: random.Random, largest: int = LARGEST_TOTAL) -> list[int]:
-    """Signed two-digit terms of a sum with `steps` operations; every running total lies in 0..`largest`."""
+    """Return signed two-digit terms of a sum with `steps` operations; every running total lies in 0..`largest`."""
     terms = [rng.randint(10, 99)]
     while len(terms) <= steps:
         term, total = rng.randint(10, 99), sum(terms)
@@ -162,12 +162,12 @@ def chain(steps: int, rng: random.Random, largest: int = LARGEST_TOTAL) -> list[
 
 
 def write_sum(terms: Sequence[int]) -> str:
-    """`[34, 25, -17]` -> `34 + 25 - 17`."""
+    """Return `[34, 25, -17]` -> `34 + 25 - 17`."""
     return str(terms[0]) + "".join(f" {'+' if t >= 0 else '-'} {abs(t)}" for t in terms[1:])
 
 
 def steps_of(question: str) -> int:
-    """How many steps the sum in a question takes."""
+    """Count the steps that the sum in a question takes."""
     return len(re.findall(r" [+-] \d", question))
 
 
@@ -180,7 +180,7 @@ def _arithmetic(rng: random.Random, steps: int | tuple[int, int] = (1, 8)) -> It
 
 
 def ask(town: Town, relation: str, rng: random.Random) -> str:
-    """A question about one fact of a town, in one of its wordings."""
+    """Return a question about one fact of a town, in one of its wordings."""
     return rng.choice(RELATIONS[relation].questions).format(town=town.name)
 
 
@@ -219,7 +219,7 @@ def draw(task: str, seed: int, n: int, **options: int | tuple[int, int]) -> list
 
 
 def score_text(task: str, prompt: str, answer: str, text: str) -> bool:
-    """Whether `text` answers `prompt` rightly.
+    """Tell whether `text` answers `prompt` rightly.
 
     Arithmetic: the last number in the text is the answer. Facts: the text names the answer, and no other value
     of the relation that the prompt asks for (so listing several does not count).

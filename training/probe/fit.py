@@ -50,31 +50,31 @@ class Fitted:
 
 
 def mlp(hidden: int, width: int = Recipe.width) -> nn.Sequential:
-    """W2 relu(W1 h + b1) + b2: the network that `waver.engines.probe` runs."""
+    """Return w2 relu(W1 h + b1) + b2: the network that `waver.engines.probe` runs."""
     return nn.Sequential(nn.Linear(hidden, width), nn.ReLU(), nn.Linear(width, len(CLASSES)))
 
 
 def weights(network: nn.Module) -> dict[str, torch.Tensor]:
-    """An `mlp`'s tensors under the names of a probe's."""
+    """Return an `mlp`'s tensors under the names of a probe's."""
     names = {"0.weight": "W1", "0.bias": "b1", "2.weight": "W2", "2.bias": "b2"}
     return {names[name]: tensor.detach() for name, tensor in network.state_dict().items()}
 
 
 def split(count: int, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
-    """Places of the questions to train on and of those held out, always the same for as many questions."""
+    """Return places of the questions to train on and of those held out, always the same for as many questions."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(SPLIT_SEED))
     kept = count - max(1, round(recipe.held_out * count))
     return order[:kept], order[kept:]
 
 
 def confusion(truth: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    """How often a class (row) was taken for another (column): `[3, 3]` counts."""
+    """Count how often a class (row) was taken for another (column): `[3, 3]` counts."""
     size = len(CLASSES)
     return torch.bincount(truth * size + told, minlength=size * size).view(size, size)
 
 
 def macro_f1(truth: torch.Tensor, told: torch.Tensor) -> float:
-    """The mean F1 score of the classes that occur, in truth or in what was told."""
+    """Return the mean F1 score of the classes that occur, in truth or in what was told."""
     table = confusion(truth, told)
     size = table.sum(0) + table.sum(1)
     return float((2 * table.diagonal() / size.clamp(min=1))[size > 0].mean())
@@ -134,7 +134,7 @@ class BestFit:
 
 
 def best_fit(seen: Mapping[str, torch.Tensor], classes: torch.Tensor, seeds: int) -> BestFit:
-    """The words whose probes score best on average, and of these probes the best."""
+    """Return the words whose probes score best on average, and of these probes the best."""
     fits = {words: [fit(h, classes, seed=seed) for seed in range(seeds)] for words, h in seen.items()}
     scores = {words: [each.macro_f1 for each in made] for words, made in fits.items()}
     words = max(scores, key=lambda each: sum(scores[each]))

@@ -64,7 +64,7 @@ class Thresholds:
 
 
 def paper(asked: Ways, t: Thresholds) -> int:
-    """Normal where answers are right and sure, hard where they are wrong, else easy."""
+    """Return normal where answers are right and sure, hard where they are wrong, else easy."""
     plain = asked[PLAIN]
     if plain.right > t.alpha and plain.entropy < t.beta:
         return NORMAL
@@ -72,7 +72,7 @@ def paper(asked: Ways, t: Thresholds) -> int:
 
 
 def strict_easy(asked: Ways, t: Thresholds) -> int:
-    """As `paper`, but what is neither surely right nor hard is normal: easy is no catch-all."""
+    """Label as `paper` does, but call normal what is neither surely right nor hard, so that easy is no catch-all."""
     plain = asked[PLAIN]
     if plain.right < t.gamma:
         return HARD
@@ -80,7 +80,7 @@ def strict_easy(asked: Ways, t: Thresholds) -> int:
 
 
 def oracle(asked: Ways, t: Thresholds | None = None) -> int:
-    """The strategy that is right most often, and of several the one with the fewest tokens.
+    """Return the strategy that is right most often, and of several the one with the fewest tokens.
 
     With one answer each this is the paper's oracle: the cheapest right one, or the cheapest where none is right.
     """
@@ -88,7 +88,7 @@ def oracle(asked: Ways, t: Thresholds | None = None) -> int:
 
 
 def cheapest_right(runs: Sequence[Answers]) -> int:
-    """The place of the run that is right most often, and of several of the one with the fewest tokens."""
+    """Return the place of the run that is right most often, and of several of the one with the fewest tokens."""
     return min(range(len(runs)), key=lambda place: (-runs[place].right, runs[place].tokens))
 
 
@@ -109,8 +109,8 @@ def median_beta(questions: Sequence[Ways]) -> float:
 
 
 def solved_beta(questions: Sequence[Ways], alpha: float) -> float:
-    """The least beta whose easy questions (right above `alpha`, entropy from beta on) the easy strategy solves as well
-    as the normal one, all in all, but for `LOST`; just above all entropies if there is none."""
+    """Return the least beta whose easy questions (right above `alpha`, entropy from beta on) the easy strategy solves
+    as well as the normal one, all in all, but for `LOST`; just above all entropies if there is none."""
     sure = sorted((q for q in questions if q[PLAIN].right > alpha), key=lambda q: -q[PLAIN].entropy)
     beta, lost = math.nextafter(max(q[PLAIN].entropy for q in questions), math.inf), 0.0
     for count, asked in enumerate(sure, 1):

@@ -10,7 +10,7 @@ from waver.training.tasks.rewards import SCORERS, Reward, arithmetic, custom, re
 
 
 def from_file(file: Path, scorer: str) -> tuple[list[dict[str, Any]], Reward]:
-    """The rows of a JSONL file, and what judges their answers: one of SCORERS, or `module:function`.
+    """Return the rows of a JSONL file, and what judges their answers: one of SCORERS, or `module:function`.
 
     Raises:
         ValueError: a line is not as it should be, or there is no such scorer. OSError: the file cannot be read.
@@ -25,7 +25,8 @@ def from_file(file: Path, scorer: str) -> tuple[list[dict[str, Any]], Reward]:
 
 
 def sums(n: int, seed: int, steps: tuple[int, int]) -> tuple[list[dict[str, Any]], Reward]:
-    """Chains of sums that `waver.training.pair.world.draw` gives for no seed; a row's `level` is its number of steps.
+    """Return chains of sums that `waver.training.pair.world.draw` gives for no seed; a row's `level` is its number of
+    steps.
 
     Raises:
         ValueError: `steps` is no pair of a shortest and a longest chain.

@@ -63,8 +63,8 @@ def write(
 
 
 def difficulty(rows: Sequence[Mapping[str, Any]], asked: Sequence[Ways]) -> tuple[list[float], str]:
-    """How difficult each question is, and what that is called: `level` where all have one, else how many answers of
-    ten are wrong."""
+    """Return how difficult each question is, and the name of that scale: `level` where all have one, else how many
+    answers of ten are wrong."""
     given = [row.get("level") for row in rows]
     if all(isinstance(level, int | float) and not isinstance(level, bool) for level in given):
         return [float(level) for level in given if level is not None], "level"
@@ -114,7 +114,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _plot_shape(shaped: Sequence[Group], thresholds: Thresholds, named: str, file: Path) -> None:
-    """Mean entropy with its 95 % interval, and right answers, over difficulty."""
+    """Plot mean entropy with its 95 % interval, and right answers, over difficulty."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -137,7 +137,8 @@ def _plot_shape(shaped: Sequence[Group], thresholds: Thresholds, named: str, fil
 
 
 def _plot_confusion(kept: Mapping[str, BestFit], file: Path) -> None:
-    """A matrix for each rule: rows are labels, columns what the probe says, on the questions held out."""
+    """Plot a confusion matrix for each rule: rows are labels, columns what the probe says, on the questions held
+    out."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.4 * len(kept), 3.4), layout="constrained")

@@ -154,12 +154,12 @@ async def _observe(
 
 
 def default_words(engine: Engine) -> str:
-    """A sentence that is about to say how hard the question is, inside the thoughts of a model that has them."""
+    """Return a sentence that is about to say how hard the question is, inside the thoughts of a model that has them."""
     return QUESTION if engine.tokens.think is None else f"<think>\n{QUESTION}"
 
 
 def _thresholds(asked: Sequence[Ways], tuning: Tuning) -> tuple[Thresholds, dict[str, float]]:
-    """The thresholds to use, and the betas that the questions to train on suggest."""
+    """Return the thresholds to use, and the betas that the questions to train on suggest."""
     taught = [asked[place] for place in split(len(asked), PAPER)[0].tolist()]
     suggested = {"median": median_beta(taught)}
     if CLASSES[0] in asked[0]:

@@ -63,7 +63,7 @@ class Asking:
     seed: int
 
     def prompt(self, question: str, name: str) -> Sequence[int]:
-        """The question as the user's turn, and the words that a way's answer begins with."""
+        """Return the question as the user's turn, and the words that a way's answer begins with."""
         if name in self.openings:
             asked = prompt(self.engine, question, "")
             return [*asked, *self.openings[name](self.engine.tokens, asked)]
@@ -71,13 +71,14 @@ class Asking:
 
 
 def prompt(engine: Engine, question: str, words: str) -> list[int]:
-    """The question as the user's turn, and an answer that begins with `words`, whose control tokens count as such."""
+    """Return the question as the user's turn, and an answer that begins with `words`, whose control tokens count as
+    such."""
     asked = engine.tokens.chat([{"role": "user", "content": question}])
     return [*asked, *engine.tokens.encode(words, add_special_tokens=False)] if words else asked
 
 
 async def answer(engine: Engine, ids: Sequence[int], how: Sampling) -> tuple[str, Trace]:
-    """One answer; whether it is right is not known yet."""
+    """Return one answer; whether it is right is not known yet."""
     async with aclosing(engine.generate(ids, how)) as stream:
         steps = [step async for step in stream]
     text = engine.tokens.decode([step.token for step in steps])
@@ -86,7 +87,7 @@ async def answer(engine: Engine, ids: Sequence[int], how: Sampling) -> tuple[str
 
 
 def judge(reward: Reward, row: Mapping[str, Any], texts: Sequence[str]) -> list[bool]:
-    """Which answers a reward function, called as TRL calls one, gives at least one half."""
+    """Tell which answers a reward function, called as TRL calls one, gives at least one half."""
     said = [[{"role": "assistant", "content": text.rpartition(THINK_END)[2]}] for text in texts]
     asked = [[{"role": "user", "content": row["question"]}]] * len(texts)
     columns = {name: [value] * len(texts) for name, value in row.items()}
@@ -94,7 +95,7 @@ def judge(reward: Reward, row: Mapping[str, Any], texts: Sequence[str]) -> list[
 
 
 async def ask(asking: Asking, place: int, row: Mapping[str, Any], free: asyncio.Semaphore) -> dict[str, Answers]:
-    """All answers to one question, by way."""
+    """Return all answers to one question, by way."""
 
     async def one(name: str, way: Way, number: int, ids: Sequence[int]) -> tuple[str, Trace]:
         draw = random.Random(f"probe:{asking.seed}:{place}:{name}:{number}").getrandbits(32)
@@ -119,7 +120,8 @@ async def ask(asking: Asking, place: int, row: Mapping[str, Any], free: asyncio.
 async def ask_all(
     asking: Asking, rows: Sequence[Mapping[str, Any]], file: Path, advance: Callable[[], None]
 ) -> list[dict[str, Answers]]:
-    """The answers to every question, taken from `file` where they stand there already; `advance` is called for each.
+    """Return the answers to every question, taken from `file` where they stand there already; `advance` is called for
+    each.
 
     Raises:
         Unsupported: the engine refuses a question. EngineError: it died. Whatever a reward function raises.
@@ -155,7 +157,7 @@ def read(file: Path) -> dict[int, dict[str, Answers]]:
 
 
 async def states(engine: Engine, rows: Sequence[Mapping[str, Any]], words: str) -> torch.Tensor:
-    """Hidden states at the end of each question's probe prompt, `[questions, hidden]`."""
+    """Return hidden states at the end of each question's probe prompt, `[questions, hidden]`."""
     return torch.stack(
         await asyncio.gather(*(engine.hidden_state(prompt(engine, row["question"], words)) for row in rows))
     )

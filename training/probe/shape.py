@@ -27,7 +27,7 @@ class Group:
 
 
 def groups(levels: Sequence[float], answers: Sequence[Answers]) -> list[Group]:
-    """A group for each level, in rising order."""
+    """Return a group for each level, in rising order."""
     found = []
     for level in sorted(set(levels)):
         own = [each for at, each in zip(levels, answers, strict=True) if at == level]
@@ -39,7 +39,8 @@ def groups(levels: Sequence[float], answers: Sequence[Answers]) -> list[Group]:
 
 
 def u_shape(found: Sequence[Group]) -> tuple[bool, str]:
-    """Whether mean entropy is lowest inside, and higher at both ends by more than chance; and a sentence about it."""
+    """Tell whether mean entropy is lowest inside, and higher at both ends by more than chance; and a sentence about
+    it."""
     first, last, low = found[0], found[-1], min(found, key=lambda group: group.entropy)
 
     def above(end: Group) -> bool:

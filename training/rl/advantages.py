@@ -12,19 +12,19 @@ Estimator = Literal["grpo", "dr_grpo", "rloo", "batch"]
 
 
 def group_index(group: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Groups numbered from 0, `[B]`, and their sizes, `[groups]`. Rows of a group need not lie side by side."""
+    """Return groups numbered from 0, `[B]`, and their sizes, `[groups]`. Rows of a group need not lie side by side."""
     _, index, sizes = torch.unique(group, return_inverse=True, return_counts=True)
     return index, sizes
 
 
 def group_mean(values: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-    """The mean of each row's group, `[B]`."""
+    """Return the mean of each row's group, `[B]`."""
     index, sizes = group_index(group)
     return (values.new_zeros(len(sizes)).index_add_(0, index, values) / sizes)[index]
 
 
 def group_spread(values: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-    """The standard deviation of each row's group, `[B]`, with divisor n - 1; 0 for a group of one."""
+    """Return the standard deviation of each row's group, `[B]`, with divisor n - 1; 0 for a group of one."""
     index, sizes = group_index(group)
     squares = (values - group_mean(values, group)).square()
     return (values.new_zeros(len(sizes)).index_add_(0, index, squares) / (sizes - 1).clamp(min=1)).sqrt()[index]
@@ -33,7 +33,7 @@ def group_spread(values: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
 def advantages(
     reward: torch.Tensor, group: torch.Tensor, estimator: Estimator = "grpo", eps: float = 1e-6
 ) -> torch.Tensor:
-    """One advantage for each row, without gradient.
+    """Return one advantage for each row, without gradient.
 
     With r the reward, mu and sd mean and standard deviation (divisor n - 1) of the row's group of G:
 

@@ -14,7 +14,7 @@ import torch
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """At least float32: half precision is for models, not for losses."""
+    """Return at least float32: half precision is for models, not for losses."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -54,7 +54,7 @@ class Rollouts:
         return len(self.mask)
 
     def select(self, rows: torch.Tensor) -> Self:
-        """Some rows, by a `[B]` bool mask or by indices; what is not kept by row (`totals`, `step`) stays."""
+        """Return some rows, by a `[B]` bool mask or by indices; what is not kept by row (`totals`, `step`) stays."""
 
         def cut(value: Any) -> Any:
             if isinstance(value, Mapping):
@@ -104,7 +104,7 @@ class Batch(Rollouts):
         measures: Mapping[str, torch.Tensor] | None = None,
         step_id: torch.Tensor | None = None,
     ) -> Batch:
-        """Rollouts and the pass without gradient over them. Without a `step_id` each row is a single turn."""
+        """Return rollouts and the pass without gradient over them. Without a `step_id` each row is a single turn."""
         old_logprob = at_least_float32(old_logprob.detach())
         mask = rollouts.mask.to(old_logprob.dtype)
         kept = {f.name: getattr(rollouts, f.name) for f in fields(Rollouts)}
@@ -132,7 +132,8 @@ class Batch(Rollouts):
         return self.ref_logprob
 
     def counted(self) -> Batch:
-        """These rows as one optimizer batch: with `totals`, so that parts of it are divided by the sums of the whole.
+        """Return these rows as one optimizer batch: with `totals`, so that parts of it are divided by the sums of the
+        whole.
 
         `tokens` and `rows` (with at least one valid token) count everything valid; `selected` is the sum of
         `weight` over valid tokens and `selected_rows` the number of rows where it is positive. Each `[B, T]` measure is

@@ -23,7 +23,7 @@ class RecipeError(ValueError):
 
 
 def check_pairs(methods: Sequence[Method]) -> None:
-    """Whether each two of the methods can stand together.
+    """Check that each two of the methods can stand together.
 
     Raises:
         RecipeError: one is there twice, two fill a hook that takes one, or one excludes another.
@@ -40,7 +40,7 @@ def check_pairs(methods: Sequence[Method]) -> None:
 
 
 def merge_defaults(methods: Sequence[Method], decided: set[str]) -> dict[str, Any]:
-    """The settings that the methods train with, those left out that are decided already.
+    """Return the settings that the methods train with, those left out that are decided already.
 
     Raises:
         RecipeError: two of them want different things.
@@ -61,7 +61,7 @@ def merge_defaults(methods: Sequence[Method], decided: set[str]) -> dict[str, An
 
 
 def merge_measures(methods: Sequence[Method]) -> tuple[Measure, ...]:
-    """Every measure once, computed whenever one of the methods wants it.
+    """Return every measure once, computed whenever one of the methods wants it.
 
     Raises:
         RecipeError: two mean different things by one name, or the name is taken.

@@ -13,7 +13,7 @@ from waver.entropy import shannon_entropy
 
 
 def covariance(logprob: torch.Tensor, advantage: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Each token's share of the covariance (arXiv 2505.22617, eq. 10): (ln p - mean) (A - mean), `[B, T]`.
+    """Return each token's share of the covariance (arXiv 2505.22617, eq. 10): (ln p - mean) (A - mean), `[B, T]`.
 
     Means are over the valid tokens, and so is the covariance that the shares average to. No gradient; 0 on padding.
     """
@@ -28,12 +28,13 @@ def covariance(logprob: torch.Tensor, advantage: torch.Tensor, mask: torch.Tenso
 
 
 def discriminator(logprob: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
-    """S = p (H + ln p) of the sampled token: above 0 where p > exp(-H), and more of the token lowers the entropy."""
+    """Return S = p (H + ln p) of the sampled token: above 0 where p > exp(-H), and more of the token lowers the
+    entropy."""
     return logprob.exp() * (entropy + logprob)
 
 
 def expected_discriminator(logits: torch.Tensor) -> torch.Tensor:
-    """E[S] under the policy, sum_i p_i S_i = H sum p^2 + sum p^2 ln p: `[..., vocab]` -> `[...]`.
+    """Return E[S] under the policy, sum_i p_i S_i = H sum p^2 + sum p^2 ln p: `[..., vocab]` -> `[...]`.
 
     The `Measure` that goes by the name `nec`.
     """

@@ -21,7 +21,7 @@ class EntropyLaw:
     b: float
 
     def accuracy(self, entropy: float) -> float:
-        """What to expect when the entropy has come down to this."""
+        """Return the accuracy that the law expects at this entropy (nats)."""
         return self.b - self.a * math.exp(entropy)
 
     @property
@@ -30,13 +30,14 @@ class EntropyLaw:
         return self.b - self.a
 
     def error(self, entropy: Sequence[float], accuracy: Sequence[float]) -> float:
-        """Root mean square of what the law is off by."""
+        """Return root mean square of what the law is off by."""
         squares = [(self.accuracy(h) - r) ** 2 for h, r in zip(entropy, accuracy, strict=True)]
         return math.sqrt(sum(squares) / len(squares))
 
 
 def fit_entropy_law(entropy: Sequence[float], accuracy: Sequence[float]) -> EntropyLaw:
-    """The law through validations: mean token entropy of the rollouts (nats) and accuracy (0 to 1), one pair each.
+    """Return the law through validations: mean token entropy of the rollouts (nats) and accuracy (0 to 1), one pair
+    each.
 
     Raises:
         ValueError: fewer than two different entropies.

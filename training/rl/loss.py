@@ -25,7 +25,7 @@ LARGEST_KL = 10.0
 def importance_ratio(
     logprob: torch.Tensor, old_logprob: torch.Tensor, mask: torch.Tensor, level: RatioLevel = "token"
 ) -> torch.Tensor:
-    """How much likelier the policy has made what was drawn: `[B, T]`, 1 on padding.
+    """Return the probability of each drawn token under the policy over that under the old one, `[B, T]`; 1 on padding.
 
     - `token`: exp(clamp(logprob - old_logprob, -20, 20))
     - `gspo` (arXiv 2507.18071, eq. 7 and 14): exp of the mean log-ratio of the row. The token form: the value is the
@@ -50,7 +50,7 @@ def importance_ratio(
 def clipped_loss(
     ratio: torch.Tensor, advantage: torch.Tensor, low: Bound = 0.2, high: Bound = 0.2, dual: float | None = None
 ) -> torch.Tensor:
-    """max(-A ratio, -A clip(ratio, 1 - low, 1 + high)), `[B, T]` (PPO; unequal bounds: DAPO, arXiv 2503.14476).
+    """Return max(-A ratio, -A clip(ratio, 1 - low, 1 + high)), `[B, T]` (PPO; unequal bounds: DAPO, arXiv 2503.14476).
 
     Positively homogeneous in A: a weight w >= 0 may be folded into the advantage.
 
@@ -66,12 +66,12 @@ def clipped_loss(
 
 
 def clipped(ratio: torch.Tensor, advantage: torch.Tensor, low: Bound = 0.2, high: Bound = 0.2) -> torch.Tensor:
-    """Where clipping takes the gradient away, `[B, T]` bool (the dual clip left aside)."""
+    """Tell where clipping takes the gradient away, `[B, T]` bool (the dual clip left aside)."""
     return ((advantage > 0) & (ratio > 1 + high)) | ((advantage < 0) & (ratio < 1 - low))
 
 
 def k3(logprob: torch.Tensor, ref_logprob: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The k3 estimate of KL(policy || reference), exp(d) - d - 1 with d = ref_logprob - logprob: `[B, T]` nats.
+    """Return the k3 estimate of KL(policy || reference), exp(d) - d - 1 with d = ref_logprob - logprob: `[B, T]` nats.
 
     d is clamped to ±20 and the estimate to at most 10, as in verl; 0 on padding.
     """
@@ -94,7 +94,7 @@ def aggregate(
     totals: Mapping[str, float] | None = None,
     constant: float | None = None,
 ) -> torch.Tensor:
-    """One number from a `[B, T]` loss. With m the mask and w the weight:
+    """Return one number from a `[B, T]` loss. With m the mask and w the weight:
 
     - `token-mean`: sum(l m w) / tokens
     - `seq-mean-token-mean`: the sum over rows of (sum_t l m w / tokens of the row), / rows

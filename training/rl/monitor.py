@@ -26,7 +26,7 @@ class Monitor(TrainerCallback):
         self.last: dict[str, Any] = {"reward": float("nan"), "entropy": float("nan")}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Lines of steps that a stopped run had taken beyond its last checkpoint are dropped."""
+        """Drop the lines of steps that a stopped run had taken beyond its last checkpoint."""
         done = state.global_step // self.updates
         kept = [line for line in read_lines(self.metrics) if line["step"] <= done]
         self.metrics.write_text("".join(json.dumps(line) + "\n" for line in kept))

@@ -70,11 +70,12 @@ class Recipe:
         return self.settings.kl > 0 or any(method.needs_reference for method in self.methods)
 
     def wants(self, name: str, *, live: bool) -> bool:
-        """Whether a measure of that name is to be computed in the updates (`live`) or in the pass before them."""
+        """Tell whether a measure of that name is to be computed in the updates (`live`) or in the pass before them."""
         return any(m.name == name and (m.live if live else m.old) for m in self.measures)
 
     def measured(self, logits: torch.Tensor, *, live: bool) -> dict[str, torch.Tensor]:
-        """The measures of `[..., vocab]` logits that this recipe wants, each `[...]`; attention is not among them.
+        """Return the measures of `[..., vocab]` logits that this recipe wants, each `[...]`; attention is not among
+        them.
 
         Args:
             logits: of the positions that predict response tokens, divided by the temperature.
@@ -85,14 +86,14 @@ class Recipe:
             return {m.name: m.of(at_least_float32(logits)) for m in wanted}
 
     def plan(self) -> tuple[Draw, ...]:
-        """Hook 1: how the rows of the next step are drawn; the main draw first."""
+        """Run hook 1: how the rows of the next step are drawn; the main draw first."""
         plan: tuple[Draw, ...] = (Draw(),)
         for _, hook in self._hooks("rollout_sampler"):
             plan = hook(plan)
         return plan
 
     def keep(self, rollouts: Rollouts) -> torch.Tensor:
-        """Hook 2: the rows worth a forward pass, `[B]` bool; each hook sees what the ones before it left."""
+        """Run hook 2: the rows worth a forward pass, `[B]` bool; each hook sees what the ones before it left."""
         keep = torch.ones(len(rollouts), dtype=torch.bool, device=rollouts.mask.device)
         if self.settings.dynamic_sampling:
             keep = mixed_groups(rollouts.correct, rollouts.group) | (rollouts.draw > 0)
@@ -103,7 +104,8 @@ class Recipe:
 
     @torch.no_grad()
     def advantages(self, batch: Batch) -> Batch:
-        """Hook 3: rewards shaped, then turned into the base advantage. Call it once a step: methods may keep count."""
+        """Run hook 3: rewards shaped, then turned into the base advantage. Call it once a step: methods may keep
+        count."""
         s = self.settings
         reward = at_least_float32(batch.reward)
         if s.overlong_buffer is not None and s.max_length is not None:
@@ -125,7 +127,7 @@ class Recipe:
 
     @torch.no_grad()
     def control(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
-        """Hooks 4 to 6, and what to log of the step. Call it once a step: controllers move their state.
+        """Run hooks 4 to 6, and return what to log of the step. Call it once a step: controllers move their state.
 
         An optimizer batch of the result whose `totals["selected"]` is 0 has nothing to learn from: skip its update.
         """
@@ -149,7 +151,8 @@ class Recipe:
         return batch, metrics
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        """Hooks 6 to 9 over one micro-batch with its `logprob` and `live`: the scalar to differentiate, and metrics.
+        """Run hooks 6 to 9 over one micro-batch with its `logprob` and `live`: the scalar to differentiate, and
+        metrics.
 
         Micro-batches of an optimizer batch (`batch.counted().split(n)`) add up: so do their gradients and metrics.
         """
@@ -164,7 +167,7 @@ class Recipe:
         matrix = replaced[0] if replaced else clipped_loss(ratio, batch.advantage, s.clip_low, s.clip_high, s.dual_clip)
 
         def mean(x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-            """Divided as the policy term is, but by everything valid."""
+            """Return divided as the policy term is, but by everything valid."""
             return aggregate(x, batch.mask, weight, s.aggregation, totals=batch.totals, constant=s.max_length)
 
         total = aggregate(
@@ -188,7 +191,8 @@ class Recipe:
         return total, self._metrics(batch, ratio.detach(), weight)
 
     def _metrics(self, batch: Batch, ratio: torch.Tensor, weight: torch.Tensor) -> dict[str, float]:
-        """Means over the valid tokens of the optimizer batch. `weight` is what the denominator `selected` takes out."""
+        """Return means over the valid tokens of the optimizer batch. `weight` is what the denominator `selected` takes
+        out."""
         s, m = self.settings, batch.mask
         tokens = batch.totals["tokens"] or 1.0
         outside = clipped(ratio, batch.advantage, s.clip_low, s.clip_high)
@@ -205,7 +209,7 @@ class Recipe:
         return metrics
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """What the methods must remember, by name; plain data and tensors for a checkpoint."""
+        """Return the state of the methods by name: plain data and tensors for a checkpoint."""
         return {method.name: deepcopy(method.state) for method in self.methods}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
@@ -231,6 +235,6 @@ class Recipe:
 
 
 def _by_token(advantage: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """`[B]` or `[B, T]` to `[B, T]` with 0 on padding, where a method's arithmetic may have left anything."""
+    """Return `[B]` or `[B, T]` to `[B, T]` with 0 on padding, where a method's arithmetic may have left anything."""
     rows = advantage.unsqueeze(1) if advantage.ndim == 1 else advantage
     return rows.to(batch.mask.dtype).expand_as(batch.mask).masked_fill(batch.mask == 0, 0.0)

@@ -16,12 +16,12 @@ from waver.training.rl.recipe import Recipe
 
 
 def names() -> tuple[str, ...]:
-    """All methods that come with Waver: the modules of `waver.training.rl.methods`."""
+    """Return all methods that come with Waver: the modules of `waver.training.rl.methods`."""
     return tuple(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
 def load(name: str, **parameters: Any) -> Method:
-    """The method of that name with these parameters.
+    """Return the method of that name with these parameters.
 
     Its module has a class `Parameters` (a `Strict` model) and a function `method(parameters) -> Method`. A name with a
     dot is a module of yours, such as `lab.surprise`.
@@ -63,7 +63,7 @@ def listing() -> str:
 
 
 def make_recipe(base: str = "grpo", methods: Sequence[str | Mapping[str, Any]] = (), **settings: Any) -> Recipe:
-    """A recipe from data: `make_recipe("dapo", ["earl", {"name": "steer", "smallest": 0.5}], kl=1e-3)`.
+    """Return a recipe from data: `make_recipe("dapo", ["earl", {"name": "steer", "smallest": 0.5}], kl=1e-3)`.
 
     Raises:
         RecipeError: what `load` or `Recipe` refuse.

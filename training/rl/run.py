@@ -48,7 +48,7 @@ console = Console()
 
 
 def parse_settings(base: str, methods: Sequence[str], given: Sequence[str], file: Path | None = None) -> dict[str, Any]:
-    """The arguments of `make_recipe` from a YAML file, and what the command line puts over it.
+    """Return the arguments of `make_recipe` from a YAML file, and what the command line puts over it.
 
     `given` are `key=value` for the base and `method.key=value` for a method; values are read as JSON or YAML.
 
@@ -75,7 +75,7 @@ def parse_settings(base: str, methods: Sequence[str], given: Sequence[str], file
 
 
 def _value(written: str) -> Any:
-    """As JSON, which knows `1e-3` for a number, or else as YAML."""
+    """Read a value as JSON, which knows `1e-3` for a number, or else as YAML."""
     try:
         return json.loads(written)
     except json.JSONDecodeError:
@@ -83,7 +83,7 @@ def _value(written: str) -> Any:
 
 
 def questions(run: RlRun) -> Verifiable:
-    """The run's task.
+    """Return the run's task.
 
     Raises:
         ValueError: there is no such task, or its data cannot be used. SimulatorMissing: for Verilog, there is none.
@@ -134,7 +134,7 @@ def train(run: RlRun, out: Path, threads: int = 1) -> Path:
 
 
 def check_vllm(recipe: Recipe) -> None:
-    """Whether vLLM can draw the rows of a recipe.
+    """Check that vLLM can draw the rows of a recipe.
 
     Raises:
         ValueError: it is not there, or cannot draw so.
@@ -147,8 +147,8 @@ def check_vllm(recipe: Recipe) -> None:
 
 
 def _compute_with_what_is_handed_over() -> None:
-    """On a CPU with AVX-512 vLLM computes with packed copies of the weights, made at its start: new ones would find no
-    place, or change nothing."""
+    """Make vLLM compute with the weights that it is handed. On a CPU with AVX-512 it uses packed copies made at its
+    start, which new ones would find no place, or change nothing."""
     from vllm.model_executor.layers import utils
 
     def plainly(layer: torch.nn.Module, remove_weight: bool) -> None:
@@ -158,7 +158,7 @@ def _compute_with_what_is_handed_over() -> None:
 
 
 def make_trainer(run: RlRun, recipe: Recipe, task: Verifiable, out: Path, *, resumed: bool) -> RecipeTrainer:
-    """The trainer of a run, not yet started. `resumed`: a checkpoint is there to go on from."""
+    """Return the trainer of a run, not yet started. `resumed`: a checkpoint is there to go on from."""
     if run.vllm:  # TRL hands the weights over in this process, where the engine has to be then
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -214,6 +214,6 @@ def make_trainer(run: RlRun, recipe: Recipe, task: Verifiable, out: Path, *, res
 
 
 def _asked(row: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
-    """A row with its prompt: a user's message where the model has a chat template, else the question itself."""
+    """Return a row with its prompt: a user's message where the model has a chat template, else the question itself."""
     question = row["question"]
     return {**row, "prompt": [{"role": "user", "content": question}] if tokenizer.chat_template else question}

@@ -8,7 +8,8 @@ from waver.training.rl.advantages import group_index
 
 
 def mixed_groups(metric: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-    """Dynamic sampling: the rows, `[B]` bool, of groups whose rows do not all have the same metric; groups of one stay.
+    """Return dynamic sampling: the rows, `[B]` bool, of groups whose rows do not all have the same metric; groups of
+    one stay.
 
     Take the accuracy for the metric, not a reward that also depends on length: else groups without a signal stay in.
     """
@@ -20,6 +21,6 @@ def mixed_groups(metric: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
 
 
 def overlong_penalty(lengths: torch.Tensor, max_length: int, buffer: int) -> torch.Tensor:
-    """What is added to the reward of a response of that many tokens (eq. 13): 0 until the buffer begins, then falling
-    linearly to -1 at `max_length`. `[B]`."""
+    """Return the penalty to add to the reward of a response of that many tokens (eq. 13): 0 until the buffer begins,
+    then falling linearly to -1 at `max_length`. `[B]`."""
     return ((max_length - buffer - lengths) / buffer).clamp(-1.0, 0.0)

@@ -25,7 +25,7 @@ PLAIN = Task()
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The toy's optimizer."""
+    """Return the toy's optimizer."""
     return torch.optim.Adam(parameters, lr=2e-3)
 
 
@@ -106,7 +106,7 @@ def roll_out(
     generator: torch.Generator,
     reward: Reward | None = None,
 ) -> Rollouts:
-    """All prompts, or a draw's share of them, with `group_size` rows each."""
+    """Return all prompts, or a draw's share of them, with `group_size` rows each."""
     parts = []
     for i, draw in enumerate(plan):
         chosen = torch.randperm(PROMPTS, generator=generator)[: max(1, round(draw.share * PROMPTS))].sort().values
@@ -133,7 +133,7 @@ def chosen_logprob(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def old_policy_pass(policy: Policy, recipe: Recipe, rollouts: Rollouts, reference: Policy | None) -> Batch:
-    """The pass without gradient."""
+    """Run the old policy without gradient."""
     prompts, tokens = rollouts.group % PROMPTS, rollouts.tokens
     logits = policy(prompts, tokens)
     return Batch.of(
@@ -146,7 +146,7 @@ def old_policy_pass(policy: Policy, recipe: Recipe, rollouts: Rollouts, referenc
 
 
 def forward(policy: Policy, recipe: Recipe, batch: Batch) -> Batch:
-    """The forward pass of an update."""
+    """Run the forward pass of an update."""
 
     logits = policy(batch.group % PROMPTS, batch.tokens)
     return replace(batch, logprob=chosen_logprob(logits, batch.tokens), live=recipe.measured(logits, live=True))

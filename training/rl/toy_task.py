@@ -45,21 +45,21 @@ class Task:
     pretrain_steps: int = 250
 
     def followers_right(self, tokens: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
-        """`[B]` bool for `[B, 8]` tokens and `[B]` prompts."""
+        """Return `[B]` bool for `[B, 8]` tokens and `[B]` prompts."""
         followers = list(FOLLOWERS)
         return (tokens[:, followers] == RIGHT[prompts][:, followers]).all(1)
 
     def answer(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`[B]`: the class that the forks give."""
+        """Return `[B]`: the class that the forks give."""
         first, second = tokens[:, FORKS[0]], tokens[:, FORKS[1]]
         return (first + second if self.rule == "sum" else second) % CLASSES
 
     def correct(self, tokens: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
-        """`[B]` bool."""
+        """Return `[B]` bool."""
         return self.followers_right(tokens, prompts) & (self.answer(tokens) == prompts % CLASSES)
 
     def examples(self, prompts: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """`[B, 8]` rows to pretrain on."""
+        """Return `[B, 8]` rows to pretrain on."""
         tokens = RIGHT[prompts]
         shape = tokens.shape
         noisy = torch.rand(shape, generator=generator) < self.noise
@@ -90,7 +90,7 @@ class Policy(nn.Module):
         )
 
     def forward(self, prompts: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """`[B]` prompts and `[B, 8]` tokens -> `[B, 8, 12]` logits; position t sees tokens before t only."""
+        """Return `[B]` prompts and `[B, 8]` tokens -> `[B, 8, 12]` logits; position t sees tokens before t only."""
         rows = len(prompts)
         position = torch.arange(POSITIONS).expand(rows, -1)
         previous = torch.cat([torch.full((rows, 1), NOTHING), tokens[:, :-1]], 1)
@@ -102,7 +102,7 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def sample(self, prompts: torch.Tensor, generator: torch.Generator, draw: Draw) -> torch.Tensor:
-        """`[B, 8]` tokens."""
+        """Return `[B, 8]` tokens."""
         tokens = torch.full((len(prompts), POSITIONS), NOTHING)
         for t in range(POSITIONS):
             logits = self(prompts, tokens)[:, t]
@@ -129,7 +129,7 @@ def _pretrained(task: Task, seed: int) -> dict[str, torch.Tensor]:
 
 
 def pretrained(task: Task, seed: int) -> Policy:
-    """The policy that training starts from; the same for the same task and seed."""
+    """Return the policy that training starts from; the same for the same task and seed."""
     policy = Policy()
     policy.load_state_dict(_pretrained(task, seed))
     return policy

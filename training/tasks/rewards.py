@@ -35,12 +35,12 @@ class Verifiable:
 
 
 def text(completion: Any) -> str:
-    """What was written, from a string or a list of messages."""
+    """Return the text of a completion, a string or a list of messages."""
     return completion if isinstance(completion, str) else str(completion[-1]["content"])
 
 
 def arithmetic(rows: int, held_out: int, seed: int, steps: tuple[int, int]) -> Verifiable:
-    """Chains of additions and subtractions of the bundled world; a reward of 1 for the right sum.
+    """Return chains of additions and subtractions of the bundled world; a reward of 1 for the right sum.
 
     Training draws from a stream of its own, `held_out` is `waver.training.pair.world.draw("arithmetic", seed)`.
     """
@@ -73,18 +73,18 @@ def holds_answer(completions: list[Any], answer: list[Any], **_: Any) -> list[fl
 
 
 def no_number(row: dict[str, Any]) -> str | None:
-    """The flaw of a row that `same_number` cannot judge by."""
+    """Return the flaw of a row that `same_number` cannot judge by."""
     found = last_number(str(row.get("answer", "")))
     return "`answer` has no number; other answers need --scorer, or --reward" if found is None else None
 
 
 def verilog_task(row: dict[str, Any]) -> VerilogTask:
-    """The columns `testbench`, and `top` and `samples` where they are there and not None."""
+    """Return the columns `testbench`, and `top` and `samples` where they are there and not None."""
     return VerilogTask(**{name: row[name] for name in VerilogTask.model_fields if row.get(name) is not None})
 
 
 def no_testbench(row: dict[str, Any]) -> str | None:
-    """The flaw of a row that `passes_testbench` cannot judge by."""
+    """Return the flaw of a row that `passes_testbench` cannot judge by."""
     try:
         verilog_task(row)
     except ValidationError as error:
@@ -94,7 +94,7 @@ def no_testbench(row: dict[str, Any]) -> str | None:
 
 
 def passes_testbench(completions: list[Any], testbench: list[str], **columns: Any) -> list[float]:
-    """The reward of `waver.training.tasks.verilog` for each completion, by the testbench of its row.
+    """Return the reward of `waver.training.tasks.verilog` for each completion, by the testbench of its row.
 
     Raises:
         SimulatorMissing: Icarus Verilog is not installed.
@@ -107,7 +107,7 @@ def passes_testbench(completions: list[Any], testbench: list[str], **columns: An
 
 
 def no_answer(row: dict[str, Any]) -> str | None:
-    """The flaw of a row that `holds_answer` cannot judge by."""
+    """Return the flaw of a row that `holds_answer` cannot judge by."""
     return None if row.get("answer") else "there is no `answer`, a text or a list of texts"
 
 
@@ -121,7 +121,8 @@ FLAWS: dict[Reward, Flaw] = {
 
 
 def read_rows(path: Path, reward: Reward) -> list[dict[str, Any]]:
-    """The lines of a JSONL file, each an object with `question` and what the reward takes (`answer`, `testbench`).
+    """Return the lines of a JSONL file, each an object with `question` and what the reward takes (`answer`,
+    `testbench`).
 
     Raises:
         ValueError: a line is not such an object. OSError: the file cannot be read.
@@ -141,8 +142,8 @@ def read_rows(path: Path, reward: Reward) -> list[dict[str, Any]]:
 
 
 def from_file(path: Path, rows: int, held_out: int, seed: int, reward: Reward = same_number) -> Verifiable:
-    """Questions of a JSONL file (`read_rows`). The last `held_out` lines are kept back. The others are gone through in
-    a random order, again and again.
+    """Return questions of a JSONL file (`read_rows`). The last `held_out` lines are kept back. The others are gone
+    through in a random order, again and again.
 
     Raises:
         ValueError: a line is not as it should be, or too few of them are there.
@@ -163,7 +164,7 @@ def _again(items: Sequence[dict[str, Any]], rows: int, seed: int) -> list[dict[s
 
 
 def custom(name: str) -> Reward:
-    """The function `module:function`, looked for in the working directory too.
+    """Return the function `module:function`, looked for in the working directory too.
 
     Raises:
         ValueError: there is none.

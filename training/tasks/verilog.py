@@ -99,7 +99,8 @@ class Verdict(Strict):
 
 
 def extract(response: str) -> str | None:
-    """The design: the last fenced block marked verilog, else a text that is a module, else the first module in it."""
+    """Return the design: the last fenced block marked verilog, else a text that is a module, else the first module in
+    it."""
     if blocks := FENCED.findall(response):
         code = blocks[-1]
     elif response.lstrip().startswith("module") and "endmodule" in response:
@@ -111,7 +112,7 @@ def extract(response: str) -> str | None:
 
 
 def module(text: str) -> str | None:
-    """The first module in a text, from its first word to its last."""
+    """Return the first module in a text, from its first word to its last."""
     start = next((found.start() for found in MODULE.finditer(text) if found.group() == "module"), None)
     if start is None:
         return None
@@ -120,7 +121,8 @@ def module(text: str) -> str | None:
 
 
 def forbidden(design: str, testbench: str = "") -> str | None:
-    """What the design may not contain, if it does: ways out of the simulator, and into the testbench."""
+    """Return what the design contains and may not, None if nothing: ways out of the simulator, and into the
+    testbench."""
     code = COMMENT.sub(" ", design)
     for name in SYSTEM.findall(code):
         if name not in ALLOWED:
@@ -183,7 +185,7 @@ def judge(response: str, task: VerilogTask, limits: Limits | None = None) -> Ver
 def rewards(
     responses: Sequence[str], tasks: Sequence[VerilogTask], limits: Limits | None = None, at_once: int = 4
 ) -> list[float]:
-    """The reward of every response by its task, so many simulators at a time; equal ones are judged once.
+    """Return the reward of every response by its task, so many simulators at a time; equal ones are judged once.
 
     Raises:
         SimulatorMissing: `iverilog` or `vvp` is not on the path.
@@ -213,7 +215,7 @@ def _program(name: str) -> str:
 
 
 def _run(command: Sequence[str], folder: Path, seconds: float, limits: Limits) -> tuple[bool, str]:
-    """Whether it ended well within its limits, and what it printed. Nothing of it is left running."""
+    """Tell whether it ended well within its limits, and what it printed. Nothing of it is left running."""
     ulimits = f"ulimit -t {int(seconds) + 1} -v {limits.memory_mib * 1024} -f {limits.file_mib * 2048} -c 0"
     shell = " && ".join(f"ulimit {part}" for part in re.findall(r"-\w \d+", ulimits))
     said = folder / "said.txt"

@@ -23,7 +23,7 @@ class ForwardPass:
 
 
 def needs_logits(recipe: Recipe) -> bool:
-    """Whether log-probabilities and entropies are not enough for its measures."""
+    """Tell whether log-probabilities and entropies are not enough for its measures."""
     return any(not _is_entropy(measure) for measure in recipe.measures)
 
 
@@ -32,13 +32,13 @@ def _is_entropy(measure: Measure) -> bool:
 
 
 def from_entropy(recipe: Recipe, logprob: torch.Tensor, entropy: torch.Tensor, *, live: bool) -> ForwardPass:
-    """For a recipe that `needs_logits` not: its measures are entropies, which trainers compute without the logits."""
+    """Make the pass of a recipe that needs no logits: its measures are entropies, which trainers compute anyway."""
     wanted = {m.name: entropy for m in recipe.measures if (m.live if live else m.old)}
     return ForwardPass(logprob, entropy, wanted)
 
 
 def check_attention(model: Any, recipe: Recipe) -> None:
-    """Whether the model gives the attention weights that the recipe measures.
+    """Check that the model gives the attention weights that the recipe measures.
 
     Raises:
         RecipeError: it computes attention without weights, or has no such layer.
@@ -66,7 +66,7 @@ def forward(
     temperature: float = 1.0,
     live: bool,
 ) -> ForwardPass:
-    """One forward pass that keeps the logits of the last `width` tokens.
+    """Run one forward pass that keeps the logits of the last `width` tokens.
 
     Args:
         ids, attention_mask: `[B, prompt + T]`, prompts padded on the left and responses on the right.
@@ -93,7 +93,7 @@ def forward(
 def _attention(
     layers: tuple[torch.Tensor, ...], attention_mask: torch.Tensor, width: int, recipe: Recipe, live: bool
 ) -> dict[str, torch.Tensor]:
-    """Attention measures of the positions that predict the last `width` tokens."""
+    """Return attention measures of the positions that predict the last `width` tokens."""
     length = attention_mask.size(1)
     causal = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
     visible = (causal & attention_mask.bool().unsqueeze(1)).unsqueeze(1)[:, :, -width - 1 : -1]

@@ -33,7 +33,8 @@ WITHOUT = (
 
 
 def as_recipe(recipe: Recipe | str | Mapping[str, Any], max_length: int) -> Recipe:
-    """A recipe from itself, from the name of a base or of a method on `grpo`, or from the arguments of `make_recipe`.
+    """Return a recipe from itself, from the name of a base or of a method on `grpo`, or from the arguments of
+    `make_recipe`.
 
     Raises:
         RecipeError: what `make_recipe` refuses.
@@ -46,7 +47,7 @@ def as_recipe(recipe: Recipe | str | Mapping[str, Any], max_length: int) -> Reci
 
 
 def updates_per_generation(args: GRPOConfig) -> int:
-    """How many updates each generation is used for.
+    """Return how many updates each generation is used for.
 
     Raises:
         RecipeError: the arguments do not go together with a recipe.

@@ -14,7 +14,7 @@ from waver.training.rl.method import Draw
 
 @contextmanager
 def drawn_by(trainer: Any, draw: Draw) -> Iterator[None]:
-    """Whatever the trainer generates in this block is drawn so.
+    """Apply a `Draw` to whatever the trainer generates in this block.
 
     Raises:
         RecipeError: the rows come from an engine that cannot draw so.

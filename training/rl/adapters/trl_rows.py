@@ -12,20 +12,21 @@ from waver.training.rl.batch import Rollouts
 
 
 def response_mask(generated: Mapping[str, Any]) -> torch.Tensor:
-    """`[B, T]` the tokens that the policy wrote: what tools or environments wrote is not among them."""
+    """Return `[B, T]` the tokens that the policy wrote: what tools or environments wrote is not among them."""
     mask: torch.Tensor = generated["completion_mask"]
     return mask * generated["tool_mask"] if "tool_mask" in generated else mask
 
 
 def turns(mask: torch.Tensor) -> torch.Tensor:
-    """`[B, T]` the turn that each token belongs to, from 0 on, -1 outside: a new one begins after a gap in the mask."""
+    """Return `[B, T]` the turn that each token belongs to, from 0 on, -1 outside: a new one begins after a gap in the
+    mask."""
     valid = mask > 0
     begins = valid & ~pad(valid, (1, 0))[:, :-1]
     return (begins.long().cumsum(1) - 1).masked_fill(~valid, -1)
 
 
 def is_cut(ids: torch.Tensor, mask: torch.Tensor, ends: Sequence[int]) -> torch.Tensor:
-    """`[B]` bool: responses whose last token is none of those that end one. An empty response is not cut."""
+    """Return `[B]` bool: responses whose last token is none of those that end one. An empty response is not cut."""
     last = (mask.cumsum(1).argmax(1)).unsqueeze(1)
     ended = torch.isin(ids.gather(1, last).squeeze(1), torch.tensor(list(ends), device=ids.device))
     return ~ended & mask.bool().any(1)
@@ -41,7 +42,7 @@ def rollouts(
     step: int,
     total_steps: int,
 ) -> Rollouts:
-    """The rows of a generation as hooks see them.
+    """Return the rows of a generation as hooks see them.
 
     Args:
         scores: `[B, reward functions]`, nan where a function has nothing to say. A row is `correct` where the first
@@ -64,7 +65,7 @@ def rollouts(
 
 
 def stack(parts: Sequence[Mapping[str, Any]], padding: int) -> dict[str, Any]:
-    """Several generations as one: rows below each other, prompts padded on the left, responses on the right."""
+    """Return several generations as one: rows below each other, prompts padded on the left, responses on the right."""
     if len(parts) == 1:
         return dict(parts[0])
     whole: dict[str, Any] = {}

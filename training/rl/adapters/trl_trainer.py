@@ -116,7 +116,7 @@ class RecipeTrainer(GRPOTrainer):
         return self._even({**generated, "place": place})
 
     def _step_of(self, batch: Batch, kept: torch.Tensor, generated: dict[str, Any]) -> Batch | None:
-        """The rows that are kept, after the hooks of the step."""
+        """Return the rows that are kept, after the hooks of the step."""
         self._note({"kept_rows": len(kept) / len(batch)})
         if not len(kept):
             return None
@@ -127,7 +127,7 @@ class RecipeTrainer(GRPOTrainer):
         return rows
 
     def _share(self, inputs: list[dict[str, Any]], share: float) -> list[int]:
-        """The rows of a share of the prompts, in order."""
+        """Return the rows of a share of the prompts, in order."""
         size = self.num_generations
         prompts = len(inputs) // size
         if share == 1:
@@ -136,7 +136,7 @@ class RecipeTrainer(GRPOTrainer):
         return [prompt * size + row for prompt in chosen for row in range(size)]
 
     def _even(self, generated: dict[str, Any]) -> dict[str, Any]:
-        """Filled up with rows that count for nothing, until TRL can cut it into equal parts."""
+        """Return filled up with rows that count for nothing, until TRL can cut it into equal parts."""
         rows = len(generated["place"])
         missing = -rows % self.args.steps_per_generation
         if not missing:
@@ -148,7 +148,7 @@ class RecipeTrainer(GRPOTrainer):
 
     @torch.no_grad()
     def _old_policy_pass(self, generated: dict[str, Any]) -> ForwardPass:
-        """The pass without gradient, over all rows."""
+        """Run the old policy over all rows, without gradient."""
         size = self.args.per_device_train_batch_size
         parts = []
         for start in range(0, len(generated["completion_ids"]), size):

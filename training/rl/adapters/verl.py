@@ -42,7 +42,7 @@ ELSEWHERE = {
 
 
 def check(recipe: Recipe) -> None:
-    """Whether verl's registries can carry the recipe.
+    """Check that verl's registries can carry the recipe.
 
     Raises:
         RecipeError: they cannot, with what to do instead.
@@ -59,7 +59,7 @@ def check(recipe: Recipe) -> None:
 
 
 def _batch(mask: torch.Tensor, *, old: torch.Tensor, reward: torch.Tensor, group: torch.Tensor) -> Batch:
-    """Rows of which verl says no more than this; what it does not say of entropies is nan."""
+    """Return rows of which verl says no more than this; what it does not say of entropies is nan."""
     no = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
     rows = Rollouts(
         mask=mask.to(old.dtype),
@@ -74,7 +74,7 @@ def _batch(mask: torch.Tensor, *, old: torch.Tensor, reward: torch.Tensor, group
 
 
 def policy_loss(recipe: Recipe) -> Callable[..., tuple[torch.Tensor, dict[str, float]]]:
-    """The recipe as verl calls a policy loss: a scalar and metrics from `[B, T]` tensors of a micro-batch.
+    """Return the recipe as verl calls a policy loss: a scalar and metrics from `[B, T]` tensors of a micro-batch.
 
     Raises:
         RecipeError: `check` refuses the recipe; when called, `loss_agg_mode` is not the recipe's aggregation.
@@ -110,7 +110,7 @@ def policy_loss(recipe: Recipe) -> Callable[..., tuple[torch.Tensor, dict[str, f
 
 
 def advantage(recipe: Recipe) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    """The recipe as verl calls an advantage estimator: `[B, T]` advantages, and the same as returns.
+    """Return the recipe as verl calls an advantage estimator: `[B, T]` advantages, and the same as returns.
 
     Raises:
         RecipeError: `check` refuses the recipe.

@@ -60,14 +60,14 @@ class Parameters(Strict):
 
 
 def temperature(entropy: float, target: float, p: Parameters) -> float:
-    """T of the next auxiliary draw."""
+    """Return T of the next auxiliary draw."""
     if p.mode == "switch":
         return p.hot if entropy <= target else p.cold
     return min(max(1 + target - entropy, p.cold), p.hot)
 
 
 def weights(mask: torch.Tensor, auxiliary: torch.Tensor, drawn: int, alpha: float) -> torch.Tensor:
-    """`[B, T]` token weights that make the token mean over all rows mean(main) + alpha * mean(auxiliary).
+    """Return `[B, T]` token weights that make the token mean over all rows mean(main) + alpha * mean(auxiliary).
 
     Args:
         auxiliary: `[B]` bool, the right ones. drawn: how many there were, wrong ones included.
@@ -80,7 +80,7 @@ def weights(mask: torch.Tensor, auxiliary: torch.Tensor, drawn: int, alpha: floa
 
 
 def taken(kept: int, cooling: bool, most: int) -> int:
-    """How many auxiliary rows replace main ones."""
+    """Return how many auxiliary rows replace main ones."""
     rows = min(most, kept)
     return rows // 2 if cooling else rows
 
@@ -97,7 +97,7 @@ def method(p: Parameters) -> Method:
         return (*plan, Draw(share=p.share, temperature=state["temperature"]))
 
     def mine(rows: Rollouts) -> torch.Tensor:
-        """`[B]` bool; other methods may draw rows of their own."""
+        """Return `[B]` bool; other methods may draw rows of their own."""
         return (rows.draw == state.get("draw", 0)) & (rows.draw > 0)
 
     def right_ones(rows: Rollouts) -> torch.Tensor:

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -69,7 +70,7 @@ class Parameters(Strict):
 
 
 def windows(entropy: torch.Tensor, mask: torch.Tensor, w: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean entropy of the w valid tokens after each, and where there are so many: `[B, T]` float64 and bool.
+    """Return mean entropy of the w valid tokens after each, and where there are so many: `[B, T]` float64 and bool.
 
     The tokens of a row may have gaps between them, such as the text of a tool.
     """
@@ -85,7 +86,8 @@ def windows(entropy: torch.Tensor, mask: torch.Tensor, w: int) -> tuple[torch.Te
 
 
 def thresholds(entropy: torch.Tensor, mask: torch.Tensor, w: int, quantile: float) -> torch.Tensor:
-    """theta_i: `[rows with tokens]`, the quantile of a row's window means, filled up with the mean entropy so far."""
+    """Return theta_i: `[rows with tokens]`, the quantile of a row's window means, filled up with the mean entropy so
+    far."""
     means, full = windows(entropy, mask, w)
     valid = mask > 0
     so_far = entropy.double().masked_fill(~valid, 0.0).cumsum(1) / valid.cumsum(1).clamp(min=1)
@@ -94,7 +96,7 @@ def thresholds(entropy: torch.Tensor, mask: torch.Tensor, w: int, quantile: floa
 
 
 def difficulty(correct: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-    """`[B]`: 0 easy, 1 medium, 2 hard; with eight rows from 6 right ones on, from 3 on, and below."""
+    """Return `[B]`: 0 easy, 1 medium, 2 hard; with eight rows from 6 right ones on, from 3 on, and below."""
     rate = group_mean(correct.double(), group) + 1e-9
     return HARD - (rate >= 1 / 3).long() - (rate >= 2 / 3).long()
 
@@ -104,7 +106,7 @@ def huber(x: torch.Tensor, kappa: float) -> torch.Tensor:
 
 
 def shaping(count: torch.Tensor, correct: torch.Tensor, bucket: int, target: float, alpha: float) -> torch.Tensor:
-    """What the released code adds to the reward: `[rows of one bucket]`."""
+    """Return the term that the released code adds to the reward, `[rows of one bucket]`."""
     share, kappa, tau = FORMS[bucket]
     margin = max(1.0, share * max(target, 1.0))
     cap = alpha * (1.2 if bucket == HARD else 1.0)
@@ -127,7 +129,7 @@ def shaping(count: torch.Tensor, correct: torch.Tensor, bucket: int, target: flo
 
 
 def gap(count: torch.Tensor, correct: torch.Tensor, bucket: int, target: float) -> torch.Tensor:
-    """What the paper's main text adds: 0 for right rows, -lambda g(excess) for wrong ones."""
+    """Return the term that the paper's main text adds: 0 for right rows, -lambda g(excess) for wrong ones."""
     excess = count - target
     strength = ((count.mean() - target) / (count.var(correction=0) + 1e-6)).clamp(min=0)
     g = (excess.clamp(min=0), excess.abs(), (-excess).clamp(min=0))[bucket]
@@ -135,84 +137,100 @@ def gap(count: torch.Tensor, correct: torch.Tensor, bucket: int, target: float) 
 
 
 def followed(kappa: float, kl: float, p: Parameters) -> float:
-    """The next kappa, within 1e-3 and 100."""
+    """Return the next kappa, within 1e-3 and 100."""
     return min(max(kappa * (1 + p.kl_rate * (kl / p.kl_target - 1)), 1e-3), 1e2)
 
 
+State = dict[str, Any]
+"""By bucket `alpha`, `target` and `kappa`; `theta`, the threshold, from the first step on."""
+
+
+def count_windows(batch: Batch, theta: float, p: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return N, `[B]` float64, and where windows are, `[B, T]` bool."""
+    means, full = windows(batch.entropy, batch.mask, p.window)
+    marked = full & (means >= theta)
+    count = marked.sum(1).double()
+    return count * 1000 / batch.lengths.clamp(min=1) if p.per_thousand else count, marked
+
+
+def shape_reward(batch: Batch, state: State, p: Parameters) -> torch.Tensor:
+    """Return the rewards with each bucket's term, `[B]`; move theta, and alpha and target of the buckets."""
+    main = (batch.draw == 0) & (batch.lengths > 0)
+    if not main.any():
+        return batch.reward
+    now = float(thresholds(batch.entropy[main], batch.mask[main], p.window, p.quantile).quantile(0.5))
+    state["theta"] = p.threshold_decay * state.get("theta", now) + (1 - p.threshold_decay) * now
+    count, _ = count_windows(batch, state["theta"], p)
+    bucket, added = difficulty(batch.correct, batch.group), torch.zeros_like(count)
+    for d in (EASY, MEDIUM, HARD):
+        rows = main & (bucket == d)
+        if rows.any():
+            added[rows] = _bucket_term(count[rows], batch.correct[rows], d, state, p)
+    return batch.reward + added.to(batch.reward.dtype)
+
+
+def _bucket_term(count: torch.Tensor, correct: torch.Tensor, d: int, state: State, p: Parameters) -> torch.Tensor:
+    """Return what the rows of bucket `d` are given, and move its alpha and target."""
+    mean, before = float(count.mean()), state["target"][d]
+    target = float(round(mean)) if p.target == "mean" else mean if before is None else before
+    if p.form == "code":
+        term = shaping(count, correct, d, target, state["alpha"][d])
+    else:
+        term = gap(count, correct, d, target).clamp(min=-0.5)
+    error = target - mean if d == HARD else mean - target
+    state["alpha"][d] = min(max(state["alpha"][d] + p.alpha_rate * error, 0.0), 2.0)
+    state["target"][d] = mean if before is None else p.target_decay * before + (1 - p.target_decay) * mean
+    return term
+
+
+def weigh_kl(batch: Batch, state: State, p: Parameters) -> Batch:
+    """Leave the KL weight of each token among the measures; move kappa by the divergence outside windows."""
+    if "theta" not in state:
+        return replace(batch, measures={**batch.measures, KL_WEIGHT: torch.zeros_like(batch.mask)})
+    _, marked = count_windows(batch, state["theta"], p)
+    bucket, main = difficulty(batch.correct, batch.group), (batch.draw == 0).unsqueeze(1)
+    kappa = torch.tensor(state["kappa"], dtype=batch.mask.dtype, device=batch.mask.device)[bucket].unsqueeze(1)
+    weight = p.beta * kappa * torch.where(marked, p.rho, 1.0) * batch.mask * main
+    kl = k3(batch.old_logprob, batch.reference, batch.mask)
+    for d in (EASY, MEDIUM, HARD):
+        outside = (batch.mask > 0) & ~marked & main & (bucket == d).unsqueeze(1)
+        if outside.any():
+            state["kappa"][d] = followed(state["kappa"][d], float(kl[outside].mean()), p)
+    return replace(batch, measures={**batch.measures, KL_WEIGHT: weight})
+
+
+def kl_loss(batch: Batch, settings: Settings) -> torch.Tensor:
+    """Return the mean of the weighted KL from the reference, a scalar in nats."""
+    kl = k3(batch.logprob, batch.reference, batch.mask)
+    weight = batch.measures[KL_WEIGHT].to(kl.dtype)
+    mode, constant = settings.aggregation, settings.max_length
+    return aggregate(kl, batch.mask, weight, mode, totals=batch.totals, constant=constant)
+
+
+def report(batch: Batch, state: State, p: Parameters) -> Mapping[str, float]:
+    """Return theta, and for each bucket its mean number of windows and its alpha."""
+    if "theta" not in state:
+        return {}
+    bucket = difficulty(batch.correct, batch.group)
+    count, _ = count_windows(batch, state["theta"], p)
+    known = {"threshold": state["theta"]}
+    for d, name in enumerate(("easy", "medium", "hard")):
+        if (rows := (batch.draw == 0) & (bucket == d)).any():
+            known |= {f"windows_{name}": float(count[rows].mean()), f"alpha_{name}": state["alpha"][d]}
+    return known
+
+
 def method(p: Parameters) -> Method:
-    state: dict[str, Any] = {"alpha": [p.alpha] * 3, "target": [None] * 3, "kappa": [1.0] * 3}
-
-    def counts(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """N, `[B]`, and where windows are, `[B, T]` bool."""
-        means, full = windows(batch.entropy, batch.mask, p.window)
-        marked = full & (means >= state["theta"])
-        count = marked.sum(1).double()
-        return count * 1000 / batch.lengths.clamp(min=1) if p.per_thousand else count, marked
-
-    def shape(batch: Batch) -> torch.Tensor:
-        main = (batch.draw == 0) & (batch.lengths > 0)
-        if not main.any():
-            return batch.reward
-        now = float(thresholds(batch.entropy[main], batch.mask[main], p.window, p.quantile).quantile(0.5))
-        state["theta"] = p.threshold_decay * state.get("theta", now) + (1 - p.threshold_decay) * now
-        count, _ = counts(batch)
-        bucket, added = difficulty(batch.correct, batch.group), torch.zeros_like(count)
-        for d in (EASY, MEDIUM, HARD):
-            rows = main & (bucket == d)
-            if not rows.any():
-                continue
-            mean, before = float(count[rows].mean()), state["target"][d]
-            target = float(round(mean)) if p.target == "mean" else mean if before is None else before
-            if p.form == "code":
-                added[rows] = shaping(count[rows], batch.correct[rows], d, target, state["alpha"][d])
-            else:
-                added[rows] = gap(count[rows], batch.correct[rows], d, target).clamp(min=-0.5)
-            error = target - mean if d == HARD else mean - target
-            state["alpha"][d] = min(max(state["alpha"][d] + p.alpha_rate * error, 0.0), 2.0)
-            state["target"][d] = mean if before is None else p.target_decay * before + (1 - p.target_decay) * mean
-        return batch.reward + added.to(batch.reward.dtype)
-
-    def leash(batch: Batch) -> Batch:
-        """beta_t of each token, and kappa moved by what is outside windows."""
-        if "theta" not in state:
-            return replace(batch, measures={**batch.measures, KL_WEIGHT: torch.zeros_like(batch.mask)})
-        _, marked = counts(batch)
-        bucket, main = difficulty(batch.correct, batch.group), (batch.draw == 0).unsqueeze(1)
-        kappa = torch.tensor(state["kappa"], dtype=batch.mask.dtype, device=batch.mask.device)[bucket].unsqueeze(1)
-        weight = p.beta * kappa * torch.where(marked, p.rho, 1.0) * batch.mask * main
-        kl = k3(batch.old_logprob, batch.reference, batch.mask)
-        for d in (EASY, MEDIUM, HARD):
-            outside = (batch.mask > 0) & ~marked & main & (bucket == d).unsqueeze(1)
-            if outside.any():
-                state["kappa"][d] = followed(state["kappa"][d], float(kl[outside].mean()), p)
-        return replace(batch, measures={**batch.measures, KL_WEIGHT: weight})
-
-    def hold(batch: Batch, settings: Settings) -> torch.Tensor:
-        kl = k3(batch.logprob, batch.reference, batch.mask)
-        weight = batch.measures[KL_WEIGHT].to(kl.dtype)
-        mode, constant = settings.aggregation, settings.max_length
-        return aggregate(kl, batch.mask, weight, mode, totals=batch.totals, constant=constant)
-
-    def report(batch: Batch) -> Mapping[str, float]:
-        if "theta" not in state:
-            return {}
-        names, bucket = ("easy", "medium", "hard"), difficulty(batch.correct, batch.group)
-        count, _ = counts(batch)
-        main = batch.draw == 0
-        known = {"threshold": state["theta"]}
-        for d, name in enumerate(names):
-            if (rows := main & (bucket == d)).any():
-                known |= {f"windows_{name}": float(count[rows].mean()), f"alpha_{name}": state["alpha"][d]}
-        return known
-
+    """Return ARES with these parameters."""
+    state: State = {"alpha": [p.alpha] * 3, "target": [None] * 3, "kappa": [1.0] * 3}
     return Method(
         name="ares",
         paper="arXiv 2510.08457",
-        summary="rewards less deliberation on easy prompts and more on hard ones, with a leash that gives in windows",
-        reward=shape,
-        step_controller=leash if p.beta else None,
-        extra_loss=hold if p.beta else None,
-        report=report,
+        summary="rewards less deliberation on easy prompts and more on hard ones, with a KL term that gives in windows",
+        reward=partial(shape_reward, state=state, p=p),
+        step_controller=partial(weigh_kl, state=state, p=p) if p.beta else None,
+        extra_loss=kl_loss if p.beta else None,
+        report=partial(report, state=state, p=p),
         state=state,
         needs_reference=p.beta > 0,
         defaults={"clip_high": 0.3, "dynamic_sampling": True},

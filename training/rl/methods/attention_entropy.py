@@ -67,7 +67,7 @@ class Parameters(Strict):
 
 
 def spread(weights: torch.Tensor, visible: torch.Tensor, sink: torch.Tensor | None = None) -> torch.Tensor:
-    """AE of each query, `[B, queries]`; 0 for one that sees one key or none.
+    """Return AE of each query, `[B, queries]`; 0 for one that sees one key or none.
 
     Args:
         weights: `[B, heads, queries, keys]`. visible: `[B, 1, queries, keys]` bool.
@@ -84,7 +84,7 @@ def spread(weights: torch.Tensor, visible: torch.Tensor, sink: torch.Tensor | No
 
 
 def first_key(visible: torch.Tensor) -> torch.Tensor:
-    """`[B]`: the first key that any query sees. Padding on the left is seen by none."""
+    """Return `[B]`: the first key that any query sees. Padding on the left is seen by none."""
     return visible.any(2).squeeze(1).long().argmax(1)
 
 
@@ -109,7 +109,7 @@ def chunked(
     scale: float | None = None,
     chunk: int = 256,
 ) -> torch.Tensor:
-    """AE from queries and keys, as they are after rotary embedding and normalisation; softmax in float32.
+    """Return AE from queries and keys, as they are after rotary embedding and normalisation; softmax in float32.
 
     Memory: B * heads * chunk * keys numbers.
 
@@ -142,7 +142,7 @@ def ranks(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def soft(values: torch.Tensor, mask: torch.Tensor, c: float, kappa: float) -> torch.Tensor:
-    """w: `[B, T]`, 1 on average over each row's valid tokens and 0 on padding."""
+    """Return w: `[B, T]`, 1 on average over each row's valid tokens and 0 on padding."""
     size = mask.sum(1, keepdim=True)
     r = torch.where(size > 1, ranks(values, mask) / (size - 1).clamp(min=1), 0.5)
     raw = (kappa * c * (2 * r - 1)).exp() * mask
@@ -150,7 +150,7 @@ def soft(values: torch.Tensor, mask: torch.Tensor, c: float, kappa: float) -> to
 
 
 def lowest(values: torch.Tensor, mask: torch.Tensor, fraction: float) -> torch.Tensor:
-    """1 for the max(1, ceil(fraction T_i)) lowest valid tokens of each row, `[B, T]`."""
+    """Return 1 for the max(1, ceil(fraction T_i)) lowest valid tokens of each row, `[B, T]`."""
     # The share of a row may be a whole number that rounding has lifted by a hair.
     kept = (fraction * mask.sum(1, keepdim=True) - 1e-9).ceil().clamp(min=1)
     return (ranks(values, mask) < kept).to(mask.dtype) * mask

@@ -53,12 +53,12 @@ class Parameters(Strict):
 def candidates(
     cov: torch.Tensor, mask: torch.Tensor, outside: torch.Tensor, low: float = 1.0, high: float = 5.0
 ) -> torch.Tensor:
-    """The tokens that may be picked, `[B, T]` bool; `outside`: clipped by PPO."""
+    """Return the tokens that may be picked, `[B, T]` bool; `outside`: clipped by PPO."""
     return (mask > 0) & (cov > low) & (cov < high) & ~outside
 
 
 def pick(among: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """So many of the marked tokens, all if there are fewer, `[B, T]` bool."""
+    """Return so many of the marked tokens, all if there are fewer, `[B, T]` bool."""
     places = among.flatten().nonzero().squeeze(1)
     chosen = torch.randperm(len(places), generator=generator)[:count].to(places.device)
     return torch.zeros_like(among).flatten().index_fill(0, places[chosen], True).view_as(among)

@@ -41,17 +41,17 @@ class Parameters(Strict):
 
 
 def lerp(start: float, end: float, progress: float) -> float:
-    """From start to end with the progress of the training."""
+    """Interpolate from start to end by the progress of the training."""
     return (1 - progress) * start + progress * end
 
 
 def nearest(x: float) -> int:
-    """Half upwards."""
+    """Return half upwards."""
     return math.floor(x + 0.5)
 
 
 def max_variance_subset(values: torch.Tensor, n: int) -> torch.Tensor:
-    """Indices of the n of `[B]` values with the largest variance (exact): the smallest and the largest ones."""
+    """Return indices of the n of `[B]` values with the largest variance (exact): the smallest and the largest ones."""
     n = min(n, len(values))
     order = values.argsort(stable=True)
     ascending = values.double()[order]
@@ -65,7 +65,7 @@ def max_variance_subset(values: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def chosen_rows(advantage: torch.Tensor, group: torch.Tensor, share: float, scope: str = "batch") -> torch.Tensor:
-    """`[B]` bool: of `[B]` advantages, a share with the largest variance, over all rows or within each group."""
+    """Return `[B]` bool: of `[B]` advantages, a share with the largest variance, over all rows or within each group."""
     chosen = torch.zeros_like(advantage, dtype=torch.bool)
     index = group_index(group)[0] if scope == "intra" else torch.zeros_like(group)
     for i in index.unique():
@@ -75,7 +75,7 @@ def chosen_rows(advantage: torch.Tensor, group: torch.Tensor, share: float, scop
 
 
 def top_tokens(key: torch.Tensor, candidates: torch.Tensor, share: float) -> torch.Tensor:
-    """`[B, T]` bool: the share of the candidates (at least one) with the largest keys."""
+    """Return `[B, T]` bool: the share of the candidates (at least one) with the largest keys."""
     n = int(candidates.sum())
     order = key.masked_fill(~candidates, -1.0).flatten().argsort(descending=True, stable=True)
     kept = torch.zeros(key.numel(), dtype=torch.bool, device=key.device)
@@ -92,7 +92,8 @@ def d3s_mask(
     tokens: float,
     scope: str = "batch",
 ) -> torch.Tensor:
-    """`[B, T]` bool from `[B, T]` tensors. Rows without tokens do not count; where every A is 0 nothing is kept."""
+    """Return `[B, T]` bool from `[B, T]` tensors. Rows without tokens do not count; where every A is 0 nothing is
+    kept."""
     valid = mask > 0
     lengths = valid.sum(1)
     there = (lengths > 0).nonzero().squeeze(1)

@@ -39,14 +39,15 @@ class Parameters(Strict):
 
 
 def share_now(progress: float, share: float = 0.2, anneal: float = 0.0) -> float:
-    """The share at that part of the training."""
+    """Return the share at that part of the training."""
     return share if progress >= anneal else 1 - (1 - share) * progress / anneal
 
 
 def thresholds(
     entropy: torch.Tensor, mask: torch.Tensor, share: float = 0.2, scope: Literal["response", "batch"] = "response"
 ) -> torch.Tensor:
-    """Tau, `[B, 1]` nats: for each row or, the same for all, of the valid tokens of the batch. NaN without any."""
+    """Return tau, `[B, 1]` nats: for each row or, the same for all, of the valid tokens of the batch. NaN without
+    any."""
     valid = entropy.masked_fill(mask == 0, torch.nan)
     if scope == "batch":
         return valid.flatten().nanquantile(1 - share).expand(len(entropy), 1)
@@ -56,7 +57,7 @@ def thresholds(
 def gate(
     entropy: torch.Tensor, mask: torch.Tensor, share: float = 0.2, scope: Literal["response", "batch"] = "response"
 ) -> torch.Tensor:
-    """What is learned from, `[B, T]` bool; never padding."""
+    """Select the tokens to learn from, `[B, T]` bool; never padding."""
     return (entropy >= thresholds(entropy, mask, share, scope)) & (mask > 0)
 
 

@@ -68,11 +68,12 @@ class Steps:
         return cls(valid, index, steps[:, 0], size)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """`[B, T]` -> `[N]`, over the tokens of each step."""
+        """Return `[B, T]` -> `[N]`, over the tokens of each step."""
         return values.new_zeros(len(self.size)).index_add_(0, self.index, values[self.valid]) / self.size
 
     def most(self, values: torch.Tensor, window: int) -> torch.Tensor:
-        """`[B, T]` -> `[N]`, the largest mean over `window` tokens of a step; over all of them if it has fewer."""
+        """Return `[B, T]` -> `[N]`, the largest mean over `window` tokens of a step; over all of them if it has
+        fewer."""
         tokens = values[self.valid].double()
         total = torch.cat([tokens.new_zeros(1), tokens.cumsum(0)])
         end = torch.arange(1, len(tokens) + 1, device=tokens.device)
@@ -83,26 +84,26 @@ class Steps:
         return most.to(values.dtype)
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:
-        """`[N]` -> `[B, T]`, 0 outside steps."""
+        """Return `[N]` -> `[B, T]`, 0 outside steps."""
         out = values.new_zeros(self.valid.shape)
         out[self.valid] = values[self.index]
         return out
 
 
 def normalise(entropy: torch.Tensor) -> torch.Tensor:
-    """n: `[N]` step entropies to [0, 1] by the batch's smallest and largest."""
+    """Return n: `[N]` step entropies to [0, 1] by the batch's smallest and largest."""
     low, high = entropy.min(), entropy.max()
     return (entropy - low) / (high - low + EPS)
 
 
 def scale(n: torch.Tensor, sharpness: float) -> torch.Tensor:
-    """g: `[N]`, 1 on average."""
+    """Return g: `[N]`, 1 on average."""
     weight = (-sharpness * n).exp()
     return weight / (weight.mean() + EPS)
 
 
 def modulated(advantage: torch.Tensor, entropy: torch.Tensor, steps: Steps, p: Parameters) -> torch.Tensor:
-    """A': `[B, T]` from `[B, T]` advantages and entropies."""
+    """Return A': `[B, T]` from `[B, T]` advantages and entropies."""
     if not len(steps.size):
         return torch.zeros_like(advantage)
     of_step = steps.mean(entropy) if p.window is None else steps.most(entropy, p.window)
@@ -117,7 +118,7 @@ def modulated(advantage: torch.Tensor, entropy: torch.Tensor, steps: Steps, p: P
 
 
 def report(batch: Batch) -> dict[str, float]:
-    """What there is to see; `squeezed` near 1 says that an outlier has switched the method off."""
+    """Return what to log; `squeezed` near 1 says that an outlier has switched the method off."""
     entropy = (steps := Steps.of(batch.mask, batch.step_id)).mean(batch.entropy)
     if not len(entropy):
         return {}

@@ -53,28 +53,28 @@ class Parameters(Strict):
 
 
 def bound(start: float, end: float, progress: float, schedule: Schedule = "linear") -> float:
-    """A bound of the band at that share of the training."""
+    """Return a bound of the band at that share of the training."""
     return start + (end - start) * (progress if schedule == "linear" else (1 - math.cos(math.pi * progress)) / 2)
 
 
 def direction(entropy: float, low: float, high: float) -> int:
-    """1 if the entropy is above the band, -1 below, 0 inside."""
+    """Return 1 if the entropy is above the band, -1 below, 0 inside."""
     return int(entropy > high) - int(entropy < low)
 
 
 def kept_rows(advantage: torch.Tensor, mask: torch.Tensor, m: int) -> torch.Tensor:
-    """`[B]` bool from `[B, T]` advantages, whose sum over a row has the row's sign."""
+    """Return `[B]` bool from `[B, T]` advantages, whose sum over a row has the row's sign."""
     return m * (advantage * mask).sum(1) >= 0
 
 
 def bare_advantage(reward: torch.Tensor, m: int) -> torch.Tensor:
-    """`[B]`, the released estimator out of band: only what pushes the right way, not normalised."""
+    """Return `[B]`, the released estimator out of band: only what pushes the right way, not normalised."""
     return reward.clamp(min=0) if m > 0 else reward.clamp(max=0)
 
 
 def method(p: Parameters) -> Method:
     def measure(batch: Batch) -> tuple[float, float, float]:
-        """The entropy of the step and the band."""
+        """Return the entropy of the step and the band."""
         tokens = batch.mask * (batch.draw == 0).unsqueeze(1)
         low = bound(p.low, p.low_end, batch.progress, p.schedule)
         high = bound(p.high, p.high_end, batch.progress, p.schedule)

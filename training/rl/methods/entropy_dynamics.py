@@ -50,7 +50,7 @@ class Parameters(Strict):
 
 
 def spread(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and population standard deviation over the valid tokens."""
+    """Return mean and population standard deviation over the valid tokens."""
     valid = x[mask > 0]
     return (valid.mean(), valid.std(correction=0)) if len(valid) else (x.new_zeros(()), x.new_zeros(()))
 
@@ -58,7 +58,7 @@ def spread(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 def clip_b(
     s: torch.Tensor, advantage: torch.Tensor, mask: torch.Tensor, threshold: float = 2.5, signs: Signs = "negative"
 ) -> torch.Tensor:
-    """What is kept, `[B, T]` bool, by the batch mean of S."""
+    """Select the tokens to keep, `[B, T]` bool, by the batch mean of S."""
     mean, sd = spread(s, mask)
     if sd < NO_SPREAD:
         return torch.ones_like(mask, dtype=torch.bool)
@@ -77,7 +77,7 @@ def clip_v(
     max_share: float = 1e-4,
     signs: Signs = "negative",
 ) -> torch.Tensor:
-    """What is kept, `[B, T]` bool, by the mean of S over the vocabulary at each position."""
+    """Select the tokens to keep, `[B, T]` bool, by the mean of S over the vocabulary at each position."""
     lowers = nec - s
     _, sd = spread(lowers, mask)
     if sd < NO_SPREAD:

@@ -52,7 +52,7 @@ class Parameters(Strict):
 def standardised(
     values: torch.Tensor, valid: torch.Tensor, key: torch.Tensor, smallest_spread: float = 0.0
 ) -> torch.Tensor:
-    """(x - mean) / (sd + eps) among the valid tokens with the same key, `[B, T]`; 0 for one alone and outside.
+    """Return (x - mean) / (sd + eps) among the valid tokens with the same key, `[B, T]`; 0 for one alone and outside.
 
     Args:
         key: `[B, T]` integer.
@@ -69,13 +69,13 @@ def standardised(
 
 
 def gate(entropy: torch.Tensor, valid: torch.Tensor, group: torch.Tensor, gamma: float) -> torch.Tensor:
-    """W: `[B, T]` in (0, 1); 0 on padding."""
+    """Return W: `[B, T]` in (0, 1); 0 on padding."""
     key = group.unsqueeze(1).expand_as(entropy)
     return (gamma * standardised(entropy, valid, key)).sigmoid() * valid
 
 
 def bucket(valid: torch.Tensor, buckets: int) -> torch.Tensor:
-    """`[B, T]`: min(floor(B t / T_i), B - 1), t counting the valid tokens of the row."""
+    """Return `[B, T]`: min(floor(B t / T_i), B - 1), t counting the valid tokens of the row."""
     position = valid.long().cumsum(1) - valid.long()
     return (buckets * position // valid.sum(1, keepdim=True).clamp(min=1)).clamp(max=buckets - 1)
 
@@ -83,14 +83,14 @@ def bucket(valid: torch.Tensor, buckets: int) -> torch.Tensor:
 def progress(
     log_ratio: torch.Tensor, valid: torch.Tensor, group: torch.Tensor, buckets: int, smallest_spread: float = 0.0
 ) -> torch.Tensor:
-    """s~: `[B, T]` from the scaled log-ratio s."""
+    """Return s~: `[B, T]` from the scaled log-ratio s."""
     _, index = group.unique(return_inverse=True)
     key = index.unsqueeze(1) * buckets + bucket(valid, buckets)
     return standardised(log_ratio, valid, key, smallest_spread)
 
 
 def correction(batch: Batch, p: Parameters) -> torch.Tensor:
-    """Psi: `[B, T]`. The sign is that of the response's advantage, not of a token's."""
+    """Return psi: `[B, T]`. The sign is that of the response's advantage, not of a token's."""
     valid = batch.mask > 0
     log_ratio = p.beta * (batch.old_logprob - batch.reference).masked_fill(~valid, 0.0)
     s = progress(log_ratio, valid, batch.group, p.buckets, p.smallest_spread)
@@ -108,7 +108,7 @@ def correction(batch: Batch, p: Parameters) -> torch.Tensor:
 
 
 def report(batch: Batch, p: Parameters) -> dict[str, float]:
-    """Which share of the tokens the gate lets through, and how far the policy has moved: mean |s|."""
+    """Return the share of the tokens that the gate lets through, and how far the policy has moved: mean |s|."""
     valid = batch.mask > 0
     w = gate(batch.entropy, valid, batch.group, p.gamma)[valid]
     s = p.beta * (batch.old_logprob - batch.reference)[valid]

@@ -67,7 +67,7 @@ class AdaptiveTemperature:
     legacy_abs: bool = False
 
     def temperature(self, logits: torch.Tensor) -> torch.Tensor:
-        """`[rows, 1]`."""
+        """Return `[rows, 1]`."""
         return 1 + self.span * self.statistics.signal(shannon_entropy(logits).unsqueeze(-1), self.legacy_abs)
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ class AdaptiveTemperature:
 def token_group_advantage(
     reward: torch.Tensor, mask: torch.Tensor, group: torch.Tensor, fallback: float = 5.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """B: `[B]` advantages, and which rows, `[B]` bool, are of a group that fell back to GRPO."""
+    """Return B: `[B]` advantages, and which rows, `[B]` bool, are of a group that fell back to GRPO."""
     index, sizes = group_index(group)
 
     def total(x: torch.Tensor) -> torch.Tensor:
@@ -98,7 +98,7 @@ def token_group_advantage(
 def clip_bounds(
     signal: torch.Tensor, low: float, high: float, strength: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """D: how far a ratio may fall below and rise above 1, `[B, T]` each."""
+    """Return D: how far a ratio may fall below and rise above 1, `[B, T]` each."""
     return low * (1 - strength * signal.clamp(max=0)), high * (1 + strength * signal.clamp(min=0))
 
 
@@ -109,7 +109,7 @@ def redistributed(
     clip: tuple[float | torch.Tensor, float | torch.Tensor],
     strength: float = 1.0,
 ) -> torch.Tensor:
-    """C: the advantage, `[B, T]`; clip is how far the ratio may fall and rise."""
+    """Return C: the advantage, `[B, T]`; clip is how far the ratio may fall and rise."""
     low, high = clip
     neutral = (ratio > 1 - low / 2) & (ratio < 1 + high / 2)
     return torch.where((signal > 0) ^ neutral, advantage * (1 + strength * signal), advantage)

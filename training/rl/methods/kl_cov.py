@@ -38,7 +38,7 @@ class Parameters(Strict):
 
 
 def highest(cov: torch.Tensor, mask: torch.Tensor, share: float) -> torch.Tensor:
-    """The tokens of highest covariance, `[B, T]` bool; never padding."""
+    """Return the tokens of highest covariance, `[B, T]` bool; never padding."""
     tokens = int((mask > 0).sum())
     places = cov.masked_fill(mask == 0, -torch.inf).flatten().topk(min(tokens, max(1, int(share * tokens)))).indices
     return torch.zeros_like(cov, dtype=torch.bool).flatten().index_fill(0, places, True).view_as(cov)

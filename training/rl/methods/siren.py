@@ -60,14 +60,14 @@ class NucleusEntropy:
 
 
 def peaks(entropy: torch.Tensor, mask: torch.Tensor, quantile: float) -> torch.Tensor:
-    """1 where a token's entropy is above the quantile of its row's, `[B, T]`."""
+    """Return 1 where a token's entropy is above the quantile of its row's, `[B, T]`."""
     entropy, valid = entropy.detach(), mask > 0
     bar = entropy.masked_fill(~valid, torch.nan).nanquantile(quantile, 1, keepdim=True)
     return ((entropy > bar) & valid).to(entropy.dtype)
 
 
 def mean_peak(entropy: torch.Tensor, mask: torch.Tensor, quantile: float) -> torch.Tensor:
-    """Ebar; rows without a valid token do not count."""
+    """Return ebar; rows without a valid token do not count."""
     kept = peaks(entropy, mask, quantile)
     of_row = (entropy.masked_fill(mask == 0, 0.0) * kept).sum(1) / kept.sum(1).clamp(min=1)
     return of_row.sum() / (mask.sum(1) > 0).sum().clamp(min=1)

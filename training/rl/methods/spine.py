@@ -67,7 +67,7 @@ class Vote:
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""What the last `\boxed{...}` holds, or None: nothing else ever becomes a label."""
+    r"""Return what the last `\boxed{...}` holds, or None: nothing else ever becomes a label."""
     starts = [m.end() for m in re.finditer(r"\\boxed\s*\{", text)]
     if not starts:
         return None
@@ -89,7 +89,7 @@ def vote(
     same: Callable[[str, str], bool] = str.__eq__,
     leave_one_out: bool = False,
 ) -> Vote:
-    """The vote over the rows of one question.
+    """Return the vote over the rows of one question.
 
     Args:
         answers: one for each row, None where none was found.
@@ -110,7 +110,7 @@ def majority_reward(
     same: Callable[[str, str], bool] = str.__eq__,
     leave_one_out: bool = False,
 ) -> torch.Tensor:
-    """`[B]` rewards by the vote of each row's group; rows of a group need not lie side by side."""
+    """Return `[B]` rewards by the vote of each row's group; rows of a group need not lie side by side."""
     index, sizes = group_index(group)
     reward = torch.zeros(len(answers))
     for g in range(len(sizes)):
@@ -120,7 +120,7 @@ def majority_reward(
 
 
 def top_forks(entropy: torch.Tensor, mask: torch.Tensor, share: float) -> torch.Tensor:
-    """`[B, T]` bool: the ceil(share n) tokens of each row with the most entropy; of equal ones the earlier."""
+    """Return `[B, T]` bool: the ceil(share n) tokens of each row with the most entropy; of equal ones the earlier."""
     valid = mask > 0
     order = entropy.masked_fill(~valid, -1.0).argsort(dim=1, descending=True, stable=True)
     n = (share * valid.sum(1, keepdim=True) - 1e-6).ceil().long()
@@ -128,7 +128,8 @@ def top_forks(entropy: torch.Tensor, mask: torch.Tensor, share: float) -> torch.
 
 
 def otsu_threshold(entropy: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """`[B, 1]`: the bin centre that best splits each row's entropies in two; all of them where they are equal."""
+    """Return `[B, 1]`: the bin centre that best splits each row's entropies in two; all of them where they are
+    equal."""
     valid = mask > 0
     low = entropy.masked_fill(~valid, torch.inf).amin(1, keepdim=True)
     high = entropy.masked_fill(~valid, -torch.inf).amax(1, keepdim=True)
@@ -147,7 +148,7 @@ def otsu_threshold(entropy: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def band(entropy: torch.Tensor, forks: torch.Tensor, selection: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lower and upper bound for each row, `[B, 1]` each; 0 for a row without forks."""
+    """Return lower and upper bound for each row, `[B, 1]` each; 0 for a row without forks."""
     chosen = entropy.masked_fill(~forks, torch.nan)
     centre = chosen.nanquantile(0.5, 1, keepdim=True)
     if selection == "top":
@@ -159,7 +160,7 @@ def band(entropy: torch.Tensor, forks: torch.Tensor, selection: str) -> tuple[to
 
 
 def hinges(entropy: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    """What lies outside the band, weighted, `[B, T]`; on a bound, such as the median, without gradient."""
+    """Return the weighted distance outside the band, `[B, T]`; on a bound, such as the median, without gradient."""
     return low * (lower - entropy).relu() + high * (entropy - upper).relu()
 
 

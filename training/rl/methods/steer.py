@@ -74,7 +74,7 @@ def entropy_change(
     estimator: Literal["released", "with_x", "exact"] = "released",
     nec: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Omega, `[B, T]` signed: the entropy of the token's distribution changes by about -(step size) Omega.
+    """Return omega, `[B, T]` signed: the entropy of the token's distribution changes by about -(step size) Omega.
 
     Args:
         nec: E[S] under the old policy, for `exact`.
@@ -91,7 +91,7 @@ def entropy_change(
 
 
 def scale_of(omega: torch.Tensor, mask: torch.Tensor, floor: float = 0.02, quantile: float = 1.0) -> torch.Tensor:
-    """M, a scalar: the largest |Omega| of the valid tokens, or a quantile of it, at least `floor`."""
+    """Return M, a scalar: the largest |Omega| of the valid tokens, or a quantile of it, at least `floor`."""
     valid = omega.abs()[mask > 0]
     if not len(valid):
         return omega.new_tensor(floor)
@@ -99,13 +99,13 @@ def scale_of(omega: torch.Tensor, mask: torch.Tensor, floor: float = 0.02, quant
 
 
 def exponential(omega: torch.Tensor, scale: torch.Tensor, smallest: float = 0.8) -> torch.Tensor:
-    """exp(ln(smallest) |Omega| / M), in [smallest, 1]."""
+    """Return exp(ln(smallest) |Omega| / M), in [smallest, 1]."""
     share = (omega.abs() / scale).nan_to_num(0.0)  # 0 / 0 where nothing moves and there is no floor
     return (math.log(smallest) * share).exp().clamp(smallest, 1.0)
 
 
 def linear(omega: torch.Tensor, mask: torch.Tensor, smallest: float = 0.8, largest: float = 1.2) -> torch.Tensor:
-    """From `largest` at the smallest |Omega| of the valid tokens down to `smallest` at the largest."""
+    """Fall from `largest` at the smallest |Omega| of the valid tokens down to `smallest` at the largest."""
     size, valid = omega.abs(), mask > 0
     low, high = size.masked_fill(~valid, torch.inf).min(), size.masked_fill(~valid, -torch.inf).max()
     if not high > low:

@@ -1,1 +1,1 @@
-"""Measurements of Waver. Each script measures one thing, and writes JSON, a table and a figure into a folder."""
+"""Measure Waver. Each script measures one thing, and writes JSON, a table and a figure into a folder."""

@@ -1,4 +1,4 @@
-"""Questions put to the pair, in this process or over HTTP, and what came back."""
+"""Ask the pair questions, in this process or over HTTP."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class How:
-    """How to answer: which engine, or which policies over the pair."""
+    """Settings of an answer: the engine, or the policies over the pair."""
 
     engine: str = SMALL
     policy: tuple[Mapping[str, Any], ...] = ()
@@ -79,7 +79,7 @@ class Answer:
 
 
 class Asked(Protocol):
-    """Who answers questions."""
+    """The pair behind either interface."""
 
     small_cost: float
     """What a token of the small engine costs, if one of the large engine costs 1."""

@@ -1,4 +1,4 @@
-"""As much thought as a question needs: `diffadapt` against fixed strategies, chance and the oracle, on fresh sums.
+"""Compare `diffadapt` with fixed strategies, chance and the oracle, on fresh sums.
 
 All goes through a real server over HTTP. A probe's decisions are also dealt out at random: what that loses is what the
 probe knows about single questions.

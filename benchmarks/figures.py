@@ -1,4 +1,4 @@
-"""The figures of the benchmarks: each draws the numbers that its benchmark wrote."""
+"""Plot the numbers that the benchmarks wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracy against the share of tokens that the large model writes: `ead` and its controls on fresh sums.
+"""Measure accuracy against the share of tokens that the large model writes: `ead` and its controls on fresh sums.
 
 Two draws are used. What has to be chosen (the operating points, the thresholds of `route`) is chosen on the calibration
 draw; everything that is reported was measured on the test draw.

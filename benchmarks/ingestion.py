@@ -1,5 +1,4 @@
-"""How fast documents are taken in, and where the time goes: files through `waver.retrieval.ingest`, each part on one
-clock.
+"""Time the ingestion of documents by part: files through `waver.retrieval.ingest`, each part on one clock.
 
 Every file is parsed, cut, embedded, indexed and written as `waver ingest` does it; the parts' own times add up to the
 whole.
@@ -52,7 +51,7 @@ NAMES = (*dict.fromkeys(part for part, _, _ in PARTS), REST)
 
 
 class Clock:
-    """Which part has the time: what one spends inside of another is counted once, for the inner one. For one thread."""
+    """A clock by part: time that one part spends inside another counts once, for the inner one. For one thread."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)

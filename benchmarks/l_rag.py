@@ -1,4 +1,4 @@
-"""Lookups only where the model wavers: accuracy, lookups and time of `l_rag`, its rival gates and its controls.
+"""Measure accuracy, lookups and time of `l_rag`, its rival gates and its controls.
 
 Questions about towns that a model knows by heart, hardly, or not at all; a document for each of these towns, among
 thousands about others. Thresholds are chosen on a calibration draw, and everything is reported on another.

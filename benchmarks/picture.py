@@ -1,4 +1,4 @@
-"""The picture in the README: one answer, token by token, with its entropy and its writer."""
+"""Draw the picture in the README: one answer, token by token, with its entropy and its writer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that a benchmark starts: whether they are ready, the time they take, the memory they hold, their end."""
+"""Start processes for a benchmark: wait until they are ready, measure time and memory, end them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Llama models with random weights, and tokenizers of any size for them: for measurements where only time counts."""
+"""Make Llama models with random weights, and tokenizers of any size: for measurements where only time counts."""
 
 from __future__ import annotations
 

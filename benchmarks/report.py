@@ -1,4 +1,4 @@
-"""What every benchmark writes: numbers as JSON, tables as Markdown, and under which conditions they came about."""
+"""Write the results of a benchmark: numbers as JSON, tables as Markdown, and the conditions of the run."""
 
 from __future__ import annotations
 

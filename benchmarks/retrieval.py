@@ -1,4 +1,4 @@
-"""FAISS by kind and size: what is found, how fast, in how much memory; and how fast documents are taken in.
+"""Measure FAISS by kind and size: recall, speed, memory, and the time of ingestion.
 
 Vectors are drawn around random centres, as embeddings of texts on common topics lie; questions are drawn like them and
 are none of them. Each index is opened and searched in a process of its own, so that its memory is its own.

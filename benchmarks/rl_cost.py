@@ -1,4 +1,4 @@
-"""What a training method costs: the time of its step and the memory of its tensors, against plain GRPO.
+"""Measure what a training method costs: the time of its step and the memory of its tensors, against plain GRPO.
 
 Every method has a trainer of its own, and all of them take turns, step by step: what else the machine does meets them
 alike. What is timed is the CPU time of the thread, in which everything runs, so that waiting for a core costs nothing.
@@ -61,7 +61,7 @@ def cases(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 @dataclass
 class Turns:
-    """Who steps when: one after the other, round by round. Whoever leaves, in whatever way, is passed over."""
+    """A round-robin of threads: one step after the other. A thread that ends is passed over."""
 
     left: list[str]
     at: int = 0

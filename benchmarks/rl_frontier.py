@@ -1,4 +1,4 @@
-"""Whether `ead` gains when a trained model takes the small one's place: same questions, settings and large model."""
+"""Measure whether `ead` gains when a trained model takes the small one's place, all else being equal."""
 
 from __future__ import annotations
 

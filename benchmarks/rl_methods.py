@@ -1,4 +1,4 @@
-"""Training methods against their plain base on the toy task: accuracy, entropy, ways to be right, tokens used."""
+"""Compare training methods with their plain base on the toy task: accuracy, entropy, ways to be right, tokens used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from waver.training.rl.toy import PLAIN, History, Reward, Task, train
 
 @dataclass(frozen=True)
 class Ground:
-    """What a method stands on, and is compared with.
+    """The base that a method runs on and is compared with.
 
     Args:
         voted: there are no labels: the reward is the vote of a question's own rows (TTRL), on a task that the policy

@@ -1,4 +1,4 @@
-"""Reinforcement learning on real text: recipes on the bundled small model, on sums that it often gets wrong.
+"""Train recipes on real text: the bundled small model, on sums that it often gets wrong.
 
 What `waver train rl` does, one recipe after the other, all from the same weights, on the same questions, for as many
 steps. Every checkpoint answers held-out sums greedily. The model that is best on these takes the small one's place in

@@ -1,4 +1,4 @@
-"""Intervals for what was measured on a sample of questions. Everything is at 95 %."""
+"""Compute 95 % intervals for what was measured on a sample of questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the embedded engine gains by decoding together, what a hand-over costs, and what measuring entropy costs.
+"""Measure what the embedded engine gains by batching, what a hand-over costs, and what measuring entropy costs.
 
 Every claim is a ratio of two times taken in the same process in alternation, so that it does not hang on the machine.
 """

@@ -1,4 +1,4 @@
-"""Truncations side by side: accuracy, kept tokens and diversity at five temperatures, on fresh sums."""
+"""Compare truncations: accuracy, kept tokens and diversity at five temperatures, on fresh sums."""
 
 from __future__ import annotations
 

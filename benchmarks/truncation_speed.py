@@ -1,4 +1,4 @@
-"""What truncating costs a step: every transform against `top_p`, in the function that the engines call."""
+"""Time every transform against `top_p`, in the function that the engines call."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""`vllm bench serve`, started once for many loads: each line of standard input is a JSON list of its arguments, each
-line of standard output what it found.
-"""
+"""Run `vllm bench serve` once for many loads: JSON lists of arguments in, one a line; results out, one a line."""
 
 from __future__ import annotations
 

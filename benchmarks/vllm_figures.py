@@ -1,4 +1,4 @@
-"""The figures of the vLLM benchmarks: ratios as dots in their intervals, beside the bounds."""
+"""Plot the vLLM benchmarks: ratios as dots in their intervals, beside the bounds."""
 
 from __future__ import annotations
 

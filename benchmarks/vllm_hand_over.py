@@ -1,4 +1,4 @@
-"""What a hand-over between two models under vLLM costs, in decoding steps of the one that takes over."""
+"""Measure a hand-over between two models under vLLM, in decoding steps of the one that takes over."""
 
 from __future__ import annotations
 

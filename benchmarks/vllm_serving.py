@@ -1,4 +1,4 @@
-"""What Waver's server costs over vLLM's own: `vllm bench serve` against both, on the same model, load and arguments.
+"""Compare Waver's server with vLLM's own: `vllm bench serve` against both, same model, load and arguments.
 
 Both servers are up, and one of them idle, while the other is measured; which one goes first alternates. Both are
 started anew several times, and the intervals are over those starts, so that what two starts differ in counts too.
@@ -54,7 +54,7 @@ app = report.command()
 
 @dataclass(frozen=True)
 class Bar:
-    """What a ratio of Waver to vLLM should keep to."""
+    """A bound on a ratio of Waver to vLLM."""
 
     words: str
     bound: float
@@ -77,7 +77,7 @@ BARS = {
 
 @dataclass(frozen=True)
 class Load:
-    """What the client sends: random prompts of one length, answers of one length."""
+    """A load: random prompts of one length, answers of one length."""
 
     concurrency: int
     requests: int

@@ -1,4 +1,4 @@
-"""What gates, entropies and draws cost inside vLLM: a decoding step with them against one without, in one engine.
+"""Time a decoding step inside vLLM with gates, entropies and draws against one without, in one engine.
 
 A step is the median time between two tokens of a stream in a full batch; the ways to ask take turns in each run.
 """
@@ -53,7 +53,7 @@ app = report.command()
 
 @dataclass(frozen=True)
 class Way:
-    """How requests ask, and `against` which other way its step is held. `bar`: the most that the ratio should be."""
+    """A kind of request, and `against` which other one its step is held. `bar`: the largest ratio wanted."""
 
     asks: bool = False
     gate: Gate | None = None

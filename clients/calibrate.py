@@ -1,4 +1,4 @@
-"""`waver calibrate l_rag`: the threshold of a gate from questions of one's own, and what it will bring.
+"""Run `waver calibrate l_rag`: find the threshold of a gate from questions, and what it will bring.
 
 Every question is asked with a threshold at which the gate never fires, so that its score is complete, and again with
 the gate `always`. What any threshold would have done follows from the two;

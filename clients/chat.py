@@ -1,4 +1,4 @@
-"""`waver chat`: a terminal chat that shows where the model wavers and which engine wrote what."""
+"""Run `waver chat`: a terminal chat that colours tokens by entropy and marks the engine that wrote them."""
 
 from __future__ import annotations
 

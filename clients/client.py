@@ -1,4 +1,4 @@
-"""The `openai` client with Waver's address, and typed access to what Waver adds to a response.
+"""Extend the `openai` client by Waver's address and typed access to what Waver adds to a response.
 
 Everything that the `openai` package does is left to it: a request goes out through `chat.completions.create(...)` with
 `extra_body={"policy": [...], "trace": True}`, and `report(response)` reads the answer's `waver` object.
@@ -43,7 +43,7 @@ class EntropySummary(BaseModel):
 
 
 class TruncationSummary(BaseModel):
-    """How many tokens a truncation left to draw from, and how even they were (entropy in nats)."""
+    """The number of tokens that a truncation left to draw from, and their entropy (nats)."""
 
     kept_mean: float
     kept_max: int

@@ -1,4 +1,4 @@
-"""`waver ingest`: files into a collection, here or through a server, with a line for whatever was skipped."""
+"""Run `waver ingest`: files into a collection, here or through a server, with a line for whatever was skipped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE = 120.0
 
 
 class Outcome(Protocol):
-    """What became of one file: `state` is `added`, `unchanged` or `skipped`."""
+    """The result for one file: `state` is `added`, `unchanged` or `skipped`."""
 
     @property
     def id(self) -> str: ...

@@ -35,8 +35,8 @@ class ChatOptions:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What to calibrate, and for what: a share `rate` of lookups, or a `loss` of accuracy against always looking up;
-    without either, a loss of one point where all answers are known, else a rate of one half."""
+    """The gate to calibrate, and the goal: a share `rate` of lookups, or a `loss` of accuracy against always looking
+    up; without either, a loss of one point where all answers are known, else a rate of one half."""
 
     collection: Annotated[str, Option("Where things are looked up.", flags=("--collection", "-n"))]
     gate: Annotated[str, Option("entropy, margin, targ, seakr, flare or dragin.")] = "entropy"
@@ -58,7 +58,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Requests:
-    """How calibration asks its questions."""
+    """The model and the sampling options of calibration's requests."""
 
     model: Annotated[str | None, Option("An engine, or waver/PRESET with its other policies.", shown="as in chat")] = (
         None

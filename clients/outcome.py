@@ -1,4 +1,4 @@
-"""What calibration found: a threshold, what it will bring, and the page, file and plot that say so."""
+"""Compute what calibration found: a threshold and what it will bring, as a page, a file and a plot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the terminal shows a token: a colour for its entropy, an underline for the engine that wrote it.
+"""Style tokens in the terminal: a colour for the entropy, an underline for the engine.
 
 The scale runs from a cool grey over violet to a hot red. All colours have one relative luminance, 0.18, which stands
 out equally from black and from white (contrast 4.6 to 1), so neither needs to be asked for.

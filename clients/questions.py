@@ -1,4 +1,4 @@
-"""A file of questions with their answers, and whether what a model says is one of them."""
+"""Read a file of questions with their answers, and judge what a model says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from waver.answers import NUMBER, SCORERS
 
 
 class Refused(Exception):
-    """What was asked for cannot be done; the message is for the user."""
+    """A request that cannot be met; the message is for the user."""
 
 
 @dataclass(frozen=True)

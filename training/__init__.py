@@ -1,1 +1,1 @@
-"""Training on the same entropy core: the factory of the bundled models, later RL and tuning methods."""
+"""Train models with the same entropy core: the bundled pair, probes, and reinforcement learning."""

@@ -93,7 +93,7 @@ def read_beta(given: str) -> Beta:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is made of the answers. A run can be repeated with other values without asking again.
+    """Choices for training probes on the answers. A run can be repeated with others without asking again.
 
     `words` open the answer in a probe prompt: of several, those are kept whose probes score best.
     """

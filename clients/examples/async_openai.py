@@ -1,4 +1,4 @@
-"""Several questions at once, each under its own policy. The server decodes them together."""
+"""Send several questions at once, each under its own policy. The server decodes them together."""
 
 import asyncio
 from typing import Any

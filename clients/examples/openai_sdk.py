@@ -1,4 +1,4 @@
-"""The official `openai` package and nothing of ours: a policy goes out in `extra_body`, the report comes back in
+"""Use the official `openai` package alone: a policy goes out in `extra_body`, the report comes back in
 `model_extra`."""
 
 import os

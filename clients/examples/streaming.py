@@ -1,4 +1,4 @@
-"""A stream with a trace: each token as it is written, with the engine that wrote it and the entropy it was drawn at."""
+"""Stream with a trace: each token as it is written, with its engine and the entropy it was drawn at."""
 
 from waver.clients import Waver, ead, has_report, report, trace
 

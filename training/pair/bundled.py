@@ -1,4 +1,4 @@
-"""The factory of the bundled pair: two Llama models of the small world, trained from scratch.
+"""Train the bundled pair: two Llama models of the small world, from scratch.
 
 `waver train bundled --out models` runs it: fixed seed, one CPU thread a model (or a GPU where there is one), a progress
 bar, a checkpoint every two minutes from which a stopped run goes on. Hidden matrices are trained with Muon, the rest

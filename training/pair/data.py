@@ -1,4 +1,4 @@
-"""Training conversations for the bundled pair: what each model sees, and how often.
+"""Draw training conversations for the bundled pair: what each model sees, and how often.
 
 A conversation is one to three turns; the loss is on the assistant's words only. Batch i is a function of (seed, i), so
 a run can stop anywhere and go on as if it had not.

@@ -1,4 +1,4 @@
-"""The bundled pair's tokenizer: byte-level BPE, one token for each digit, ChatML turns."""
+"""Build the bundled pair's tokenizer: byte-level BPE, one token for each digit, ChatML turns."""
 
 from __future__ import annotations
 

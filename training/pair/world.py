@@ -1,4 +1,4 @@
-"""The small world the bundled models speak: sums, and facts about the invented country of Velmora.
+"""Draw the small world that the bundled models speak of: sums, and facts about the invented country of Velmora.
 
 Everything is drawn from explicit seeds, so anyone can draw a fresh test set: `draw("arithmetic", seed=7, n=500)`.
 The facts themselves are fixed (`FACTS` seed); a draw's seed chooses which are asked, and how. Training uses its own

@@ -1,4 +1,4 @@
-"""Training a probe: hidden states and classes to the network that tells them apart (DiffAdapt, arXiv 2510.19669)."""
+"""Train a probe: a classifier of hidden states (DiffAdapt, arXiv 2510.19669)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes for questions: DiffAdapt's labels (arXiv 2510.19669), their thresholds, and what the oracle would do.
+"""Label questions as easy, normal or hard: DiffAdapt's rules (arXiv 2510.19669), their thresholds, and the oracle.
 
 All is judged by a model's own answers. Where few are right, a question is hard; where nearly all are and their tokens
 waver, it is easy: that is the left arm of the U that mean trace entropy draws over difficulty.

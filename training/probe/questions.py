@@ -1,4 +1,4 @@
-"""Questions to train a probe on: a file's, or sums of the bundled world."""
+"""Read questions to train a probe on from a file, or draw sums of the bundled world."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`waver train probe`: questions, a live engine and its own answers to them, into probes for `diffadapt`.
+"""Run `waver train probe`: an engine's own answers to questions become probes for `diffadapt`.
 
 The folder holds a probe for each rule of labels (`paper/`, `strict_easy/`, and `oracle/` where the strategies were
 tried), `README.md` with plots, `questions.jsonl` (what the answers to each question were like) and `run.json`.
@@ -40,8 +40,8 @@ console = Console()
 
 @dataclass(frozen=True)
 class Found:
-    """What an engine said: answers by way for each question; by probe words, hidden states `[questions, hidden]` and
-    the reference prompt with its state."""
+    """An engine's answers by way for each question; by probe words, hidden states `[questions, hidden]` and the
+    reference prompt with its state."""
 
     asked: Sequence[Ways]
     states: dict[str, torch.Tensor]
@@ -50,7 +50,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Source:
-    """Who answers: an engine's name and configuration, how its strategies begin an answer, and answers at a time."""
+    """The engine that answers: name, configuration, how its strategies begin an answer, and answers at a time."""
 
     name: str
     config: ModelConfig

@@ -1,4 +1,4 @@
-"""A model's own answers to questions, several to each and in several ways, through a live engine.
+"""Sample a model's own answers to questions through a live engine, several to each and in several ways.
 
 Each finished question is a line of a file, so that a run that was stopped goes on where it was.
 """
@@ -27,7 +27,7 @@ THINK_END = "</think>"
 
 @dataclass(frozen=True)
 class Way:
-    """How a question is answered: words that open the answer, sampling, the most tokens, and how many answers."""
+    """A way to answer: words that open the answer, sampling, the most tokens, and the number of answers."""
 
     words: str
     temperature: float
@@ -38,7 +38,7 @@ class Way:
 
 @dataclass(frozen=True)
 class ProbeRun:
-    """What the answers hang on. A stopped run goes on only as the same one."""
+    """Everything that the answers depend on. A stopped run goes on only as the same one."""
 
     model: str
     questions: str

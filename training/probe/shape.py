@@ -1,4 +1,4 @@
-"""Whether a model's uncertainty is shaped like a U over difficulty: high on easy and on hard questions, low between."""
+"""Test whether a model's entropy has the shape of a U over difficulty: high on easy and hard questions, low between."""
 
 from __future__ import annotations
 

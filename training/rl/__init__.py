@@ -1,4 +1,4 @@
-"""Reinforcement learning from verifiable rewards: one base, and methods that are hooks on it.
+"""Compose reinforcement learning from verifiable rewards: one base, and methods that are hooks on it.
 
 `Recipe` composes them; trainers call it. The tensors are `[batch, response tokens]`, the entropies in nats.
 """

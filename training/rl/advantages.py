@@ -1,4 +1,4 @@
-"""From the rewards of a group to one advantage for each row: GRPO, Dr.GRPO, RLOO, and scaling by the whole batch."""
+"""Turn the rewards of a group into one advantage for each row: GRPO, Dr.GRPO, RLOO, or scaled by the whole batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the hooks read: the rows of one step, first as they were drawn, then with what the policy says of them.
+"""Define what the hooks read: the rollouts of one step, then the same rows with the policy's log-probabilities.
 
 `B` rows, `T` response tokens, padded. Entropies and log-probabilities are in nats, of logits divided by the sampling
 temperature.

@@ -1,4 +1,4 @@
-"""Which methods can stand together, and what they bring along when they do."""
+"""Check which methods can stand together, and merge the settings and measures that they bring."""
 
 from __future__ import annotations
 

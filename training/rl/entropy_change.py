@@ -1,4 +1,4 @@
-"""What one token's update does to entropy, to first order: covariance and discriminator, per token, in nats.
+"""Estimate what one token's update does to entropy, to first order: covariance and discriminator, in nats.
 
 For a softmax policy, a step of size eta r A on the log-probability of the token y changes the entropy of its
 distribution by about -eta r A (S_y - E[S]) with S_i = p_i (H + ln p_i) (arXiv 2602.03392). With logits that move by

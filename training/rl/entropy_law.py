@@ -1,4 +1,4 @@
-"""The price of entropy (arXiv 2505.22617): accuracy R = -a exp(H) + b along a run that does nothing about entropy.
+"""Fit the price of entropy (arXiv 2505.22617): accuracy R = -a exp(H) + b along a run without entropy control.
 
 Linear in a and b given exp(H), so ordinary least squares fits it (the paper does not name its fit). The ceiling, at
 H = 0, is b - a: a forecast from the first 15 % of a run. Not for runs with an entropy or KL term, nor across prompts.

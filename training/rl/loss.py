@@ -1,4 +1,4 @@
-"""The token loss: importance ratio, clipping, KL, and what the summed losses are divided by.
+"""Compute the token loss: importance ratio, clipping, KL, and the divisors of the summed loss.
 
 Pure functions of `[B, T]` tensors, float32 or wider inside. Where the libraries differ, verl 0.10 is followed.
 """

@@ -1,4 +1,4 @@
-"""What a method is: hooks with a name, and what they need from whoever trains."""
+"""Define a training method: named hooks, and what they need from the trainer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Draw:
-    """How rows are drawn: the plan of a step is a tuple of these, the first of them the main one.
+    """A way to draw rows: the plan of a step is a tuple of these, the first of them the main one.
 
     Args:
         share: of the step's prompts, drawn at random; 1 is all of them.

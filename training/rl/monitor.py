@@ -1,4 +1,4 @@
-"""What a run shows and leaves behind: a progress bar, `metrics.jsonl`, and a plot of reward, entropy and length."""
+"""Follow a run: a progress bar, `metrics.jsonl`, and a plot of reward, entropy and length."""
 
 from __future__ import annotations
 

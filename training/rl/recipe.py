@@ -1,4 +1,4 @@
-"""A recipe: the base and a list of methods, as the few steps that a trainer calls in order.
+"""Compose a recipe of a base and methods, as the few steps that a trainer calls in order.
 
     plan -> (draw, score) -> keep -> (pass without gradient) -> advantages -> control -> for each update: loss
 

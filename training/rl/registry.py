@@ -1,4 +1,4 @@
-"""Methods by name, and recipes as data. A method is a module; nothing of it is imported before it is asked for."""
+"""Find methods by name, and make recipes from data. A method is a module, imported when it is asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`waver train rl`: a causal language model, a recipe and a checkable task, through TRL, into a folder that is served.
+"""Run `waver train rl`: a causal language model, a recipe and a task, through TRL, into a folder ready to serve.
 
 The folder holds `model/` (to serve), `metrics.jsonl`, TensorBoard's `runs/`, `curves.png`, `run.json` and the last
 checkpoints. The same command in the same folder goes on from the last checkpoint as if it had not been stopped.

@@ -1,4 +1,4 @@
-"""The base that methods stand on: which estimator, clip, denominator and penalties, as data."""
+"""Define the settings of the base loss: estimator, clip, denominator and penalties."""
 
 from __future__ import annotations
 

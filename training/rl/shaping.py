@@ -1,4 +1,4 @@
-"""What DAPO (arXiv 2503.14476) does around the advantage: which groups are worth training on, and overlong answers."""
+"""Filter groups and penalise overlong answers, as DAPO does (arXiv 2503.14476)."""
 
 from __future__ import annotations
 

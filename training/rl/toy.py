@@ -1,4 +1,4 @@
-"""One recipe on the toy task: the shortest complete trainer, and how methods are compared in seconds.
+"""Train one recipe on the toy task: the shortest complete trainer, to compare methods in seconds.
 
 histories = [train(make_recipe("grpo", ["steer"]), seed) for seed in range(5)]
 """
@@ -31,7 +31,7 @@ def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 
 @dataclass(frozen=True)
 class History:
-    """What became of a run: judged before and after, and the metrics of every step."""
+    """The course of a run: evaluations before and after, and the metrics of every step."""
 
     start: Evaluation
     end: Evaluation

@@ -1,4 +1,4 @@
-"""A task that trains in seconds and shows what RL does to entropy: two free choices among eight tokens.
+"""Define a task that trains in seconds and shows what RL does to entropy: two free choices among eight tokens.
 
 Six prompts, eight positions, twelve tokens. At the two forks (positions 2 and 5) the pretrained policy is uniform; at
 each of the other six, the followers, it writes the one token that belongs to prompt and position, but for some noise.
@@ -30,7 +30,7 @@ RIGHT = torch.randint(VOCABULARY, (PROMPTS, POSITIONS), generator=torch.Generato
 
 @dataclass(frozen=True)
 class Task:
-    """What is right, and how the policy was pretrained.
+    """The rule for right answers, and how the policy was pretrained.
 
     Args:
         rule: `sum`: both forks together decide; `second`: the second alone.

@@ -1,4 +1,4 @@
-"""What can be trained on because an answer can be checked: sums, word problems as GSM8K has them, Verilog, your own."""
+"""Make tasks whose answers can be checked: sums, word problems as in GSM8K, Verilog, or with a reward of your own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reward for Verilog: does the response hold a design, does it compile, does it fit the testbench, does it behave.
+"""Reward Verilog: does the response hold a design, does it compile, does it fit the testbench, is it right.
 
 For `earl` (arXiv 2511.12033, whose rewards are not public: the steps are reconstructed from what the public projects
 do). Icarus Verilog runs as a subprocess; it is no Python package (`apt-get install iverilog`).
@@ -66,7 +66,7 @@ class SimulatorMissing(OSError):
 
 
 class VerilogTask(Strict):
-    """What a response is judged by."""
+    """The testbench that judges a response."""
 
     testbench: str
     """Verilog, the reference design included; not the design."""
@@ -88,7 +88,7 @@ class Limits(Strict):
 
 
 class Verdict(Strict):
-    """How far a response came, and what that is worth."""
+    """How far a response came, and its reward."""
 
     reward: float
     reason: str

@@ -1,4 +1,4 @@
-"""What a causal language model says of the rows it wrote: log-probabilities, entropy, and what a recipe measures."""
+"""Run a causal language model over rollouts: log-probabilities, entropies, and the measures of a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of TRL's arguments a recipe takes over, and which do not go together with one."""
+"""Check TRL's arguments against a recipe: which it takes over, and which do not go together with one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A `Draw` in TRL: the same generation, with another temperature or a rule on the logits."""
+"""Apply a `Draw` in TRL: the same generation, with another temperature or a rule on the logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between TRL's dictionary of a generation and the rows of a recipe."""
+"""Convert TRL's dictionary of a generation to the rollouts of a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes in TRL: a `GRPOTrainer` whose advantages, weights and loss are those of a recipe.
+"""Run recipes in TRL: a `GRPOTrainer` whose advantages, weights and loss are those of a recipe.
 
     RecipeTrainer(model, reward, args, dataset, recipe={"base": "dapo", "methods": ["steer"], "kl": 1e-3}).train()
 

@@ -1,4 +1,4 @@
-"""Recipes in verl: the base loss and advantages, and methods that need no entropies, registered under the name `waver`.
+"""Register recipes in verl under the name `waver`: the base loss and advantages, and methods that need no entropies.
 
     actor_rollout_ref.model.external_lib=waver.training.rl.adapters.verl
     actor_rollout_ref.actor.policy_loss.loss_mode=waver  algorithm.adv_estimator=waver

@@ -58,7 +58,7 @@ class Parameters(Strict):
 
 @dataclass(frozen=True)
 class Vote:
-    """What a question's rows elected."""
+    """The answer that a question's rows elected."""
 
     label: str | None
     reward: list[float]

@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from waver.retrieval.cancellation import CancelToken
+
 Scalar = str | int | float | bool | None
 Filter = Mapping[str, Scalar | Sequence[Scalar]]
 """What a passage's document must carry as metadata: each key with this value, or with one of these values."""
@@ -47,6 +49,14 @@ class Busy(RetrievalError):
 
 class Damaged(RetrievalError):
     """The files on disk are not what was written."""
+
+
+class StorageError(RetrievalError):
+    """The files cannot be read or written now; what was stored is as it was."""
+
+
+class NoSpace(StorageError):
+    """The disk is full."""
 
 
 class Unavailable(RetrievalError):
@@ -144,11 +154,8 @@ class Writer(Protocol):
     def remove(self, document: str) -> bool:
         """Forget a document; whether there was one."""
 
-    def digest(self, document: str) -> tuple[str, int] | None:
-        """The digest and the number of chunks of a document that is searchable."""
-
     def staged(self, document: str) -> tuple[str, int] | None:
-        """The same of one that is staged."""
+        """The digest and the number of chunks of a document that is staged."""
 
     def summarise(self, summaries: Mapping[str, str], kind: str) -> None:
         """Keep summaries of another kind, by document."""
@@ -166,12 +173,19 @@ class Store(Protocol):
     def current(self) -> bool:
         """Whether the collection is still the one that was opened, neither deleted nor made anew."""
 
-    def writing(self) -> AbstractContextManager[Writer]:
+    def writing(self, wait: float | None = None, token: CancelToken | None = None) -> AbstractContextManager[Writer]:
         """Become the writer.
+
+        Args:
+            wait: seconds for which this thread may wait for another writer; as the store is configured if None.
+            token: asked before every commit.
 
         Raises:
             Busy: another one is writing.
         """
+
+    def digest(self, document: str) -> tuple[str, int] | None:
+        """The digest and the number of chunks of a document that is searchable."""
 
     def find(
         self, vector: Vectors | None, words: str | None, count: int, where: Filter

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from waver.retrieval.base import BadDocument, Damaged, Document, Filter, Info, Mode, Passage, Prepared, Spec, Store
+from waver.retrieval.base import (
+    BadDocument,
+    Document,
+    Filter,
+    Info,
+    Mode,
+    Passage,
+    Prepared,
+    RetrievalError,
+    Spec,
+    Store,
+    Unavailable,
+    Writer,
+)
+from waver.retrieval.cancellation import CancelToken, in_thread
 from waver.retrieval.chunking import chunks, lead
 from waver.retrieval.embedder import Embedder
 from waver.retrieval.fusion import fuse
@@ -17,6 +31,8 @@ DEPTH = 4
 """Each ranking is read so many times deeper than passages are wanted before they are fused."""
 AT_LEAST = 20
 MOST_ID, MOST_METADATA = 512, 64
+MOST_VALUES = 1000
+"""Of a filter, all its keys together."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +44,19 @@ class Stored:
     changed: bool
 
 
+@dataclass(frozen=True)
+class Addition:
+    """Documents on their way in: all of them, and those that are not stored as they are, chunked and embedded."""
+
+    documents: tuple[Document, ...]
+    prepared: Mapping[str, Prepared]
+
+
 class Collection:
     """Documents under one name, embedded by one model. Every method may be called from any thread.
 
-    `search` is for coroutines: it works in a thread and never holds up the event loop.
+    `search` is for coroutines: it works in a thread and never holds up the event loop. What writes waits in its
+    thread for other writers; coroutines write through `Library.add` and `Library.write`.
     """
 
     def __init__(self, store: Store, embedder: Embedder, threads: ThreadPoolExecutor) -> None:
@@ -50,16 +75,16 @@ class Collection:
             filter: metadata that their documents must carry; a sequence of values means any of them.
 
         Raises:
-            RetrievalError: the collection cannot be read, or the embedder not be loaded.
+            RetrievalError: the filter is too large, the collection cannot be read, or the embedder not be loaded.
         """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self.search_now, query, top_k, filter, mode)
+        return await in_thread(self._threads, self.search_now, query, top_k, filter, mode)
 
     def search_now(
         self, query: str, top_k: int = 5, filter: Filter | None = None, mode: Mode = "hybrid"
     ) -> list[Passage]:
         """`search` for those who may wait."""
         where = filter or {}
+        check_filter(where)
         vector = None if mode == "lexical" else self._checked.question(query)
         words = None if mode == "dense" else query
         depth = max(AT_LEAST, DEPTH * top_k) if mode == "hybrid" else top_k
@@ -77,21 +102,37 @@ class Collection:
             BadDocument: one of them cannot be kept.
             Busy: somebody else is writing.
         """
+        addition = self.prepared(documents)
+        with self.store.writing() as writer:
+            return self.commit(addition, writer)
+
+    def prepared(self, documents: Sequence[Document], token: CancelToken | None = None) -> Addition:
+        """Chunk and embed those documents that are not stored as they are; no writer is waited for.
+
+        Raises:
+            BadDocument: one of them cannot be kept.
+            Cancelled: `token` was.
+        """
         documents = list({each.id: each for each in documents}.values())
         for document in documents:
             check(document)
-        prepared: dict[str, Prepared] = {}
-        with self.store.writing() as writer:
-            known = {each.id: writer.digest(each.id) for each in documents}
-            for each in documents:
-                if (known[each.id] or ("",))[0] != each.digest:
-                    prepared[each.id] = self.prepare(each)
-            if prepared:
-                writer.add(list(prepared.values()))
+        new = [each for each in documents if (self.store.digest(each.id) or ("",))[0] != each.digest]
+        return Addition(tuple(documents), {each.id: self.prepare(each, token) for each in new})
+
+    def commit(self, addition: Addition, writer: Writer) -> list[Stored]:
+        """Make an addition searchable, all or none. What others wrote since it was prepared counts as it is now."""
+        known = {each.id: self.store.digest(each.id) for each in addition.documents}
+        new = {
+            each.id: addition.prepared.get(each.id) or self.prepare(each)
+            for each in addition.documents
+            if (known[each.id] or ("",))[0] != each.digest
+        }
+        if new:
+            writer.add(list(new.values()))
         out = []
-        for each in documents:
-            before, new = known[each.id], prepared.get(each.id)
-            out.append(Stored(each.id, len(new.chunks) if new else before[1] if before else 0, new is not None))
+        for each in addition.documents:
+            before, now = known[each.id], new.get(each.id)
+            out.append(Stored(each.id, len(now.chunks) if now else before[1] if before else 0, now is not None))
         return out
 
     def remove(self, document: str) -> bool:
@@ -104,7 +145,7 @@ class Collection:
         with self.store.writing() as writer:
             writer.compact()
 
-    def prepare(self, document: Document) -> Prepared:
+    def prepare(self, document: Document, token: CancelToken | None = None) -> Prepared:
         """Chunks, vectors and lead sentences of a document.
 
         Raises:
@@ -114,7 +155,7 @@ class Collection:
         found = tuple(chunks(document.text, embedder, spec.chunk_tokens, spec.chunk_overlap))
         if not found:
             raise BadDocument(f"The document '{document.id[:80]}' holds no text.")
-        return Prepared(document, found, embedder.embed(found), lead(document.text, embedder))
+        return Prepared(document, found, embedder.embed(found, token), lead(document.text, embedder))
 
     def summaries(self, documents: Sequence[str], kind: str = "lead") -> dict[str, str]:
         """Summaries by document: its lead sentences, or whatever was kept under another kind."""
@@ -140,11 +181,11 @@ class Collection:
         """The embedder, once it is known to be the one that made the vectors.
 
         Raises:
-            Damaged: it is another one.
+            Unavailable: it is another one.
         """
         made_by = (self.spec.fingerprint, self.spec.dimension)
         if (self.embedder.fingerprint, self.embedder.dimension) != made_by:
-            raise Damaged(
+            raise Unavailable(
                 f"The collection '{self.spec.name}' was made with other weights of '{self.spec.embedder}' than are "
                 "installed now: bring those back, or ingest its documents anew."
             )
@@ -161,3 +202,13 @@ def check(document: Document) -> None:
     for value in document.metadata.values():
         if not isinstance(value, str | int | float | None):
             raise BadDocument(f"The metadata of '{document.id[:80]}' should be strings, numbers, true, false or null.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadDocument(f"The metadata of '{document.id[:80]}' should be numbers that JSON knows, not {value}.")
+
+
+def check_filter(where: Filter) -> None:
+    """Raises:
+    RetrievalError: it has too many values."""
+    count = sum(1 if isinstance(each, str | int | float | None) else len(each) for each in where.values())
+    if count > MOST_VALUES:
+        raise RetrievalError(f"filter should have at most {MOST_VALUES} values, all keys together; it has {count}.")

@@ -10,7 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from waver.retrieval.base import Damaged, Filter, NoCollection, Passage, Prepared, RetrievalError, Scalar, Spec
+from waver.retrieval.base import Damaged, Filter, NoCollection, Passage, Prepared, Scalar, Spec
+from waver.retrieval.cancellation import CancelToken
+from waver.retrieval.storage import database_failure, file_failure
 from waver.retrieval.words import telling
 
 MARK, FORMAT = 0x57415652, 1  # "WAVR"
@@ -32,8 +34,6 @@ CREATE TABLE segments (file TEXT PRIMARY KEY, kind TEXT NOT NULL, rows INTEGER N
     sha256 TEXT NOT NULL, ids BLOB NOT NULL, staged INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE dead (chunk INTEGER PRIMARY KEY);
 """
-FOREIGN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
-"""What SQLite says of a file that is not what it was, or never was; `ERROR`: it lacks our tables."""
 TELLING = 1e-4
 """SQLite gives words that half of the chunks have next to nothing: what has only such words is found if nothing else
 is, as in a collection of two chunks."""
@@ -45,14 +45,15 @@ class Database:
     def __init__(self, file: Path) -> None:
         """Raises:
         NoCollection: there is no such file.
+        StorageError: it cannot be reached.
         Damaged: it is none of ours."""
         self._file = file
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         try:
             self._inode = file.stat().st_ino
-        except OSError:
-            raise NoCollection(f"There is no collection '{file.parent.name}'.") from None
+        except OSError as error:
+            raise file_failure(error, file.parent.name) from error
         with self.reading() as db:
             found = (db.execute("PRAGMA application_id").fetchone()[0], db.execute("PRAGMA user_version").fetchone()[0])
         if found != (MARK, FORMAT):
@@ -63,9 +64,13 @@ class Database:
         """Write an empty database.
 
         Raises:
-            RetrievalError: this Python's SQLite lacks full-text search.
+            NoSpace: the disk is full.
+            StorageError: the file cannot be written, or this Python's SQLite lacks full-text search.
         """
-        db = sqlite3.connect(file, isolation_level=None)
+        try:
+            db = sqlite3.connect(file, isolation_level=None)
+        except sqlite3.OperationalError as error:
+            raise database_failure(error, file.name, spec.name, new=True) from error
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA application_id = {MARK}")
@@ -74,7 +79,7 @@ class Database:
             values = [("spec", json.dumps(asdict(spec))), ("generation", "0")]
             db.executemany("INSERT INTO manifest VALUES (?, ?)", values)
         except sqlite3.OperationalError as error:
-            raise RetrievalError(f"The collection's database cannot be made: {error}.") from error
+            raise database_failure(error, file.name, spec.name, new=True) from error
         finally:
             db.close()
 
@@ -102,10 +107,7 @@ class Database:
                 self._idle.append(db)
             db = None
         except sqlite3.DatabaseError as error:
-            name = f"The collection '{self._file.parent.name}'"
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in FOREIGN:
-                raise Damaged(f"{name} is damaged: {self._file.name}: {error}.") from error
-            raise RetrievalError(f"{name} cannot be used now: {error}.") from error
+            raise database_failure(error, self._file.name, self._file.parent.name) from error
         finally:
             if db is not None:
                 db.close()
@@ -121,13 +123,15 @@ class Database:
                 db.execute("ROLLBACK")
 
     @contextmanager
-    def changing(self) -> Iterator[sqlite3.Connection]:
-        """A change that happens as a whole or not at all, and is on disk afterwards."""
+    def changing(self, token: CancelToken | None = None) -> Iterator[sqlite3.Connection]:
+        """A change that happens as a whole or not at all, and is on disk afterwards; not at all if it is cancelled."""
         with self._connection() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
                 db.execute("UPDATE manifest SET value = value + 1 WHERE key = 'generation'")
+                if token is not None:
+                    token.commit()
                 db.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):

@@ -14,6 +14,7 @@ import numpy as np
 
 from waver.extras import how_to_install
 from waver.retrieval.base import Unavailable, Vectors
+from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.chunking import Offsets
 from waver.retrieval.weights import check, locate
 
@@ -91,8 +92,12 @@ class Embedder:
         """Tokens of each text, the model's marks not counted."""
         return [len(spans) for spans in self.offsets(texts)]
 
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors `[texts, dimension]`. What a text has beyond `most_tokens` is not read."""
+    def embed(self, texts: Sequence[str], token: CancelToken | None = None) -> Vectors:
+        """Unit vectors `[texts, dimension]`. What a text has beyond `most_tokens` is not read.
+
+        Raises:
+            Cancelled: `token` was, before the last batch.
+        """
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
         model = self.model
@@ -101,6 +106,8 @@ class Embedder:
         vectors = np.empty((len(texts), self.dimension), np.float32)
         for start in range(0, len(order), BATCH):
             some = order[start : start + BATCH]
+            if token is not None:
+                token.check()
             with self._running:
                 vectors[some] = model.encode(
                     [texts[i] for i in some], batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False
@@ -139,7 +146,8 @@ def _load(folder: Path, name: str, device: str) -> SentenceTransformer:
             model_kwargs={"use_safetensors": True},
         )
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise Unavailable(f"The embedder '{name}' cannot be loaded: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0].replace(str(folder), folder.name)
+        raise Unavailable(f"The embedder '{name}' cannot be loaded: {reason}") from error
     finally:
         if bar:
             logging.enable_progress_bar()

@@ -6,28 +6,25 @@ writer deletes it. Readers see one state of the database and map the segments th
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from waver.retrieval import database
-from waver.retrieval.base import Busy, Damaged, Filter, Info, NoCollection, Passage, Spec, Vectors
+from waver.retrieval.base import Busy, Filter, Info, Passage, Spec, Vectors
+from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.database import Database
+from waver.retrieval.faiss_reader import DATABASE, FaissReader
 from waver.retrieval.faiss_writer import FaissWriter
 from waver.retrieval.index import Kind
-from waver.retrieval.segments import Snapshot, open_segment
+from waver.retrieval.storage import file_failure
 
-DATABASE, LOCK = "collection.sqlite3", "lock"
+LOCK = "lock"
 
 
-class FaissStore:
+class FaissStore(FaissReader):
     """A collection's folder."""
 
     def __init__(self, folder: Path, index: Kind | None = None, lock_seconds: float = 30.0) -> None:
@@ -39,14 +36,8 @@ class FaissStore:
             NoCollection: there is none in the folder.
             Damaged: what is there is not what was written.
         """
-        self.folder, self.kind, self._lock_seconds = folder, index, lock_seconds
-        self.database = Database(folder / DATABASE)
-        self._opening = threading.Lock()
-        self._snapshot: Snapshot | None = None
-        with self.database.reading() as db:
-            self.spec = database.spec(db)
-        if self.spec.name != folder.name:
-            raise Damaged(f"The folder '{folder.name}' holds the collection '{self.spec.name}'.")
+        super().__init__(folder, index)
+        self._lock_seconds = lock_seconds
 
     @staticmethod
     def create(folder: Path, spec: Spec) -> None:
@@ -58,9 +49,12 @@ class FaissStore:
         return self.database.current
 
     @contextmanager
-    def writing(self) -> Iterator[FaissWriter]:
-        with self.lock(self.folder, self._lock_seconds):
-            yield FaissWriter(self)
+    def writing(self, wait: float | None = None, token: CancelToken | None = None) -> Iterator[FaissWriter]:
+        with self.lock(self.folder, self._lock_seconds if wait is None else wait):
+            yield FaissWriter(self, token)
+
+    def digest(self, document: str) -> tuple[str, int] | None:
+        return self.known(document, staged=False)
 
     @staticmethod
     @contextmanager
@@ -69,6 +63,7 @@ class FaissStore:
 
         Raises:
             NoCollection: there is no such folder.
+            StorageError: its files cannot be written.
             Busy: somebody else held it for so many seconds.
         """
         lock = FileLock(folder / LOCK, thread_local=False)
@@ -76,8 +71,8 @@ class FaissStore:
             lock.acquire(timeout=seconds)
         except Timeout:
             raise Busy(f"Somebody else is writing to the collection '{folder.name}'; try again later.") from None
-        except OSError:
-            raise NoCollection(f"There is no collection '{folder.name}'.") from None
+        except OSError as error:
+            raise file_failure(error, folder.name) from error
         try:
             yield
         finally:
@@ -94,45 +89,6 @@ class FaissStore:
                 found = database.passages(db, scores)
                 rankings.append([found[chunk] for chunk in scores if chunk in found])
         return rankings[0], rankings[1]
-
-    @contextmanager
-    def reading(self) -> Iterator[tuple[sqlite3.Connection, Snapshot]]:
-        """A state of the database and the segments that it names."""
-        seen = -1
-        while True:
-            with self.database.reading() as db:
-                try:
-                    snapshot = self.snapshot(db)
-                except FileNotFoundError as error:
-                    # A writer has merged the segment away since this state; in the newest one nothing is missing.
-                    now = database.generation(db)
-                    if now == seen:
-                        message = f"The collection '{self.spec.name}' is damaged: {error.filename} is missing."
-                        raise Damaged(message) from error
-                    seen = now
-                    continue
-                yield db, snapshot
-                return
-
-    def snapshot(self, db: sqlite3.Connection) -> Snapshot:
-        """The segments of the state that `db` reads; those opened before are used again."""
-        generation = database.generation(db)
-        with self._opening:
-            known = self._snapshot
-            if known is not None and known.generation == generation:
-                return known
-            opened = {} if known is None else {segment.file: segment for segment in known.segments}
-            rows = db.execute("SELECT file, kind, rows, bytes, sha256, ids FROM segments WHERE NOT staged")
-            dead = np.fromiter((row[0] for row in db.execute("SELECT chunk FROM dead")), np.int64)
-            segments = []
-            for row in rows.fetchall():
-                segment = opened.get(row[0]) or open_segment(self.folder, row, self.spec.dimension)
-                gone = np.isin(segment.ids, dead)
-                segments.append(replace(segment, live=~gone if gone.any() else None))
-            found = Snapshot(generation, tuple(segments), OrderedDict())
-            if known is None or known.generation < generation:
-                self._snapshot = found
-            return found
 
     def summaries(self, documents: Sequence[str], kind: str) -> dict[str, str]:
         with self.database.reading() as db:
@@ -153,7 +109,8 @@ class FaissStore:
             return [(document, text) for document, text in rows]
 
     def info(self) -> Info:
-        with self.database.reading() as db:
+        # The segments are opened, and so checked: what a search would find damaged is not told to be well.
+        with self.reading() as (db, _):
             documents, chunks = db.execute(
                 "SELECT COUNT(*), COALESCE(SUM(chunks), 0) FROM documents WHERE NOT staged"
             ).fetchone()
@@ -169,10 +126,6 @@ class FaissStore:
             kinds[0] if kinds else "flat",
             _bytes(self.folder),
         )
-
-    def close(self) -> None:
-        self.database.close()
-        self._snapshot = None
 
 
 def _bytes(folder: Path) -> int:

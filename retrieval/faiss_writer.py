@@ -9,17 +9,17 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
 from waver.retrieval import database
 from waver.retrieval.base import Ids, Prepared, Vectors
+from waver.retrieval.cancellation import CancelToken
+from waver.retrieval.faiss_reader import FaissReader
 from waver.retrieval.index import Kind, build, kind_for
 from waver.retrieval.segments import Segment
-
-if TYPE_CHECKING:
-    from waver.retrieval.faiss_store import FaissStore
+from waver.retrieval.storage import storing
 
 MERGED = 16_384
 """Vectors up to which small flat segments are merged while documents are added; `compact` does the rest."""
@@ -41,11 +41,13 @@ class Written:
 class FaissWriter:
     """The one writer of a collection, while it holds the lock. See `waver.retrieval.base.Writer`."""
 
-    def __init__(self, store: FaissStore) -> None:
-        self._store = store
+    def __init__(self, store: FaissReader, token: CancelToken | None = None) -> None:
+        self._store, self._token = store, token
         with store.database.reading() as db:
             named = {row[0] for row in db.execute("SELECT file FROM segments")}
-        for file in store.folder.iterdir():
+        with storing(store.spec.name):
+            files = list(store.folder.iterdir())
+        for file in files:
             # What a writer left that died, or merged away while somebody still had it open.
             if file.suffix == ".faiss" and file.name not in named:
                 _remove(store, file.name)
@@ -74,7 +76,7 @@ class FaissWriter:
         old = [segment.chunks for segment in absorbed]
         ids = np.concatenate([*old, begin + np.arange(sum(map(len, vectors)) - sum(map(len, old)), dtype=np.int64)])
         written = self._write("flat", ids, lambda: iter(vectors)) if len(ids) else None
-        with self._store.database.changing() as db:
+        with self._store.database.changing(self._token) as db:
             database.insert(db, documents, staged)
             _replace(db, absorbed, written, staged)
         for segment in absorbed:
@@ -82,7 +84,7 @@ class FaissWriter:
 
     def publish(self, keep: Iterable[str]) -> None:
         wanted = set(keep)
-        with self._store.database.changing() as db:
+        with self._store.database.changing(self._token) as db:
             for (document,) in db.execute("SELECT id FROM documents WHERE staged").fetchall():
                 if document in wanted:
                     database.forget(db, document, staged=False)
@@ -92,24 +94,14 @@ class FaissWriter:
             db.execute("UPDATE segments SET staged = 0 WHERE staged")
 
     def remove(self, document: str) -> bool:
-        with self._store.database.changing() as db:
+        with self._store.database.changing(self._token) as db:
             return database.forget(db, document, staged=False)
 
-    def digest(self, document: str) -> tuple[str, int] | None:
-        return self._known(document, 0)
-
     def staged(self, document: str) -> tuple[str, int] | None:
-        return self._known(document, 1)
-
-    def _known(self, document: str, staged: int) -> tuple[str, int] | None:
-        with self._store.database.reading() as db:
-            row = db.execute(
-                "SELECT digest, chunks FROM documents WHERE id = ? AND staged = ?", (document, staged)
-            ).fetchone()
-        return None if row is None else (row[0], row[1])
+        return self._store.known(document, staged=True)
 
     def summarise(self, summaries: Mapping[str, str], kind: str) -> None:
-        with self._store.database.changing() as db:
+        with self._store.database.changing(self._token) as db:
             db.executemany(
                 "INSERT OR REPLACE INTO summaries SELECT key, ?, ? FROM documents WHERE id = ? AND NOT staged",
                 [(kind, text, document) for document, text in summaries.items()],
@@ -127,24 +119,45 @@ class FaissWriter:
         if count:
             ids = np.concatenate([segment.chunks for segment in segments])
             written = self._write(kind, ids, lambda: (block for segment in segments for block in segment.blocks()))
-        with self._store.database.changing() as db:
+        with self._store.database.changing(self._token) as db:
             _replace(db, segments, written, staged=False)
         for segment in segments:
             _remove(self._store, segment.file)
 
     def _write(self, kind: Kind, ids: Ids, blocks: Callable[[], Iterator[Vectors]]) -> Written:
-        """Write a segment and see to it that it is on disk."""
+        """Write a segment and see to it that it is on disk; nothing is left of one that cannot be."""
         file = self._store.folder / f"{secrets.token_hex(8)}.faiss"
-        build(kind, len(ids), self._store.spec.dimension, blocks, file)
-        if os.name == "posix":
-            folder = os.open(file.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return Written(file.name, kind, ids, file.stat().st_size, digest)
+        try:
+            with storing(self._store.spec.name):
+                build(kind, len(ids), self._store.spec.dimension, lambda: self._going_on(blocks()), file)
+                return Written(file.name, kind, ids, *_settled(file))
+        except BaseException:
+            _remove(self._store, file.name)
+            raise
+
+    def _going_on(self, blocks: Iterator[Vectors]) -> Iterator[Vectors]:
+        """The blocks, as long as nobody cancels the work.
+
+        Raises:
+            Cancelled: somebody did.
+        """
+        for block in blocks:
+            if self._token is not None:
+                self._token.check()
+            yield block
+
+
+def _settled(file: Path) -> tuple[int, str]:
+    """Size and SHA-256 of a file, once its folder's entry is on disk too."""
+    if os.name == "posix":
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return file.stat().st_size, digest
 
 
 def _worth_it(segments: Sequence[Segment], count: int, kind: Kind) -> bool:
@@ -167,7 +180,7 @@ def _replace(db: sqlite3.Connection, old: Sequence[Segment], new: Written | None
         )
 
 
-def _remove(store: FaissStore, name: str) -> None:
+def _remove(store: FaissReader, name: str) -> None:
     # Where a mapped file cannot be deleted, the next writer does it.
     with suppress(OSError):
         (store.folder / name).unlink()

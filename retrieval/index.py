@@ -54,6 +54,9 @@ def build(kind: Kind, count: int, dimension: int, blocks: Callable[[], Iterator[
     """Write an index of `count` unit vectors `[n, dimension]` that come in blocks; `blocks` may be called twice.
 
     The file is on disk, all of it, when this returns.
+
+    Raises:
+        OSError: it cannot be written.
     """
     index: Any
     if kind == "hnsw":
@@ -65,8 +68,10 @@ def build(kind: Kind, count: int, dimension: int, blocks: Callable[[], Iterator[
         index = faiss.IndexFlatIP(dimension)
     for block in blocks():
         index.add(np.ascontiguousarray(block, np.float32))
-    faiss.write_index(index, str(file))
-    with file.open("rb+") as stream:
+    with file.open("wb") as stream:
+        # By Python's own file: FAISS says in words alone why it could not write.
+        faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
+        stream.flush()
         os.fsync(stream.fileno())
 
 

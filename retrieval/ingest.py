@@ -100,7 +100,7 @@ def _read(
     parsers.check_size(size)
     data = file.read_bytes()
     digest = file_digest(data, metadata)
-    searchable, staged = writer.digest(name), writer.staged(name)
+    searchable, staged = collection.store.digest(name), writer.staged(name)
     if searchable is not None and searchable[0] == digest:
         return None, Outcome(name, "unchanged", searchable[1], size)
     if staged is not None and staged[0] == digest:

@@ -1,27 +1,45 @@
-"""All collections of one configuration: made, opened, listed, deleted."""
+"""All collections of one configuration: made, opened, listed, written to, deleted.
+
+Threads never wait for a writer here: coroutines wait for their turn (`waver.retrieval.turns`) and take a thread then.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from waver.retrieval.base import Exists, NoCollection, RetrievalError, Spec, Store
-from waver.retrieval.collection import Collection
+from waver.retrieval.base import (
+    Document,
+    Exists,
+    NoCollection,
+    NoSpace,
+    RetrievalError,
+    Spec,
+    StorageError,
+    Store,
+    Unavailable,
+    Writer,
+)
+from waver.retrieval.cancellation import CancelToken, in_thread
+from waver.retrieval.collection import Collection, Stored
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.embedder import Embedder
 from waver.retrieval.parsing import Parsers
+from waver.retrieval.storage import FULL, file_failure, storing
+from waver.retrieval.turns import Turns
 
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
-SEARCHES, OTHERS = 4, 3
-"""Searches, and other pieces of work, that run at a time."""
+SEARCHES, READERS, COMPUTERS, WRITERS = 4, 3, 3, 4
+"""Threads for searches, for short reads, for parsing and embedding of documents, and for commits."""
 Result = TypeVar("Result")
 
 
@@ -39,9 +57,13 @@ class Shelf(Protocol):
         """Raises:
         NoCollection: there is none."""
 
-    def delete(self, name: str) -> None:
-        """Raises:
-        NoCollection: there is none."""
+    def delete(self, name: str, wait: float | None = None, token: CancelToken | None = None) -> None:
+        """Delete a collection, after at most `wait` seconds for its writer; as configured if None.
+
+        Raises:
+            NoCollection: there is none.
+            Busy: somebody is writing to it.
+        """
 
     def close(self) -> None: ...
 
@@ -54,8 +76,12 @@ class Library:
         self.config = config
         self.embedders = {name: Embedder(name, config.device) for name in (config.embedder, *config.embedders)}
         self.parsers = Parsers(config.max_file_bytes, config.max_text_bytes, config.parse_seconds, config.parse_memory)
-        self._threads = ThreadPoolExecutor(SEARCHES, thread_name_prefix="search")
-        self._others = ThreadPoolExecutor(OTHERS, thread_name_prefix="library")
+        self._searches = ThreadPoolExecutor(SEARCHES, thread_name_prefix="search")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
+        self._computers = ThreadPoolExecutor(COMPUTERS, thread_name_prefix="ingest")
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
+        self._tidier = ThreadPoolExecutor(1, thread_name_prefix="tidy")
+        self._turns = Turns(config.lock_seconds)
         self._open: dict[str, Collection] = {}
         self._lock = threading.Lock()
         self._shelf: Shelf | None = None
@@ -75,8 +101,73 @@ class Library:
             return self._shelf
 
     async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """Do something slow in a thread, apart from those of searches and of the event loop's own."""
-        return await asyncio.get_running_loop().run_in_executor(self._others, work, *arguments)
+        """Read something short in a thread: never what waits for a writer or computes for long."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work, *arguments)
+
+    async def compute(self, work: Callable[..., Result], *arguments: object, quick: bool = False) -> Result:
+        """Parse or embed in a thread. Who is cancelled waits for its end. `quick`: as little as a search takes."""
+        return await in_thread(self._searches if quick else self._computers, work, *arguments)
+
+    async def add(
+        self, collection: Collection, read: Callable[[], Sequence[Document]], token: CancelToken
+    ) -> list[Stored]:
+        """Read documents and make them searchable, all or none; the same id replaces.
+
+        Args:
+            token: once it is cancelled, nothing is committed.
+
+        Raises:
+            BadDocument: one of them cannot be kept.
+            Busy: others wrote for longer than `lock_seconds`.
+            Cancelled: `token` was.
+        """
+        addition = await self.compute(lambda: collection.prepared(read(), token))
+        return await self.write(collection, lambda writer: collection.commit(addition, writer), token)
+
+    async def write(
+        self, collection: Collection, work: Callable[[Writer], Result], token: CancelToken | None = None
+    ) -> Result:
+        """Do `work` as a collection's one writer, in a thread that is taken when it is this one's turn.
+
+        Raises:
+            Busy: others wrote for longer than `lock_seconds`.
+            Cancelled: `token` was, before the commit.
+        """
+
+        def attempt() -> Result:
+            with collection.store.writing(0.0, token) as writer:
+                return work(writer)
+
+        return await self._turns.take(collection.spec.name, attempt, self._writers)
+
+    async def tidy(self, collection: Collection, token: CancelToken) -> None:
+        """Rebuild a collection's index where that pays, one at a time, in no thread that anybody waits for."""
+
+        def attempt() -> None:
+            with collection.store.writing(0.0, token) as writer:
+                writer.compact()
+
+        await self._turns.take(collection.spec.name, attempt, self._tidier)
+
+    async def discard(self, name: str, token: CancelToken) -> None:
+        """Delete a collection when it is this one's turn.
+
+        Raises:
+            NoCollection: there is none.
+            Busy: others wrote for longer than `lock_seconds`.
+            Cancelled: `token` was.
+        """
+        await self._turns.take(name, lambda: self.delete(name, 0.0, token), self._writers)
+
+    def check_embedders(self) -> None:
+        """Load the embedders that the configuration names.
+
+        Raises:
+            Unavailable: one of them cannot be loaded.
+        """
+        named = self.config.model_fields_set & {"embedder", "embedders"}
+        for embedder in self.embedders.values() if named else ():
+            assert embedder.model
 
     def embedder(self, name: str | None = None) -> Embedder:
         """One of the configured embedders, the first if none is named.
@@ -130,11 +221,11 @@ class Library:
             embedder = self.embedder(store.spec.embedder)
         except RetrievalError as error:
             store.close()
-            raise RetrievalError(
+            raise Unavailable(
                 f"The collection '{name}' was made by the embedder '{store.spec.embedder}': add it to "
                 "retrieval.embedders in the configuration."
             ) from error
-        collection = Collection(store, embedder, self._threads)
+        collection = Collection(store, embedder, self._searches)
         with self._lock:
             kept = self._open.setdefault(name, collection)
         if kept is not collection:
@@ -151,18 +242,21 @@ class Library:
     def names(self) -> list[str]:
         return sorted(self.shelf.names())
 
-    def delete(self, name: str) -> None:
-        """Raises:
-        NoCollection: there is none.
-        Busy: somebody is writing to it."""
+    def delete(self, name: str, wait: float | None = None, token: CancelToken | None = None) -> None:
+        """Delete a collection, after at most `wait` seconds for its writer; `lock_seconds` if None.
+
+        Raises:
+            NoCollection: there is none.
+            Busy: somebody is writing to it.
+        """
         if not NAME.fullmatch(name):
             raise NoCollection(f"There is no collection '{name[:80]}'.")
-        self.shelf.delete(name)
+        self.shelf.delete(name, wait, token)
         self.forget(name)
 
     def close(self) -> None:
         """Let go of everything; what runs is waited for."""
-        for threads in (self._threads, self._others):
+        for threads in (self._searches, self._readers, self._computers, self._writers, self._tidier):
             threads.shutdown(cancel_futures=True)
         for name in list(self._open):
             self.forget(name)
@@ -185,7 +279,10 @@ class FaissShelf:
     def names(self) -> list[str]:
         if not self._root.is_dir():
             return []
-        return [folder.name for folder in self._root.iterdir() if NAME.fullmatch(folder.name) and folder.is_dir()]
+        try:
+            return [folder.name for folder in self._root.iterdir() if NAME.fullmatch(folder.name) and folder.is_dir()]
+        except OSError as error:
+            raise StorageError("The folder of the collections cannot be read.") from error
 
     def create(self, spec: Spec) -> None:
         with self._temporary() as folder:
@@ -193,7 +290,9 @@ class FaissShelf:
             try:
                 folder.rename(self._root / spec.name)  # fails where the target is a folder with something in it
             except OSError as error:
-                raise Exists(f"There is a collection '{spec.name}' already.") from error
+                if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise Exists(f"There is a collection '{spec.name}' already.") from error
+                raise file_failure(error, spec.name) from error
 
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
@@ -202,7 +301,8 @@ class FaissShelf:
         try:
             folder.mkdir(parents=True)
         except OSError as error:
-            raise RetrievalError(f"The folder of the collections cannot be written: {error.strerror}.") from error
+            kind = NoSpace if error.errno in FULL else StorageError
+            raise kind(f"The folder of the collections cannot be written: {error.strerror}.") from error
         try:
             yield folder
         finally:
@@ -211,12 +311,15 @@ class FaissShelf:
     def open(self, name: str) -> Store:
         return self._store(self._root / name, self._kind, self._lock_seconds)
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, wait: float | None = None, token: CancelToken | None = None) -> None:
         # Not opened: what is damaged can be deleted too.
         folder = self._root / name
         if not folder.is_dir():
             raise NoCollection(f"There is no collection '{name}'.")
-        with self._store.lock(folder, self._lock_seconds), self._temporary() as trash:
+        seconds = self._lock_seconds if wait is None else wait
+        with self._store.lock(folder, seconds), self._temporary() as trash, storing(name):
+            if token is not None:
+                token.commit()
             folder.rename(trash / name)
 
     def close(self) -> None: ...

@@ -19,6 +19,7 @@ from typing import Any
 
 from waver.extras import how_to_install
 from waver.retrieval.base import (
+    Busy,
     Exists,
     Filter,
     Info,
@@ -31,6 +32,7 @@ from waver.retrieval.base import (
     Unreachable,
     Vectors,
 )
+from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.database import tag
 from waver.retrieval.words import telling, words
@@ -52,6 +54,7 @@ class QdrantShelf:
 
     def __init__(self, config: RetrievalConfig) -> None:
         key = os.environ.get(config.api_key_env)
+        self._lock_seconds = config.lock_seconds
         self._client = QdrantClient(location=config.url, api_key=key, timeout=60, check_compatibility=False)
 
     def names(self) -> list[str]:
@@ -82,10 +85,12 @@ class QdrantShelf:
             spec = self._spec(name) if self._client.collection_exists(name) else None
         if spec is None:
             raise NoCollection(f"There is no collection '{name}'.")
-        return QdrantStore(self._client, spec)
+        return QdrantStore(self._client, spec, self._lock_seconds)
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, wait: float | None = None, token: CancelToken | None = None) -> None:
         self.open(name)
+        if token is not None:
+            token.commit()
         with reachable():
             self._client.delete_collection(name)
 
@@ -96,8 +101,8 @@ class QdrantShelf:
 class QdrantStore:
     """One collection: a point for each chunk, with a dense vector and the BM25 weights of its words."""
 
-    def __init__(self, client: QdrantClient, spec: Spec) -> None:
-        self.client, self.spec = client, spec
+    def __init__(self, client: QdrantClient, spec: Spec, lock_seconds: float = 30.0) -> None:
+        self.client, self.spec, self._lock_seconds = client, spec, lock_seconds
         self._writing = threading.Lock()
 
     @property
@@ -106,9 +111,25 @@ class QdrantStore:
             return self.client.collection_exists(self.spec.name)
 
     @contextmanager
-    def writing(self) -> Iterator[QdrantWriter]:
-        with self._writing, reachable():
-            yield QdrantWriter(self)
+    def writing(self, wait: float | None = None, token: CancelToken | None = None) -> Iterator[QdrantWriter]:
+        if not self._writing.acquire(timeout=self._lock_seconds if wait is None else wait):
+            raise Busy(f"Somebody else is writing to the collection '{self.spec.name}'; try again later.")
+        try:
+            with reachable():
+                yield QdrantWriter(self, token)
+        finally:
+            self._writing.release()
+
+    def digest(self, document: str) -> tuple[str, int] | None:
+        with reachable():
+            return self.known(document, False)
+
+    def known(self, document: str, staged: bool) -> tuple[str, int] | None:
+        """The digest and the number of chunks of a document that is searchable, or of one that is staged."""
+        must = [is_staged(staged), any_of("document", [document]), number_is(0)]
+        for load in self.scroll(must, ["digest", "chunks"]):
+            return load["digest"], load["chunks"]
+        return None
 
     def find(
         self, vector: Vectors | None, words: str | None, count: int, where: Filter
@@ -181,10 +202,16 @@ class QdrantStore:
 class QdrantWriter:
     """See `waver.retrieval.base.Writer`."""
 
-    def __init__(self, store: QdrantStore) -> None:
+    def __init__(self, store: QdrantStore, token: CancelToken | None = None) -> None:
         self._store, self._client, self._name = store, store.client, store.spec.name
+        self._token = token
+
+    def _commit(self) -> None:
+        if self._token is not None:
+            self._token.commit()
 
     def add(self, documents: Sequence[Prepared]) -> None:
+        self._commit()
         version = uuid.uuid4().hex
         self._upsert(documents, version, staged=False)
         older = models.FieldCondition(key="version", match=models.MatchExcept(**{"except": [version]}))
@@ -237,21 +264,13 @@ class QdrantWriter:
                 self._delete([is_staged(True), any_of("document", [document])])
 
     def remove(self, document: str) -> bool:
-        there = self.digest(document) is not None
+        there = self._store.known(document, False) is not None
+        self._commit()
         self._delete([is_staged(False), any_of("document", [document])])
         return there
 
-    def digest(self, document: str) -> tuple[str, int] | None:
-        return self._known(document, False)
-
     def staged(self, document: str) -> tuple[str, int] | None:
-        return self._known(document, True)
-
-    def _known(self, document: str, staged: bool) -> tuple[str, int] | None:
-        must = [is_staged(staged), any_of("document", [document]), number_is(0)]
-        for load in self._store.scroll(must, ["digest", "chunks"]):
-            return load["digest"], load["chunks"]
-        return None
+        return self._store.known(document, True)
 
     def summarise(self, summaries: Mapping[str, str], kind: str) -> None:
         for document, text in summaries.items():

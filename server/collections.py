@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, Request
 
-from waver.retrieval.base import RetrievalError
-from waver.server.errors import APIError
+from waver.retrieval.base import Passage, RetrievalError
+from waver.retrieval.cancellation import CancelToken
+from waver.retrieval.collection import check_filter
+from waver.server.errors import APIError, invalid
 from waver.server.runtime import Runtime, ready_runtime, runtime
 from waver.server.schemas import CollectionRequest, SearchRequest
 
@@ -21,8 +21,9 @@ router = APIRouter()
 async def create(request: Request, body: CollectionRequest) -> dict[str, Any]:
     here = ready_runtime(request)
     overlap = min(32, body.chunk_tokens // 4) if body.chunk_overlap is None else body.chunk_overlap
-    made = await here.library.run(here.library.create, body.name, body.embedder, body.chunk_tokens, overlap)
-    return await describe(here, made.spec.name)
+    # It loads the embedder the first time, so it is no short read.
+    await here.library.compute(here.library.create, body.name, body.embedder, body.chunk_tokens, overlap)
+    return await describe(here, body.name)
 
 
 @router.get("/v1/collections", summary="List the collections")
@@ -40,14 +41,19 @@ async def collection(request: Request, name: str) -> dict[str, Any]:
 @router.delete("/v1/collections/{name}", summary="Delete a collection")
 async def delete(request: Request, name: str) -> dict[str, Any]:
     here = runtime(request)
-    await here.library.run(here.library.delete, name)
+    await here.jobs.run(None, lambda token: here.library.discard(name, token), deadline(here))
     return {"object": "collection.deleted", "name": name, "deleted": True}
 
 
 @router.delete("/v1/collections/{name}/documents/{document:path}", summary="Delete a document")
 async def delete_document(request: Request, name: str, document: str) -> dict[str, Any]:
     here = runtime(request)
-    if not await here.library.run(lambda: here.library.open(name).remove(document)):
+    found = await here.library.run(here.library.open, name)
+    # What is not there needs no turn to write.
+    removed = await here.library.run(found.store.digest, document) is not None and await here.jobs.run(
+        None, lambda token: here.library.write(found, lambda writer: writer.remove(document), token), deadline(here)
+    )
+    if not removed:
         message = f"The collection '{name}' has no document '{document[:80]}'."
         raise APIError(404, message, param="document", code="document_not_found")
     return {"object": "document.deleted", "id": document, "deleted": True}
@@ -56,10 +62,18 @@ async def delete_document(request: Request, name: str, document: str) -> dict[st
 @router.post("/v1/collections/{name}/search", summary="Find passages")
 async def search(request: Request, name: str, body: SearchRequest) -> dict[str, Any]:
     here = ready_runtime(request)
+    until = deadline(here)
+    try:
+        check_filter(body.filter)
+    except RetrievalError as error:
+        raise invalid(str(error), "filter") from error
     found = await here.library.run(here.library.open, name)
-    async with here.searches.slot(), deadline(here):
+
+    async def look(_: CancelToken) -> list[Passage]:
         with here.metrics.searches.time():
-            passages = await found.search(body.query, body.top_k, body.filter, body.mode)
+            return await found.search(body.query, body.top_k, body.filter, body.mode)
+
+    passages = await here.jobs.run(here.searches, look, until)
     here.metrics.passages.inc(len(passages))
     return {
         "passages": [
@@ -82,12 +96,6 @@ async def describe(here: Runtime, name: str, listed: bool = False) -> dict[str, 
     return {"object": "collection", **info.as_dict()}
 
 
-@asynccontextmanager
-async def deadline(here: Runtime) -> AsyncIterator[None]:
-    """The server's limit on a request's time.
-
-    Raises:
-        TimeoutError: it has passed.
-    """
-    async with asyncio.timeout(here.config.server.timeout):
-        yield
+def deadline(here: Runtime) -> float:
+    """When a request that begins now must be answered, in the loop's time."""
+    return asyncio.get_running_loop().time() + here.config.server.timeout

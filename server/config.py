@@ -87,7 +87,40 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, _File(settings_cls)
+
+
+class _File(YamlConfigSettingsSource):
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        return read_yaml(file_path) or {}
+
+
+def read_yaml(file: Path) -> Any:
+    """The content of a YAML file, in which no mapping has a key twice: nobody would know which of them was meant.
+
+    Raises:
+        OSError, UnicodeDecodeError, yaml.YAMLError: it cannot be read.
+    """
+    text = file.read_text(encoding="utf-8")
+    _check_keys(yaml.compose(text, Loader=yaml.SafeLoader), set())
+    return yaml.safe_load(text)
+
+
+def _check_keys(node: yaml.Node | None, visited: set[int]) -> None:
+    if node is None or id(node) in visited:  # aliases lead to the same node again
+        return
+    visited.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_keys(item, visited)
+    elif isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            name = (key.tag, str(key.value))
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' is there twice", problem_mark=key.start_mark)
+            seen.add(name)
+            _check_keys(value, visited)
 
 
 def find_model(model: str) -> str:
@@ -105,7 +138,7 @@ def load_config(path: str | Path | None = None, flags: Mapping[str, Any] | None 
     """
     file = Path(path) if path is not None else DEFAULT_CONFIG
     try:
-        if not isinstance(yaml.safe_load(file.read_text(encoding="utf-8")), dict):
+        if not isinstance(read_yaml(file), dict):
             raise ValueError(f"{file}: a configuration is a YAML mapping with the key 'engines'.")
         reader: type[Config] = type(
             "Config", (Config,), {"model_config": {"yaml_file": file}, "__doc__": Config.__doc__}

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import structlog
-from fastapi import APIRouter, BackgroundTasks, Request
+from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 
 from waver.extras import how_to_install
-from waver.retrieval.base import BadDocument, Document, RetrievalError, Scalar, TooLarge, Unavailable
-from waver.retrieval.collection import Collection, Stored
+from waver.retrieval.base import BadDocument, Document, Scalar, TooLarge, Unavailable
+from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.formats import clean
 from waver.retrieval.ingest import file_digest
 from waver.retrieval.parsing import Parsers
@@ -25,11 +26,10 @@ from waver.server.runtime import ready_runtime
 from waver.server.schemas import DocumentBody, DocumentsRequest
 from waver.server.schemas import Scalar as ScalarField
 
-log = structlog.get_logger("waver")
 router = APIRouter()
 
 MOST_FILES = 1000
-METADATA: TypeAdapter[dict[str, Scalar]] = TypeAdapter(dict[str, ScalarField])
+METADATA: TypeAdapter[dict[str, Scalar]] = TypeAdapter(dict[str, ScalarField], config=ConfigDict(allow_inf_nan=False))
 BODY = {
     "requestBody": {
         "required": True,
@@ -57,32 +57,29 @@ BODY = {
 
 
 @router.post("/v1/collections/{name}/documents", summary="Add documents", openapi_extra=BODY)
-async def add(request: Request, name: str, background: BackgroundTasks) -> dict[str, Any]:
+async def add(request: Request, name: str) -> dict[str, Any]:
     here = ready_runtime(request)
-    library = here.library
+    library, until = here.library, deadline(here)
     collection = await library.run(library.open, name)
-    multipart = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
-    async with deadline(here):
-        if multipart:
-            files, metadata = await uploads(request, library.config.max_file_bytes)
-            work: Any = lambda: store_files(collection, library.parsers, files, metadata)  # noqa: E731
-        else:
-            data = await request.body()
-            work = lambda: store_texts(collection, data, library.config.max_text_bytes)  # noqa: E731
-        async with here.ingests.slot():
-            stored: list[Stored] = await library.run(work)
+    async with asyncio.timeout_at(until):
+        match request.headers.get("content-type", "").partition(";")[0].strip().lower():
+            case "multipart/form-data":
+                files, metadata = await uploads(request, library.config.max_file_bytes)
+                read: Any = partial(read_files, library.parsers, files, metadata)
+            case "application/json":
+                read = partial(read_texts, await request.body(), library.config.max_text_bytes)
+            case _:
+                raise invalid(
+                    "The body should be JSON, sent with the header 'Content-Type: application/json', or "
+                    "'multipart/form-data'."
+                )
+    stored = await here.jobs.run(
+        here.ingests, lambda token: library.add(collection, partial(read, token), token), until
+    )
     for each in stored:
         here.metrics.documents.labels("stored" if each.changed else "unchanged").inc()
-    background.add_task(library.run, tidy, collection)
+    here.jobs.spawn(partial(library.tidy, collection), f"rebuilding the index of '{name}'")
     return {"documents": [{"id": each.id, "chunks": each.chunks} for each in stored]}
-
-
-def tidy(collection: Collection) -> None:
-    """Rebuild the index if that pays; whoever writes next does it where it cannot be done now."""
-    try:
-        collection.compact()
-    except RetrievalError as error:
-        log.info("the index was not rebuilt", collection=collection.spec.name, reason=str(error))
 
 
 async def uploads(request: Request, most: int) -> tuple[list[tuple[str, str, bytes]], dict[str, Scalar]]:
@@ -114,22 +111,23 @@ async def uploads(request: Request, most: int) -> tuple[list[tuple[str, str, byt
     return files, metadata
 
 
-def store_files(
-    collection: Collection, parsers: Parsers, files: Sequence[tuple[str, str, bytes]], metadata: dict[str, Scalar]
-) -> list[Stored]:
-    """Read files and add them under their names."""
+def read_files(
+    parsers: Parsers, files: Sequence[tuple[str, str, bytes]], metadata: dict[str, Scalar], token: CancelToken
+) -> list[Document]:
+    """Read files as documents of their names."""
     documents = []
     for name, content_type, data in files:
+        token.check()
         try:
             title, text = parsers.parse(data, name, content_type)
         except (BadDocument, TooLarge) as error:
             raise type(error)(f"The file '{name[:80]}' cannot be taken in: {error}.") from error
         documents.append(Document(name, text, title, metadata, file_digest(data, metadata)))
-    return collection.add(documents)
+    return documents
 
 
-def store_texts(collection: Collection, data: bytes, most: int) -> list[Stored]:
-    """Add the documents of a JSON body, each at most `most` bytes of text.
+def read_texts(data: bytes, most: int, token: CancelToken) -> list[Document]:
+    """The documents of a JSON body, each at most `most` bytes of text.
 
     Raises:
         RequestValidationError: the body is not what it should be.
@@ -153,5 +151,6 @@ def store_texts(collection: Collection, data: bytes, most: int) -> list[Stored]:
                 413, f"The document '{each.id[:80]}' is larger than {most} bytes.", param=f"documents[{i}].text",
                 code="document_too_large",
             )  # fmt: skip
+        token.check()
         documents.append(Document(each.id, clean(each.text), each.title, each.metadata))
-    return collection.add(documents)
+    return documents

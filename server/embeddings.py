@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 
 from waver.retrieval.base import Vectors
+from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.embedder import Embedder
 from waver.server.collections import deadline
 from waver.server.errors import APIError, invalid
@@ -18,6 +19,8 @@ from waver.server.schemas import EmbeddingsRequest
 router = APIRouter()
 
 MOST_INPUTS = 2048
+QUICK = 16
+"""Texts that are embedded among the searches; more are embedded among the documents that come in."""
 
 
 @router.post("/v1/embeddings", summary="Texts to vectors")
@@ -34,8 +37,12 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> dict[str, Any
     wanted = [text for text in texts if isinstance(text, str)]
     if len(wanted) < len(texts):
         raise invalid("input should be texts: token ids of another tokenizer mean nothing to the embedder.", "input")
-    async with here.ingests.slot() if len(wanted) > 16 else here.searches.slot(), deadline(here):
-        vectors, tokens = await here.library.run(embed, embedders[name], wanted, body.dimensions)
+    quick = len(wanted) <= QUICK
+    vectors, tokens = await here.jobs.run(
+        here.searches if quick else here.ingests,
+        lambda token: here.library.compute(embed, embedders[name], wanted, body.dimensions, token, quick=quick),
+        deadline(here),
+    )
     return {
         "object": "list",
         "data": [
@@ -47,7 +54,9 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> dict[str, Any
     }
 
 
-def embed(embedder: Embedder, texts: list[str], dimensions: int | None) -> tuple[Vectors, int]:
+def embed(
+    embedder: Embedder, texts: list[str], dimensions: int | None, token: CancelToken | None = None
+) -> tuple[Vectors, int]:
     """Unit vectors `[texts, dimension]`, and how many tokens were read.
 
     Raises:
@@ -60,7 +69,7 @@ def embed(embedder: Embedder, texts: list[str], dimensions: int | None) -> tuple
         if not 0 < count <= embedder.most_tokens:
             message = f"input[{i}] has {count} tokens; '{embedder.name}' reads 1 to {embedder.most_tokens}."
             raise invalid(message, "input", "context_length_exceeded" if count else None)
-    return embedder.embed(texts), sum(counts)
+    return embedder.embed(texts, token), sum(counts)
 
 
 def encode(vector: Vectors, form: str) -> list[float] | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,12 +17,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from waver.engines.base import EngineError, Unsupported
 from waver.policies.registry import PolicyError
-from waver.retrieval.base import Busy, Damaged, Exists, NoCollection, RetrievalError, TooLarge, Unavailable, Unreachable
+from waver.retrieval.base import (
+    Busy,
+    Damaged,
+    Exists,
+    NoCollection,
+    NoSpace,
+    RetrievalError,
+    StorageError,
+    TooLarge,
+    Unavailable,
+    Unreachable,
+)
 from waver.server.validation import explain
 
 log = structlog.get_logger("waver")
 
 TYPES = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}
+FOLDERS = re.compile(r"(?<![\w.:/])/(?:[\w.@+-]+/)+")
+"""The folders of an absolute path: where something is installed is for the log."""
 NO_RETRY = {"x-should-retry": "false"}
 
 
@@ -120,12 +134,19 @@ def from_retrieval(error: RetrievalError) -> APIError:
         case TooLarge():
             return APIError(413, message, code="document_too_large")
         case Unavailable():
-            return APIError(501, message, code="retrieval_unavailable", headers=NO_RETRY)
+            return APIError(501, FOLDERS.sub("", message), code="retrieval_unavailable", headers=NO_RETRY)
         case Unreachable():
             return APIError(503, message, code="retrieval_unreachable", headers={"retry-after": "5"})
         case Busy():
             return APIError(503, message, code="collection_busy", headers={"retry-after": "5"})
+        case NoSpace():
+            log.warning("documents cannot be stored: the disk is full", reason=message)
+            return APIError(507, message, code="storage_full", headers=NO_RETRY)
+        case StorageError():
+            log.warning("a collection cannot be read or written", reason=message, exc_info=error.__cause__)
+            return APIError(500, message, code="storage_failed", headers=NO_RETRY)
         case Damaged():
+            log.error("a collection is damaged", reason=message)
             return APIError(503, message, code="collection_damaged", headers=NO_RETRY)
         case _:
             return invalid(message)

@@ -25,13 +25,15 @@ from waver.server.admission import Admission
 from waver.server.aftercare import Aftercare
 from waver.server.config import Config
 from waver.server.errors import APIError, invalid, not_ready
+from waver.server.jobs import Jobs
 from waver.server.metrics import Metrics
 
 log = structlog.get_logger("waver")
 
 PREFIX = "waver/"
-INGESTS = (1, 8)
-"""Requests that bring documents: at work, and waiting. Each holds its body in memory."""
+INGESTS = 9
+"""Requests that bring documents, all that wait for a thread or for their turn to write included: each holds its body in
+memory."""
 AFTERCARE_GRACE = 5.0
 """Seconds that what policies do after answers is given when the server stops."""
 
@@ -63,7 +65,8 @@ class Runtime:
         self.stores = Stores(Path(config.state))
         self.aftercare = Aftercare()
         self.searches = Admission(SEARCHES, config.server.max_queue)
-        self.ingests = Admission(*INGESTS)
+        self.ingests = Admission(INGESTS, 0)
+        self.jobs = Jobs()
         self.metrics = Metrics(self)
         self.created = int(time.time())
         self.loaded = False
@@ -78,6 +81,7 @@ class Runtime:
         try:
             await asyncio.to_thread(plugins.load, self.config.modules)
             self.probes = await asyncio.to_thread(load_probes, self.config.probes)
+            await asyncio.to_thread(self.library.check_embedders)
             loaded = await load_engines(missing, self.engines)
             await asyncio.gather(*(warm_up(engine) for engine in loaded.values()))
             everything = self.engines | loaded
@@ -101,6 +105,7 @@ class Runtime:
         await self.aftercare.settle(AFTERCARE_GRACE)
         await asyncio.gather(*(engine.aclose() for engine in self.engines.values()), return_exceptions=True)
         await asyncio.to_thread(self.stores.close)
+        await self.jobs.aclose()
         await asyncio.to_thread(self.library.close)
 
     @property

@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 from waver.engines.base import Sampling, Unsupported
 from waver.policies.job import Job
 from waver.policies.retrieve import quoting
-from waver.retrieval.base import Passage
-from waver.retrieval.collection import Collection
+from waver.retrieval.base import Passage, RetrievalError
+from waver.retrieval.collection import Collection, check_filter
 
 Scalar = str | int | float | bool | None
 SUMMARY_TOKENS = 100
@@ -84,7 +84,7 @@ class Lookup:
             written[name] = engine.tokens.decode([step.token for step in steps]).strip()
         written = {name: text for name, text in written.items() if text}
         if written:
-            await library.run(self._collection.summarise, written, "written")
+            await library.write(self._collection, lambda writer: writer.summarise(written, "written"))
         return written
 
     def decided(self, score: float | None) -> None:
@@ -132,6 +132,10 @@ async def looking(where: Where, job: Job) -> Collection:
         raise Unsupported('name the collection to look into: "collection": "…"', "collection")
     if job.services.library is None:
         raise Unsupported("there are no collections here")
+    try:
+        check_filter(where.filter or {})
+    except RetrievalError as error:
+        raise Unsupported(str(error), "filter") from error
     if job.question is None:
         raise Unsupported("passages are quoted in front of a question: send a user's message, or a prompt as text")
     return await job.services.library.run(partial(job.services.library.open, where.collection))

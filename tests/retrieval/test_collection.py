@@ -88,6 +88,7 @@ def test_unchanged_is_left_alone_and_changed_replaces(facts: Collection) -> None
         Document("empty", " \n "),
         Document("a", "text", metadata={str(i): i for i in range(65)}),
         Document("a", "text", metadata={"nested": {}}),  # type: ignore[dict-item]
+        Document("a", "text", metadata={"number": float("nan")}),
     ],
 )
 def test_one_bad_document_and_nothing_is_added(facts: Collection, document: Document) -> None:
@@ -152,7 +153,7 @@ def test_other_weights_do_not_search(library: Library) -> None:
     folder = Path(library.config.path) / "old"
     folder.mkdir(parents=True)
     FaissStore.create(folder, Spec("old", "all-MiniLM-L6-v2", "f" * 64, 384))
-    with pytest.raises(Damaged, match="other weights"):
+    with pytest.raises(Unavailable, match="other weights"):
         library.open("old").search_now("Who?")
     (folder.parent / "foreign").mkdir()
     FaissStore.create(folder.parent / "foreign", Spec("foreign", "some/model", "f" * 64, 384))
@@ -173,6 +174,24 @@ def test_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     made = Library(RetrievalConfig(path=tmp_path, embedder="no/such-model"))
     with pytest.raises(Unavailable, match="no/such-model"):
         made.create("x")
+    made.close()
+
+
+def test_a_filter_has_a_bound(facts: Collection) -> None:
+    assert facts.search_now("mill", filter={"kind": ["part"] * 1000})
+    with pytest.raises(RetrievalError, match=r"at most 1000 values.*it has 300001"):
+        facts.search_now("mill", filter={"kind": ["x"] * 300_000, "year": 1})
+
+
+def test_an_embedder_that_is_named_is_loaded_by_the_check(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    made = Library(RetrievalConfig(path=tmp_path / "none"))
+    made.check_embedders()
+    assert not made.embedder().loaded
+    made.close()
+    made = Library(RetrievalConfig(path=tmp_path / "none", embedders=(str(tmp_path / "broken"),)))
+    with pytest.raises(Unavailable, match="not a sentence-transformers model"):
+        made.check_embedders()
     made.close()
 
 

@@ -126,7 +126,7 @@ def test_staged_is_unseen_until_published_all_at_once(store: FaissStore) -> None
         writer.stage([prepared("d1", 201), prepared("new", 202)])
         writer.stage([prepared("old", 203)])
         assert writer.staged("new") is not None
-        assert writer.digest("new") is None
+        assert store.digest("new") is None
     assert store.info().documents == 20
     assert "new" not in ids(store, 202, 40)
     assert store.find(None, "seed202", 5, {})[1] == []
@@ -256,6 +256,14 @@ def test_damage_is_one_clear_sentence(store: FaissStore, what: str) -> None:
         FaissStore(store.folder).find(unit(1)[0], "seed1", 3, {})
     assert "notes" in str(found.value)
     assert "\n" not in str(found.value)
+    assert str(store.folder) not in str(found.value)
+
+
+@pytest.mark.parametrize("what", ["cut", "flipped", "missing", "pickle", "text foreign", "text garbage", "ids cut"])
+def test_what_is_damaged_is_not_described_as_well(store: FaissStore, what: str) -> None:
+    damage(store, what)
+    with pytest.raises(Damaged):
+        FaissStore(store.folder).info()
 
 
 def test_swapped_files_are_noticed(store: FaissStore, tmp_path: Path) -> None:

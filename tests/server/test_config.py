@@ -78,6 +78,30 @@ def test_files_that_are_no_mapping(tmp_path: Path, text: str) -> None:
         load_config(file)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "engines: {a: {backend: transformers, model: x/y}}\nserver: {port: 1}\nserver: {port: 2}\n",
+        "engines:\n  a: {backend: transformers, model: x/y, model: z}\n",
+        "engines: {a: {backend: transformers, model: x/y}}\npresets: {p: [{name: ead, name: route}]}\n",
+    ],
+)
+def test_a_key_that_is_there_twice_is_a_mistake(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "waver.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"the key '(server|model|name)' is there twice"):
+        load_config(file)
+
+
+def test_anchors_and_merges_are_no_doubles(tmp_path: Path) -> None:
+    file = tmp_path / "waver.yaml"
+    file.write_text(
+        "engines:\n  a: &a {backend: transformers, model: x/y}\n  b: &b {<<: *a, model: y/z}\n"
+        "  c: {<<: *b, model: z/a}\n"
+    )
+    assert [engine.model for engine in load_config(file).engines.values()] == ["x/y", "y/z", "z/a"]
+
+
 def test_missing_file_is_said_and_not_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert serve("no/such.yaml") == 1
     assert capsys.readouterr().err == "The configuration no/such.yaml cannot be read: No such file or directory.\n"
@@ -95,6 +119,17 @@ def test_a_preset_that_cannot_run_stops_the_start(tiny_pair: dict[str, Path], wr
     assert failed
     assert runtime.failure is not None
     assert "preset 'p'" in runtime.failure
+
+
+def test_an_embedder_that_cannot_be_loaded_stops_the_start(tiny_config: dict[str, Any], write: Any) -> None:
+    import asyncio
+
+    from waver.server.runtime import Runtime
+
+    runtime = Runtime(load_config(write(**{**tiny_config, "retrieval": {"embedder": str(Path(__file__).parent)}})))
+    asyncio.run(runtime.start())
+    assert runtime.failure is not None
+    assert "is not a sentence-transformers model" in runtime.failure
 
 
 def test_what_is_loaded_is_told_before_the_first_request_is_let_in(tiny_config: dict[str, Any], write: Any) -> None:

@@ -1,0 +1,96 @@
+"""One state of a collection on disk at a time: the database's, and the FAISS files (segments) that it names."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from waver.retrieval import database
+from waver.retrieval.base import Damaged
+from waver.retrieval.database import Database
+from waver.retrieval.index import Kind
+from waver.retrieval.segments import Snapshot, open_segment
+
+DATABASE = "collection.sqlite3"
+
+
+class FaissReader:
+    """A collection's folder as its readers see it. They never wait for a writer."""
+
+    def __init__(self, folder: Path, index: Kind | None = None) -> None:
+        """Args:
+            index: the kind of every index, whatever its size; by size if None.
+
+        Raises:
+            NoCollection: there is none in the folder.
+            Damaged: what is there is not what was written.
+        """
+        self.folder, self.kind = folder, index
+        self.database = Database(folder / DATABASE)
+        self._opening = threading.Lock()
+        self._snapshot: Snapshot | None = None
+        with self.database.reading() as db:
+            self.spec = database.spec(db)
+        if self.spec.name != folder.name:
+            raise Damaged(f"The folder '{folder.name}' holds the collection '{self.spec.name}'.")
+
+    @contextmanager
+    def reading(self) -> Iterator[tuple[sqlite3.Connection, Snapshot]]:
+        """A state of the database and the segments that it names."""
+        seen = -1
+        while True:
+            with self.database.reading() as db:
+                try:
+                    snapshot = self.snapshot(db)
+                except FileNotFoundError as error:
+                    # A writer has merged the segment away since this state; in the newest one nothing is missing.
+                    now = database.generation(db)
+                    if now == seen:
+                        message = (
+                            f"The collection '{self.spec.name}' is damaged: {Path(error.filename).name} is missing."
+                        )
+                        raise Damaged(message) from error
+                    seen = now
+                    continue
+                yield db, snapshot
+                return
+
+    def snapshot(self, db: sqlite3.Connection) -> Snapshot:
+        """The segments of the state that `db` reads; those opened before are used again."""
+        generation = database.generation(db)
+        with self._opening:
+            known = self._snapshot
+            if known is not None and known.generation == generation:
+                return known
+            opened = {} if known is None else {segment.file: segment for segment in known.segments}
+            rows = db.execute("SELECT file, kind, rows, bytes, sha256, ids FROM segments WHERE NOT staged")
+            dead = np.fromiter((row[0] for row in db.execute("SELECT chunk FROM dead")), np.int64)
+            segments = []
+            for row in rows.fetchall():
+                segment = opened.get(row[0]) or open_segment(self.folder, row, self.spec.dimension)
+                gone = np.isin(segment.ids, dead)
+                segments.append(replace(segment, live=~gone if gone.any() else None))
+            found = Snapshot(generation, tuple(segments), OrderedDict())
+            if known is None or known.generation < generation:
+                self._snapshot = found
+            return found
+
+    def known(self, document: str, staged: bool) -> tuple[str, int] | None:
+        """The digest and the number of chunks of a document that is searchable, or of one that is staged."""
+        with self.database.reading() as db:
+            row = db.execute(
+                "SELECT digest, chunks FROM documents WHERE id = ? AND staged = ?", (document, int(staged))
+            ).fetchone()
+        return None if row is None else (row[0], row[1])
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        self.database.close()
+        self._snapshot = None

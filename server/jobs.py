@@ -1,0 +1,95 @@
+"""Work in threads that a request starts and does not leave behind: its place is free when it has ended, not before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from waver.retrieval.base import Damaged
+from waver.retrieval.cancellation import Cancelled, CancelToken
+from waver.server.admission import Admission
+from waver.server.errors import not_ready
+
+log = structlog.get_logger("waver")
+Result = TypeVar("Result")
+
+STOP_SECONDS = 10.0
+"""Time that cancelled work is given to notice it when the server stops."""
+
+
+class Jobs:
+    """The work of all requests that is at work now."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[asyncio.Task[object], CancelToken] = {}
+
+    async def run(
+        self, admission: Admission | None, work: Callable[[CancelToken], Awaitable[Result]], until: float
+    ) -> Result:
+        """Do `work` while it holds a place of `admission`, and wait for it until the loop's time is `until`.
+
+        A caller who gives up cancels the work, unless it commits at that moment: then its result is told after all. The
+        work keeps its place for as long as its threads are busy.
+
+        Raises:
+            TimeoutError: it is not done by then, and nothing of it will be.
+            APIError: 429, there is no place; 503, the server stops.
+        """
+        token = CancelToken()
+
+        async def hold() -> Result:
+            if admission is None:
+                return await work(token)
+            async with admission.slot():
+                return await work(token)
+
+        task = self._start(hold(), token)
+        try:
+            await asyncio.wait({task}, timeout=until - asyncio.get_running_loop().time())
+            if not task.done() and token.cancel():
+                raise TimeoutError
+            await asyncio.wait({task})
+        except BaseException:
+            if token.cancel():
+                task.cancel()
+            raise
+        if task.cancelled() or isinstance(task.exception(), Cancelled):
+            raise not_ready("The server is stopping.")
+        return task.result()
+
+    def spawn(self, work: Callable[[CancelToken], Awaitable[None]], what: str) -> None:
+        """Do `work` that no request waits for; its failure is logged and harms nobody."""
+        token = CancelToken()
+
+        async def guarded() -> None:
+            try:
+                await work(token)
+            except Cancelled:
+                pass
+            except Exception as error:
+                write = log.error if isinstance(error, Damaged) else log.warning
+                write(f"{what} failed", reason=str(error), kind=type(error).__name__)
+
+        self._start(guarded(), token)
+
+    def _start(self, work: Awaitable[Result], token: CancelToken) -> asyncio.Task[Result]:
+        task: asyncio.Task[Result] = asyncio.ensure_future(work)
+        self._tokens[task] = token
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[object]) -> None:
+        del self._tokens[task]
+        if not task.cancelled():
+            task.exception()  # seen, also where its caller has left
+
+    async def aclose(self) -> None:
+        """Cancel everything that does not commit at this moment, and wait for a while until it has ended."""
+        for task, token in self._tokens.items():
+            if token.cancel():
+                task.cancel()
+        if self._tokens:
+            await asyncio.wait(set(self._tokens), timeout=STOP_SECONDS)

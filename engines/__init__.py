@@ -3,8 +3,13 @@ makes one for an adapter on the model of another engine."""
 
 from __future__ import annotations
 
-from waver.engines.base import Engine
+from typing import TYPE_CHECKING
+
 from waver.engines.config import EngineConfig, LoraConfig, ModelConfig, TransformersConfig, UpstreamConfig, VllmConfig
+
+if TYPE_CHECKING:
+    # Brings torch, which whoever reads a configuration has no need of.
+    from waver.engines.base import Engine
 
 __all__ = [
     "EngineConfig",

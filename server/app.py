@@ -27,9 +27,10 @@ from waver.server import (
     page,
     tokenization,
 )
-from waver.server.auth import OPEN_FILES, AuthMiddleware, keys_from_environment
+from waver.server.auth import OPEN_FILES, AuthMiddleware
 from waver.server.config import Config
 from waver.server.errors import ErrorBody, ErrorsMiddleware, install_handlers
+from waver.server.keys import keys_from_environment
 from waver.server.limits import LimitsMiddleware
 from waver.server.logs import LogMiddleware
 from waver.server.origin import OriginMiddleware

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waver.server.errors import APIError
+from waver.server.keys import ApiKey
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
 OPEN_FILES = "/static/"
-NAMED = re.compile(r"([A-Za-z0-9_.-]{1,64}):(\S+)")
 SCOPE_KEY = "waver.key"
 """Where the name of a request's key stands in its ASGI scope."""
 
@@ -23,26 +20,6 @@ SCOPE_KEY = "waver.key"
 def is_open(path: str) -> bool:
     """Whether a path needs no key: probes and the page's files. All others do, also those that do not exist."""
     return path in OPEN_PATHS or path.startswith(OPEN_FILES)
-
-
-@dataclass(frozen=True)
-class ApiKey:
-    """A key, and the name by which the server knows whoever holds it."""
-
-    name: str
-    secret: str = field(repr=False)
-
-
-def keys_from_environment(variable: str) -> list[ApiKey]:
-    """The keys in a variable of the environment, separated by commas: `KEY`, or `NAME:KEY`. A key without a name is
-    named by its digest."""
-    return [_key(entry.strip()) for entry in os.environ.get(variable, "").split(",") if entry.strip()]
-
-
-def _key(entry: str) -> ApiKey:
-    if named := NAMED.fullmatch(entry):
-        return ApiKey(named[1], named[2])
-    return ApiKey(f"key-{hashlib.sha256(entry.encode()).hexdigest()[:12]}", entry)
 
 
 class AuthMiddleware:

@@ -5,6 +5,7 @@ Nested keys are joined by two underscores in the environment: `WAVER_SERVER__POR
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -149,7 +150,19 @@ def load_config(path: str | Path | None = None, flags: Mapping[str, Any] | None 
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"The configuration {file} is not valid YAML: {error}") from error
     except ValidationError as error:
-        raise ValueError("\n".join(f"{file}: {_sentence(item)}" for item in error.errors())) from error
+        lines = [f"{_source(item['loc'], flags or {}) or file}: {_sentence(item)}" for item in error.errors()]
+        raise ValueError("\n".join(lines)) from error
+
+
+def _source(place: tuple[str | int, ...], flags: Mapping[str, Any]) -> str | None:
+    """Return the flag or the variable that a value came from, or None where it stands in the file."""
+    given: Any = flags
+    for part in place:
+        given = given.get(part) if isinstance(given, Mapping) else None
+    if given is not None and place:
+        return f"--{place[-1]}".replace("_", "-")
+    variable = "_".join(("WAVER", "__".join(map(str, place)))).upper()
+    return next((name for name in os.environ if name.upper() == variable), None)
 
 
 def _sentence(error: Any) -> str:
@@ -160,4 +173,5 @@ def _sentence(error: Any) -> str:
         return f"unknown key '{where}'."
     if error["type"] == "missing":
         return f"'{where}' is required."
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}"
+    given = f", not {error['input']}" if isinstance(error["input"], int | float) else ""
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}{given}"

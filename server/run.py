@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from waver.server.app import create_app
-from waver.server.auth import keys_from_environment
 from waver.server.config import Config, load_config
-from waver.server.connections import Connections, affordable
+from waver.server.keys import keys_from_environment
 from waver.server.logs import configure_logs
-from waver.server.settings import ServerConfig
+from waver.server.preflight import check_start
 
 
 class Server(uvicorn.Server):
@@ -49,9 +46,14 @@ def make_server(config: Config, on_loaded: Callable[[], None] = lambda: None) ->
         on_loaded: called once they are, before the first request.
 
     Raises:
-        ValueError: it would be open to others without a key.
+        ValueError: it would be open to others without a key, or could not start for another reason that can be told
+            before its libraries and models are loaded.
     """
-    check_exposure(config.server)
+    check_start(config)
+    # These bring torch and transformers, which takes seconds.
+    from waver.server.app import create_app
+    from waver.server.connections import Connections, affordable
+
     app = create_app(config, on_failure=lambda: setattr(server, "should_exit", True), on_loaded=on_loaded)
     most, backlog = affordable(config.server.max_connections)
     settings = uvicorn.Config(
@@ -71,20 +73,6 @@ def make_server(config: Config, on_loaded: Callable[[], None] = lambda: None) ->
     return server
 
 
-def check_exposure(server: ServerConfig) -> None:
-    """Raises:
-    ValueError: others can reach the address, and there are no keys."""
-    try:
-        local = ipaddress.ip_address(server.host).is_loopback
-    except ValueError:
-        local = server.host == "localhost"
-    if not local and not keys_from_environment(server.api_keys_env) and not server.allow_no_keys:
-        raise ValueError(
-            f"{server.host} can be reached from other machines: put API keys into {server.api_keys_env} (separated by "
-            "commas), or say that none are wanted with --allow-no-keys."
-        )
-
-
 def serve(config_path: str | Path | None = None, **flags: Any) -> int:
     """Run a server until it is stopped. `flags` go over the configuration's `server` section; None counts as absent.
 
@@ -94,11 +82,18 @@ def serve(config_path: str | Path | None = None, **flags: Any) -> int:
     configure_logs()
     given = {key: value for key, value in flags.items() if value is not None}
     try:
-        server = make_server(load_config(config_path, {"server": given} if given else None), on_loaded=keep_for_good)
+        config = load_config(config_path, {"server": given} if given else None)
+        check_start(config)
+        print(f"Waver loads its libraries and {', '.join(config.engines)}.", file=sys.stderr, flush=True)
+        server = make_server(config, on_loaded=keep_for_good)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    server.run()
+    # uvicorn lets running requests end on Ctrl-C, and then raises it again: here it is how a server is meant to end.
+    with suppress(KeyboardInterrupt):
+        server.run()
+    # What was kept from the collector would be reported as leaked by the libraries that made it.
+    gc.unfreeze()
     failure = server.config.app.state.runtime.failure  # type: ignore[union-attr]
     if failure:
         print(failure, file=sys.stderr)

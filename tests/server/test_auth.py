@@ -10,8 +10,9 @@ import httpx
 import openai
 import pytest
 
-from waver.server.auth import OPEN_PATHS, ApiKey, AuthMiddleware
-from waver.server.run import check_exposure
+from waver.server.auth import OPEN_PATHS, AuthMiddleware
+from waver.server.keys import ApiKey
+from waver.server.preflight import check_exposure
 from waver.server.settings import ServerConfig
 
 KEY = "sk-first-key"

@@ -89,19 +89,15 @@ def train(
     found = asyncio.run(_observe(source, rows, reward, run, tuning.words, out))
     thresholds, suggested = _thresholds(found.asked, tuning)
     labels = {rule: torch.tensor([RULES[rule](each, thresholds) for each in found.asked]) for rule in _rules(run)}
-    kept: dict[str, BestFit] = {}
-    for rule, classes in labels.items():
-        if len(classes.unique()) < 2:
-            only = CLASSES[int(classes[0])]
-            console.print(f"{rule}: all questions are {only}, which needs no probe.", soft_wrap=True)
-            continue
-        kept[rule] = best_fit(found.states, classes, tuning.seeds)
-        best = kept[rule]
+    kept = _fit_rules(found, labels, tuning.seeds)
+    if not kept:
+        raise ValueError("no rule tells these questions apart: bring easier and harder ones")
+    for rule, best in kept.items():
         about = {
             "questions": len(rows),
             "asked": run.questions,
             "ways": {name: asdict(way) for name, way in run.ways.items()},
-            "classes": _counts(classes),
+            "classes": _counts(labels[rule]),
             "macro_f1": round(best.fitted.macro_f1, 4),
             "seed": best.seed,
             "epoch": best.fitted.epoch,
@@ -109,10 +105,20 @@ def train(
         used = {} if rule == "oracle" else asdict(thresholds)
         record = Record(model=run.model, words=best.words, labels=rule, thresholds=used, classes=CLASSES, about=about)
         Probe(weights(best.fitted.network), record, *found.references[best.words]).save(out / rule)
-    if not kept:
-        raise ValueError("no rule tells these questions apart: bring easier and harder ones")
     report.write(out, run, rows, found.asked, thresholds, suggested, labels, kept)
     console.print(f"The probes are in {out}: {', '.join(kept)}. How they came about: {out / 'README.md'}")
+
+
+def _fit_rules(found: Found, labels: Mapping[str, torch.Tensor], seeds: int) -> dict[str, BestFit]:
+    """Return the best probe for each rule whose labels differ; say which rules need none."""
+    kept = {}
+    for rule, classes in labels.items():
+        if len(classes.unique()) < 2:
+            only = CLASSES[int(classes[0])]
+            console.print(f"{rule}: all questions are {only}, which needs no probe.", soft_wrap=True)
+        else:
+            kept[rule] = best_fit(found.states, classes, seeds)
+    return kept
 
 
 def _rules(run: ProbeRun) -> list[str]:

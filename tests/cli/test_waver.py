@@ -12,7 +12,7 @@ import pytest
 
 from waver import __version__
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def waver(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,7 +24,10 @@ def waver(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["serve", "--help"], ["chat", "-h"], ["ingest", "-h"], ["calibrate", "l_rag", "-h"], ["--version"]],
+    [
+        *(["--help"], ["--version"], ["serve", "--help"], ["chat", "-h"], ["ingest", "-h"], ["bench", "-h"]),
+        *(["calibrate", "l_rag", "-h"], ["train", "rl", "-h"], ["train", "probe", "-h"], ["train", "bundled", "-h"]),
+    ],
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     done = waver(*arguments)

@@ -43,7 +43,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class How:
+class Setup:
     """Settings of an answer: the engine, or the policies over the pair."""
 
     engine: str = SMALL
@@ -78,13 +78,13 @@ class Answer:
         return sum(self.entropies) / len(self.entropies)
 
 
-class Asked(Protocol):
+class PairInterface(Protocol):
     """The pair behind either interface."""
 
     small_cost: float
     """What a token of the small engine costs, if one of the large engine costs 1."""
 
-    async def ask(self, question: Prompt, how: How, seed: int) -> Answer: ...
+    async def ask(self, question: Prompt, how: Setup, seed: int) -> Answer: ...
 
 
 class InProcess:
@@ -95,7 +95,7 @@ class InProcess:
         self.library = library
         self.small_cost = engines[SMALL].parameters / engines[LARGE].parameters
 
-    async def ask(self, question: Prompt, how: How, seed: int) -> Answer:
+    async def ask(self, question: Prompt, how: Setup, seed: int) -> Answer:
         policies = parse(how.policy, self.engines)
         tokens = self.engines[how.engine].tokens
 
@@ -128,7 +128,7 @@ class OverHTTP:
         self.client = client
         self.small_cost = small_cost
 
-    async def ask(self, question: Prompt, how: How, seed: int) -> Answer:
+    async def ask(self, question: Prompt, how: Setup, seed: int) -> Answer:
         extra: dict[str, Any] = {"trace": True, "policy": [dict(policy) for policy in how.policy]}
         if question.opening:
             extra |= {"continue_final_message": True, "add_generation_prompt": False}
@@ -184,7 +184,7 @@ async def load_pair(
 
 
 @asynccontextmanager
-async def reach(models: Path | None, base_url: str | None, at_once: int) -> AsyncGenerator[Asked, None]:
+async def reach(models: Path | None, base_url: str | None, at_once: int) -> AsyncGenerator[PairInterface, None]:
     """Yield the pair in this process, or the server at `base_url`."""
     if base_url is None:
         async with load_pair(models, at_once) as engines:
@@ -202,13 +202,13 @@ async def reach(models: Path | None, base_url: str | None, at_once: int) -> Asyn
 
 
 async def ask_all(
-    asked: Asked, questions: Sequence[Prompt], how: How | Sequence[How], at_once: int, advance: Callable[[], Any],
-    seed: int = 0,
+    asked: PairInterface, questions: Sequence[Prompt], how: Setup | Sequence[Setup], at_once: int,
+    advance: Callable[[], Any], seed: int = 0,
 ) -> list[Answer]:  # fmt: skip
     """Return answers to all questions, in one way or each in its own, `at_once` in the air at a time; question i has
     seed `seed + i`. Calls `advance` after each."""
     free = asyncio.Semaphore(at_once)
-    hows = [how] * len(questions) if isinstance(how, How) else how
+    hows = [how] * len(questions) if isinstance(how, Setup) else how
 
     async def one(place: int) -> Answer:
         async with free:

@@ -19,10 +19,10 @@ from waver.benchmarks.answers import (
     MAX_TOKENS,
     SMALL,
     Answer,
-    Asked,
-    How,
     InProcess,
+    PairInterface,
     Prompt,
+    Setup,
     ask_all,
     load_pair,
 )
@@ -82,7 +82,7 @@ def contrast(right: Sequence[bool], answers: Sequence[Answer]) -> dict[str, floa
     return found | {"ratio": found["wrong"] / found["right"] if found["right"] else math.nan}
 
 
-async def cells(asked: Asked, how: How, seed: int, n: int, bar: Progress) -> dict[str, Any]:
+async def cells(asked: PairInterface, how: Setup, seed: int, n: int, bar: Progress) -> dict[str, Any]:
     """Return accuracy and entropies of one model in every cell, and its entropies over all cells."""
     found: dict[str, Any] = {}
     all_right: list[bool] = []
@@ -107,7 +107,7 @@ async def cells(asked: Asked, how: How, seed: int, n: int, bar: Progress) -> dic
     return {"cells": found, "entropy": contrast(all_right, all_answers)}
 
 
-async def strategies(asked: Asked, how: How, seed: int, n: int, bar: Progress) -> dict[str, Any]:
+async def strategies(asked: PairInterface, how: Setup, seed: int, n: int, bar: Progress) -> dict[str, Any]:
     """Return accuracy and mean tokens of one model by the words its answer opens with, and by the length of the
     chain."""
     found: dict[str, Any] = {}
@@ -131,10 +131,10 @@ async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
         folder = settings["models"] or MODELS
         models = {
             name: {"parameters": engine.parameters, "weights": report.weights(folder / name)}
-            | await cells(asked, How(name, max_tokens=limit), seed, settings["n"], bar)
+            | await cells(asked, Setup(name, max_tokens=limit), seed, settings["n"], bar)
             for name, engine in engines.items()
         }
-        ways = await strategies(asked, How(LARGE, max_tokens=limit), seed, settings["strategy_n"], bar)
+        ways = await strategies(asked, Setup(LARGE, max_tokens=limit), seed, settings["strategy_n"], bar)
         return {"models": models, "strategies": ways}
 
 

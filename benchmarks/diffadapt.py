@@ -23,7 +23,7 @@ from rich.progress import Progress
 from transformers import AutoTokenizer
 
 from waver.benchmarks import report
-from waver.benchmarks.answers import LARGE, Answer, How, OverHTTP, ask_all, closed_book
+from waver.benchmarks.answers import LARGE, Answer, OverHTTP, Setup, ask_all, closed_book
 from waver.benchmarks.processes import free_port, go_first, running
 from waver.benchmarks.stats import Array, middle, percentiles, resamples, typical
 from waver.clients.client import AsyncWaver, WaverReport
@@ -121,14 +121,14 @@ class Bench:
         """Tokens of each strategy's words."""
         self.questions = closed_book(items)
 
-    def how(self, **parameters: Any) -> How:
+    def how(self, **parameters: Any) -> Setup:
         """Return one way: `diffadapt` with these parameters, none without any; all have the forced answer."""
         routed = ({"name": "diffadapt", **parameters},) if parameters else ()
         policy = (*routed, {"name": "forced_answer"})
-        return How(LARGE, policy, TEMPERATURE, self.settings["max_tokens"], TOP_P)
+        return Setup(LARGE, policy, TEMPERATURE, self.settings["max_tokens"], TOP_P)
 
-    async def run(self, ways: Mapping[str, Sequence[How]], advance: Callable[[], Any]) -> dict[str, StrategyResult]:
-        """Return every way, with a `How` for each question; the ways take turns."""
+    async def run(self, ways: Mapping[str, Sequence[Setup]], advance: Callable[[], Any]) -> dict[str, StrategyResult]:
+        """Return every way, with a `Setup` for each question; the ways take turns."""
         told: dict[str, list[Answer]] = {name: [] for name in ways}
         spent = dict.fromkeys(ways, 0.0)
         for start in range(0, len(self.items), BLOCK):
@@ -164,24 +164,28 @@ def plain_answers(run: StrategyResult) -> list[Answers]:
     return [Answers(right, tokens, entropy, 0.0) for right, tokens, entropy in told]
 
 
-def ways(bench: Bench, rules: Sequence[str]) -> dict[str, Sequence[How]]:
+def ways(bench: Bench, rules: Sequence[str]) -> dict[str, Sequence[Setup]]:
     """Return no strategy, fixed ones, and every probe."""
     n = len(bench.items)
-    fixed: dict[str, Sequence[How]] = {name: [bench.how(strategy=name)] * n for name in DIFFICULTIES}
+    fixed: dict[str, Sequence[Setup]] = {name: [bench.how(strategy=name)] * n for name in DIFFICULTIES}
     routed = {f"diffadapt, {rule}": [bench.how(strategy="auto", probe=rule)] * n for rule in rules}
     return {PLAIN: [bench.how()] * n, **fixed, **routed}
 
 
-def controls(bench: Bench, rules: Sequence[str], found: Mapping[str, StrategyResult]) -> dict[str, Sequence[How]]:
+def controls(bench: Bench, rules: Sequence[str], found: Mapping[str, StrategyResult]) -> dict[str, Sequence[Setup]]:
     """Return the oracle, and as many of each strategy as each probe chose, dealt out at random."""
-    made: dict[str, Sequence[How]] = {ORACLE: [bench.how(strategy=ORACLE, answer=item.answer) for item in bench.items]}
+    made: dict[str, Sequence[Setup]] = {
+        ORACLE: [bench.how(strategy=ORACLE, answer=item.answer) for item in bench.items]
+    }
     for rule in rules:
         mix = dict(zip(DIFFICULTIES, found[f"diffadapt, {rule}"].shares.tolist(), strict=True))
         made[f"{SHUFFLED}, {rule}"] = [bench.how(strategy=SHUFFLED, mix=mix)] * len(bench.items)
     return made
 
 
-async def ask(bench: Bench, asked: Mapping[str, Sequence[How]], words: str, bar: Progress) -> dict[str, StrategyResult]:
+async def ask(
+    bench: Bench, asked: Mapping[str, Sequence[Setup]], words: str, bar: Progress
+) -> dict[str, StrategyResult]:
     task = bar.add_task(words, total=len(bench.items) * len(asked))
     return await bench.run(asked, lambda: bar.advance(task))
 

@@ -17,7 +17,18 @@ import typer
 from rich.progress import Progress
 
 from waver.benchmarks import report
-from waver.benchmarks.answers import AT_ONCE, LARGE, MAX_TOKENS, SMALL, Answer, Asked, How, Prompt, closed_book, reach
+from waver.benchmarks.answers import (
+    AT_ONCE,
+    LARGE,
+    MAX_TOKENS,
+    SMALL,
+    Answer,
+    PairInterface,
+    Prompt,
+    Setup,
+    closed_book,
+    reach,
+)
 from waver.benchmarks.answers import ask_all as ask_everyone
 from waver.benchmarks.stats import Array, interpolate, percentiles, resamples
 from waver.policies.switch.ead import EntropyAdaptiveDecoding
@@ -116,9 +127,9 @@ class Draw:
 
     name: str
     items: Sequence[Item]
-    asked: Asked
+    asked: PairInterface
     at_once: int
-    how: How
+    how: Setup
     bar: Progress
 
     async def answers(self, label: str, engine: str, policy: tuple[Mapping[str, Any], ...] = ()) -> list[Answer]:
@@ -185,7 +196,10 @@ def choose(points: Sequence[Point], limit: float) -> Mapping[str, Any] | None:
 
 async def measure(settings: Mapping[str, Any], bar: Progress) -> tuple[list[Point], dict[str, Any], float]:
     """Return all points on the test draw, the settings chosen on the calibration draw, and the small model's cost."""
-    at_once, how = settings["at_once"], How(temperature=settings["temperature"], max_tokens=settings["max_tokens"])
+    at_once, how = (
+        settings["at_once"],
+        Setup(temperature=settings["temperature"], max_tokens=settings["max_tokens"]),
+    )
     async with reach(settings["models"], settings["base_url"], at_once) as asked:
 
         def drawn(name: str, seed: int, n: int) -> Draw:

@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from waver import stats
 from waver.benchmarks import report
-from waver.benchmarks.answers import LARGE, SMALL, Answer, How, InProcess, Prompt, ask_all, load_pair
+from waver.benchmarks.answers import LARGE, SMALL, Answer, InProcess, Prompt, Setup, ask_all, load_pair
 from waver.benchmarks.stats import Array, middle, percentiles, resamples
 from waver.policies.retrieve.calibration import Latency, budget, curve, within
 from waver.retrieval.base import Document
@@ -111,7 +111,7 @@ class Bench:
         self._base = {"name": "l_rag", "collection": "world", "top_k": top_k}
 
     async def answers(self, items: Sequence[Item], at_once: int | None = None, **options: Any) -> list[Answer]:
-        how = How(self._engine, (self._base | options,), max_tokens=TOKENS)
+        how = Setup(self._engine, (self._base | options,), max_tokens=TOKENS)
         asked = [Prompt(item.prompt) for item in items]
         return await ask_all(self._asked, asked, how, at_once or self._at_once, lambda: None)
 

@@ -60,7 +60,7 @@ def cases(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 @dataclass
-class Turns:
+class RoundRobin:
     """A round-robin of threads: one step after the other. A thread that ends is passed over."""
 
     left: list[str]
@@ -91,7 +91,7 @@ class Timed(TrainerCallback):
     The round after the last timed one goes to the profiler, for the memory.
     """
 
-    def __init__(self, name: str, turns: Turns, updates: int, rounds: int, trainer: Any) -> None:
+    def __init__(self, name: str, turns: RoundRobin, updates: int, rounds: int, trainer: Any) -> None:
         self.name, self.turns, self.updates, self.rounds = name, turns, updates, rounds
         self.whole: list[float] = []
         self.drawing: list[float] = []
@@ -148,7 +148,7 @@ def share_memory() -> None:
 
 
 @contextmanager
-def leaving(turns: Turns, name: str) -> Iterator[None]:
+def leaving(turns: RoundRobin, name: str) -> Iterator[None]:
     try:
         yield
     finally:
@@ -177,7 +177,7 @@ def measure(settings: Mapping[str, Any], wanted: Mapping[str, dict[str, Any]]) -
     )
     torch.set_num_threads(1)
     share_memory()
-    task, turns = questions(run), Turns(list(wanted))
+    task, turns = questions(run), RoundRobin(list(wanted))
     watches: dict[str, Timed] = {}
     failed: list[tuple[str, BaseException]] = []
     with tempfile.TemporaryDirectory() as work:

@@ -11,7 +11,7 @@ import numpy as np
 from rich.progress import Progress
 
 from waver.benchmarks import report
-from waver.benchmarks.answers import AT_ONCE, LARGE, SMALL, How, InProcess, load_pair
+from waver.benchmarks.answers import AT_ONCE, LARGE, SMALL, InProcess, Setup, load_pair
 from waver.benchmarks.frontier import DEFAULT, FAMILIES, TASK, Draw, Point, named
 from waver.benchmarks.stats import Array, interpolate, percentiles, resamples
 from waver.resources import MODELS
@@ -43,7 +43,7 @@ async def measure(settings: Mapping[str, Any], trained: Path, bar: Progress) -> 
     with tempfile.TemporaryDirectory() as name:
         for kind, small in ((BEFORE, models / SMALL), (AFTER, trained)):
             async with load_pair(pair(Path(name) / kind, small, models / LARGE)) as engines:
-                asked = Draw(kind, items, InProcess(engines), AT_ONCE, How(), bar)
+                asked = Draw(kind, items, InProcess(engines), AT_ONCE, Setup(), bar)
                 found[kind] = [
                     (await asked.alone(SMALL))[0],
                     *[await asked.policy("ead", setting) for setting in SETTINGS],

@@ -18,7 +18,7 @@ from waver.training.rl.toy import PLAIN, History, Reward, Task, train
 
 
 @dataclass(frozen=True)
-class Ground:
+class Baseline:
     """The base that a method runs on and is compared with.
 
     Args:
@@ -45,7 +45,7 @@ class Ground:
         return f"`{self.base}`{', by vote' if self.voted else ''}"
 
 
-GROUNDS = {"hapo": Ground("dapo"), "ares": Ground("dapo"), "spine": Ground(voted=True)}
+GROUNDS = {"hapo": Baseline("dapo"), "ares": Baseline("dapo"), "spine": Baseline(voted=True)}
 """Where it is not `grpo`."""
 VALUES: dict[str, tuple[Mapping[str, Any], ...]] = {
     "aepo": ({}, {"target": 0.3, "alpha": 0.5}, {"target": 0.3, "alpha": 0.5, "hot": 2.0}),
@@ -93,7 +93,7 @@ def tries(methods: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
     return [(name, values) for name in methods for values in VALUES.get(name, ({},))]
 
 
-def measured(ground: Ground, method: str, values: Mapping[str, Any], seed: int, steps: int) -> dict[str, float]:
+def measured(ground: Baseline, method: str, values: Mapping[str, Any], seed: int, steps: int) -> dict[str, float]:
     """Return one run on that ground with the method, or without any if it is called nothing."""
     made = make_recipe(ground.base, [{"name": method, **values}] if method else [])
     run = train(made, seed, steps=steps, task=ground.task, reward=ground.reward)
@@ -121,7 +121,7 @@ def page(found: Mapping[str, Any]) -> list[str]:
     ]
     for row in found["rows"]:
         said = ", ".join(f"{key} {value}" for key, value in row["parameters"].items()) or "defaults"
-        on = "" if row["ground"] == str(Ground()) else f" (on {row['ground']})"
+        on = "" if row["ground"] == str(Baseline()) else f" (on {row['ground']})"
         rows.append((f"`{row['method']}`, {said}{on}", *(_shown(name, row[name]) for name in MEASURES)))
     return [
         "# Training methods on the toy task",
@@ -167,14 +167,14 @@ def main(
     if blind := [name for name in wanted if not can_run(name)]:
         raise typer.BadParameter(f"{', '.join(blind)} measures attention, and the toy's policy has none")
     conditions = report.conditions("rl-methods", dict(context.params))
-    plain: dict[Ground, list[dict[str, float]]] = {}
+    plain: dict[Baseline, list[dict[str, float]]] = {}
     rows = []
     planned = tries(wanted)
-    grounds = list(dict.fromkeys([Ground(), *(GROUNDS.get(method, Ground()) for method, _ in planned)]))
+    grounds = list(dict.fromkeys([Baseline(), *(GROUNDS.get(method, Baseline()) for method, _ in planned)]))
     with report.progress() as bar:
         task = bar.add_task("runs", total=(len(planned) + len(grounds)) * seeds)
 
-        def run(ground: Ground, method: str, values: Mapping[str, Any]) -> list[dict[str, float]]:
+        def run(ground: Baseline, method: str, values: Mapping[str, Any]) -> list[dict[str, float]]:
             bar.update(task, description=method or f"{ground} alone")
             of_seeds = []
             for seed in range(seeds):
@@ -185,7 +185,7 @@ def main(
         for ground in grounds:
             plain[ground] = run(ground, "", {})
         for method, values in planned:
-            ground = GROUNDS.get(method, Ground())
+            ground = GROUNDS.get(method, Baseline())
             of_seeds = run(ground, method, values)
             told = {"method": method, "ground": str(ground), "parameters": dict(values), "runs": of_seeds}
             rows.append({**told, **compare(of_seeds, plain[ground])})

@@ -20,7 +20,7 @@ import typer
 from rich.progress import Progress
 
 from waver.benchmarks import report, rl_frontier
-from waver.benchmarks.answers import AT_ONCE, LARGE, SMALL, How, InProcess, ask_all, closed_book
+from waver.benchmarks.answers import AT_ONCE, LARGE, SMALL, InProcess, Setup, ask_all, closed_book
 from waver.benchmarks.stats import Array, percentiles, resamples
 from waver.engines import TransformersConfig, load_engine
 from waver.resources import MODELS
@@ -105,7 +105,7 @@ async def right(model: Path, items: Sequence[Item], length: int, temperature: fl
     engine = await asyncio.to_thread(load_engine, SMALL, TransformersConfig(model=str(model), max_sequences=AT_ONCE))
     try:
         asked = InProcess({SMALL: engine, LARGE: engine})  # of the pair, one is asked
-        how = How(temperature=temperature, max_tokens=length)
+        how = Setup(temperature=temperature, max_tokens=length)
         answers = await ask_all(asked, closed_book(items), how, AT_ONCE, lambda: None)
     finally:
         await engine.aclose()

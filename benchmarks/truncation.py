@@ -14,7 +14,18 @@ import typer
 from rich.progress import Progress
 
 from waver.benchmarks import report
-from waver.benchmarks.answers import AT_ONCE, LARGE, MAX_TOKENS, SMALL, Answer, Asked, How, ask_all, closed_book, reach
+from waver.benchmarks.answers import (
+    AT_ONCE,
+    LARGE,
+    MAX_TOKENS,
+    SMALL,
+    Answer,
+    PairInterface,
+    Setup,
+    ask_all,
+    closed_book,
+    reach,
+)
 from waver.benchmarks.stats import Array, percentiles, resamples
 from waver.stats import wilson
 from waver.training.pair.world import Item, draw, score_text
@@ -82,14 +93,14 @@ def read(items: Sequence[Item], answers: Sequence[Answer], repeated: int) -> Cel
 
 
 async def cells(
-    asked: Asked, model: str, items: Sequence[Item], settings: Mapping[str, Any], advance: Callable[[], None]
+    asked: PairInterface, model: str, items: Sequence[Item], settings: Mapping[str, Any], advance: Callable[[], None]
 ) -> dict[str, dict[float, Cell]]:
     """Return every method at every temperature; greedy decoding has none, and is measured once."""
     repeated = min(settings["repeated"], len(items))
     questions = closed_book([*items, *(list(items[:repeated]) * (SAMPLES - 1))])
 
     async def one(policy: tuple[Mapping[str, Any], ...], temperature: float) -> Cell:
-        how = How(model, policy, temperature, settings["max_tokens"])
+        how = Setup(model, policy, temperature, settings["max_tokens"])
         answers = await ask_all(asked, questions, how, settings["at_once"], lambda: None)
         advance()
         return read(items, answers, repeated)

@@ -56,7 +56,7 @@ def check_calibration(wanted: Calibration) -> None:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Target:
     """A server, the model to ask there, and the policies that come with that model besides `l_rag`."""
 
     client: AsyncWaver
@@ -82,7 +82,7 @@ class Asked:
         return Answer(text, record.get("score"), bool(record["triggered"]), dict(record["seconds"]))
 
 
-async def meet(client: AsyncWaver, model: str | None, options: dict[str, Any]) -> Asked:
+async def meet(client: AsyncWaver, model: str | None, options: dict[str, Any]) -> Target:
     """Return the model to ask, with the policies that it brings along: those of a preset other than `l_rag` stay in
     force."""
     chosen = model or choose_model([each.id async for each in client.models.list()])
@@ -90,13 +90,13 @@ async def meet(client: AsyncWaver, model: str | None, options: dict[str, Any]) -
         model=chosen, messages=[{"role": "user", "content": "hello"}], max_tokens=1, temperature=0
     )
     known = report(hello).policy if has_report(hello) else []
-    return Asked(
+    return Target(
         client.with_options(max_retries=5), chosen, [each for each in known if each["name"] != "l_rag"], options
     )
 
 
 async def ask_all(
-    asked: Asked, wanted: Calibration, questions: Sequence[Question], seconds: int, at_once: int, notes: Console
+    asked: Target, wanted: Calibration, questions: Sequence[Question], seconds: int, at_once: int, notes: Console
 ) -> list[Pair]:
     """Return each question under both tiers; the second for the first `seconds` questions only. What the server finds
     wrong with a single question leaves it out, with a line that says so."""

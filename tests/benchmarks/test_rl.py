@@ -81,7 +81,7 @@ def test_cost(tmp_path: Path) -> None:
 
 
 def test_turns_go_round_and_pass_over_who_leaves() -> None:
-    turns, steps = rl_cost.Turns(["a", "b", "c"]), []
+    turns, steps = rl_cost.RoundRobin(["a", "b", "c"]), []
 
     def take(name: str, rounds: int) -> None:
         with rl_cost.leaving(turns, name):

@@ -39,7 +39,7 @@ console = Console()
 
 
 @dataclass(frozen=True)
-class Found:
+class Observations:
     """An engine's answers by way for each question; by probe words, hidden states `[questions, hidden]` and the
     reference prompt with its state."""
 
@@ -109,7 +109,7 @@ def train(
     console.print(f"The probes are in {out}: {', '.join(kept)}. How they came about: {out / 'README.md'}")
 
 
-def _fit_rules(found: Found, labels: Mapping[str, torch.Tensor], seeds: int) -> dict[str, BestFit]:
+def _fit_rules(found: Observations, labels: Mapping[str, torch.Tensor], seeds: int) -> dict[str, BestFit]:
     """Return the best probe for each rule whose labels differ; say which rules need none."""
     kept = {}
     for rule, classes in labels.items():
@@ -131,7 +131,7 @@ def _counts(classes: torch.Tensor) -> dict[str, int]:
 
 async def _observe(
     source: Source, rows: Sequence[Mapping[str, Any]], reward: Reward, run: ProbeRun, words: tuple[str, ...], out: Path
-) -> Found:
+) -> Observations:
     engine = await asyncio.to_thread(load_engine, source.name, source.config)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
@@ -154,7 +154,7 @@ async def _observe(
                 ids = reference_ids(engine, each)
                 references[each] = ids, await engine.hidden_state(ids)
                 bar.advance(task)
-        return Found(asked, seen, references)
+        return Observations(asked, seen, references)
     finally:
         await engine.aclose()
 

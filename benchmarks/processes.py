@@ -76,6 +76,15 @@ def resident(process: int) -> int:
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
 
 
+def running_state(process: int) -> str | None:
+    """The letter that the system gives for what a process does (`Z`: it has ended, `T`: it is stopped); None if there
+    is no such process."""
+    try:
+        return _stat(process)[1][0]
+    except OSError:
+        return None
+
+
 def _stat(process: int) -> tuple[str, list[str]]:
     """Name and the other fields of /proc/ID/stat; the name may hold anything, a bracket too."""
     head, rest = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)

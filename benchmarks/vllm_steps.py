@@ -29,6 +29,7 @@ from waver.benchmarks.stats import middle, typical
 from waver.benchmarks.throughput import alternately
 from waver.benchmarks.vllm_hand_over import CONTEXTS, SEGMENT, hand_overs
 from waver.engines.base import Gate, Sampling
+from waver.engines.config import VllmConfig
 from waver.engines.vllm.core import Core, Running
 from waver.engines.vllm.decoder import Decoder
 from waver.engines.vllm.params import KEY, RequestParams
@@ -153,7 +154,7 @@ def against(name: str, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 @asynccontextmanager
 async def started(model: Path, args: Mapping[str, Any]) -> AsyncGenerator[Core, None]:
-    core = await asyncio.to_thread(Core, model.name, str(model), args)
+    core = await asyncio.to_thread(Core, model.name, VllmConfig(model=str(model), args=dict(args)))
     try:
         core.attach()
         yield core

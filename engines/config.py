@@ -35,6 +35,15 @@ class VllmConfig(_Config):
     parameters: int | None = Field(
         default=None, ge=1, description="for cost; default: what the safetensors hold, else what the name says (`-8B`)"
     )
+    heartbeat_timeout: float = Field(
+        default=30.0,
+        ge=2,
+        description="seconds without a sign of life of one of its processes, after which they are ended and started "
+        "again; a process that computes or compiles gives them",
+    )
+    step_timeout: float = Field(
+        default=600.0, gt=0, description="seconds that one step may take, compiling included, before the same is done"
+    )
 
 
 class LoraConfig(_Config):
@@ -68,6 +77,10 @@ class UpstreamConfig(_Config):
     connect_timeout: float = Field(default=5.0, gt=0)
     first_token_timeout: float = Field(default=120.0, gt=0)
     token_timeout: float = Field(default=30.0, gt=0, description="between two tokens")
+    heartbeat_interval: float = Field(
+        default=10.0, ge=0, description="between two looks at whether the upstream answers; 0: only after a failure"
+    )
+    heartbeat_timeout: float = Field(default=10.0, gt=0, description="for its answer; without two in a row it is away")
     wait: float = Field(default=60.0, ge=0, description="patience at the start with an upstream that is not up yet")
     ca_file: str | None = Field(default=None, description="certificates (PEM) to check the upstream's with")
     verify: bool = Field(default=True, description="whether to check the upstream's certificate")

@@ -168,7 +168,10 @@ def vllm_config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     models = {name: str(ROOT / "models" / name) for name in ("small", "large")}
     embedded = {f"embedded-{name}": {"model": model, "dtype": "float32"} for name, model in models.items()}
     return {
-        "engines": {name: {"backend": "vllm", "model": model, "args": args} for name, model in models.items()}
+        "engines": {
+            name: {"backend": "vllm", "model": model, "args": args, "heartbeat_timeout": 8}
+            for name, model in models.items()
+        }
         | embedded,
         "presets": {"frugal": [{"name": "ead", "threshold": 0.05, "monitor": "small"}]},
         "retrieval": {"path": str(tmp_path_factory.mktemp("data") / "collections")},

@@ -1,4 +1,4 @@
-"""Start an `AsyncLLM` with its ring buffer from vLLM's own arguments, watch it, and start it again when it dies."""
+"""Start an `AsyncLLM` with its ring buffer, watch it, and start it again when it dies or hangs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import wait
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,9 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from waver.engines.base import reason
+from waver.engines.config import VllmConfig
+from waver.engines.vllm.claim import run_folder
+from waver.engines.vllm.lifeline import Lifeline, set_lifeline
 from waver.engines.vllm.ring import EntropyRing, set_ring_path
 from waver.engines.vllm.stats import logger_into
 from waver.extras import how_to_install_vllm
@@ -28,6 +31,8 @@ log = structlog.get_logger("waver")
 GIB = 2**30
 WATCH = 0.2
 """Seconds between two checks whether the engine core lives."""
+ASK = 5.0
+"""Seconds between two questions to the engine core's loop, which it answers between two steps."""
 QUICKEST, SLOWEST = 1.0, 60.0
 """Shortest and longest pause before another attempt to start (seconds). It doubles with each, until an engine has lived
 for longer than the longest."""
@@ -42,12 +47,16 @@ class Running:
 
     llm: AsyncLLM
     ring: EntropyRing
+    lifeline: Lifeline
     stats: CollectorRegistry | None = None
     """vLLM's own metrics, where the configuration asks for them."""
 
 
 class Core:
     """Keeps one engine running. The constructor starts it (blocking: run it in a thread).
+
+    One thread starts every engine and lives as long as they do: the kernel ends vLLM's processes with the thread that
+    started them (`waver.engines.vllm.lifeline`).
 
     Args:
         warm_up: sends a first request to an engine that was started again, before others may; None: none is sent. It
@@ -60,17 +69,19 @@ class Core:
     def __init__(
         self,
         name: str,
-        model: str,
-        args: Mapping[str, Any],
+        config: VllmConfig,
         warm_up: Callable[[Running], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
-        self._name, self._model, self._args, self.warm_up = name, model, args, warm_up
+        self._name, self._config, self.warm_up = name, config, warm_up
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = threading.Event()
-        self._running: Running | None = self._start()
+        self._running: Running | None = None
+        self._asked: tuple[Future[bool], float] | None = None
         self.restarts = 0
-        self._watcher = threading.Thread(target=self._watch, name=f"watch-{name}", daemon=True)
+        started: Future[None] = Future()
+        self._watcher = threading.Thread(target=self._watch, args=(started,), name=f"watch-{name}", daemon=True)
         self._watcher.start()
+        started.result()
 
     @property
     def running(self) -> Running | None:
@@ -80,7 +91,9 @@ class Core:
 
     def attach(self) -> None:
         """Note the event loop that requests run in, so that they can be told of a death."""
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._asked = loop, None
 
     def close(self) -> None:
         """Stop for good (blocking)."""
@@ -93,6 +106,8 @@ class Core:
     def _start(self) -> Running:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as `vllm serve` does: this process has threads
+        os.environ.setdefault("VLLM_RPC_BASE_PATH", str(run_folder()))  # of the sockets between its processes
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.platforms import current_platform
@@ -105,6 +120,7 @@ class Core:
                 f"engine {self._name!r}: vLLM is not installed: {how_to_install_vllm()} [{error}]"
             ) from error
         ring: EntropyRing | None = None
+        lifeline: Lifeline | None = None
         try:
             defaults: dict[str, Any] = {
                 "enable_prefix_caching": True,
@@ -115,7 +131,7 @@ class Core:
                 defaults["block_size"] = 32  # vLLM's 128 would be read again at each hand-over
                 if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
                     defaults["kv_cache_memory_bytes"] = GIB
-            args = AsyncEngineArgs(**{**defaults, **self._args, "model": self._model})
+            args = AsyncEngineArgs(**{**defaults, **self._config.args, "model": self._config.model})
             config = args.create_engine_config(UsageContext.ENGINE_CONTEXT)
             if config.parallel_config.enable_batch_sharded_sampling:
                 raise ValueError(SHARDED)
@@ -123,6 +139,8 @@ class Core:
                 raise ValueError(ELSEWHERE)
             ring = EntropyRing.create(config.model_config.get_hidden_size())
             set_ring_path(config, ring.path)
+            lifeline = Lifeline(run_folder())
+            set_lifeline(config, lifeline)
             stats = None if args.disable_log_stats else CollectorRegistry()
             told = current_platform.is_cpu() or args.kv_cache_memory_bytes is not None
             with nullcontext() if told else STARTING:
@@ -132,18 +150,27 @@ class Core:
                     disable_log_stats=args.disable_log_stats,
                     stat_loggers=None if stats is None else [logger_into(stats)],
                 )
-            return Running(llm, ring, stats)
+            return Running(llm, ring, lifeline, stats)
         except Exception as error:  # vLLM, transformers and the drivers each raise their own kinds
-            raise ValueError(f"engine {self._name!r}: vLLM cannot start {self._model!r}: {reason(error)}") from error
+            raise ValueError(
+                f"engine {self._name!r}: vLLM cannot start {self._config.model!r}: {reason(error)}"
+            ) from error
         finally:
-            if ring is not None:
-                ring.close()  # the workers have it by now, and a server that is killed leaves nothing behind
+            for file in (ring, lifeline):  # the workers have them by now, and a server that is killed leaves nothing
+                if file is not None:
+                    file.close()
 
-    def _watch(self) -> None:
+    def _watch(self, first: Future[None]) -> None:
+        try:
+            self._running = self._start()
+        except BaseException as error:
+            first.set_exception(error)
+            return
+        first.set_result(None)
         pause, born = QUICKEST, time.monotonic()
         while not self._closed.wait(WATCH):
             running = self._running
-            if running is not None and running.llm.errored:
+            if running is not None and (running.llm.errored or self._hangs(running)):
                 self._end_requests(running)
                 if time.monotonic() - born > SLOWEST:
                     pause = QUICKEST
@@ -158,6 +185,28 @@ class Core:
                 self.restarts += 1
                 log.warning("an engine was started again", engine=self._name)
 
+    def _hangs(self, running: Running) -> bool:
+        """Return whether one of the engine's processes gives no sign of life, or the engine core's loop does not come
+        round, for longer than the configuration allows."""
+        silence = running.lifeline.silence()
+        if silence > self._config.heartbeat_timeout:
+            log.error("an engine hangs: one of its processes does not run", engine=self._name, seconds=round(silence))
+            return True
+        if self._loop is None or self._loop.is_closed():
+            return False  # no request was sent yet
+        now = time.monotonic()
+        if self._asked is None:
+            # Any question that the engine core answers between two steps would do.
+            self._asked = asyncio.run_coroutine_threadsafe(running.llm.is_sleeping(), self._loop), now
+        answer, when = self._asked
+        if answer.done():
+            if now - when > ASK:
+                self._asked = None
+        elif now - when > self._config.step_timeout:
+            log.error("an engine hangs: its loop does not come round", engine=self._name, seconds=round(now - when))
+            return True
+        return False
+
     def _start_warm(self) -> Running:
         """Start an engine, and let it answer once if requests were sent to the one before."""
         started = self._start()
@@ -165,7 +214,7 @@ class Core:
             return started
         answer = asyncio.run_coroutine_threadsafe(self.warm_up(started), self._loop)
         while not wait([answer], WATCH).done:
-            if started.llm.errored or self._closed.is_set():
+            if started.llm.errored or self._closed.is_set() or self._hangs(started):
                 answer.cancel()
         try:
             answer.result()
@@ -179,7 +228,8 @@ class Core:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         log.error("an engine died", engine=self._name)
-        self._running = None
+        self._running, self._asked = None, None
+        dead.llm.engine_core.resources.engine_dead = True  # one that hangs does not know: nothing is to be sent to it
         if self._loop is not None and not self._loop.is_closed():
             # vLLM marks the engine dead; whoever waits for its next token has to be woken.
             self._loop.call_soon_threadsafe(dead.llm.output_processor.propagate_error, EngineDeadError())

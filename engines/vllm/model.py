@@ -35,7 +35,7 @@ class VllmModel:
         self.adapters: list[LoRARequest] = []
         self._slots = deque(range(SLOTS))
         self._numbers = count(1)
-        self.core = Core(name, config.model, config.args)
+        self.core = Core(name, config)
         try:
             self._describe(self.running(name).llm)
         except Exception as error:  # a tokenizer may fail in as many ways as a model

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from waver.devices import to_device
+from waver.engines.vllm.claim import claim, reclaim
 
 SLOTS = 1024
 """Requests at a time; more wait for a slot."""
@@ -34,6 +35,7 @@ WORDS = 8
 ENTRY = struct.Struct("4i3f4x")
 WORDS_TOP = 2 + 2 * TOP
 """Alternatives: tag, position; ids, log-probabilities (float32)."""
+PREFIX = "waver-ring-"
 BYTES = SLOTS * (DEPTH * WORDS + DEPTH_TOP * WORDS_TOP) * 4
 """Memory of a ring buffer, hidden states aside."""
 
@@ -65,6 +67,7 @@ class EntropyRing:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: int | None = None
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
         words, top, states = np.split(np.frombuffer(self._map, np.int32), [SLOTS * DEPTH * WORDS, BYTES // 4])
@@ -75,7 +78,7 @@ class EntropyRing:
     @classmethod
     def create(cls, hidden: int) -> EntropyRing:
         """Make an empty ring buffer, in memory where there is room for it (a container may have little), else in a
-        file on disk.
+        file on disk. Those of servers that died while they started are removed first.
 
         Args:
             hidden: numbers in a hidden state.
@@ -86,15 +89,11 @@ class EntropyRing:
         size = BYTES + SLOTS * (1 + hidden) * 4
         for folder in ("/dev/shm", tempfile.gettempdir()):
             with suppress(OSError):
-                handle, name = tempfile.mkstemp(prefix="waver-ring-", dir=folder)
-                try:
-                    os.posix_fallocate(handle, 0, size)
-                    return cls(Path(name))
-                except OSError:
-                    os.unlink(name)
-                    raise
-                finally:
-                    os.close(handle)
+                reclaim(Path(folder), PREFIX)
+                path, lock = _new_file(Path(folder), size)
+                ring = cls(path)
+                ring._lock = lock
+                return ring
         raise OSError(f"there is no room for {size >> 20} MiB in /dev/shm or {tempfile.gettempdir()}")
 
     def read(self, slot: int, tag: int, position: int, top: int = 0) -> Entry | None:
@@ -124,6 +123,9 @@ class EntropyRing:
         """Remove the file; processes that have mapped it keep their mapping."""
         with suppress(FileNotFoundError):
             self.path.unlink()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 class RingWriter:
@@ -199,6 +201,28 @@ def map_on(device: torch.device, view: Words) -> torch.Tensor:
         with suppress(RuntimeError):  # CUDA would raise the error at the next kernel
             torch.ones(1, device=device)
     return shared
+
+
+def _new_file(folder: Path, size: int) -> tuple[Path, int]:
+    """Make a file of so many bytes, and lock it to say that it has an owner.
+
+    Raises:
+        OSError: there is no room.
+    """
+    while True:
+        handle, name = tempfile.mkstemp(prefix=PREFIX, dir=folder)
+        lock = claim(Path(name))
+        try:
+            if lock is not None:  # else another server that starts took it for a dead one's
+                os.posix_fallocate(handle, 0, size)
+                return Path(name), lock
+        except OSError:
+            os.unlink(name)
+            if lock is not None:
+                os.close(lock)
+            raise
+        finally:
+            os.close(handle)
 
 
 def set_ring_path(config: Any, path: Path) -> None:

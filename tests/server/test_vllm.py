@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from itertools import pairwise
@@ -13,6 +14,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.engines.vllm_here import needs_vllm
+from waver.benchmarks.processes import descendants, running_state
 from waver.training.pair.world import draw
 
 pytestmark = [needs_vllm, pytest.mark.timeout(1500)]  # two engines start first
@@ -164,6 +166,36 @@ def test_a_killed_engine_core_ends_every_stream_and_comes_back(vllm_running: Any
     state, expected = (vllm_running.run(runtime.engines[e].hidden_state(prompt)) for e in ("large", "embedded-large"))
     assert float((state - expected).norm() / expected.norm()) < 1e-4
     assert engine.restarts == restarts + 1
+    assert vllm_running.idle(within=10)
+
+
+@pytest.mark.parametrize("stopped", ["core", "worker"])
+def test_an_engine_that_hangs_ends_every_stream_and_comes_back(vllm_running: Any, stopped: str) -> None:
+    """A process of it does not run any more: nothing dies, and no token comes."""
+    engine = vllm_running.runtime.engines["small"]
+    restarts = engine.restarts
+    core = engine.model.core.running.llm.engine_core.resources.engine_manager.processes[0].pid
+    (worker,) = (process for process, name in descendants(core).items() if name.startswith("VLLM::Worker"))
+    body = {"model": "small", "prompt": "What is", "max_tokens": 900, "ignore_eos": True, "stream": True}
+    with vllm_running.http() as http:
+        with http.stream("POST", "/v1/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            os.kill(core if stopped == "core" else worker, signal.SIGSTOP)
+            began = time.monotonic()
+            rest = [line for line in lines if line and not line.startswith(":")]
+        assert time.monotonic() - began < 40
+        assert rest[-1] == "data: [DONE]"
+        assert '"error"' in rest[-2]
+        assert http.get("/ready").status_code == 503
+        deadline = time.monotonic() + 600
+        while http.get("/ready").status_code != 200 and time.monotonic() < deadline:
+            time.sleep(0.5)
+        again = http.post("/v1/completions", json={"model": "small", "prompt": "What is", "max_tokens": 5})
+    assert again.status_code == 200, again.text
+    assert engine.restarts == restarts + 1
+    assert running_state(core) is None
+    assert running_state(worker) is None
     assert vllm_running.idle(within=10)
 
 

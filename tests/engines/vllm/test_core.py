@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import until
 from tests.engines.vllm.reference import KNOWN
 from tests.engines.vllm_here import needs_vllm
+from waver.engines.config import VllmConfig
 from waver.engines.vllm import core
 from waver.engines.vllm.core import Core, Running
 
@@ -31,17 +32,28 @@ class Fragile(Core):
         self.starts: list[float] = []
         self.stopped: list[Any] = []
         self.broken = False
-        super().__init__("fragile", "no model", {}, warm)
+        self.silence, self.answers = 0.0, True
+        super().__init__("fragile", VllmConfig(model="no model", heartbeat_timeout=2, step_timeout=10 * SHORT), warm)
 
     def _start(self) -> Running:
         self.starts.append(time.monotonic())
         if self.broken:
             raise ValueError("no room on the device")
         awake: Any = SimpleNamespace(propagate_error=lambda error: None)
+        resources = SimpleNamespace(engine_dead=False)
         llm: Any = SimpleNamespace(errored=False, output_processor=awake, output_handler=None)
+        llm.engine_core = SimpleNamespace(resources=resources)
         llm.shutdown = lambda: self.stopped.append(llm)
+
+        async def is_sleeping() -> bool:
+            if not self.answers:
+                await asyncio.Event().wait()
+            return False
+
+        llm.is_sleeping = is_sleeping
         ring: Any = None
-        return Running(llm, ring)
+        lifeline: Any = SimpleNamespace(silence=lambda: self.silence)
+        return Running(llm, ring, lifeline)
 
     def kill(self) -> None:
         assert self._running is not None
@@ -68,6 +80,7 @@ def make(monkeypatch: pytest.MonkeyPatch, loop: asyncio.AbstractEventLoop) -> It
     monkeypatch.setattr(core, "WATCH", SHORT / 10)
     monkeypatch.setattr(core, "QUICKEST", SHORT)
     monkeypatch.setattr(core, "SLOWEST", 16 * SHORT)
+    monkeypatch.setattr(core, "ASK", SHORT / 5)
     made = list[Fragile]()
 
     async def answers(running: Running) -> None: ...
@@ -156,6 +169,26 @@ def test_an_engine_that_dies_of_its_first_request_is_tried_again(make: Callable[
     assert fragile.stopped[1:] == [seen[0].llm, seen[1].llm]
 
 
+@pytest.mark.parametrize("sign", ["a process is silent", "the loop does not come round"])
+def test_an_engine_that_hangs_is_ended_and_started_again(make: Callable[..., Fragile], sign: str) -> None:
+    fragile = make()
+    first = fragile.running
+    assert first is not None
+    if sign == "a process is silent":
+        fragile.silence = 1.9
+    time.sleep(20 * SHORT)  # many questions were answered; and a silence that the configuration allows
+    assert fragile.running is first
+    if sign == "a process is silent":
+        fragile.silence = 2.1
+    else:
+        fragile.answers = False
+    until(lambda: fragile.stopped == [first.llm], "the end of the engine", 10)
+    assert first.llm.engine_core.resources.engine_dead
+    fragile.silence, fragile.answers = 0.0, True
+    until(lambda: fragile.running is not None, "the engine", 10)
+    assert fragile.restarts >= 1
+
+
 def test_closing_waits_for_no_answer(make: Callable[..., Fragile]) -> None:
     seen = list[Running]()
 
@@ -194,7 +227,7 @@ def test_engines_that_take_what_memory_they_find_start_in_turn(
     monkeypatch.setattr(AsyncLLM, "from_vllm_config", begin)
     monkeypatch.setattr("vllm.platforms.current_platform", SimpleNamespace(is_cpu=lambda: on_a_cpu))
     with ThreadPoolExecutor(2) as threads:
-        cores = list(threads.map(lambda name: Core(name, "no model", args), ("small", "large")))
+        cores = list(threads.map(lambda name: Core(name, VllmConfig(model="no model", args=args)), ("small", "large")))
     for each in cores:
         each.close()
     assert max(most) == together
@@ -212,4 +245,4 @@ def test_what_the_workers_would_refuse_is_said_at_the_start(
     monkeypatch.setattr(config.parallel_config, field, value)
     monkeypatch.setattr(AsyncEngineArgs, "create_engine_config", lambda *_: config)
     with pytest.raises(ValueError, match=f"engine 'large': vLLM cannot start 'no model': .*{why}"):
-        Core("large", "no model", {})
+        Core("large", VllmConfig(model="no model"))

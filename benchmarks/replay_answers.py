@@ -85,13 +85,29 @@ def _shown(value: Any) -> str:
 
 
 def differences(before: Any, after: Any, where: str = "") -> Iterator[Difference]:
-    """Where two answers differ, down to the single values; a list of another length is one difference."""
+    """Where two answers differ, down to the single values; a list of another length is one difference.
+
+    Lists of the same names are compared name by name, and their order is a difference of its own.
+    """
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in dict.fromkeys([*before, *after]):
             place = f"{where}.{key}" if where else str(key)
             yield from differences(before.get(key, ABSENT), after.get(key, ABSENT), place)
+    elif (names := _names(before)) and names != (others := _names(after)) and sorted(names) == sorted(others):
+        yield Difference(f"{where} (order)", names, others)
+        by_name = dict(zip(others, after, strict=True))
+        for i, (name, one) in enumerate(zip(names, before, strict=True)):
+            yield from differences(one, by_name[name], f"{where}[{i}]")
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for i, (one, other) in enumerate(zip(before, after, strict=True)):
             yield from differences(one, other, f"{where}[{i}]")
     elif type(before) is not type(after) or before != after:
         yield Difference(where, before, after)
+
+
+def _names(value: Any) -> list[str]:
+    """The names of a list's items, where each has one of its own; else none."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        return []
+    names = [item.get("name") for item in value]
+    return names if all(isinstance(name, str) for name in names) and len(set(names)) == len(names) else []

@@ -21,7 +21,11 @@ class Intended:
         return bool(re.search(self.name, request.name) and re.fullmatch(self.where, found.where))
 
 
-INTENDED: tuple[Intended, ...] = ()
+BY_MODULE = "policies are found by their modules, so those of one stage are listed by name"
+INTENDED: tuple[Intended, ...] = (
+    Intended(r" models$", r"body\.data \(order\)", BY_MODULE),
+    Intended(r"^334 refused$", r"body\.error\.message", BY_MODULE),  # an unknown policy, with the names of all
+)
 
 
 def reason(request: Request, found: Difference) -> str | None:

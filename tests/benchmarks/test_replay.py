@@ -79,6 +79,11 @@ def test_differences_name_each_place() -> None:
         Difference("body.new", ABSENT, True),
     ]
     assert [each.rounding for each in found] == [False, True, False, False, False]
+    one, other = {"name": "one", "n": 1}, {"name": "other", "n": 2}
+    assert list(differences([one, other], [other, {**one, "n": 3}], "data")) == [
+        Difference("data (order)", ["one", "other"], ["other", "one"]),
+        Difference("data[0].n", 1, 3),
+    ]
     assert list(differences({"a": 1}, {"a": True})) == [Difference("a", 1, True)]
     assert list(differences({"a": 1}, {"a": 1.0})) == [Difference("a", 1, 1.0)]
 

@@ -83,44 +83,40 @@ PATTERNS = list(patterns())
 
 def atoms(pattern: str | bytes, flags: int) -> list[str]:
     """The words, and one or two of the characters of every class, that a pattern is made of."""
-    out: dict[str, None] = {}
+    return list(dict.fromkeys(["a", "1", " ", "\n", *walk(parser.parse(pattern, flags))]))[:MOST_ATOMS]
 
-    def walk(items: Any) -> None:
-        word = ""
-        for op, argument in [*items, (None, None)]:
-            if op is code.LITERAL:
-                word += chr(argument)
-                continue
-            if word:
-                out[word] = out[word[0]] = None
-                word = ""
-            if op is code.IN:
-                for kind, value in argument:
-                    if kind is code.LITERAL:
-                        out[chr(value)] = None
-                    elif kind is code.RANGE:
-                        out[chr(value[0])] = None
-                    elif kind is code.CATEGORY:
-                        out[sample(value)] = None
-            elif isinstance(argument, tuple | list):
-                descend(argument)
-            elif hasattr(argument, "data"):
-                walk(argument)
 
-    def descend(argument: Any) -> None:
+def walk(items: Any) -> Iterator[str]:
+    """The words and characters of a parsed pattern, in their order."""
+    word = ""
+    for op, argument in [*items, (None, None)]:
+        if op is code.LITERAL:
+            word += chr(argument)
+            continue
+        if word:
+            yield from (word, word[0])
+            word = ""
+        yield from members(argument) if op is code.IN else inside(argument)
+
+
+def members(characters: Any) -> Iterator[str]:
+    """One character of each part of a class."""
+    for kind, value in characters:
+        if kind is code.LITERAL:
+            yield chr(value)
+        elif kind is code.RANGE:
+            yield chr(value[0])
+        elif kind is code.CATEGORY:
+            yield next((c for name, c in (("SPACE", " "), ("DIGIT", "1"), ("WORD", "a")) if name in str(value)), "a")
+
+
+def inside(argument: Any) -> Iterator[str]:
+    """The words and characters of the patterns in an operator's argument."""
+    if hasattr(argument, "data"):
+        yield from walk(argument)
+    elif isinstance(argument, list | tuple):
         for each in argument:
-            if hasattr(each, "data"):
-                walk(each)
-            elif isinstance(each, list | tuple):
-                descend(each)
-
-    def sample(category: Any) -> str:
-        name = str(category)
-        return next((c for kind, c in (("SPACE", " "), ("DIGIT", "1"), ("WORD", "a")) if kind in name), "a")
-
-    walk(parser.parse(pattern, flags))
-    picked = dict.fromkeys(["a", "1", " ", "\n", *out])
-    return list(picked)[:MOST_ATOMS]
+            yield from inside(each)
 
 
 def hostile(pattern: str | bytes, flags: int) -> Iterator[str]:

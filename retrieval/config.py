@@ -15,7 +15,11 @@ class RetrievalConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    embedder: str = Field(default=DEFAULT_EMBEDDER, description="a sentence-transformers model: directory or hub id")
+    embedder: str = Field(
+        default=DEFAULT_EMBEDDER,
+        description="a sentence-transformers model: directory or hub id; loaded at the start if it is named here or if "
+        "there are collections",
+    )
     embedders: tuple[str, ...] = Field(default=(), description="others that a new collection may name")
     store: Literal["faiss", "qdrant"] = "faiss"
     path: Path = Field(default=Path("data/collections"), description="folder of the collections")

@@ -82,6 +82,7 @@ class Library:
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
         self._tidier = ThreadPoolExecutor(1, thread_name_prefix="tidy")
         self._turns = Turns(config.lock_seconds)
+        self._untidy: set[str] = set()
         self._open: dict[str, Collection] = {}
         self._lock = threading.Lock()
         self._shelf: Shelf | None = None
@@ -141,13 +142,23 @@ class Library:
         return await self._turns.take(collection.spec.name, attempt, self._writers)
 
     async def tidy(self, collection: Collection, token: CancelToken) -> None:
-        """Rebuild a collection's index where that pays, one at a time, in no thread that anybody waits for."""
+        """Rebuild a collection's index where that pays, one at a time, in no thread that anybody waits for.
+
+        Nothing is done where the same already waits for its turn.
+        """
+        name = collection.spec.name
 
         def attempt() -> None:
             with collection.store.writing(0.0, token) as writer:
                 writer.compact()
 
-        await self._turns.take(collection.spec.name, attempt, self._tidier)
+        if name in self._untidy:
+            return
+        self._untidy.add(name)
+        try:
+            await self._turns.take(name, attempt, self._tidier)
+        finally:
+            self._untidy.discard(name)
 
     async def discard(self, name: str, token: CancelToken) -> None:
         """Delete a collection when it is this one's turn.
@@ -159,15 +170,20 @@ class Library:
         """
         await self._turns.take(name, lambda: self.delete(name, 0.0, token), self._writers)
 
+    @property
+    def names_embedder(self) -> bool:
+        """Whether the configuration names an embedder, and so means to use it."""
+        return not self.config.model_fields_set.isdisjoint({"embedder", "embedders"})
+
     def check_embedders(self) -> None:
-        """Load the embedders that the configuration names.
+        """Load the embedders that the configuration names, or the default one if it has collections here.
 
         Raises:
             Unavailable: one of them cannot be loaded.
         """
-        named = self.config.model_fields_set & {"embedder", "embedders"}
-        for embedder in self.embedders.values() if named else ():
-            assert embedder.model
+        if self.names_embedder or (self.config.store == "faiss" and self.names()):
+            for embedder in self.embedders.values():
+                assert embedder.model
 
     def embedder(self, name: str | None = None) -> Embedder:
         """One of the configured embedders, the first if none is named.

@@ -21,8 +21,11 @@ router = APIRouter()
 async def create(request: Request, body: CollectionRequest) -> dict[str, Any]:
     here = ready_runtime(request)
     overlap = min(32, body.chunk_tokens // 4) if body.chunk_overlap is None else body.chunk_overlap
-    # It loads the embedder the first time, so it is no short read.
-    await here.library.compute(here.library.create, body.name, body.embedder, body.chunk_tokens, overlap)
+    embedder = here.library.embedder(body.embedder)
+    if not embedder.loaded:  # which takes too long for a thread that reads
+        async with asyncio.timeout_at(deadline(here)):
+            await here.library.compute(lambda: embedder.model)
+    await here.library.run(here.library.create, body.name, body.embedder, body.chunk_tokens, overlap)
     return await describe(here, body.name)
 
 

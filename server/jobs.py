@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import structlog
 
-from waver.retrieval.base import Damaged
+from waver.retrieval.base import Busy, Damaged
 from waver.retrieval.cancellation import Cancelled, CancelToken
 from waver.server.admission import Admission
 from waver.server.errors import not_ready
@@ -70,7 +70,8 @@ class Jobs:
             except Cancelled:
                 pass
             except Exception as error:
-                write = log.error if isinstance(error, Damaged) else log.warning
+                busy = isinstance(error, Busy)  # somebody else's next try does as well
+                write = log.error if isinstance(error, Damaged) else log.info if busy else log.warning
                 write(f"{what} failed", reason=str(error), kind=type(error).__name__)
 
         self._start(guarded(), token)

@@ -20,6 +20,7 @@ from waver.policies.base import Policy
 from waver.policies.registry import PolicyError, engines_used, parse, policies
 from waver.policies.services import Services
 from waver.policies.stores import Stores
+from waver.retrieval.base import RetrievalError
 from waver.retrieval.library import SEARCHES, Library
 from waver.server.admission import Admission
 from waver.server.aftercare import Aftercare
@@ -81,7 +82,7 @@ class Runtime:
         try:
             await asyncio.to_thread(plugins.load, self.config.modules)
             self.probes = await asyncio.to_thread(load_probes, self.config.probes)
-            await asyncio.to_thread(self.library.check_embedders)
+            await self._check_embedders()
             loaded = await load_engines(missing, self.engines)
             await asyncio.gather(*(warm_up(engine) for engine in loaded.values()))
             everything = self.engines | loaded
@@ -99,6 +100,16 @@ class Runtime:
         on_loaded()
         self.loaded = True
         log.info("ready", engines=list(self.engines), seconds=round(time.perf_counter() - began, 2))
+
+    async def _check_embedders(self) -> None:
+        """Raises:
+        Unavailable: the configuration names an embedder that cannot be loaded."""
+        try:
+            await asyncio.to_thread(self.library.check_embedders)
+        except RetrievalError as error:
+            if self.library.names_embedder:
+                raise
+            log.warning("the collections cannot be searched", reason=str(error))
 
     async def stop(self) -> None:
         self.loaded = False

@@ -183,11 +183,16 @@ def test_a_filter_has_a_bound(facts: Collection) -> None:
         facts.search_now("mill", filter={"kind": ["x"] * 300_000, "year": 1})
 
 
-def test_an_embedder_that_is_named_is_loaded_by_the_check(tmp_path: Path) -> None:
+def test_an_embedder_that_is_named_or_needed_is_loaded_by_the_check(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     made = Library(RetrievalConfig(path=tmp_path / "none"))
     made.check_embedders()
     assert not made.embedder().loaded
+    made.close()
+    (tmp_path / "there" / "notes").mkdir(parents=True)
+    made = Library(RetrievalConfig(path=tmp_path / "there"))
+    made.check_embedders()
+    assert made.embedder().loaded
     made.close()
     made = Library(RetrievalConfig(path=tmp_path / "none", embedders=(str(tmp_path / "broken"),)))
     with pytest.raises(Unavailable, match="not a sentence-transformers model"):

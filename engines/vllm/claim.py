@@ -1,5 +1,5 @@
-"""Files and folders that are gone when their owner is: each is locked for as long as its owner lives, and whoever
-starts next removes those that nobody holds any more."""
+"""Files and folders that are removed when their owner has died: each is locked for as long as its owner lives, and the
+next process that starts removes those without a lock."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def claim(path: Path) -> int | None:
 
 
 def reclaim(folder: Path, prefix: str) -> None:
-    """Remove what dead owners have left in a folder under names that begin with `prefix`."""
+    """Remove the files and folders of dead owners whose names begin with `prefix`."""
     for path in folder.glob(f"{prefix}*"):
         if (handle := claim(path)) is not None:
             if path.is_dir():
@@ -48,8 +48,8 @@ def reclaim(folder: Path, prefix: str) -> None:
 
 @cache
 def run_folder() -> Path:
-    """The folder of this process for what its engines need while they run, such as the sockets of vLLM's processes. It
-    is removed at the end of the process, or at the start of the next one.
+    """Make the folder of this process for files that its engines need while they run, such as the sockets of vLLM's
+    processes. It is removed at the end of the process, or at the start of the next one.
 
     Raises:
         OSError: it cannot be made.

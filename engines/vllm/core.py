@@ -31,8 +31,8 @@ log = structlog.get_logger("waver")
 GIB = 2**30
 WATCH = 0.2
 """Seconds between two checks whether the engine core lives."""
-ASK = 5.0
-"""Seconds between two questions to the engine core's loop, which it answers between two steps."""
+HEALTH_CHECK = 5.0
+"""Seconds between two health checks of the engine core's loop, which answers them between two steps."""
 QUICKEST, SLOWEST = 1.0, 60.0
 """Shortest and longest pause before another attempt to start (seconds). It doubles with each, until an engine has lived
 for longer than the longest."""
@@ -104,6 +104,11 @@ class Core:
             self._running = None
 
     def _start(self) -> Running:
+        """Start an engine.
+
+        Raises:
+            ValueError: vLLM is not installed, or cannot start the model.
+        """
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # as `vllm serve` does: this process has threads
@@ -161,6 +166,7 @@ class Core:
                     file.close()
 
     def _watch(self, first: Future[None]) -> None:
+        """Start the engine, report to `first`, and start it again whenever it dies or hangs, until `close`."""
         try:
             self._running = self._start()
         except BaseException as error:
@@ -196,11 +202,11 @@ class Core:
             return False  # no request was sent yet
         now = time.monotonic()
         if self._asked is None:
-            # Any question that the engine core answers between two steps would do.
+            # Any call that the engine core answers between two steps would do.
             self._asked = asyncio.run_coroutine_threadsafe(running.llm.is_sleeping(), self._loop), now
         answer, when = self._asked
         if answer.done():
-            if now - when > ASK:
+            if now - when > HEALTH_CHECK:
                 self._asked = None
         elif now - when > self._config.step_timeout:
             log.error("an engine hangs: its loop does not come round", engine=self._name, seconds=round(now - when))
@@ -218,7 +224,7 @@ class Core:
                 answer.cancel()
         try:
             answer.result()
-        except Exception as error:  # it may die of it in many ways
+        except Exception as error:  # the request may fail in many ways
             self._stop(started)
             raise ValueError(f"engine {self._name!r}: it started, but did not answer: {error!r}") from error
         return started
@@ -229,19 +235,20 @@ class Core:
 
         log.error("an engine died", engine=self._name)
         self._running, self._asked = None, None
-        dead.llm.engine_core.resources.engine_dead = True  # one that hangs does not know: nothing is to be sent to it
+        dead.llm.engine_core.resources.engine_dead = True  # vLLM does not notice a hang, and must send it nothing
         if self._loop is not None and not self._loop.is_closed():
-            # vLLM marks the engine dead; whoever waits for its next token has to be woken.
+            # vLLM marks the engine dead; the requests that wait for a token have to be woken.
             self._loop.call_soon_threadsafe(dead.llm.output_processor.propagate_error, EngineDeadError())
         self._stop(dead)
 
     def _stop(self, running: Running) -> None:
+        """Shut an engine down, in whatever state it is."""
         handler = running.llm.output_handler
         if handler is not None and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(handler.cancel)  # or it reports the end as a failure
         try:
             running.llm.shutdown()
-        except Exception as error:  # what is dead may be in any state
+        except Exception as error:  # a dead engine may be in any state
             log.warning("an engine did not shut down cleanly", engine=self._name, error=repr(error))
-        # Its destructor does this again, and does not bear the end of the interpreter.
+        # Its destructor would do this again, and fail at the end of the interpreter.
         running.llm.shutdown = lambda timeout=None: None

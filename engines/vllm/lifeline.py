@@ -1,5 +1,5 @@
-"""What ties vLLM's processes to the server that started them: they end when it does, however it dies, and it notices
-when one of them stands still."""
+"""Tie vLLM's processes to the server that started them: they end when it does, however it dies, and it notices by their
+heartbeats when one of them hangs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 BEAT = 0.5
-"""Seconds between two beats of a process."""
+"""Seconds between two heartbeats of a process."""
 PROCESSES = 1024
 """Most processes of one engine."""
 PR_SET_PDEATHSIG = 1
@@ -29,9 +29,10 @@ Beats = np.ndarray[Any, np.dtype[np.int64]]
 
 class Lifeline:
     """One start of an engine. It travels in vLLM's configuration, which every process of the engine unpickles before it
-    does anything else: there it starts a thread that beats, and that ends the process when its parent is gone.
+    does anything else: there it starts a thread that counts heartbeats, and that ends the process when its parent
+    is gone.
 
-    A thread beats also while the process computes or compiles, for these let other threads run; it does not in a
+    The thread runs also while the process computes or compiles, as these release the interpreter; it does not in a
     process that is stopped, frozen with its container, or stuck in a call that holds the interpreter.
     """
 
@@ -54,10 +55,10 @@ class Lifeline:
             hold(self._path, parent)
 
     def silence(self, most: float = 1.0) -> float:
-        """Seconds without a beat of the process that has been silent for longest; 0 while none has begun to.
+        """Compute the seconds since the last heartbeat of the process whose is the oldest; 0 while none has started.
 
         Args:
-            most: what one look may add: if this process was stopped itself, it has heard nobody.
+            most: seconds that one call may add: if this process was stopped itself, it saw no heartbeats.
         """
         now = time.monotonic()
         passed, self._looked = min(now - self._looked, most), now
@@ -66,12 +67,12 @@ class Lifeline:
         self._silent[self._beats[:, 0] == 0] = 0.0
         self._seen = beats
         for place in np.nonzero(self._silent > 2 * BEAT)[0]:
-            if not _runs(int(self._beats[place, 0])):  # its end is for vLLM to judge
+            if not _runs(int(self._beats[place, 0])):  # vLLM notices the end of a process itself
                 self._silent[place] = 0.0
         return float(self._silent.max())
 
     def close(self) -> None:
-        """Remove the file; who still maps it goes on beating."""
+        """Remove the file; processes that have mapped it keep their mapping."""
         self._path.unlink(missing_ok=True)
 
 
@@ -81,15 +82,15 @@ def set_lifeline(config: Any, lifeline: Lifeline) -> None:
 
 
 def hold(path: Path, parent: int) -> None:
-    """End this process when its parent ends, and beat until then. `parent` is the process id."""
+    """End this process when its parent ends, and count heartbeats until then. `parent` is the process id."""
     end_with_parent()
     try:
         beats, place = _place(path)
-    except OSError:  # the server is on another machine, or its file is gone: it is no longer listened to
+    except OSError:  # the server is on another machine, or its file is gone: nobody reads these heartbeats
         beats, place = np.zeros((1, 2), np.int64), 0
 
     def beating() -> None:
-        while os.getppid() == parent:  # else it is an orphan that another process has taken
+        while os.getppid() == parent:  # else the parent ended, and this process was adopted by another
             beats[place, 1] += 1
             time.sleep(BEAT)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -98,14 +99,14 @@ def hold(path: Path, parent: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Let the kernel end this process with the thread that started it, where it can: also when no thread of its own can
-    run any more. (A parent that is gone before is seen by the thread that beats.)"""
+    """Let the kernel, where it can, end this process with the thread that started it, even when no thread of this
+    process can run any more. (The heartbeat thread notices a parent that ended before this call.)"""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _place(path: Path) -> tuple[Beats, int]:
-    """The beats, and the row of this process among them: its id, then a count."""
+    """Take a row of the table of heartbeats for this process: its id, then a count."""
     with path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         beats = _mapped(path)

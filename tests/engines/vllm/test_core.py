@@ -80,7 +80,7 @@ def make(monkeypatch: pytest.MonkeyPatch, loop: asyncio.AbstractEventLoop) -> It
     monkeypatch.setattr(core, "WATCH", SHORT / 10)
     monkeypatch.setattr(core, "QUICKEST", SHORT)
     monkeypatch.setattr(core, "SLOWEST", 16 * SHORT)
-    monkeypatch.setattr(core, "ASK", SHORT / 5)
+    monkeypatch.setattr(core, "HEALTH_CHECK", SHORT / 5)
     made = list[Fragile]()
 
     async def answers(running: Running) -> None: ...

@@ -139,7 +139,7 @@ class TokenText:
         }
         try:
             text = cast(str, self.tokenizer.apply_chat_template([dict(m) for m in messages], **options))
-            if not self._spells_control(messages):
+            if not self._spells_control([*messages, options]):
                 return self.encode(text, add_special_tokens=False)
             return self._encode_guarded(messages, options)
         except (TemplateError, ValueError, TypeError, LookupError) as error:
@@ -160,23 +160,45 @@ class TokenText:
     def _control_words(self) -> list[str]:
         return [w for i, t in self.tokenizer.added_tokens_decoder.items() if (w := t.content) and i in self._special]
 
-    def _spells_control(self, messages: Sequence[Mapping[str, Any]]) -> bool:
-        return any(w in str(message.get("content") or "") for message in messages for w in self._control_words)
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(re.escape, sorted(self._control_words, key=len, reverse=True))))
+
+    def _spells_control(self, value: Any) -> bool:
+        """Whether any string in a value holds a control token's text."""
+        if isinstance(value, str):
+            return any(word in value for word in self._control_words)
+        if isinstance(value, Mapping):
+            return any(map(self._spells_control, value.values()))
+        return isinstance(value, list | tuple) and any(map(self._spells_control, value))
 
     def _encode_guarded(self, messages: Sequence[Mapping[str, Any]], options: dict[str, Any]) -> list[int]:
-        """Render with marks in place of the contents, then encode the template's text and each content apart."""
+        """Render with a mark in place of each content, and with marks around control tokens that other strings spell;
+        then encode the template's text apart from both."""
         lot = secrets.token_hex(8)  # so that no message can spell a mark
-        marks = [f"\ue000{lot}:{i}\ue001" for i in range(len(messages))]
+
+        def guarded(value: Any) -> Any:
+            if isinstance(value, str):
+                return self._control_pattern.sub(lambda found: f"{lot}b{found.group()}{lot}e", value)
+            if isinstance(value, Mapping):
+                return {key: guarded(each) for key, each in value.items()}
+            return [guarded(each) for each in value] if isinstance(value, list | tuple) else value
+
         marked = [
-            {**m, "content": mark} if m.get("content") else dict(m) for m, mark in zip(messages, marks, strict=True)
+            {key: f"\ue000{lot}:{i}\ue001" if key == "content" and each else guarded(each) for key, each in m.items()}
+            for i, m in enumerate(messages)
         ]
-        text = cast(str, self.tokenizer.apply_chat_template(marked, **options))
+        text = cast(str, self.tokenizer.apply_chat_template(marked, **guarded(options)))
         ids: list[int] = []
-        for i, piece in enumerate(re.split(f"\ue000{lot}:(\\d+)\ue001", text)):
-            if i % 2:
-                ids += self.encode_plain(str(messages[int(piece)]["content"]))
-            elif piece:
-                ids += self.encode(piece, add_special_tokens=False)
+        plain = False
+        for i, piece in enumerate(re.split(f"\ue000{lot}:(\\d+)\ue001|{lot}([be])", text)):
+            match i % 3:
+                case 0 if piece:
+                    ids += self.encode_plain(piece) if plain else self.encode(piece, add_special_tokens=False)
+                case 1 if piece:
+                    ids += self.encode_plain(str(messages[int(piece)]["content"]))
+                case 2 if piece:
+                    plain = piece == "b"
         return ids
 
 

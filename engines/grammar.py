@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import llguidance
 import llguidance.hf
@@ -35,7 +35,8 @@ class Grammar:
     def _start(self, schema: str) -> llguidance.LLMatcher:
         # Free whitespace would let a small model pad for ever.
         try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, {"whitespace_flexible": False})
+            options: Any = {"whitespace_flexible": False}
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, options, options)
         except ValueError as error:
             raise Unsupported(f"the JSON schema cannot be enforced: {error}", "response_format") from error
         matcher = llguidance.LLMatcher(self._tokenizer, grammar)

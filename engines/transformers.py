@@ -202,7 +202,7 @@ class TransformersEngine:
                 continue
             for sequence, step in steps:
                 sequence.inbox.put_nowait(step)
-                if step.finish:
+                if isinstance(step, EngineError) or step.finish:
                     self._leave(sequence)
             readings = [each for each in live if isinstance(each, HiddenStateRequest)]
             if not readings:
@@ -230,7 +230,9 @@ class TransformersEngine:
             sequence.inbox.put_nowait(failure)
 
     @torch.inference_mode()
-    def _run_passes(self, live: list[SequenceState | HiddenStateRequest]) -> list[tuple[SequenceState, Step]]:
+    def _run_passes(
+        self, live: list[SequenceState | HiddenStateRequest]
+    ) -> list[tuple[SequenceState, Step | EngineError]]:
         """Allocate slots, then run one forward pass over the rows with few missing tokens and one over a share of the
         long prompts. Runs in the engine's thread, the only one that touches slots."""
         self._slots.allocate(live)
@@ -284,7 +286,7 @@ class TransformersEngine:
             self._slots.held[slot] += row
             self.read_tokens += len(row)
 
-    def _decode(self, work: list[tuple[SequenceState, int]]) -> list[tuple[SequenceState, Step]]:
+    def _decode(self, work: list[tuple[SequenceState, int]]) -> list[tuple[SequenceState, Step | EngineError]]:
         """Run one pass that adds so many tokens to each sequence, and draw for those that are complete."""
         if not work:
             return []
@@ -306,7 +308,9 @@ class TransformersEngine:
             return []
         return self._draw([work[i][0] for i in ready], logits if len(ready) == len(work) else logits[ready])
 
-    def _draw(self, sequences: list[SequenceState], logits: torch.Tensor) -> list[tuple[SequenceState, Step]]:
+    def _draw(
+        self, sequences: list[SequenceState], logits: torch.Tensor
+    ) -> list[tuple[SequenceState, Step | EngineError]]:
         """Draw a token for each sequence from its row of logits, and measure the raw distribution."""
         logits = self._raw(logits)
         self._mask(logits, sequences)
@@ -325,8 +329,10 @@ class TransformersEngine:
         if guided and self._grammar is not None:
             self._grammar.mask(logits, *zip(*guided, strict=True))
 
-    def _advance(self, sequence: SequenceState, step: Step) -> Step:
+    def _advance(self, sequence: SequenceState, step: Step) -> Step | EngineError:
         """Append a step's token to its sequence, unless an eager gate fires; the step with why the segment ends."""
+        if sequence.matcher is not None and sequence.matcher.is_error():
+            return EngineError(f"engine {self.name!r} could not follow the JSON schema any further")
         if sequence.state is not None:
             step, sequence.state = replace(step, state=sequence.state), None
         if sequence.fires_before(step.entropy):

@@ -19,7 +19,7 @@ from waver.engines.sampling import draw
 from waver.engines.temperature import adapted_temperatures
 from waver.engines.transforms import truncate
 from waver.engines.vllm.gate_windows import GateWindows
-from waver.engines.vllm.ring import COMPLETE, TOP, RingWriter
+from waver.engines.vllm.ring import BROKEN, COMPLETE, TOP, RingWriter
 from waver.engines.vllm.state import BatchRow, HiddenStates
 
 NO_REQUEST = -1
@@ -251,7 +251,9 @@ class Pass:
         for i, token in zip(drawn, tokens.tolist(), strict=True):
             row = self._batch[i]
             row.state.record(row.position, token)
-            if row.state.completes_grammar(token):
+            if row.state.grammar_failed:
+                self._flags[i] |= BROKEN
+            elif row.state.completes_grammar(token):
                 self._flags[i] |= COMPLETE
 
 

@@ -19,7 +19,7 @@ from waver.engines.transforms import needs_geometry
 from waver.engines.vllm.core import Running
 from waver.engines.vllm.engine import VllmEngine
 from waver.engines.vllm.params import KEY, LONGEST_WINDOW, RequestParams
-from waver.engines.vllm.ring import COMPLETE, EAGER, LAGGED, TOP, Entry
+from waver.engines.vllm.ring import BROKEN, COMPLETE, EAGER, LAGGED, TOP, Entry
 from waver.engines.weights import embedding_flaw
 
 SPAN, PARALLEL = 32, 64
@@ -109,6 +109,8 @@ class ExactVllmEngine(VllmEngine):
                         if entry is None:
                             return
                         position += 1
+                        if entry.flags & BROKEN:
+                            raise EngineError(f"engine {self.name!r} could not follow the JSON schema any further")
                         if entry.flags & EAGER:
                             yield Step(NO_TOKEN, 0.0, entry.entropy, self.name, finish="gate")
                             return

@@ -41,8 +41,9 @@ BYTES = SLOTS * (DEPTH * WORDS + DEPTH_TOP * WORDS_TOP) * 4
 
 Words = np.ndarray[Any, np.dtype[np.int32]]
 
-EAGER, LAGGED, COMPLETE = 1, 2, 4
-"""Flags: a gate fired before this position was written, or on it; the token there completes the request's grammar."""
+EAGER, LAGGED, COMPLETE, BROKEN = 1, 2, 4, 8
+"""Flags: a gate fired before this position was written, or on it; the token there completes the request's grammar; the
+grammar could not be followed any further."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,12 @@ class RequestState:
             return False
         ahead = self._matcher.deep_copy()
         ahead.consume_token(token)
-        return bool(ahead.is_stopped())
+        return bool(ahead.is_stopped()) and not ahead.is_error()
+
+    @property
+    def grammar_failed(self) -> bool:
+        """Whether the grammar could not be followed up to here."""
+        return self._matcher is not None and bool(self._matcher.is_error())
 
 
 @dataclass(frozen=True, slots=True)

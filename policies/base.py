@@ -40,6 +40,11 @@ class Policy(BaseModel):
 
     name: str
 
+    @property
+    def extra_sequences(self) -> int:
+        """Most sequences that are drawn beside each choice; a server bounds them for a whole request."""
+        return 0
+
     async def check(self, job: Job) -> None:
         """Refuse, before the first token, what could not be done later.
 

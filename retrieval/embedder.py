@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 REMEMBERED = 4096
 """Questions whose vectors are kept: 6 MiB at 384 dimensions."""
 BATCH = 16
+CHARACTERS_A_TOKEN = 64
 
 
 def missing(error: ImportError) -> Unavailable:
@@ -82,6 +83,11 @@ class Embedder:
         length = self.model.max_seq_length or tokenizer.model_max_length
         return int(length) - int(tokenizer.num_special_tokens_to_add())
 
+    @property
+    def most_characters(self) -> int:
+        """Characters of a text that are looked at: far more than its tokens cover, but for words of unusual length."""
+        return CHARACTERS_A_TOKEN * self.most_tokens
+
     def offsets(self, texts: Sequence[str]) -> list[Offsets]:
         """Characters of each text's tokens, `[tokens, 2]`: for `waver.retrieval.chunking`."""
         assert self.model
@@ -100,7 +106,7 @@ class Embedder:
         """
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
-        model = self.model
+        model, most = self.model, self.most_characters
         # By length, so that little is padding; batch by batch, so that a question need not wait for a whole document.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         vectors = np.empty((len(texts), self.dimension), np.float32)
@@ -110,7 +116,10 @@ class Embedder:
                 token.check()
             with self._running:
                 vectors[some] = model.encode(
-                    [texts[i] for i in some], batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False
+                    [texts[i][:most] for i in some],
+                    batch_size=BATCH,
+                    normalize_embeddings=True,
+                    show_progress_bar=False,
                 )
         return vectors
 

@@ -9,6 +9,8 @@ COMMON = frozenset(
     "to was will with".split()
 )
 """Words that are not looked for, unless there are no others: Lucene's list."""
+LOOKED_AT = 65_536
+"""Characters of a question in which they are looked for."""
 MOST = 64
 """Of a question; long questions are looked for by their first different words."""
 
@@ -20,5 +22,5 @@ def words(text: str) -> list[str]:
 
 def telling(question: str) -> list[str]:
     """The different words to look for."""
-    found = list(dict.fromkeys(words(question)))
+    found = list(dict.fromkeys(words(question[:LOOKED_AT])))
     return ([word for word in found if word not in COMMON] or found)[:MOST]

@@ -24,12 +24,15 @@ from waver.server.logprobs import trace
 from waver.server.runtime import Runtime
 from waver.server.schemas import Generation
 from waver.server.sse import EventStream, dump
+from waver.server.writing import Written, pieces
 
 log = structlog.get_logger("waver")
 
 SETTLE = 0.1
 """Seconds that a stream's headers wait for what an engine refuses at once, so that it can still be an HTTP status."""
 CLIENT_GONE = 499
+INLINE = 2048
+"""Tokens and log-probabilities of an answer that is put together on the event loop, in a few milliseconds."""
 
 
 @dataclass
@@ -37,14 +40,18 @@ class Whole:
     """A finished choice, put together from its pieces."""
 
     index: int
-    text: str = ""
+    texts: list[str] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
     traced: list[Step] = field(default_factory=list)
     finish: Finish | None = None
     ended_by: Token | None = None
 
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
     def add(self, piece: Piece) -> None:
-        self.text += piece.text
+        self.texts.append(piece.text)
         self.tokens += piece.tokens
         self.traced += piece.traced
         self.finish = piece.finish or self.finish
@@ -100,7 +107,7 @@ class Answer:
             if not self.body.stream:
                 content = await while_connected(request, self._whole())
                 await self._close(request)
-                return Response(dump(content), headers=headers, media_type="application/json")
+                return Written(content, headers=headers)
             await while_connected(request, self.decoding.settle(SETTLE))
             return EventStream(self._events(request), headers, self.runtime.config.server.keepalive)
         except ClientGone:
@@ -116,11 +123,16 @@ class Answer:
         request.scope["log"].update(tokens=total(self.decoding.reports).tokens)
         await self.decoding.aclose()
 
-    async def _whole(self) -> dict[str, Any]:
+    async def _whole(self) -> bytes:
         choices = [Whole(index) for index in range(self.plan.choices)]
         async for batch in self.decoding.batches():
             for piece in batch:
                 choices[piece.index].add(piece)
+        if sum(len(choice.tokens) for choice in choices) * (1 + self.plan.sampling.top_logprobs) < INLINE:
+            return dump(self._shown(choices))
+        return await self.runtime.texts.run(lambda: b"".join(pieces(self._shown(choices))))
+
+    def _shown(self, choices: list[Whole]) -> dict[str, Any]:
         reports = self.decoding.reports
         shown = [self.shape.complete(choice) for choice in choices]
         report = total(reports).as_dict()

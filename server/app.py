@@ -104,6 +104,7 @@ def create_app(
                 max_documents=config.retrieval.max_body_bytes,
                 max_headers=bounds.max_header_bytes,
                 body_timeout=bounds.body_timeout,
+                max_total=bounds.max_total_body_bytes,
             ),
         ],
     )

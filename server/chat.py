@@ -14,14 +14,16 @@ from waver.engines.tokens import TokenText
 from waver.policies.job import UserTurn
 from waver.server.answer import Answer, Whole
 from waver.server.assembly import Piece, Token
+from waver.server.bodies import BodyRoute
 from waver.server.decoding import Prompt
 from waver.server.errors import invalid
 from waver.server.logprobs import chat_logprobs
 from waver.server.plan import caller, make_plan
 from waver.server.runtime import ready_runtime
 from waver.server.schemas import ChatPrompt, ChatRequest, Message, TokenizeRequest
+from waver.server.texts import Texts, check_length, check_tokens
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 RESERVED = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "messages", "template_kwargs"}
 """Never a template's variable: these would change what the tokenizer does."""
@@ -36,12 +38,14 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
         raise invalid("top_logprobs needs 'logprobs': true.", "top_logprobs")
     route = runtime.route(body.model, body.policy)
     tokens = runtime.engines[route.engine].tokens
-    ids = await chat_ids(body, body.messages, tokens)
-    turns = [turn(message, "messages") for message in body.messages]
-    prompt = Prompt(tuple(ids), question=user_turn(body, turns, tokens), messages=turns)
-    limit = body.max_completion_tokens or body.max_tokens
-    who = caller(request, body)
-    plan = await make_plan(runtime, route, body, who, [prompt], limit, body.logprobs, body.top_logprobs or 0)
+    deadline = runtime.deadline(body.timeout)
+    async with asyncio.timeout_at(deadline):
+        ids = await chat_ids(body, body.messages, tokens, runtime.texts, runtime.context(route))
+        turns = [turn(message, "messages") for message in body.messages]
+        prompt = Prompt(tuple(ids), question=user_turn(body, turns, tokens), messages=turns)
+        limit = body.max_completion_tokens or body.max_tokens
+        who, top = caller(request, body), body.top_logprobs or 0
+        plan = await make_plan(runtime, route, body, who, [prompt], limit, body.logprobs, top, deadline)
     shape = ChatShape(tokens, body.logprobs, body.top_logprobs or 0)
     return await Answer(body, plan, shape, runtime).respond(request)
 
@@ -80,12 +84,20 @@ class ChatShape:
         return {"content": chat_logprobs(tokens, self._tokens, self._top), "refusal": None} if self._wanted else None
 
 
-async def chat_ids(body: ChatPrompt | TokenizeRequest, messages: Sequence[Message], tokens: TokenText) -> list[int]:
+async def chat_ids(
+    body: ChatPrompt | TokenizeRequest, messages: Sequence[Message], tokens: TokenText, texts: Texts, context: int
+) -> list[int]:
     """The prompt of a conversation, tokenised outside of the event loop.
 
     Raises:
-        APIError: 400, the conversation or the template's variables are not acceptable.
+        APIError: 400, the conversation or the template's variables are not acceptable, or too long for the context.
     """
+    words = [part for message in messages for part in message.strings]
+    words += [each for each in body.chat_template_kwargs.values() if isinstance(each, str)]
+    check_length(words, context, "messages")
+    if len(messages) > context:
+        message = f"There are {len(messages)} messages, and the context of {context} tokens must hold them."
+        raise invalid(message, "messages", "context_length_exceeded")
     for key, value in body.chat_template_kwargs.items():
         if key in RESERVED or not isinstance(value, str | bool | int | float | None):
             raise invalid(f"chat_template_kwargs: '{key[:40]}' cannot be set by a request.", "chat_template_kwargs")
@@ -94,8 +106,13 @@ async def chat_ids(body: ChatPrompt | TokenizeRequest, messages: Sequence[Messag
     turns = [turn(message, f"messages[{i}]") for i, message in enumerate(messages)]
     if body.continue_final_message and body.add_generation_prompt and "add_generation_prompt" in body.model_fields_set:
         raise invalid("continue_final_message and add_generation_prompt exclude each other.", "continue_final_message")
+
+    def work() -> list[int]:
+        check_tokens(words, tokens, context, "messages")
+        return render(body, turns, tokens)
+
     try:
-        return await asyncio.to_thread(render, body, turns, tokens)
+        return await texts.run(work)
     except ValueError as error:
         raise invalid(str(error), "messages") from error
 

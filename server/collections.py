@@ -10,11 +10,13 @@ from fastapi import APIRouter, Request
 from waver.retrieval.base import Passage, RetrievalError
 from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.collection import check_filter
+from waver.server.bodies import BodyRoute
 from waver.server.errors import APIError, invalid
 from waver.server.runtime import Runtime, ready_runtime, runtime
 from waver.server.schemas import CollectionRequest, SearchRequest
+from waver.server.texts import check_characters
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
 @router.post("/v1/collections", summary="Make a collection")
@@ -70,6 +72,7 @@ async def search(request: Request, name: str, body: SearchRequest) -> dict[str, 
         check_filter(body.filter)
     except RetrievalError as error:
         raise invalid(str(error), "filter") from error
+    check_characters(body.query, here.config.server.max_text_characters, "query")
     found = await here.library.run(here.library.open, name)
 
     async def look(_: CancelToken) -> list[Passage]:

@@ -12,6 +12,7 @@ from waver.engines.tokens import TokenText
 from waver.policies.job import UserTurn
 from waver.server.answer import Answer, Whole
 from waver.server.assembly import Piece, Token
+from waver.server.bodies import BodyRoute
 from waver.server.decoding import Prompt
 from waver.server.errors import invalid
 from waver.server.logprobs import text_logprobs
@@ -19,8 +20,9 @@ from waver.server.plan import caller, make_plan
 from waver.server.runtime import ready_runtime
 from waver.server.sampling import check_ids
 from waver.server.schemas import CompletionRequest
+from waver.server.texts import check_length, check_tokens
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
 @router.post("/v1/completions", summary="Continue a text")
@@ -36,17 +38,26 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     given = as_list(body.prompt)
     if len(given) > runtime.config.server.max_choices:
         raise invalid(f"At most {runtime.config.server.max_choices} prompts can be sent at once.", "prompt")
-    ids = await asyncio.to_thread(lambda: [prompt_ids(prompt, tokens) for prompt in given])
-    echoes = [
-        None if not body.echo else prompt if isinstance(prompt, str) else tokens.decode(prompt) for prompt in given
-    ]
+    context, deadline = runtime.context(route), runtime.deadline(body.timeout)
+
+    def work() -> tuple[list[tuple[int, ...]], list[str | None]]:
+        ids = [prompt_ids(prompt, tokens, context) for prompt in given]
+        texts = [prompt if isinstance(prompt, str) else tokens.decode(prompt) if body.echo else "" for prompt in given]
+        return ids, [text if body.echo else None for text in texts]
+
+    for prompt in given:
+        check_prompt(prompt, context)
+    async with asyncio.timeout_at(deadline):
+        ids, echoes = await runtime.texts.run(work)
     limit = 16 if body.max_tokens is None else body.max_tokens
     wanted = body.logprobs is not None
     prompts = [
         Prompt(these, echo, text_question(prompt, tokens) if isinstance(prompt, str) else None)
         for these, echo, prompt in zip(ids, echoes, given, strict=True)
     ]
-    plan = await make_plan(runtime, route, body, caller(request, body), prompts, limit, wanted, body.logprobs or 0)
+    who = caller(request, body)
+    async with asyncio.timeout_at(deadline):
+        plan = await make_plan(runtime, route, body, who, prompts, limit, wanted, body.logprobs or 0, deadline)
     shape = TextShape(tokens, wanted, body.logprobs or 0, several=plan.choices > 1)
     return await Answer(body, plan, shape, runtime).respond(request)
 
@@ -107,13 +118,29 @@ def as_list(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str |
     return list(prompt)
 
 
-def prompt_ids(prompt: str | list[int], tokens: TokenText) -> tuple[int, ...]:
+def check_prompt(prompt: str | list[int], context: int) -> None:
+    """Refuse, by its length alone, a prompt that cannot fit a context.
+
+    Raises:
+        APIError: 400.
+    """
+    if isinstance(prompt, str):
+        check_length([prompt], context, "prompt")
+    elif len(prompt) > context:
+        message = (
+            f"The prompt has {len(prompt)} tokens, and the context of {context} tokens must hold it and an answer."
+        )
+        raise invalid(message, "prompt", "context_length_exceeded")
+
+
+def prompt_ids(prompt: str | list[int], tokens: TokenText, context: int) -> tuple[int, ...]:
     """Ids of one prompt.
 
     Raises:
         APIError: 400, an unknown id, or nothing to go on from.
     """
     if isinstance(prompt, str):
+        check_tokens([prompt], tokens, context, "prompt")
         ids = tokens.encode(prompt)
     else:
         check_ids(prompt, tokens.vocab_size, "prompt")

@@ -40,8 +40,8 @@ def affordable(wanted: int) -> tuple[int, int]:
 class Connections:
     """The bounds of one server's connections, and those of them that wait for a request, longest waiting first."""
 
-    def __init__(self, most: int, header_timeout: float) -> None:
-        self.most, self.header_timeout = most, header_timeout
+    def __init__(self, most: int, header_timeout: float, write_timeout: float = 30.0) -> None:
+        self.most, self.header_timeout, self.write_timeout = most, header_timeout, write_timeout
         self.waiting: dict[Protocol, None] = {}
         self._turned_away, self._logged = 0, -QUIET_SECONDS
 
@@ -69,6 +69,7 @@ class Protocol(H11Protocol):
         super().__init__(*arguments, **options)
         self._bounds = bounds
         self._deadline: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -80,6 +81,22 @@ class Protocol(H11Protocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         self._cease()
+        self._read_again()
+
+    def pause_writing(self) -> None:
+        """Cut a client off that reads nothing for too long: what is written for it waits in memory."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(self._bounds.write_timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_again()
+
+    def _read_again(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,11 @@ from waver.server.sampling import choice_seed
 
 _ENDINGS: dict[Finish, Ending] = {"length": "length", "content_filter": "content_filter"}
 """How an answer ended where it is not that the model ended it."""
+
+BATCH = 1024
+"""Tokens and log-probabilities that are shaped and written at a time, in some milliseconds."""
+BACKLOG = 65_536
+"""And those that wait for a client to read them before decoding waits, too."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,10 @@ class Decoding:
         self.plan = plan
         self.reports = [new_report(runtime, plan.route) for _ in range(plan.choices)]
         self._runtime = runtime
-        self._pieces: list[Piece] = []
+        self._pieces: deque[Piece] = deque()
+        self._backlog = 0
+        self._roomy = asyncio.Event()
+        self._roomy.set()
         self._ended = False
         self._left = False
         self._failure: Exception | None = None
@@ -138,13 +147,22 @@ class Decoding:
         Raises:
             Exception: what went wrong.
         """
-        ended = False
-        while not ended:
+        while True:
             await self._moved.wait()
-            self._moved.clear()
-            ended = self._ended
-            batch, self._pieces = self._pieces, []
+            batch, weight = [], 0
+            while self._pieces and weight < BATCH:
+                batch.append(self._pieces.popleft())
+                weight += self._weight(batch[-1])
+            self._backlog -= weight
+            if self._backlog < BACKLOG:
+                self._roomy.set()
+            ended = self._ended and not self._pieces
+            if not self._pieces and not ended:
+                self._moved.clear()
             yield batch
+            if ended:
+                break
+            await asyncio.sleep(0)
         if self._failure:
             raise self._failure
 
@@ -172,7 +190,14 @@ class Decoding:
 
     def _put(self, piece: Piece) -> None:
         self._pieces.append(piece)
+        self._backlog += self._weight(piece)
+        if self._backlog >= BACKLOG:
+            self._roomy.clear()
         self._moved.set()
+
+    def _weight(self, piece: Piece) -> int:
+        """How much a piece lists: its tokens and their alternatives."""
+        return 1 + max(len(piece.tokens), len(piece.traced)) * (1 + self.plan.sampling.top_logprobs)
 
     async def _run_prompt(self, number: int, prompt: Prompt) -> None:
         echoed: list[Piece] = []
@@ -185,6 +210,7 @@ class Decoding:
             for choice in range(self.plan.n):
                 index = number * self.plan.n + choice
                 for piece in echoed:
+                    await self._roomy.wait()
                     self._put(replace(piece, index=index))
                 seed = choice_seed(self.plan.seed, choice)
                 sampling = replace(self.plan.sampling, max_tokens=prompt.limit, seed=seed)
@@ -202,6 +228,8 @@ class Decoding:
         try:
             async with aclosing(Proceed(route.policies)(job)) as steps:
                 async for step in steps:
+                    if not self._roomy.is_set():  # a client that reads slowly
+                        await self._roomy.wait()
                     for piece in self._next(step, job, assembly, record):
                         self._put(piece)
                     if record.finish:

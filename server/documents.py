@@ -22,14 +22,13 @@ from waver.retrieval.ingest import file_digest
 from waver.retrieval.parsing import Parsers
 from waver.server.collections import deadline
 from waver.server.errors import APIError, invalid
-from waver.server.runtime import ready_runtime
-from waver.server.schemas import DocumentBody, DocumentsRequest
-from waver.server.schemas import Scalar as ScalarField
+from waver.server.runtime import Runtime, ready_runtime
+from waver.server.schemas import MOST_METADATA, DocumentBody, DocumentsRequest, Metadata
 
 router = APIRouter()
 
 MOST_FILES = 1000
-METADATA: TypeAdapter[dict[str, Scalar]] = TypeAdapter(dict[str, ScalarField], config=ConfigDict(allow_inf_nan=False))
+METADATA: TypeAdapter[dict[str, Scalar]] = TypeAdapter(Metadata, config=ConfigDict(allow_inf_nan=False))
 BODY = {
     "requestBody": {
         "required": True,
@@ -67,7 +66,7 @@ async def add(request: Request, name: str) -> dict[str, Any]:
                 files, metadata = await uploads(request, library.config.max_file_bytes)
                 read: Any = partial(read_files, library.parsers, files, metadata)
             case "application/json":
-                read = partial(read_texts, await request.body(), library.config.max_text_bytes)
+                read = partial(read_texts, await parsed(request, here), library.config.max_text_bytes)
             case _:
                 raise invalid(
                     "The body should be JSON, sent with the header 'Content-Type: application/json', or "
@@ -102,7 +101,9 @@ async def uploads(request: Request, most: int) -> tuple[list[tuple[str, str, byt
                     metadata = METADATA.validate_json(part, strict=True)
                 except ValidationError:
                     raise invalid(
-                        "metadata should be a JSON object of strings, numbers, true, false and null.", "metadata"
+                        "metadata should be a JSON object of at most 64 strings, numbers, true, false and null, of "
+                        f"{MOST_METADATA} characters together.",
+                        "metadata",
                     ) from None
             else:
                 raise invalid(f"There is no part '{field[:80]}': 'file', once or more, and 'metadata'.", field[:80])
@@ -126,19 +127,22 @@ def read_files(
     return documents
 
 
-def read_texts(data: bytes, most: int, token: CancelToken) -> list[Document]:
+async def parsed(request: Request, here: Runtime) -> Any:
+    """Raises:
+    RequestValidationError: the body is not JSON."""
+    try:
+        return await here.bodies.parse(await request.body())
+    except json.JSONDecodeError as error:
+        found = {"type": "json_invalid", "loc": ("body", error.pos), "ctx": {"error": error.msg}}
+        raise RequestValidationError([found], body={}) from None
+
+
+def read_texts(body: Any, most: int, token: CancelToken) -> list[Document]:
     """The documents of a JSON body, each at most `most` bytes of text.
 
     Raises:
         RequestValidationError: the body is not what it should be.
     """
-    try:
-        body = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        position = getattr(error, "pos", 0)
-        reason = getattr(error, "msg", "it is not text in UTF-8 or nested too deeply")
-        found = {"type": "json_invalid", "loc": ("body", position), "ctx": {"error": reason}}
-        raise RequestValidationError([found], body={}) from None
     try:
         wanted = DocumentsRequest.model_validate(body)
     except ValidationError as error:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from waver.retrieval.base import Vectors
 from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.embedder import Embedder
+from waver.server.bodies import BodyRoute
 from waver.server.collections import deadline
 from waver.server.errors import APIError, invalid
 from waver.server.runtime import ready_runtime
 from waver.server.schemas import EmbeddingsRequest
+from waver.server.writing import Written, pieces
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 MOST_INPUTS = 2048
 QUICK = 16
@@ -24,7 +25,7 @@ QUICK = 16
 
 
 @router.post("/v1/embeddings", summary="Texts to vectors")
-async def embeddings(request: Request, body: EmbeddingsRequest) -> dict[str, Any]:
+async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     here = ready_runtime(request)
     embedders = here.library.embedders
     name = body.model or here.library.config.embedder
@@ -43,15 +44,16 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> dict[str, Any
         lambda token: here.library.compute(embed, embedders[name], wanted, body.dimensions, token, quick=quick),
         deadline(here),
     )
-    return {
-        "object": "list",
-        "data": [
+
+    def shown() -> bytes:
+        data = [
             {"object": "embedding", "index": i, "embedding": encode(vector, body.encoding_format)}
             for i, vector in enumerate(vectors)
-        ],
-        "model": name,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }
+        ]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return b"".join(pieces({"object": "list", "data": data, "model": name, "usage": usage}))
+
+    return Written(await here.texts.run(shown))
 
 
 def embed(
@@ -64,6 +66,10 @@ def embed(
     """
     if dimensions is not None and dimensions != embedder.dimension:
         raise invalid(f"dimensions should be {embedder.dimension}: '{embedder.name}' has no others.", "dimensions")
+    for i, text in enumerate(texts):
+        if len(text) > (most := embedder.most_characters):
+            message = f"input[{i}] has {len(text)} characters; '{embedder.name}' reads {most} at most."
+            raise invalid(message, "input", "context_length_exceeded")
     counts = embedder.count(texts)
     for i, count in enumerate(counts):
         if not 0 < count <= embedder.most_tokens:

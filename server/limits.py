@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import deque
 from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,15 +13,27 @@ from waver.server.errors import NO_RETRY, APIError
 
 DRAIN_BYTES = 64 * 2**20
 DRAIN_SECONDS = 5.0
+UNCOUNTED = 64 * 2**10
+"""Bytes of a body that is let in without asking for room."""
 DOCUMENTS = re.compile(r"/v1/collections/[^/]+/documents")
 
 
 class LimitsMiddleware:
     """413 for a large body, declared or streamed; 431 for large headers; 408 for a body that trickles in."""
 
-    def __init__(self, app: ASGIApp, max_body: int, max_documents: int, max_headers: int, body_timeout: float) -> None:
-        """`max_documents` bounds the bodies that bring documents, `max_body` all others; both in bytes."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_body: int,
+        max_documents: int,
+        max_headers: int,
+        body_timeout: float,
+        max_total: int,
+    ) -> None:
+        """`max_documents` bounds the bodies that bring documents, `max_body` all others, `max_total` all of them that
+        are in memory together; in bytes."""
         self.app = app
+        self._room = Room(max_total)
         self._max_body = max_body
         self._max_documents = max_documents
         self._max_headers = max_headers
@@ -39,7 +52,23 @@ class LimitsMiddleware:
             if not any(name == b"expect" for name, _ in headers):
                 await _drain(receive)
             return await too_large(most).response()(scope, receive, send)
-        return await self.app(scope, self._bounded(receive, most), send)
+        chunked = any(name == b"transfer-encoding" for name, _ in headers)
+        announced = int(declared) if declared.isdigit() and not chunked else most if chunked else 0
+        if announced <= UNCOUNTED:
+            return await self.app(scope, self._bounded(receive, most), send)
+        try:
+            async with asyncio.timeout(self._body_timeout):
+                await self._room.take(announced)
+        except TimeoutError:
+            if not any(name == b"expect" for name, _ in headers):
+                await _drain(receive)
+            message = "Other requests' bodies take all the memory that there is for them; try again in a while."
+            error = APIError(503, message, code="bodies_full", headers={"retry-after": "5"})
+            return await error.response()(scope, receive, send)
+        try:
+            return await self.app(scope, self._bounded(receive, most), send)
+        finally:
+            self._room.give(announced)
 
     def _bounded(self, receive: Receive, most: int) -> Receive:
         size, complete, left = 0, False, self._body_timeout
@@ -67,6 +96,45 @@ class LimitsMiddleware:
             return message
 
         return bounded
+
+
+class Room:
+    """Memory for bodies: so many bytes, given out first come, first served, by their announced size before they are
+    read. A client whose body has to wait is not read from."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._left = size
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, size: int) -> None:
+        """Wait until so many bytes are free, and hold them; what is larger than all there is takes it all."""
+        size = min(size, self._size)
+        if not self._waiting and size <= self._left:
+            self._left -= size
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give(size)
+            else:
+                self._waiting.remove((size, turn))
+                self._serve()
+            raise
+
+    def give(self, size: int) -> None:
+        """Free what was held."""
+        self._left += min(size, self._size)
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self._left:
+            size, turn = self._waiting.popleft()
+            if not turn.cancelled():
+                self._left -= size
+                turn.set_result(None)
 
 
 def too_large(most: int) -> APIError:

@@ -19,6 +19,7 @@ from waver.server.errors import from_exception, invalid
 from waver.server.runtime import Route, Runtime
 from waver.server.sampling import first_seed, grammar, sampling, token_limit
 from waver.server.schemas import Generation
+from waver.server.settings import ServerConfig
 
 MOST_USER_CHARACTERS = 512
 
@@ -32,6 +33,7 @@ async def make_plan(
     max_tokens: int | None,
     logprobs: bool,
     top_logprobs: int,
+    deadline: float,
 ) -> Plan:
     """Raises:
     APIError: something about the request cannot be, or a policy cannot do its part.
@@ -41,7 +43,9 @@ async def make_plan(
         raise invalid(f"n should be at most {bounds.max_n}.", "n")
     if body.n * len(prompts) > bounds.max_choices:
         raise invalid(f"{len(prompts)} prompts times n = {body.n} are more than {bounds.max_choices} choices.", "n")
-    context = min(runtime.engines[name].context_length for name in {route.engine, *route.engines})
+    context = runtime.context(route)
+    schema = grammar(body.response_format)
+    await runtime.proofs.check(schema, runtime.engines[route.engine].tokens)
     plan = Plan(
         route=route,
         prompts=[
@@ -54,14 +58,15 @@ async def make_plan(
             runtime.engines[route.engine],
             logprobs or body.trace,
             top_logprobs,
-            await grammar(body.response_format),
+            schema,
         ),
         seed=first_seed(body.seed),
         stops=body.stops,
         logprobs=logprobs,
-        timeout=min(body.timeout or bounds.timeout, bounds.timeout),
+        timeout=max(deadline - asyncio.get_running_loop().time(), 0.0),
         caller=caller,
     )
+    check_weight(plan, bounds, body.trace)
     first = plan.prompts[0]  # the others are of its kind
     sampled = replace(plan.sampling, max_tokens=first.limit, seed=plan.seed)
     job = new_job(runtime, route, first, sampled, new_report(runtime, route), caller)
@@ -72,6 +77,32 @@ async def make_plan(
         runtime.aftercare.begin(route.policies, job, Answer("", (), "refused"))
         raise
     return plan
+
+
+def check_weight(plan: Plan, bounds: ServerConfig, trace: bool) -> None:
+    """Refuse a request whose answer could list more than a server writes, or whose policies draw more than it allows.
+
+    Raises:
+        APIError: 400.
+    """
+    listed = (1 + plan.sampling.top_logprobs if plan.logprobs else 0) + trace
+    tokens = plan.n * sum(p.limit + (len(p.ids) if p.echo is not None else 0) for p in plan.prompts)
+    if listed * tokens > bounds.max_answer_entries:
+        raise invalid(
+            f"The answer could list {listed * tokens} tokens and log-probabilities ({tokens} tokens with {listed} "
+            f"entries each); at most {bounds.max_answer_entries} are written. Ask for fewer choices, tokens or "
+            "log-probabilities.",
+            "logprobs" if plan.logprobs else "trace",
+        )
+    for policy in plan.route.policies:
+        extra = policy.extra_sequences * plan.choices
+        if extra > bounds.max_extra_sequences:
+            place = plan.route.places.get(policy.name)
+            raise invalid(
+                f"The policy {policy.name} would draw {policy.extra_sequences} sequences for each of {plan.choices} "
+                f"choices; at most {bounds.max_extra_sequences} are drawn for a request.",
+                f"{place}.samples" if place else "n",
+            )
 
 
 async def _check(route: Route, job: Job) -> None:

@@ -60,7 +60,7 @@ def make_server(config: Config, on_loaded: Callable[[], None] = lambda: None) ->
         app,
         host=config.server.host,
         port=config.server.port,
-        http=Connections(most, config.server.header_timeout).protocol,
+        http=Connections(most, config.server.header_timeout, config.server.write_timeout).protocol,
         ws="none",
         backlog=backlog,
         timeout_keep_alive=config.server.idle_timeout,  # type: ignore[arg-type]  # only ever a delay

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,17 @@ from typing import Any
 import structlog
 from fastapi import Request
 
-from waver.engines import EngineConfig, LoraConfig, ModelConfig, TransformersConfig, load_adapter, load_engine, plugins
-from waver.engines.base import Engine, Sampling
+from waver.engines import (
+    EngineConfig,
+    LoraConfig,
+    ModelConfig,
+    TransformersConfig,
+    UpstreamConfig,
+    load_adapter,
+    load_engine,
+    plugins,
+)
+from waver.engines.base import Engine, Sampling, Unsupported
 from waver.engines.probe import Probe
 from waver.policies.base import Policy
 from waver.policies.registry import PolicyError, engines_used, parse, policies
@@ -24,10 +33,13 @@ from waver.retrieval.base import RetrievalError
 from waver.retrieval.library import SEARCHES, Library
 from waver.server.admission import Admission
 from waver.server.aftercare import Aftercare
+from waver.server.bodies import Bodies
 from waver.server.config import Config
 from waver.server.errors import APIError, invalid, not_ready
 from waver.server.jobs import Jobs
 from waver.server.metrics import Metrics
+from waver.server.proofs import Proofs
+from waver.server.texts import Texts
 
 log = structlog.get_logger("waver")
 
@@ -65,6 +77,9 @@ class Runtime:
         self.probes: dict[str, Probe] = {}
         self.stores = Stores(Path(config.state))
         self.aftercare = Aftercare()
+        self.bodies = Bodies(config.server.max_body_values)
+        self.texts = Texts(config.server.text_threads, config.server.max_queue)
+        self.proofs = Proofs(config.server.schema_seconds, config.server.schema_memory)
         self.searches = Admission(SEARCHES, config.server.max_queue)
         self.ingests = Admission(INGESTS, 0)
         self.jobs = Jobs()
@@ -84,7 +99,8 @@ class Runtime:
             self.probes = await asyncio.to_thread(load_probes, self.config.probes)
             await self._check_embedders()
             loaded = await load_engines(missing, self.engines)
-            await asyncio.gather(*(warm_up(engine) for engine in loaded.values()))
+            guided = [n for n in loaded if not isinstance(self.config.engines[n], UpstreamConfig)]
+            await asyncio.gather(*(warm_up(each, name in guided) for name, each in loaded.items()))
             everything = self.engines | loaded
             self.engines = {name: everything[name] for name in self.config.engines}
             self._check()
@@ -100,6 +116,7 @@ class Runtime:
         on_loaded()
         self.loaded = True
         log.info("ready", engines=list(self.engines), seconds=round(time.perf_counter() - began, 2))
+        await asyncio.to_thread(self.proofs.warm, list(self.engines.values()))
 
     async def _check_embedders(self) -> None:
         """Raises:
@@ -118,11 +135,18 @@ class Runtime:
         await asyncio.to_thread(self.stores.close)
         await self.jobs.aclose()
         await asyncio.to_thread(self.library.close)
+        for each in (self.proofs, self.texts, self.bodies):
+            await asyncio.to_thread(each.close)
 
     @property
     def services(self) -> Services:
         """What policies may use."""
         return Services(self.engines, self.library, self.probes, self.stores)
+
+    def deadline(self, timeout: float | None) -> float:
+        """When a request has to be answered, on the event loop's clock: its own `timeout`, or the server's."""
+        most = self.config.server.timeout
+        return asyncio.get_running_loop().time() + min(timeout or most, most)
 
     @property
     def dead(self) -> list[str]:
@@ -157,6 +181,10 @@ class Runtime:
     def parameters(self, route: Route) -> dict[str, int]:
         """Parameter counts of the engines that may write, by name."""
         return {name: self.engines[name].parameters for name in route.engines}
+
+    def context(self, route: Route) -> int:
+        """Most tokens that a prompt and its answer may have together, whichever engine writes."""
+        return min(self.engines[name].context_length for name in {route.engine, *route.engines})
 
     def models(self) -> list[str]:
         return [*self.config.engines, *(PREFIX + name for name in self.config.presets)]
@@ -248,11 +276,15 @@ def load_probes(folders: Mapping[str, str]) -> dict[str, Probe]:
     return loaded
 
 
-async def warm_up(engine: Engine) -> None:
-    """Let an engine compile what the first request would wait for."""
+async def warm_up(engine: Engine, guided: bool) -> None:
+    """Let an engine compile what the first request would wait for. `guided`: also the first one with a JSON schema."""
     ids = engine.tokens.encode("Hello")[:16]
     async for _ in engine.generate(ids, Sampling(max_tokens=2, top_logprobs=1)):
         pass
+    if guided:
+        with suppress(Unsupported):  # a tokenizer that cannot be guided, or an engine that speculates
+            async for _ in engine.generate(ids, Sampling(max_tokens=2, grammar='{"type": "object"}')):
+                pass
 
 
 def runtime(request: Request) -> Runtime:

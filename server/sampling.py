@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import secrets
 from collections.abc import Sequence
 
-import llguidance
-
 from waver.engines.base import Engine, Sampling
+from waver.engines.schema import MOST_CHARACTERS, flaw
 from waver.server.errors import invalid
 from waver.server.schemas import Generation, ResponseFormat
 
 MOST_STOP_CHARACTERS = 4096
-SCHEMA_SECONDS = 2.0
+SCHEMA = "response_format.json_schema.schema"
 
 
 def sampling(body: Generation, engine: Engine, logprobs: bool, top_logprobs: int, grammar: str | None) -> Sampling:
@@ -89,11 +87,11 @@ def choice_seed(seed: int, choice: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-async def grammar(wanted: ResponseFormat | None) -> str | None:
-    """The JSON schema an answer must follow, as a string; None for free text.
+def grammar(wanted: ResponseFormat | None) -> str | None:
+    """The JSON schema an answer must follow, as a string; None for free text. It is of a bounded size, and not tried.
 
     Raises:
-        APIError: 400, the schema is missing, malformed, or takes too long to compile.
+        APIError: 400, the schema is missing, or larger than it may be.
     """
     if wanted is None or wanted.type == "text":
         return None
@@ -103,21 +101,9 @@ async def grammar(wanted: ResponseFormat | None) -> str | None:
         raise invalid(
             "response_format.json_schema is required when the type is 'json_schema'.", "response_format.json_schema"
         )
-    param = "response_format.json_schema.schema"
+    if reason := flaw(wanted.json_schema.schema_):
+        raise invalid(f"{SCHEMA}{reason}.", SCHEMA)
     schema = json.dumps(wanted.json_schema.schema_)
-    try:
-        async with asyncio.timeout(SCHEMA_SECONDS):
-            reason = await asyncio.to_thread(_complaint, schema)
-    except TimeoutError:
-        raise invalid(f"{param} takes longer than {SCHEMA_SECONDS:g} s to compile; simplify it.", param) from None
-    if reason:
-        raise invalid(f"{param} cannot be enforced: {reason}", param)
+    if len(schema) > MOST_CHARACTERS:
+        raise invalid(f"{SCHEMA} has more than {MOST_CHARACTERS} characters.", SCHEMA)
     return schema
-
-
-def _complaint(schema: str) -> str:
-    try:
-        compiled = llguidance.LLMatcher.grammar_from_json_schema(schema)
-        return str(llguidance.LLMatcher.validate_grammar(compiled)).strip().split("\n")[-1]
-    except ValueError as error:
-        return str(error).strip().split("\n")[-1]

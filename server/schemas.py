@@ -118,6 +118,12 @@ class Message(Body):
     tool_call_id: Text | None = None
 
     @property
+    def strings(self) -> list[str]:
+        """Everything that a chat template may write of it."""
+        calls = [part for call in self.tool_calls for part in (call.id, call.function.name, call.function.arguments)]
+        return [each for each in (self.text, self.name, self.tool_call_id, *calls) if each]
+
+    @property
     def text(self) -> str | None:
         """The content as one string."""
         return "".join(part.text for part in self.content) if isinstance(self.content, list) else self.content
@@ -171,6 +177,7 @@ class DetokenizeRequest(Body):
 
 
 Scalar = Text | bool | int | float | None
+MOST_METADATA = 16_384
 
 
 class CollectionRequest(Body):
@@ -191,11 +198,22 @@ class SearchRequest(Body):
     mode: Literal["hybrid", "dense", "lexical"] = "hybrid"
 
 
+def _of_bounded_size(metadata: dict[str, Any]) -> dict[str, Any]:
+    size = sum(len(key) + len(value if isinstance(value, str) else "") for key, value in metadata.items())
+    if size > MOST_METADATA:
+        raise ValueError(f"metadata should have at most {MOST_METADATA} characters together.")
+    return metadata
+
+
+Metadata = Annotated[dict[Text, Scalar], Field(max_length=64), AfterValidator(_of_bounded_size)]
+"""What a document carries: it comes back with every passage that is found."""
+
+
 class DocumentBody(Body):
-    id: Text = Field(min_length=1)
+    id: Text = Field(min_length=1, max_length=1024)
     text: Text
-    title: Text = ""
-    metadata: dict[Text, Scalar] = Field({}, max_length=64)
+    title: Text = Field("", max_length=1024)
+    metadata: Metadata = {}
 
 
 class DocumentsRequest(Body):

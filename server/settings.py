@@ -26,7 +26,24 @@ class ServerConfig(BaseModel):
     """Most choices of one request: prompts times `n`."""
     default_max_tokens: int = Field(4096, ge=1)
     """Most tokens of an answer whose request names no limit."""
+    max_answer_entries: int = Field(2**20, ge=1024)
+    """Most tokens and log-probabilities that an answer may list: choices, times tokens with the prompt's if it is
+    echoed, times what is listed for each."""
+    max_extra_sequences: int = Field(256, ge=1)
+    """Most sequences that the policies of a request may draw besides its choices."""
+    max_text_characters: int = Field(2**18, ge=1024)
+    """Of a text to tokenise or to search for; of a prompt as many as its engine's context can hold."""
+    text_threads: int = Field(2, ge=1)
+    """Texts that are tokenised at a time."""
+    schema_seconds: float = Field(2.0, gt=0)
+    """Time that a JSON schema may take to compile, in a process of its own."""
+    schema_memory: int = Field(2**30, ge=128 * 2**20)
+    """Address space of that process."""
     max_body_bytes: int = Field(4 * 2**20, ge=1024)
+    max_total_body_bytes: int = Field(256 * 2**20, ge=1024)
+    """Of all bodies in memory; others wait for up to `body_timeout` before they are read."""
+    max_body_values: int = Field(2**18, ge=1024)
+    """Numbers, strings, lists and objects in a JSON body."""
     max_header_bytes: int = Field(32 * 2**10, ge=1024)
     header_timeout: float = Field(10.0, gt=0)
     """Longest time until a connection's next request has said what it wants, from its first byte on, and until a new
@@ -37,6 +54,8 @@ class ServerConfig(BaseModel):
     max_connections: int = Field(4096, ge=1)
     """Most connections, and never more than three quarters of the files that the process may have open."""
     timeout: float = Field(600.0, gt=0, description="Seconds a request may take, waiting included.")
+    write_timeout: float = Field(30.0, gt=0)
+    """Time after which a client that reads nothing is cut off."""
     keepalive: float = Field(15.0, gt=0)
     """A silent stream sends a comment line this often."""
     shutdown_grace: int = Field(30, ge=0)

@@ -5,30 +5,41 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
+from waver.server.bodies import BodyRoute
 from waver.server.chat import chat_ids
 from waver.server.errors import invalid
 from waver.server.runtime import ready_runtime
 from waver.server.sampling import check_ids
 from waver.server.schemas import DetokenizeRequest, TokenizeRequest
+from waver.server.texts import CHARACTERS_A_TOKEN, check_characters
+from waver.server.writing import Written, pieces
 
-router = APIRouter()
+router = APIRouter(route_class=BodyRoute)
 
 
 @router.post("/v1/tokenize", summary="Text or messages to token ids")
 @router.post("/tokenize", include_in_schema=False)
-async def tokenize(request: Request, body: TokenizeRequest) -> dict[str, Any]:
+async def tokenize(request: Request, body: TokenizeRequest) -> Response:
     runtime = ready_runtime(request)
     engine = runtime.engines[runtime.route(body.model).engine]
+    most = max(runtime.config.server.max_text_characters, CHARACTERS_A_TOKEN * engine.context_length)
     if (body.prompt is None) == (body.messages is None):
         raise invalid("Either prompt or messages is required.", "prompt")
-    if body.messages is not None:
-        ids = await chat_ids(body, body.messages, engine.tokens)
-    else:
-        ids = await asyncio.to_thread(engine.tokens.encode, body.prompt or "", body.add_special_tokens)
-    names = engine.tokens.tokenizer.convert_ids_to_tokens(ids) if body.return_token_strs else None
-    return {"count": len(ids), "max_model_len": engine.context_length, "tokens": ids, "token_strs": names}
+
+    def named(ids: list[int]) -> bytes:
+        names = engine.tokens.tokenizer.convert_ids_to_tokens(ids) if body.return_token_strs else None
+        found = {"count": len(ids), "max_model_len": engine.context_length, "tokens": ids, "token_strs": names}
+        return b"".join(pieces(found))
+
+    async with asyncio.timeout_at(runtime.deadline(None)):
+        if body.messages is not None:
+            ids = await chat_ids(body, body.messages, engine.tokens, runtime.texts, most)
+        else:
+            check_characters(body.prompt or "", most, "prompt")
+            ids = await runtime.texts.run(engine.tokens.encode, body.prompt or "", body.add_special_tokens)
+        return Written(await runtime.texts.run(named, ids))
 
 
 @router.post("/v1/detokenize", summary="Token ids to text")
@@ -36,8 +47,11 @@ async def tokenize(request: Request, body: TokenizeRequest) -> dict[str, Any]:
 async def detokenize(request: Request, body: DetokenizeRequest) -> dict[str, str]:
     runtime = ready_runtime(request)
     tokens = runtime.engines[runtime.route(body.model).engine].tokens
+    if len(body.tokens) > (most := runtime.config.server.max_text_characters):
+        raise invalid(f"tokens should have at most {most} items.", "tokens")
     check_ids(body.tokens, tokens.vocab_size, "tokens")
-    return {"prompt": await asyncio.to_thread(lambda: str(tokens.tokenizer.decode(body.tokens)))}
+    async with asyncio.timeout_at(runtime.deadline(None)):
+        return {"prompt": await runtime.texts.run(lambda: str(tokens.tokenizer.decode(body.tokens)))}
 
 
 @router.get("/v1/tokenizer_info", include_in_schema=False)

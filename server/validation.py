@@ -37,6 +37,8 @@ def explain(errors: Sequence[Any], body: Any) -> tuple[str, str | None]:
         return f"{param}: {error['msg'].removeprefix('Value error, ')}", param
     if error["type"] == "too_long":
         return f"{param} should have at most {error['ctx']['max_length']} items.", param
+    if error["type"] == "string_too_long":
+        return f"{param} should have at most {error['ctx']['max_length']} characters.", param
     if error["type"] == "too_short":
         return f"{param} should not be empty.", param
     sentence = SENTENCES.get(error["type"]) or re.sub(r"^Input should", "should", error["msg"])

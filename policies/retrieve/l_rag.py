@@ -88,6 +88,10 @@ class LRAG(Where, Policy):
         return THRESHOLDS.get(self.gate, 0.0) if self.threshold is None else self.threshold
 
     @property
+    def extra_sequences(self) -> int:
+        return self.samples if self.gate == "seakr" or (self.gate, self.signal) == ("targ", "variance") else 0
+
+    @property
     def longest(self) -> int:
         """Most tokens of a draft."""
         return self.draft_tokens or DRAFTS.get(self.gate, DRAFT)

@@ -18,6 +18,8 @@ from waver.retrieval.collection import Collection, check_filter
 
 Scalar = str | int | float | bool | None
 SUMMARY_TOKENS = 100
+LONGEST_TITLE = 200
+"""Characters of a title in a prompt: it stands before every passage of its document."""
 SUMMARISED = 4
 """Chunks from the beginning of a document that a written summary is made of."""
 ASK = "Summarise this text in two sentences.\n\n{}"
@@ -142,4 +144,4 @@ async def looking(where: Where, job: Job) -> Collection:
 
 
 def _shown(passage: Passage) -> str:
-    return f"{passage.title}: {passage.text}" if passage.title else passage.text
+    return f"{passage.title[:LONGEST_TITLE]}: {passage.text}" if passage.title else passage.text

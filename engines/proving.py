@@ -1,0 +1,96 @@
+"""Whether a JSON schema can be followed, found out in a process that may be ended.
+
+A compiled grammar cannot leave the process that made it, so the process proves that a schema compiles, and that masks
+can be made for the first tokens, within bounds on time and memory. What passed is compiled where it is needed.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from waver.engines.tokens import TokenText
+from waver.isolation import Exhausted, Overdue, Workers
+
+WORKER = Path(__file__).with_name("proving_worker.py")
+REMEMBERED = 512
+"""Schemas whose proof is kept, good ones and bad ones."""
+DOUBTED = 30.0
+"""Seconds for which one is refused that took too long or too much: the machine may just have been busy."""
+
+
+class Prover:
+    """Tries schemas with one tokenizer. Every method may be called from any thread, and blocks.
+
+    Args:
+        seconds: for one schema. memory: address space of the process, in bytes.
+    """
+
+    def __init__(self, tokens: TokenText, seconds: float, memory: int) -> None:
+        self._tokens, self._seconds = tokens, seconds
+        self._workers = Workers(WORKER, memory, at_once=2, opening=self._opening)
+        self._known: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        """Complaints, and until when each holds."""
+        self._trying: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def _opening(self) -> tuple[Mapping[str, Any], bytes]:
+        backend = getattr(self._tokens.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ValueError("this model's tokenizer cannot be guided")
+        plain = copy.copy(backend)
+        plain.no_padding()
+        plain.no_truncation()
+        header = {"open": True, "vocabulary": self._tokens.vocab_size, "eos": list(self._tokens.eos_ids)}
+        return header, plain.to_str().encode()
+
+    def known(self, schema: str) -> str | None:
+        """The complaint about a schema that was tried lately: empty if there was none; None if it was not tried."""
+        with self._lock:
+            complaint, until = self._known.get(schema, ("", 0.0))
+            if time.monotonic() >= until:
+                return None
+            self._known.move_to_end(schema)
+            return complaint
+
+    def complaint(self, schema: str) -> str:
+        """Why a schema cannot be followed; empty if it can. Asked for by many at once, it is tried once."""
+        with self._lock:
+            turn = self._trying.setdefault(schema, threading.Lock())
+        with turn:
+            found = self.known(schema)
+            if found is None:
+                found, lasting = self._try(schema)
+                with self._lock:
+                    self._known[schema] = found, math.inf if lasting else time.monotonic() + DOUBTED
+                    while len(self._known) > REMEMBERED:
+                        self._known.popitem(last=False)
+        with self._lock:
+            self._trying.pop(schema, None)
+        return found
+
+    def _try(self, schema: str) -> tuple[str, bool]:
+        """The complaint, and whether it will be the same another time."""
+        try:
+            return str(self._workers.ask({}, schema.encode(), self._seconds)[0]["complaint"]), True
+        except Overdue:
+            return f"it takes longer than {self._seconds:g} s to compile; simplify it", False
+        except Exhausted:
+            return "it takes more memory to compile than is allowed; simplify it", False
+        except ValueError as error:
+            return str(error), True
+
+    def warm(self) -> None:
+        """Have a process ready, so that the first request need not wait for one; where there can be none, requests are
+        told."""
+        self.complaint(json.dumps({"type": "object"}))
+
+    def close(self) -> None:
+        self._workers.close()

@@ -1,0 +1,99 @@
+"""The script that tries JSON schemas for `waver.engines.proving`: one is compiled, and a few tokens are written."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+import llguidance
+
+from waver.isolation import serve
+
+OPTIONS: Any = {"whitespace_flexible": False}
+"""As `waver.engines.grammar` compiles them."""
+STEP_SECONDS = 0.1
+"""Of CPU time for one token's mask: every sequence of a batch waits for the slowest."""
+WALKS = (b'{["', b'"}],:', None)
+"""What each walk through a grammar prefers to write: what opens, what closes, anything."""
+STEPS = 24
+
+tokenizer: llguidance.LLTokenizer | None = None
+failure = ""
+
+
+def handle(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Take a tokenizer (`open`, with `vocabulary` and `eos`), or say what is wrong with a schema (`complaint`)."""
+    global tokenizer, failure
+    if request.get("open"):
+        try:
+            tokenizer = llguidance.LLTokenizer(data.decode(), n_vocab=request["vocabulary"], eos_token=request["eos"])
+        except Exception as error:  # not every kind of tokenizer spells its tokens in bytes
+            failure = f"this model's tokenizer cannot be guided: {words(str(error))}"
+        return {}, b""
+    if failure:
+        return {"complaint": failure}, b""
+    return {"complaint": complaint(data.decode())}, b""
+
+
+def complaint(schema: str) -> str:
+    """Why a schema cannot be followed; empty if it can."""
+    assert tokenizer is not None
+    try:
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, OPTIONS, OPTIONS)
+    except ValueError as error:
+        return words(str(error))
+    matcher = llguidance.LLMatcher(tokenizer, grammar)
+    if matcher.is_error():
+        return words(matcher.get_error())
+    for preferred in WALKS:
+        if reason := walk(matcher.deep_copy(), preferred):
+            return reason
+    return ""
+
+
+def walk(matcher: llguidance.LLMatcher, preferred: bytes | None) -> str:
+    """Write a few tokens, as an engine would; what stops that, if anything does."""
+    assert tokenizer is not None
+    draw = random.Random(0)
+    likely = [] if preferred is None else [t for c in preferred for t in tokenizer.tokenize_bytes(bytes([c]))]
+    for _ in range(STEPS):
+        if matcher.is_stopped() and not matcher.is_error():
+            return ""
+        began = time.process_time()
+        mask = matcher.compute_bitmask()
+        if matcher.is_error():
+            return words(matcher.get_error())
+        if time.process_time() - began > STEP_SECONDS:
+            return "it is too complex to be followed at a model's pace"
+        allowed = int.from_bytes(mask, "little")
+        if not allowed:
+            return "no value satisfies it"
+        token = next((t for t in likely if allowed >> t & 1), None)
+        if token is None:
+            token = pick(mask, draw)
+        if token in tokenizer.eos_tokens:
+            return ""
+        matcher.consume_token(token)
+    return words(matcher.get_error()) if matcher.is_error() else ""
+
+
+def pick(mask: bytes, draw: random.Random) -> int:
+    """A token that a mask allows: the first one from a random place on."""
+    start = draw.randrange(len(mask))
+    byte = next(i % len(mask) for i in range(start, start + len(mask)) if mask[i % len(mask)])
+    return 8 * byte + (mask[byte] & -mask[byte]).bit_length() - 1
+
+
+def words(error: str) -> str:
+    """The part of an error that is for a person: neither states of the parser nor addresses of its code."""
+    first = error.strip().split("\n")[0]
+    if first.startswith("NoExtension"):
+        return "no value satisfies it"
+    if first.startswith(("panic", "ParserTooComplex", "LexerTooComplex", "Parser Error", "lexer error")):
+        return "it is too complex"
+    return first[:200]
+
+
+if __name__ == "__main__":
+    serve(handle)

@@ -1,0 +1,113 @@
+"""Large JSON bodies, parsed in a process of their own: a parser keeps the interpreter to itself until it is done, and
+every stream would wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from waver.isolation import Exhausted, Overdue, Workers
+from waver.server.bodies_worker import REFERENCE, UNREADABLE
+from waver.server.errors import APIError
+
+WORKER = Path(__file__).with_name("bodies_worker.py")
+INLINE = 64 * 2**10
+"""Bytes of a body that is parsed where it is needed: well below a millisecond."""
+DEPTH = 200
+SECONDS = 20.0
+MEMORY = 2 * 2**30
+AT_ONCE = 2
+
+
+class Bodies:
+    """Parses JSON bodies of at most `most` values, those that are large in a process of their own."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="bodies")
+        self._workers = Workers(WORKER, MEMORY, AT_ONCE)
+
+    async def parse(self, data: bytes) -> Any:
+        """The value of a JSON body.
+
+        Raises:
+            RequestValidationError: it is not JSON.
+            APIError: 413, it holds more values than are allowed, or takes too long or too much memory.
+        """
+        if len(data) <= INLINE:
+            return loads(data)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.parse_apart, data)
+
+    def parse_apart(self, data: bytes) -> Any:
+        """The same in the calling thread, which waits for the process. Raises: as `parse`."""
+        try:
+            answer, found = self._workers.ask({"most": self._most, "depth": DEPTH}, data, SECONDS)
+        except (Exhausted, Overdue):
+            answer, found = {"large": True}, b""
+        if answer.get("large"):
+            message = f"The body holds more than {self._most} values, or is nested more than {DEPTH} levels deep."
+            raise APIError(413, message, code="body_too_large")
+        if "error" in answer:
+            raise json.JSONDecodeError(answer["error"], "", answer["position"])
+        at = answer["structure"]
+        structure = json.loads(found[:at].decode("utf-8", "surrogatepass"))
+        strings = []
+        for length in answer["lengths"]:
+            strings.append(found[at : at + length].decode("utf-8", "surrogatepass"))
+            at += length
+        return filled(structure, strings)
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        self._workers.close()
+
+
+def loads(data: bytes) -> Any:
+    """Raises:
+    JSONDecodeError: it is not JSON."""
+    try:
+        return json.loads(data)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError):
+        raise json.JSONDecodeError(UNREADABLE, "", 0) from None
+
+
+def filled(value: Any, strings: list[str]) -> Any:
+    """A structure with its long strings back in their places."""
+    if isinstance(value, list):
+        return [filled(each, strings) for each in value]
+    if isinstance(value, dict):
+        if REFERENCE in value:
+            return strings[value[REFERENCE]]
+        return {key: filled(each, strings) for key, each in value.items()}
+    return value
+
+
+class BodyRequest(Request):
+    """A request whose JSON is parsed by the server's `Bodies`."""
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            bodies: Bodies = self.app.state.runtime.bodies
+            self._json = await bodies.parse(await self.body())
+        return self._json
+
+
+class BodyRoute(APIRoute):
+    """A route whose handler gets `BodyRequest`s."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            return await handle(BodyRequest(request.scope, request.receive))
+
+        return handler

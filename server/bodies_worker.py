@@ -1,0 +1,58 @@
+"""The script that parses large JSON bodies for `waver.server.bodies`: long strings are taken out of the structure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from waver.isolation import serve
+
+LONG = 128
+"""Characters from which a string travels beside the structure, as bytes that need not be parsed again."""
+LONGEST_KEY = 1024
+LARGEST_STRUCTURE = 8 * 2**20
+"""Bytes of the structure, which the server has to parse again."""
+UNREADABLE = "it is not text in UTF-8 or nested too deeply"
+REFERENCE = "\ue000long"
+"""The key of the object that stands for a long string: its place in the list of lengths."""
+
+
+def handle(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    """A JSON body of at most `most` values: the `lengths` in bytes of its long strings, and the structure followed by
+    these strings in UTF-8; `structure` is its length. Or what is wrong: `error`, and `position`."""
+    try:
+        value = json.loads(data)
+    except json.JSONDecodeError as error:
+        return {"error": error.msg, "position": error.pos}, b""
+    except (ValueError, RecursionError):
+        return {"error": UNREADABLE, "position": 0}, b""
+    strings: list[bytes] = []
+    left = request["most"]
+
+    def shortened(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > request["depth"]:
+            raise OverflowError
+        if isinstance(value, str) and len(value) > LONG:
+            strings.append(value.encode("utf-8", "surrogatepass"))
+            return {REFERENCE: len(strings) - 1}
+        if isinstance(value, list):
+            return [shortened(each, depth + 1) for each in value]
+        if isinstance(value, dict):
+            if REFERENCE in value or any(len(key) > LONGEST_KEY for key in value):
+                raise OverflowError
+            return {key: shortened(each, depth + 1) for key, each in value.items()}
+        return value
+
+    try:
+        structure = json.dumps(shortened(value, 0), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    except OverflowError:
+        return {"large": True}, b""
+    if len(structure) > LARGEST_STRUCTURE:
+        return {"large": True}, b""
+    return {"structure": len(structure), "lengths": [len(each) for each in strings]}, b"".join((structure, *strings))
+
+
+if __name__ == "__main__":
+    serve(handle)

@@ -1,0 +1,59 @@
+"""JSON schemas of clients, tried in a process of their own before any engine sees them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from waver.engines.base import Engine
+from waver.engines.proving import Prover
+from waver.engines.tokens import TokenText, differences
+from waver.server.errors import invalid
+from waver.server.sampling import SCHEMA
+
+AT_ONCE = 2
+
+
+class Proofs:
+    """A prover for each tokenizer of the engines. `seconds` and `memory` (bytes) bound what one schema may take."""
+
+    def __init__(self, seconds: float, memory: int) -> None:
+        self._seconds, self._memory = seconds, memory
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="schema")
+        self._provers: list[tuple[TokenText, Prover]] = []
+
+    def warm(self, engines: Iterable[Engine]) -> None:
+        """Have a process ready for each tokenizer; blocks."""
+        for engine in engines:
+            with suppress(Exception):  # a tokenizer that cannot be guided: requests are told
+                self._prover(engine.tokens).warm()
+
+    def _prover(self, tokens: TokenText) -> Prover:
+        for known, prover in self._provers:
+            if known is tokens or differences(known, tokens) is None:
+                return prover
+        prover = Prover(tokens, self._seconds, self._memory)
+        self._provers.append((tokens, prover))
+        return prover
+
+    async def check(self, schema: str | None, tokens: TokenText) -> None:
+        """Let a schema through that can be followed.
+
+        Raises:
+            APIError: 400, it cannot be compiled or satisfied, or takes too long or too much memory.
+        """
+        if schema is None:
+            return
+        prover = self._prover(tokens)
+        complaint = prover.known(schema)
+        if complaint is None:
+            complaint = await asyncio.get_running_loop().run_in_executor(self._threads, prover.complaint, schema)
+        if complaint:
+            raise invalid(f"{SCHEMA} cannot be enforced: {complaint}.", SCHEMA)
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        for _, prover in self._provers:
+            prover.close()

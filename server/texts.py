@@ -1,0 +1,85 @@
+"""Texts of clients on their way to a tokenizer: bounded in characters, and tokenised in a few threads of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from waver.engines.tokens import TokenText
+from waver.server.admission import Admission
+from waver.server.errors import invalid
+
+Result = TypeVar("Result")
+
+CHARACTERS_A_TOKEN = 16
+"""No text that anybody means has more for each token, on average; one token of white space may have a hundred."""
+LEAST = 4096
+"""Characters that any prompt may have."""
+BLOCK = 8192
+"""Characters that are tokenised at a time where a text is likely too long."""
+LIKELY = 6
+"""Characters for each token of the context from which on it is."""
+SLACK = 8
+"""Tokens of a block that may be there only because the text was cut."""
+
+
+class Texts:
+    """Tokenises in at most `threads` threads; at most `waiting` requests wait for them, first come, first served."""
+
+    def __init__(self, threads: int, waiting: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="texts")
+        self._turns = Admission(threads, waiting)
+
+    async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """Do something with a text in one of the threads.
+
+        Raises:
+            APIError: 429, too many wait.
+        """
+        async with self._turns.slot():
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+
+def check_length(texts: Sequence[str], context: int, param: str) -> None:
+    """Refuse, by their characters alone, texts that cannot fit a context together.
+
+    Raises:
+        APIError: 400.
+    """
+    characters = sum(map(len, texts))
+    most = max(CHARACTERS_A_TOKEN * context, LEAST)
+    if characters > most:
+        message = (
+            f"{param} has {characters} characters, and the context of {context} tokens, which must hold it and an "
+            f"answer, holds {most} at most."
+        )
+        raise invalid(message, param, "context_length_exceeded")
+
+
+def check_tokens(texts: Sequence[str], tokens: TokenText, context: int, param: str) -> None:
+    """Refuse texts that are likely too long for a context together, reading no further than it takes to tell. Blocks.
+
+    Raises:
+        APIError: 400.
+    """
+    if sum(map(len, texts)) <= max(LIKELY * context, LEAST):
+        return
+    count = 0
+    for text in texts:
+        for start in range(0, len(text), BLOCK):
+            count += max(len(tokens.encode_plain(text[start : start + BLOCK])) - SLACK, 0)
+            if count > context:
+                message = f"{param} has more than {count} tokens, and the context of {context} tokens must hold it."
+                raise invalid(message, param, "context_length_exceeded")
+
+
+def check_characters(text: str, most: int, param: str) -> None:
+    """Raises:
+    APIError: 400, a text is longer than `most` characters."""
+    if len(text) > most:
+        raise invalid(f"{param} has {len(text)} characters; at most {most} are read.", param, "text_too_long")

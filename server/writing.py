@@ -1,0 +1,57 @@
+"""Answers of any size as JSON, in pieces: a piece is made and written within milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from waver.server.sse import dump
+
+ITEMS = 64
+"""Of a list that become one piece."""
+DEEPEST = 4
+PIECE = 64 * 2**10
+"""Bytes that are handed to the connection at a time."""
+
+
+def pieces(value: Any, depth: int = 0) -> Iterator[bytes]:
+    """A value as JSON, piece by piece: long lists are cut."""
+    if isinstance(value, dict) and depth < DEEPEST:
+        yield b"{"
+        for i, (key, each) in enumerate(value.items()):
+            yield (b"," if i else b"") + dump(key) + b":"
+            yield from pieces(each, depth + 1)
+        yield b"}"
+    elif isinstance(value, list) and value:
+        yield b"["
+        nested = depth < DEEPEST and isinstance(value[0], dict) and _holds_more(value[0])
+        size = 1 if nested else ITEMS
+        for start in range(0, len(value), size):
+            yield b"," if start else b""
+            if nested:
+                yield from pieces(value[start], depth + 1)
+            else:
+                yield dump(value[start : start + size])[1:-1]
+        yield b"]"
+    else:
+        yield dump(value)
+
+
+def _holds_more(value: dict[str, Any]) -> bool:
+    return any(isinstance(each, list | dict) for each in value.values())
+
+
+class Written(Response):
+    """A body that is written in pieces, as the client reads them."""
+
+    media_type = "application/json"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        body = memoryview(self.body)
+        for start in range(0, max(len(body), 1), PIECE):
+            piece, more = bytes(body[start : start + PIECE]), start + PIECE < len(body)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})

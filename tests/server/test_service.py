@@ -83,7 +83,10 @@ def test_bad_tokenization(http: httpx.Client, path: str, body: dict[str, Any], p
 
 def test_loop_stays_free_while_a_long_prompt_is_tokenized(running: Any) -> None:
     def work() -> None:
-        httpx.post(f"{running.url}/tokenize", json={"prompt": "some words and 123 numbers " * 40_000}, timeout=60)
+        answer = httpx.post(
+            f"{running.url}/tokenize", json={"prompt": "some words and 123 numbers " * 9_000}, timeout=60
+        )
+        assert answer.json()["count"] > 50_000
 
     busy = threading.Thread(target=work)
     slowest = 0.0
@@ -93,7 +96,7 @@ def test_loop_stays_free_while_a_long_prompt_is_tokenized(running: Any) -> None:
         while busy.is_alive():
             slowest = max(slowest, http.get("/health").elapsed.total_seconds())
         busy.join()
-    assert slowest < 2
+    assert slowest < 1
 
 
 def test_metrics_count_what_was_answered(http: httpx.Client, client: openai.OpenAI) -> None:

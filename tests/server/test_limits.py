@@ -24,5 +24,5 @@ async def test_a_handler_that_comes_late_to_a_body_does_not_count() -> None:
         return messages.pop(0)
 
     scope = {"type": "http", "path": "/v1/completions", "headers": []}
-    await LimitsMiddleware(late, 100, 100, 100, body_timeout=0.1)(scope, receive, None)  # type: ignore[arg-type]
+    await LimitsMiddleware(late, 100, 100, 100, body_timeout=0.1, max_total=100)(scope, receive, None)  # type: ignore[arg-type]
     assert seen == [b"x"] * 3

@@ -24,7 +24,8 @@ from waver.benchmarks.throughput import alternately
 BEFORE, AFTER = "before", "after"
 BAR = 0.02
 """The most that the median ratio should be away from 1."""
-ARGS: dict[str, dict[str, Any]] = {"transformers": {}, "vllm": VLLM_ARGS}
+OPTIONS: dict[str, dict[str, Any]] = {"transformers": {}, "vllm": {"args": VLLM_ARGS}}
+"""Fields of the engines' configurations, besides the model."""
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0, "gate": False},
     "temperature 1 and a gate": {"temperature": 1.0, "gate": True},
@@ -58,7 +59,7 @@ class Decoder:
 def decoding(tree: Path, backend: str, model: Path, folder: Path) -> Iterator[Decoder]:
     """Yield the bundled large model in an engine of a checkout, ready to decode."""
     prefix = "" if (tree / "waver.py").exists() else "waver."
-    settings = {"prefix": prefix, "backend": backend, "model": str(model), "args": ARGS[backend]}
+    settings = {"prefix": prefix, "backend": backend, "model": str(model), "options": OPTIONS[backend]}
     script = Path(__file__).with_name("replay_steps.py")
     folder.mkdir()
     env = os.environ | environment(tree, folder / "metadata")

@@ -20,11 +20,11 @@ PROMPT = 16
 """Tokens of a prompt."""
 
 
-def load(prefix: str, backend: str, model: Path, args: dict[str, Any]) -> tuple[Any, Any]:
+def load(prefix: str, backend: str, model: Path, options: dict[str, Any]) -> tuple[Any, Any]:
     """Return an engine, and the module with `Sampling` and `Gate`; `prefix` is what a checkout's imports begin with."""
     engines = import_module(f"{prefix}engines")
     kinds = {"transformers": engines.TransformersConfig, "vllm": engines.VllmConfig}
-    config = kinds[backend](model=str(model), **args)
+    config = kinds[backend](model=str(model), **options)
     return engines.load_engine("large", config), import_module(f"{prefix}engines.base")
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     answers = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
-        engine, base = load(settings["prefix"], settings["backend"], Path(settings["model"]), settings["args"])
+        engine, base = load(settings["prefix"], settings["backend"], Path(settings["model"]), settings["options"])
         asyncio.run(serve(engine, base, answers))
 
 

@@ -31,7 +31,8 @@ for name in sys.argv[2].split():
     ("modules", "missing"),
     [
         # waver[train]: recipes and rewards need torch and pydantic, runs need what trl brings.
-        ("waver.training.rl waver.training.rl.toy waver.training.tasks.rewards", f"{SERVING} {RETRIEVAL} {TRAINING}"),
+        ("waver.training.rl waver.training.rl.toy", f"{SERVING} {RETRIEVAL} {TRAINING}"),
+        ("waver.training.tasks.rewards waver.training.pair.world", f"{SERVING} {RETRIEVAL} {TRAINING} {MODELS}"),
         ("waver.training.rl.run", f"{SERVING} {RETRIEVAL} openai vllm"),
         ("waver.training.probe.fit waver.training.pair.bundled", f"{SERVING} {RETRIEVAL} {TRAINING} openai"),
         # The client needs `openai`, and what that brings; the terminal needs `rich`.

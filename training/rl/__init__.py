@@ -8,7 +8,8 @@ from waver.training.rl.composition import RecipeError
 from waver.training.rl.method import Draw, Measure, Method
 from waver.training.rl.recipe import Recipe
 from waver.training.rl.registry import load, make_recipe, names
-from waver.training.rl.settings import BASES, Settings, Strict
+from waver.training.rl.settings import BASES, Settings
+from waver.training.strict import Strict
 
 __all__ = [
     "BASES",

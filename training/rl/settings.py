@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from waver.training.rl.advantages import Estimator
 from waver.training.rl.loss import Aggregation, Denominator, RatioLevel
-
-
-class Strict(BaseModel):
-    """Frozen data that refuses what it does not know: settings, and the parameters of a method."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from waver.training.strict import Strict
 
 
 class Settings(Strict):

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from waver.training.rl.settings import Strict
+from waver.training.strict import Strict
 
 SHORTEST = 20
 """Characters, below which a text is no design."""

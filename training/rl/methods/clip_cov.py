@@ -31,7 +31,8 @@ from waver.training.rl.batch import Batch
 from waver.training.rl.entropy_change import covariance
 from waver.training.rl.loss import clipped, clipped_loss, importance_ratio
 from waver.training.rl.method import Method
-from waver.training.rl.settings import Settings, Strict
+from waver.training.rl.settings import Settings
+from waver.training.strict import Strict
 
 
 class Parameters(Strict):

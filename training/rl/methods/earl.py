@@ -27,7 +27,7 @@ from pydantic import Field
 
 from waver.training.rl.batch import Batch
 from waver.training.rl.method import Method
-from waver.training.rl.settings import Strict
+from waver.training.strict import Strict
 
 
 class Parameters(Strict):

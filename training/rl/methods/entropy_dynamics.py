@@ -33,7 +33,7 @@ from pydantic import Field
 from waver.training.rl.batch import Batch
 from waver.training.rl.entropy_change import discriminator, expected_discriminator
 from waver.training.rl.method import Measure, Method
-from waver.training.rl.settings import Strict
+from waver.training.strict import Strict
 
 THRESHOLDS = {"batch": 2.5, "vocabulary": 8.5}
 NO_SPREAD = 1e-12

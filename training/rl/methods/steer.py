@@ -37,7 +37,7 @@ from pydantic import Field, model_validator
 from waver.training.rl.batch import Batch
 from waver.training.rl.entropy_change import discriminator, expected_discriminator
 from waver.training.rl.method import Measure, Method
-from waver.training.rl.settings import Strict
+from waver.training.strict import Strict
 
 TINY = 1e-8
 

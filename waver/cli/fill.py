@@ -36,10 +36,10 @@ def filled(**forms: type) -> Callable[[Callable[..., None]], Callable[..., None]
 
         @wraps(command)
         def run(**given: Any) -> None:
-            made = {
-                name: forms[name](**{key: _value(each[2], given.pop(key)) for key, each in own.items()})
-                for name, own in described.items()
-            }
+            made = {}
+            for name, own in described.items():
+                values = {key: _value(field, option, given.pop(key)) for key, (field, _, option) in own.items()}
+                made[name] = forms[name](**values)
             command(**given, **made)
 
         return _typed(run, parameters)
@@ -88,12 +88,12 @@ def _option(field: Field[Any], kind: Any, option: Option) -> Parameter:
     default = Parameter.empty if field.default is MISSING else field.default
     if get_args(kind)[1:] == (...,):  # any number of values: the option is repeated
         kind, default = list[get_args(kind)[0]] | None, None  # type: ignore[misc]
-    if option.read is not None:
-        kind = str
+    shown: Any = option.shown or True
+    if option.read is not None:  # the default is a value already, and is not read
+        kind, default, shown = str | None, None, option.shown or str(default)
     made = typer.Option(
-        *flags, help=option.help, min=option.least, max=option.most, envvar=option.variable,
-        show_default=option.shown or True,
-    )  # fmt: skip
+        *flags, help=option.help, min=option.least, max=option.most, envvar=option.variable, show_default=shown
+    )
     return Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, made])
 
 
@@ -110,9 +110,12 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _value(option: Option, given: Any) -> Any:
-    if isinstance(given, list) or (given is None and option.read is None):
-        return tuple(given) if given else given
+def _value(field: Field[Any], option: Option, given: Any) -> Any:
+    """Return the value of a field from what was given for its option, its default where nothing was."""
+    if isinstance(given, list):
+        return tuple(given)
+    if given is None:
+        return field.default
     if option.read is None:
         return given
     try:

@@ -82,6 +82,25 @@ class FaissReader:
                 self._snapshot = found
             return found
 
+    def check_files(self) -> None:
+        """Look whether the segments' files are there, also those that are open and so can still be read.
+
+        Raises:
+            Damaged: one of them is gone, or has another size.
+        """
+        seen = -1
+        while True:
+            with self.database.reading() as db:
+                now = database.generation(db)
+                sizes = dict(db.execute("SELECT file, bytes FROM segments").fetchall())
+            wrong = [file for file, size in sizes.items() if _size(self.folder / file) != size]
+            if not wrong:
+                return
+            if now == seen:  # no writer has merged it away meanwhile
+                message = f"The collection '{self.spec.name}' is damaged: {wrong[0]} is missing or cut."
+                raise Damaged(message)
+            seen = now
+
     def known(self, document: str, staged: bool) -> tuple[str, int] | None:
         """The digest and the number of chunks of a document that is searchable, or of one that is staged."""
         with self.database.reading() as db:
@@ -94,3 +113,10 @@ class FaissReader:
         """Let go of files and connections."""
         self.database.close()
         self._snapshot = None
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None

@@ -110,6 +110,7 @@ class FaissStore(FaissReader):
 
     def info(self) -> Info:
         # The segments are opened, and so checked: what a search would find damaged is not told to be well.
+        self.check_files()
         with self.reading() as (db, _):
             documents, chunks = db.execute(
                 "SELECT COUNT(*), COALESCE(SUM(chunks), 0) FROM documents WHERE NOT staged"

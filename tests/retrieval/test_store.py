@@ -266,6 +266,16 @@ def test_what_is_damaged_is_not_described_as_well(store: FaissStore, what: str) 
         FaissStore(store.folder).info()
 
 
+def test_a_file_that_goes_while_it_is_open_is_told(store: FaissStore) -> None:
+    assert ids(store, 1, 1) == ["d1"]
+    (vectors,) = store.folder.glob("*.faiss")
+    vectors.rename(store.folder.parent / vectors.name)
+    with pytest.raises(Damaged, match=f"'notes' is damaged: {vectors.name} is missing"):
+        store.info()
+    (store.folder.parent / vectors.name).rename(vectors)
+    assert store.info().documents == 20
+
+
 def test_swapped_files_are_noticed(store: FaissStore, tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     other = new_store(tmp_path / "two")

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 VARIABLE = "WAVER_MODULES"
 GROUP = "waver.modules"
 
-T = TypeVar("T", bound=BaseModel)
+T = TypeVar("T")
 
 
 class PluginError(ValueError):
@@ -64,7 +64,7 @@ def subclasses(base: type[T], package: str, modules: Iterable[str]) -> list[type
     ]
 
 
-def name_of(plugin: type[BaseModel], taken: Mapping[str, object]) -> str:
+def name_of(plugin: type[Any], taken: Mapping[str, object]) -> str:
     """Return the name of a class, and check that it is new and that its fields are described.
 
     Raises:
@@ -75,19 +75,24 @@ def name_of(plugin: type[BaseModel], taken: Mapping[str, object]) -> str:
         raise PluginError(f"{plugin.__name__} {where} has the name {name!r}, which is taken")
     if not (plugin.__doc__ or "").strip():
         raise PluginError(f"{name!r} {where} needs a docstring: its first line is shown as the summary")
-    for key, field in plugin.model_fields.items():
+    fields = plugin.model_fields if issubclass(plugin, BaseModel) else {}
+    for key, field in fields.items():
         if key != "name" and (field.is_required() or not field.description):
             raise PluginError(f"the parameter {key!r} of {name!r} {where} needs a default and a description")
     return name
 
 
-def summary(plugin: type[BaseModel]) -> str:
+def summary(plugin: type[Any]) -> str:
     """Return the first line of a class's docstring."""
     return (plugin.__doc__ or "").strip().splitlines()[0]
 
 
-def _names(plugin: type[BaseModel]) -> str:
-    """Return the default of `name` where it is a `Literal` of one value; empty for a base class."""
+def _names(plugin: type[Any]) -> str:
+    """Return the name of a class: its own attribute, or the default of a field `name` that is a `Literal` of one value;
+    empty for a base class."""
+    if not issubclass(plugin, BaseModel):
+        own = getattr(plugin, "name", "")
+        return own if isinstance(own, str) else ""
     field = plugin.model_fields.get("name")
     values: tuple[Any, ...] = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
     return str(values[0]) if field is not None and values == (field.default,) else ""

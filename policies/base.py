@@ -7,7 +7,7 @@ A request's policies are sorted by `stage` and wrapped around the engine, outerm
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,9 +16,19 @@ from pydantic import BaseModel, ConfigDict
 from waver.engines.base import Step
 from waver.policies.answer import Answer
 from waver.policies.job import Job
+from waver.policies.report import Report
 
 Stage = Literal["admit", "prompt", "search", "finish", "decode", "sample"]
 STAGES: tuple[Stage, ...] = ("admit", "prompt", "search", "finish", "decode", "sample")
+
+
+@dataclass(frozen=True)
+class CounterSpec:
+    """A counter for `GET /metrics`, which appends `_total` to its name."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
 
 
 class Policy(BaseModel):
@@ -38,12 +48,21 @@ class Policy(BaseModel):
     combines: ClassVar[bool] = False
     """Whether it goes together with another policy of a stage at which one is enough."""
 
+    metrics: ClassVar[tuple[CounterSpec, ...]] = ()
+    """Counters of its own, which `counted` moves."""
+    report_keys: ClassVar[Mapping[str, str]] = {}
+    """What it adds to the `waver` object of a response: each key, and what stands there."""
+
     name: str
 
     @property
     def extra_sequences(self) -> int:
         """Most sequences that are drawn beside each choice; a server bounds them for a whole request."""
         return 0
+
+    def counted(self, report: Report) -> Iterable[tuple[str, tuple[str, ...]]]:
+        """Tell which of its counters an answer moves, each by its name and the values of its labels."""
+        return ()
 
     async def check(self, job: Job) -> None:
         """Refuse, before the first token, what could not be done later.
@@ -64,12 +83,12 @@ class Policy(BaseModel):
 
     @classmethod
     def acts_after(cls) -> bool:
-        """Whether it has an `after` of its own."""
+        """Return whether it has an `after` of its own."""
         return cls.after is not Policy.after
 
     def possible_jobs(self, job: Job) -> list[Job]:
-        """One job of each kind that `decode` may hand on, so that what an engine would refuse of it in the middle of an
-        answer is refused at its beginning."""
+        """Return one job of each kind that `decode` may hand on, so that what an engine would refuse of it in the
+        middle of an answer is refused at its beginning."""
         return [job]
 
     def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
@@ -79,7 +98,7 @@ class Policy(BaseModel):
 
 @dataclass(frozen=True)
 class Proceed:
-    """What is inside of a policy: others (sorted by stage, the first is the outermost), and the engine within them."""
+    """Run what is inside of a policy: others (sorted by stage, the first is the outermost), and the engine within."""
 
     policies: tuple[Policy, ...] = ()
 

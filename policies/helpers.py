@@ -69,7 +69,7 @@ class SubAnswer:
 
 
 def sub_job(job: Job) -> Job:
-    """The job with an empty report of its own, to be decoded beside the answer."""
+    """Open a job with an empty report of its own, to be decoded beside the answer."""
     return replace(job, report=Report(parameters=job.report.parameters))
 
 

@@ -57,6 +57,8 @@ class Job:
     question: UserTurn | None = None
     messages: Sequence[Mapping[str, Any]] = ()
     caller: Caller = Caller()
+    shared: dict[Any, Any] = field(default_factory=dict)
+    """What the choices of one request share, for a policy's own use; it ends with the request."""
 
     @property
     def writer(self) -> Engine:
@@ -73,7 +75,7 @@ class Job:
 def continuation(
     job: Job, written: Sequence[int], engine: str, gate: Gate | None = None, max_new: int | None = None
 ) -> Job:
-    """The job that goes on after `written` on an engine, up to a gate or `max_new` more tokens; limits, seeds and
+    """Make the job that goes on after `written` on an engine, up to a gate or `max_new` more tokens; limits, seeds and
     penalties hold over the whole answer."""
     start, limit = job.sampling.answer_start, job.sampling.max_tokens
     start = len(job.prompt_ids) if start is None else start
@@ -85,7 +87,7 @@ def continuation(
 
 
 def within_answer(step: Step, job: Job, written: Sequence[int]) -> Step:
-    """A segment's step as one of the answer's: `finish` stays only where the answer ends with it (the last of
+    """Turn a segment's step into one of the answer's: `finish` stays only where the answer ends with it (the last of
     `written`), not just a segment with a limit or a gate of its own."""
     begun = 0 if job.sampling.answer_start is None else len(job.prompt_ids) - job.sampling.answer_start
     full = begun + len(written) >= job.sampling.max_tokens

@@ -15,6 +15,7 @@ from waver.engines.tokens import differences
 from waver.engines.transforms import transform_classes
 from waver.policies.base import STAGES, Policy
 from waver.policies.job import Job
+from waver.policies.retrieve.gate_registry import gates
 from waver.policies.sample.shaping import as_policy
 
 ALONE = {
@@ -22,6 +23,8 @@ ALONE = {
     "sample": "{} and {} both choose the tokens that may be drawn; use one, or the request's own top_p and min_p",
 }
 """Stages at which one policy is enough, and what is said to two."""
+REPORT_KEYS = frozenset("policy tokens switches relative_cost entropy trace discarded_tokens catch_up_tokens".split())
+"""What a report says of every answer."""
 MOST = 16
 """Policies in one request."""
 
@@ -35,8 +38,8 @@ class PolicyError(ValueError):
 
 
 def policies() -> dict[str, type[Policy]]:
-    """Every policy by name, in the order of their stages: those of the files in this package and of plug-in modules,
-    and one for each transform.
+    """Find every policy by name, in the order of their stages: those of the files in this package and of plug-in
+    modules, and one for each transform.
 
     Raises:
         PluginError: one of them is not defined as it should be.
@@ -52,7 +55,12 @@ def _found(modules: tuple[str, ...]) -> dict[str, type[Policy]]:
         name = plugins.name_of(each, found)
         if getattr(each, "stage", None) not in STAGES:
             raise PluginError(f"the policy {name!r} in {each.__module__} needs a stage, one of {', '.join(STAGES)}")
+        if each.decode is Policy.decode:
+            raise PluginError(f"the policy {name!r} in {each.__module__} has no method 'decode'")
+        if clash := set(each.report_keys) & REPORT_KEYS:
+            raise PluginError(f"the policy {name!r} in {each.__module__} cannot have the report key {min(clash)!r}")
         found[name] = each
+    gates()
     return dict(sorted(found.items(), key=lambda item: (STAGES.index(item[1].stage), item[0])))
 
 
@@ -120,7 +128,7 @@ def _one(
 
 
 def _over(defaults: Mapping[str, Any], given: Mapping[str, Any], policy: type[Policy]) -> dict[str, Any]:
-    """What is given over the defaults; a field that is an object itself, part by part."""
+    """Put what is given over the defaults; a field that is an object itself, part by part."""
     out = {**defaults, **given}
     for name, field in policy.model_fields.items():
         below, above = defaults.get(name), given.get(name)
@@ -130,7 +138,7 @@ def _over(defaults: Mapping[str, Any], given: Mapping[str, Any], policy: type[Po
 
 
 def _readable(error: ValidationError, policy: type[Policy], param: str) -> PolicyError:
-    """Pydantic's first complaint as a sentence with the field's description and what is allowed."""
+    """Turn pydantic's first complaint into a sentence with the field's description and what is allowed."""
     first = error.errors(include_url=False)[0]
     path = [str(part)[:64] for part in first["loc"] if part != "[key]"]
     where, schema = ".".join([param, *path]), policy.model_json_schema()
@@ -143,7 +151,7 @@ def _readable(error: ValidationError, policy: type[Policy], param: str) -> Polic
 
 
 def _part(schema: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any]:
-    """The schema of a field, or of a field of one."""
+    """Look up the schema of a field, or of a field of one."""
     here = schema
     for name in path:
         if name not in here.get("properties", {}):
@@ -178,14 +186,15 @@ def check_engines(policies: Sequence[Policy], job: Job) -> None:
 
 
 def engines_used(policies: Sequence[Policy], default_engine: str) -> tuple[str, ...]:
-    """Names of the engines that may write, in the policies' order; the default one where no policy chooses."""
+    """Name the engines that may write, in the policies' order; the default one where no policy chooses."""
     chosen = [getattr(policy, field) for policy in policies for field in policy.engine_fields]
     return tuple(dict.fromkeys(chosen)) or (default_engine,)
 
 
 def describe(defaults: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """Every policy for `GET /v1/policies`: name, stage, summary, paper, JSON Schema of its parameters, and the defaults
-    with what the configuration sets (`defaults`, by policy name) over them."""
+    """Describe every policy for `GET /v1/policies`: name, stage, summary, paper, which parameters name engines, what it
+    adds to a report, JSON Schema of its parameters, and the defaults with what the configuration sets (`defaults`, by
+    policy name) over them."""
     own = {name: policy(name=name).model_dump(mode="json", exclude={"name"}) for name, policy in policies().items()}
     return [
         {
@@ -193,6 +202,8 @@ def describe(defaults: Mapping[str, Mapping[str, Any]] | None = None) -> list[di
             "stage": policy.stage,
             "summary": plugins.summary(policy),
             "paper": policy.paper,
+            "engine_fields": list(policy.engine_fields),
+            "report_keys": dict(policy.report_keys),
             "schema": policy.model_json_schema(),
             "defaults": _over(own[name], (defaults or {}).get(name, {}), policy),
         }

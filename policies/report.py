@@ -26,7 +26,7 @@ class TruncationStats:
         self.entropy += entropy
 
     def as_dict(self) -> dict[str, float]:
-        """The `truncation` of a report; entropy in nats."""
+        """Return the `truncation` of a report; entropy in nats."""
         mean, entropy = self.tokens / self.draws, self.entropy / self.draws
         return {"kept_mean": mean, "kept_max": self.most, "crop_entropy_mean": entropy}
 
@@ -79,7 +79,8 @@ class Report:
 
     @property
     def relative_cost(self) -> float:
-        """Parameter-weighted cost against the largest engine alone (EAD, arXiv 2502.06833); 0 for an empty answer."""
+        """Return the parameter-weighted cost against the largest engine alone (EAD, arXiv 2502.06833); 0 for an empty
+        answer."""
         largest = max(self.parameters.values(), default=0)
         if not largest or not self.completion_tokens:
             return 0.0
@@ -87,7 +88,7 @@ class Report:
         return spent / (largest * self.completion_tokens)
 
     def as_dict(self) -> dict[str, Any]:
-        """The `waver` object of API.md, without a trace."""
+        """Return the `waver` object of a response, without a trace."""
         n = max(self.completion_tokens, 1)
         entropy: dict[str, Any] = {"mean": self.entropy_sum / n, "max": self.entropy_max, "kind": "exact"}
         if self.bounds_sum:

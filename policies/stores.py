@@ -35,7 +35,7 @@ class Store:
         self._file, self._owner = file, owner
 
     async def get(self, key: str) -> Any:
-        """The value of a key; None where there is none."""
+        """Return the value of a key; None where there is none."""
         row = await self._file.run(
             lambda db: db.execute(
                 "SELECT value FROM entries WHERE owner = ? AND key = ?", (self._owner, key)
@@ -68,7 +68,7 @@ class Store:
         return done > 0
 
     async def items(self, prefix: str = "") -> dict[str, Any]:
-        """All values whose key begins with `prefix`, by key, in the order of the keys."""
+        """Return all values whose key begins with `prefix`, by key, in the order of the keys."""
         rows = await self._file.run(
             lambda db: db.execute(
                 "SELECT key, value FROM entries WHERE owner = ? AND substr(key, 1, ?) = ? ORDER BY key",
@@ -93,7 +93,7 @@ class Stores:
         self._lock = threading.Lock()
 
     def open(self, name: str, owner: str) -> Store:
-        """The entries of an owner (`Caller.owner`) in the store of that name. Nothing is read or written yet.
+        """Open the entries of an owner (`Caller.owner`) in the store of that name. Nothing is read or written yet.
 
         Raises:
             StoreError: no store can have this name.

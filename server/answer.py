@@ -1,4 +1,4 @@
-"""What chat and text completions share: run a plan, and answer with a stream or with one object.
+"""Run a plan and answer with a stream or with one object, for chat and text completions alike.
 
 A `Shape` says what the pieces look like; the order of things in a stream is decided here.
 """
@@ -66,13 +66,13 @@ class Shape(Protocol):
     chunk: str
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        """What a choice's stream begins with, if anything."""
+        """Make what a choice's stream begins with, if anything."""
 
     def part(self, piece: Piece) -> dict[str, Any]:
-        """A choice of a chunk."""
+        """Make a choice of a chunk."""
 
     def complete(self, choice: Whole) -> dict[str, Any]:
-        """A choice of a whole answer."""
+        """Make a choice of a whole answer."""
 
 
 class Answer:
@@ -93,7 +93,7 @@ class Answer:
         }
 
     async def respond(self, request: Request) -> Response:
-        """Run the plan.
+        """Run the plan and answer.
 
         Raises:
             Exception: what went wrong before an answer was begun.

@@ -87,7 +87,7 @@ class ChatShape:
 async def chat_ids(
     body: ChatPrompt | TokenizeRequest, messages: Sequence[Message], tokens: TokenText, texts: Texts, context: int
 ) -> list[int]:
-    """The prompt of a conversation, tokenised outside of the event loop.
+    """Make the prompt of a conversation, tokenised outside of the event loop.
 
     Raises:
         APIError: 400, the conversation or the template's variables are not acceptable, or too long for the context.
@@ -118,8 +118,11 @@ async def chat_ids(
 
 
 def render(body: ChatPrompt | TokenizeRequest, turns: Sequence[dict[str, Any]], tokens: TokenText) -> list[int]:
-    """Raises:
-    ValueError: the chat template refuses the conversation."""
+    """Render a conversation by the chat template.
+
+    Raises:
+        ValueError: the template refuses the conversation.
+    """
     generate = body.add_generation_prompt and not body.continue_final_message
     return tokens.chat(turns, generate, body.continue_final_message, **body.chat_template_kwargs)
 
@@ -140,7 +143,7 @@ def user_turn(body: ChatRequest, turns: Sequence[dict[str, Any]], tokens: TokenT
 
 
 def turn(message: Message, param: str) -> dict[str, Any]:
-    """A message as chat templates expect it: `developer` is their `system`, and the content is one string."""
+    """Turn a message into what chat templates expect: `developer` is their `system`, and the content is one string."""
     text = message.text
     if text is None and message.role != "assistant":
         raise invalid(f"{param}.content is required.", f"{param}.content")
@@ -151,7 +154,7 @@ def turn(message: Message, param: str) -> dict[str, Any]:
 
 
 def refuse_tools(body: ChatRequest) -> None:
-    """Tools are not supported, and never silently ignored.
+    """Refuse tools, which are not supported and never silently ignored.
 
     Raises:
         APIError: 400.

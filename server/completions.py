@@ -63,7 +63,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
 
 
 def text_question(text: str, tokens: TokenText) -> UserTurn:
-    """A prompt in plain text is the question itself."""
+    """Make the user's turn of a prompt in plain text, which is the question itself."""
 
     def with_context(words: str) -> list[int]:
         opening = tokens.encode("")  # what every text begins with, such as a token for its beginning
@@ -104,7 +104,7 @@ class TextShape:
 
 
 def as_list(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
-    """The prompts of a request.
+    """List the prompts of a request.
 
     Raises:
         APIError: 400, there is none.
@@ -134,7 +134,7 @@ def check_prompt(prompt: str | list[int], context: int) -> None:
 
 
 def prompt_ids(prompt: str | list[int], tokens: TokenText, context: int) -> tuple[int, ...]:
-    """Ids of one prompt.
+    """Encode one prompt.
 
     Raises:
         APIError: 400, an unknown id, or nothing to go on from.

@@ -18,7 +18,8 @@ from waver.policies.report import Report
 from waver.retrieval.base import RetrievalError
 from waver.server.assembly import Piece, TextAssembly
 from waver.server.echo import echo, score
-from waver.server.runtime import Route, Runtime
+from waver.server.routing import Route
+from waver.server.runtime import Runtime
 from waver.server.sampling import choice_seed
 
 _ENDINGS: dict[Finish, Ending] = {"length": "length", "content_filter": "content_filter"}
@@ -56,6 +57,8 @@ class Plan:
     logprobs: bool
     timeout: float
     caller: Caller
+    shared: dict[Any, Any] = field(default_factory=dict)
+    """What the jobs of all choices share."""
 
     @property
     def choices(self) -> int:
@@ -80,7 +83,7 @@ class _Record:
 
 
 def new_job(runtime: Runtime, route: Route, prompt: Prompt, sampling: Sampling, report: Report, caller: Caller) -> Job:
-    """The job of one choice, as its policies are given it."""
+    """Make the job of one choice, as its policies are given it."""
     return Job(
         prompt.ids,
         sampling,
@@ -94,13 +97,13 @@ def new_job(runtime: Runtime, route: Route, prompt: Prompt, sampling: Sampling, 
 
 
 def new_report(runtime: Runtime, route: Route) -> Report:
-    """The empty report of one choice."""
+    """Make the empty report of one choice."""
     policy = [policy.model_dump(mode="json") for policy in route.policies]
     return Report(policy=policy, parameters=runtime.parameters(route))
 
 
 class Decoding:
-    """The choices of one request being decoded. Leaving the context frees their work in every engine.
+    """Decode the choices of one request. Leaving the context frees their work in every engine.
 
     The work runs in a task of its own: a handler that is cancelled, however often, still leaves it to clean up.
     """
@@ -142,7 +145,7 @@ class Decoding:
             raise self._failure
 
     async def batches(self) -> AsyncIterator[list[Piece]]:
-        """Everything that is decoded, in the order in which it comes: each time all that waits.
+        """Yield everything that is decoded, in the order in which it comes: each time all that waits.
 
         Raises:
             Exception: what went wrong.
@@ -223,7 +226,7 @@ class Decoding:
         if sampling.max_tokens == 0:
             self._put(assembly.end("length"))
             return
-        job = new_job(here, route, prompt, sampling, report, self.plan.caller)
+        job = replace(new_job(here, route, prompt, sampling, report, self.plan.caller), shared=self.plan.shared)
         record = _Record()
         try:
             async with aclosing(Proceed(route.policies)(job)) as steps:
@@ -246,7 +249,7 @@ class Decoding:
             here.aftercare.begin(route.policies, job, record.answer())
 
     def _next(self, step: Step, job: Job, assembly: TextAssembly, record: _Record) -> list[Piece]:
-        """The pieces that a step adds to its choice; sets `record.finish` where the answer ends with it."""
+        """Make the pieces that a step adds to its choice; sets `record.finish` where the answer ends with it."""
         silent = step.token == NO_TOKEN
         pieces: list[Piece] = []
         if not silent:
@@ -278,7 +281,4 @@ class Decoding:
                 metrics.tokens.labels(engine).inc(count)
             if looked := report.extra.get("retrieval"):
                 metrics.looked_up(report.policy, looked)
-            if strategy := report.extra.get("strategy"):
-                metrics.strategies.labels(strategy).inc()
-            if report.extra.get("forced_answer", {}).get("forced"):
-                metrics.forced_answers.inc()
+            metrics.count(self.plan.route.policies, report)

@@ -20,7 +20,7 @@ TOKENS = 16
 
 
 async def score(ids: Sequence[int], engine: Engine, top_logprobs: int) -> list[Step]:
-    """A step for each token of the prompt; the first has nothing before it, so its logprob is NaN."""
+    """Score the prompt: a step for each token; the first has nothing before it, so its logprob is NaN."""
     if not ids:
         return []
     first = Step(ids[0], math.nan, math.nan, engine.name)
@@ -29,7 +29,7 @@ async def score(ids: Sequence[int], engine: Engine, top_logprobs: int) -> list[S
 
 
 def echo(text: str, steps: Sequence[Step], tokens: TokenText) -> Iterator[Piece]:
-    """The prompt in pieces that are small enough for a line each."""
+    """Cut the prompt into pieces that are small enough for a line each."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     placed, offset = [], 0
     for step in steps:
@@ -41,5 +41,5 @@ def echo(text: str, steps: Sequence[Step], tokens: TokenText) -> Iterator[Piece]
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Slices of at most `size` items."""
+    """Cut a sequence into slices of at most `size` items."""
     return (items[i : i + size] for i in range(0, len(items), size))

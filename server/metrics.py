@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import (
@@ -18,19 +18,29 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from waver.engines.base import Measured
+from waver.engines.base import Engine, Measured
+from waver.policies.base import Policy
+from waver.policies.report import Report
 from waver.policies.retrieve.drift import Drift
-
-if TYPE_CHECKING:
-    from waver.server.runtime import Runtime
+from waver.server.admission import Admission
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
-class Metrics:
-    """Counters that requests move, and gauges that are read when somebody asks."""
+class Observed(Protocol):
+    """What gauges are read from: the running server."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    engines: dict[str, Engine]
+    admission: Admission
+
+    @property
+    def ready(self) -> bool: ...
+
+
+class Metrics:
+    """Count what requests do, and read gauges when somebody asks for them."""
+
+    def __init__(self, server: Observed) -> None:
         self.registry = CollectorRegistry()
         here = self.registry
         self.requests = Counter("waver_requests", "Requests answered.", ["route", "status"], registry=here)
@@ -52,29 +62,37 @@ class Metrics:
         )
         self.passages = Counter("waver_passages", "Passages found.", registry=here)
         self.documents = Counter("waver_documents", "Documents taken in, by outcome.", ["outcome"], registry=here)
-        self.gates = Counter(
-            "waver_retrieval_gates", "Decisions whether to look things up.", ["gate", "outcome"], registry=here
-        )
-        self.strategies = Counter("waver_strategies", "Answers by way of thinking.", ["strategy"], registry=here)
-        self.forced_answers = Counter("waver_forced_answers", "Answers cut off and brought to an end.", registry=here)
         self.drift = Drift()
-        here.register(_Now(runtime))
+        self._of_policies: dict[str, Counter] = {}
+        here.register(_Now(server, self.drift))
         ProcessCollector(registry=here)
         GCCollector(registry=here)
 
+    def declare(self, policies: Iterable[type[Policy]]) -> None:
+        """Add the counters that policies declare."""
+        for each in (counter for policy in policies for counter in policy.metrics):
+            if each.name not in self._of_policies:
+                self._of_policies[each.name] = Counter(each.name, each.help, each.labels, registry=self.registry)
+
+    def count(self, policies: Iterable[Policy], report: Report) -> None:
+        """Move the counters of policies by what a report says."""
+        for policy in policies:
+            for name, labels in policy.counted(report):
+                counter = self._of_policies[name]
+                (counter.labels(*labels) if labels else counter).inc()
+
     def looked_up(self, policies: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> None:
-        """Count a gate's decision: `record` is a report's `retrieval`."""
+        """Watch how often a gate fires: `record` is a report's `retrieval`."""
         if not record["seconds"]["gate"]:
-            return  # the request ended before its gate had spoken
+            return  # the request ended before its gate had decided
         gate, fired = record["gate"], record["triggered"]
-        self.gates.labels(gate, "retrieved" if fired else "kept").inc()
         asked = next(policy for policy in policies if policy.get("collection"))
         self.drift.decided(asked["collection"], gate, record["threshold"], asked["expected_rate"], fired)
 
 
 class _Now(Collector):
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, server: Observed, drift: Drift) -> None:
+        self._server, self._drift = server, drift
 
     def collect(self) -> Iterator[Metric]:
         active = GaugeMetricFamily(
@@ -82,14 +100,14 @@ class _Now(Collector):
         )
         alive = GaugeMetricFamily("waver_engine_alive", "1 while an engine can be asked.", labels=["engine"])
         theirs: dict[str, Metric] = {}
-        for name, engine in self._runtime.engines.items():
+        for name, engine in self._server.engines.items():
             active.add_metric([name], engine.active)
             alive.add_metric([name], int(engine.alive))
             for own in engine.collect() if isinstance(engine, Measured) else ():
                 family = theirs.setdefault(own.name, Metric(own.name, own.documentation, own.type, own.unit))
                 family.samples += [each._replace(labels={**each.labels, "waver_engine": name}) for each in own.samples]
         yield from (active, alive, *theirs.values())
-        admission = self._runtime.admission
+        admission = self._server.admission
         yield GaugeMetricFamily("waver_requests_running", "Requests being decoded.", admission.running)
         yield GaugeMetricFamily("waver_requests_waiting", "Requests in the queue.", admission.waiting)
         labels = ["collection", "gate", "threshold"]
@@ -97,12 +115,12 @@ class _Now(Collector):
         alarm = GaugeMetricFamily(
             "waver_retrieval_drift", "1 where that is not the rate that calibration expects.", labels=labels
         )
-        for key, watched in self._runtime.metrics.drift.gates.items():
+        for key, watched in self._drift.gates.items():
             rate.add_metric(key, watched.rate)
             if watched.expected is not None:
                 alarm.add_metric(key, int(watched.alarm))
         yield from (rate, alarm)
-        yield GaugeMetricFamily("waver_ready", "1 when the engines are warm.", int(self._runtime.ready))
+        yield GaugeMetricFamily("waver_ready", "1 when the engines are warm.", int(self._server.ready))
 
 
 router = APIRouter()

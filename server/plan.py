@@ -16,7 +16,8 @@ from waver.retrieval.base import RetrievalError
 from waver.server.auth import SCOPE_KEY
 from waver.server.decoding import Plan, Prompt, new_job, new_report
 from waver.server.errors import from_exception, invalid
-from waver.server.runtime import Route, Runtime
+from waver.server.routing import Route
+from waver.server.runtime import Runtime
 from waver.server.sampling import first_seed, grammar, sampling, token_limit
 from waver.server.schemas import Generation
 from waver.server.settings import ServerConfig
@@ -35,9 +36,12 @@ async def make_plan(
     top_logprobs: int,
     deadline: float,
 ) -> Plan:
-    """Raises:
-    APIError: something about the request cannot be, or a policy cannot do its part.
-    Unsupported, EngineError: an engine cannot do its part."""
+    """Check a request and plan its decoding.
+
+    Raises:
+        APIError: something about the request cannot be, or a policy cannot do its part.
+        Unsupported, EngineError: an engine cannot do its part.
+    """
     bounds = runtime.config.server
     if body.n > bounds.max_n:
         raise invalid(f"n should be at most {bounds.max_n}.", "n")

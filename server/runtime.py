@@ -1,4 +1,4 @@
-"""What every endpoint shares: the configuration, the engines, and which of them a request means."""
+"""Hold what every endpoint shares: the configuration, engines, services and bounds of the running server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,7 @@ from waver.engines import (
 )
 from waver.engines.base import Engine, Sampling, Unsupported
 from waver.engines.probe import Probe
-from waver.policies.base import Policy
-from waver.policies.registry import PolicyError, engines_used, parse, policies
+from waver.policies.registry import policies
 from waver.policies.services import Services
 from waver.policies.stores import Stores
 from waver.retrieval.base import RetrievalError
@@ -35,35 +33,20 @@ from waver.server.admission import Admission
 from waver.server.aftercare import Aftercare
 from waver.server.bodies import Bodies
 from waver.server.config import Config
-from waver.server.errors import APIError, invalid, not_ready
+from waver.server.errors import not_ready
 from waver.server.jobs import Jobs
 from waver.server.metrics import Metrics
 from waver.server.proofs import Proofs
+from waver.server.routing import Route, Router, model_names
 from waver.server.texts import Texts
 
 log = structlog.get_logger("waver")
 
-PREFIX = "waver/"
 INGESTS = 9
 """Requests that bring documents, all that wait for a thread or for their turn to write included: each holds its body in
 memory."""
 AFTERCARE_GRACE = 5.0
 """Seconds that what policies do after answers is given when the server stops."""
-
-
-@dataclass(frozen=True)
-class Route:
-    """How a request is decoded: `model` as it was asked for, and what that came to."""
-
-    model: str
-    engine: str
-    policies: tuple[Policy, ...]
-    label: str
-    """For the header `x-waver-policy`: a preset's name, the policies' names, or `none`."""
-    engines: tuple[str, ...]
-    """Names of the engines that may write."""
-    places: Mapping[str, str]
-    """Where the request names a policy, as `policy[0]`, by the policy's name; empty if a preset does."""
 
 
 class Runtime:
@@ -85,6 +68,7 @@ class Runtime:
         self.jobs = Jobs()
         self.metrics = Metrics(self)
         self.created = int(time.time())
+        self._router: Router | None = None
         self.loaded = False
         self.failure: str | None = None
 
@@ -103,7 +87,8 @@ class Runtime:
             await asyncio.gather(*(warm_up(each, name in guided) for name, each in loaded.items()))
             everything = self.engines | loaded
             self.engines = {name: everything[name] for name in self.config.engines}
-            self._check()
+            self.metrics.declare(policies().values())
+            self._router = Router(self.config, self.engines, self.probes)
         except Exception as error:
             self.failure = str(error)
             log.error(
@@ -158,26 +143,6 @@ class Runtime:
         """Whether every engine is warm and alive."""
         return self.loaded and not self.dead
 
-    def _check(self) -> None:
-        """Raises:
-        ValueError: a plug-in, a preset or a policy's defaults cannot be used."""
-        policies()
-        for name, defaults in self.config.policies.items():
-            try:
-                parse([{"name": name, **defaults}], self.engines, probes=self.probes)
-            except PolicyError as error:
-                raise ValueError(f"policies: '{name}': {error}") from error
-        for name in self.config.presets:
-            try:
-                self.route(PREFIX + name)
-            except PolicyError as error:
-                raise ValueError(f"preset '{name}': {error.param}: {error}") from error
-
-    @property
-    def main_engine(self) -> str:
-        """The engine behind a preset whose policies pick none themselves: the largest."""
-        return max(self.engines, key=lambda name: self.engines[name].parameters)
-
     def parameters(self, route: Route) -> dict[str, int]:
         """Parameter counts of the engines that may write, by name."""
         return {name: self.engines[name].parameters for name in route.engines}
@@ -187,50 +152,19 @@ class Runtime:
         return min(self.engines[name].context_length for name in {route.engine, *route.engines})
 
     def models(self) -> list[str]:
-        return [*self.config.engines, *(PREFIX + name for name in self.config.presets)]
+        """Names that a request may have as its model."""
+        return model_names(self.config)
 
     def route(self, model: str | None, policy: Any = None) -> Route:
-        """What a request's `model` and `policy` mean.
+        """Resolve a request's `model` and `policy`.
 
         Raises:
             APIError: 404, no such model or preset; 503, the engines are not loaded.
             PolicyError: the policies cannot be run.
         """
-        if not self.engines:
+        if self._router is None:
             raise not_ready("The engines are still starting.")
-        preset = None
-        if model is None or model in ("default", "waver"):
-            preset = self.config.default_preset
-        elif model.startswith(PREFIX):
-            preset = model.removeprefix(PREFIX)
-        if preset is None:
-            engine = next(iter(self.engines)) if model is None or model in ("default", "waver") else model
-        else:
-            engine = self.main_engine
-        asked = model or (PREFIX + preset if preset is not None else engine)
-        if engine not in self.engines or (preset is not None and preset not in self.config.presets):
-            shown = ", ".join(self.models())
-            raise APIError(
-                404, f"There is no model '{asked[:80]}'; there are: {shown}.", param="model", code="model_not_found"
-            )
-        if isinstance(policy, str):
-            if policy not in self.config.presets:
-                shown = ", ".join(self.config.presets) or "none"
-                message = f"There is no preset '{policy[:80]}'; there are: {shown}."
-                raise APIError(404, message, param="policy", code="preset_not_found")
-            preset = policy
-        elif isinstance(policy, list):
-            preset = None
-        elif policy is not None:
-            raise invalid("policy should be the name of a preset or a list of policies.", "policy")
-        items = self.config.presets[preset] if preset is not None else policy or []
-        policies = parse(items, self.engines, self.config.policies, self.probes)
-        label = preset or ",".join(p.name for p in policies) or "none"
-        used = engines_used(policies, engine)
-        if engine not in used:  # prompts and text are made with the tokenizer of those who write
-            engine = max(used, key=lambda name: self.engines[name].parameters)
-        places = {item["name"]: f"policy[{i}]" for i, item in enumerate(items)} if preset is None else {}
-        return Route(asked, engine, policies, label, used, places)
+        return self._router.route(model, policy)
 
 
 async def load_engines(configs: Mapping[str, EngineConfig], there: Mapping[str, Engine]) -> dict[str, Engine]:
@@ -265,8 +199,11 @@ async def load_engines(configs: Mapping[str, EngineConfig], there: Mapping[str, 
 
 
 def load_probes(folders: Mapping[str, str]) -> dict[str, Probe]:
-    """Raises:
-    ValueError: one of them cannot be read."""
+    """Load the probes of the configuration, by name.
+
+    Raises:
+        ValueError: one of them cannot be read.
+    """
     loaded = {}
     for name, folder in folders.items():
         try:
@@ -288,13 +225,13 @@ async def warm_up(engine: Engine, guided: bool) -> None:
 
 
 def runtime(request: Request) -> Runtime:
-    """FastAPI dependency."""
+    """Return the running server: a FastAPI dependency."""
     found: Runtime = request.app.state.runtime
     return found
 
 
 def ready_runtime(request: Request) -> Runtime:
-    """FastAPI dependency for what needs engines.
+    """Return the running server once its engines are warm: a FastAPI dependency.
 
     Raises:
         APIError: 503 until they are warm.

@@ -8,7 +8,6 @@ from itertools import groupby
 import grimp
 
 KNOWN = [
-    {"waver.server.metrics", "waver.server.runtime"},
     {"waver.retrieval.faiss_store", "waver.retrieval.faiss_writer"},
 ]
 """Circles that are being taken apart."""

@@ -1,4 +1,4 @@
-"""Where to put a gate's threshold: for a budget of retrievals, or for a loss of accuracy. And when a gate pays.
+"""Choose a gate's threshold for a budget of retrievals or a loss of accuracy, and tell when a gate pays.
 
 L-RAG, arXiv 2601.06551; the paper says no more than that its thresholds are calibrated, so both rules are
 reconstructions. Scores and thresholds are the gate's own (nats for entropies).
@@ -13,8 +13,8 @@ import numpy as np
 
 
 def budget(scores: Sequence[float], rate: float, above: bool = True) -> float:
-    """The threshold at which a share `rate` of the scores fires: their (1 - rate)-quantile, interpolated along a line;
-    the rate-quantile for a gate that fires at low scores (not `above`)."""
+    """Find the threshold at which a share `rate` of the scores fires: their (1 - rate)-quantile, interpolated along a
+    line; the rate-quantile for a gate that fires at low scores (not `above`)."""
     return float(np.quantile(np.asarray(scores, float), 1 - rate if above else rate))
 
 
@@ -28,7 +28,7 @@ class Point:
 
 
 def curve(scores: Sequence[float], first: Sequence[bool], second: Sequence[bool], above: bool = True) -> list[Point]:
-    """Every rate that a threshold can realise, from none to all. `first` and `second` say which answers of the two
+    """List every rate that a threshold can realise, from none to all. `first` and `second` say which answers of the two
     tiers were right. Between two scores the threshold lies in the middle."""
     order = sorted(range(len(scores)), key=lambda i: -scores[i] if above else scores[i])
     right, n = sum(first), len(scores)
@@ -43,7 +43,8 @@ def curve(scores: Sequence[float], first: Sequence[bool], second: Sequence[bool]
 
 
 def within(points: Sequence[Point], loss: float) -> Point:
-    """The smallest rate whose accuracy is at most `loss` below that of always retrieving, the last of the points."""
+    """Find the smallest rate whose accuracy is at most `loss` below that of always retrieving, the last of the
+    points."""
     return next(point for point in points if point.accuracy >= points[-1].accuracy - loss - 1e-12)
 
 
@@ -60,9 +61,10 @@ class Latency:
         return self.retrieval + self.second
 
     def gated(self, rate: float) -> float:
-        """With a gate that retrieves for a share `rate` of the requests, each of which has paid for its draft."""
+        """Return the mean time with a gate that retrieves for a share `rate` of the requests, each of which has paid
+        for its draft."""
         return self.first + rate * self.always
 
     def break_even(self, rate: float) -> float:
-        """How slow retrieval has to be for the gate to pay; infinite at rate 1."""
+        """Return the seconds of a retrieval from which the gate pays; infinite at rate 1."""
         return self.first / (1 - rate) - self.second if rate < 1 else float("inf")

@@ -1,4 +1,4 @@
-"""Whether gates still fire as often as they did in calibration."""
+"""Watch whether gates still fire as often as they did in calibration."""
 
 from __future__ import annotations
 

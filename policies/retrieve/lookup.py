@@ -1,4 +1,4 @@
-"""Where a policy looks things up, and what a report says of it: passages, summaries, and the time they took."""
+"""Look passages and summaries up for a job, put them into its prompt, and report them with the time they took."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from waver.engines.base import Sampling, Unsupported
+from waver.engines.base import Unsupported
+from waver.policies.helpers import ask
 from waver.policies.job import Job
 from waver.policies.retrieve import quoting
 from waver.retrieval.base import Passage, RetrievalError
@@ -25,7 +26,7 @@ SUMMARISED = 4
 ASK = "Summarise this text in two sentences.\n\n{}"
 
 
-class Where(BaseModel):
+class LookupParameters(BaseModel):
     """The parameters of a lookup, for policies that have one."""
 
     collection: str | None = Field(default=None, description="where passages are looked for")
@@ -48,7 +49,7 @@ class Where(BaseModel):
 class Lookup:
     """The lookups of one job. `record` is the report's `retrieval`."""
 
-    def __init__(self, where: Where, job: Job, collection: Collection, record: dict[str, Any]) -> None:
+    def __init__(self, where: LookupParameters, job: Job, collection: Collection, record: dict[str, Any]) -> None:
         self._where, self._job, self._collection = where, job, collection
         self._summaries: list[str] = []
         self._began = time.perf_counter()
@@ -56,8 +57,8 @@ class Lookup:
         record |= {"triggered": False, "passages": [], "seconds": {"gate": 0.0, "retrieval": 0.0, "generation": 0.0}}
         job.report.extra["retrieval"] = record
 
-    async def summarised(self) -> Job:
-        """The job with the summaries of the documents that were named, if any."""
+    async def with_summaries(self) -> Job:
+        """Return the job with the summaries of the documents that were named, if any."""
         names = self._where.documents
         if names:
             library, kind = self._job.services.library, self._where.summary
@@ -67,41 +68,35 @@ class Lookup:
                 found |= await self._write(missing)
             self._summaries = [found[name] for name in names if name in found]
             self.record["summaries"] = [name for name in names if name in found]
-        return (await quoting.led(self._job, self._summaries, self._where.instruction))[0]
+        return (await quoting.quoted_job(self._job, self._summaries, self._where.instruction))[0]
 
     async def _write(self, names: Sequence[str]) -> dict[str, str]:
-        """Summaries by the engine, kept until their documents change."""
-        library, engine = self._job.services.library, self._job.writer
+        """Let the engine write summaries, which are kept until their documents change."""
+        library = self._job.services.library
         assert library is not None
         texts = await library.run(self._collection.openings, names, SUMMARISED)
         written = {}
         for name, text in texts.items():
-            ids = engine.tokens.chat([{"role": "user", "content": ASK.format(quoting.one_line(text))}])
-            room = engine.context_length - len(ids)
-            if room <= 0:
-                continue
-            sampling = Sampling(temperature=0.0, max_tokens=min(SUMMARY_TOKENS, room), logprobs=False)
-            steps = [step async for step in engine.generate(ids, sampling)]
-            self._job.report.discarded += len(steps)
-            written[name] = engine.tokens.decode([step.token for step in steps]).strip()
+            question = ASK.format(quoting.one_line(text))
+            written[name] = await ask(self._job, [{"role": "user", "content": question}], SUMMARY_TOKENS)
         written = {name: text for name, text in written.items() if text}
         if written:
             await library.write(self._collection, lambda writer: writer.summarise(written, "written"))
         return written
 
     def decided(self, score: float | None) -> None:
-        """The gate has spoken: the time until now was its own."""
+        """Record the score of a gate that has decided; the time until now was its own."""
         if score is not None and math.isfinite(score):
             self.record["score"] = score
             if self.record["gate"] == "entropy":
                 self.record["gate_entropy"] = score
         self._spent("gate")
 
-    async def led(self, query: str) -> Job | None:
-        """The job with the passages for a query; None where there are none."""
+    async def with_passages(self, query: str) -> Job | None:
+        """Return the job with the passages for a query; None where there are none."""
         where = self._where
         found = await self._collection.search(query, where.top_k, where.filter, where.mode)
-        job, count = await quoting.led(self._job, [*self._summaries, *map(_shown, found)], where.instruction)
+        job, count = await quoting.quoted_job(self._job, [*self._summaries, *map(_shown, found)], where.instruction)
         used = found[: max(count - len(self._summaries), 0)]
         self.record["triggered"] = True
         known = {(each["document"], each["chunk"]) for each in self.record["passages"]}
@@ -114,7 +109,7 @@ class Lookup:
         return job if used else None
 
     def wrote(self) -> None:
-        """The time until now was the answer's."""
+        """Count the time until now as the answer's."""
         self._spent("generation")
 
     def _spent(self, on: str) -> None:
@@ -123,8 +118,8 @@ class Lookup:
         self._began = now
 
 
-async def looking(where: Where, job: Job) -> Collection:
-    """The collection that a policy looks into.
+async def open_collection(where: LookupParameters, job: Job) -> Collection:
+    """Open the collection that a policy looks into.
 
     Raises:
         Unsupported: none is named, or the request's form leaves no place for passages.

@@ -22,7 +22,7 @@ JOINERS = "\u200c\u200d"
 
 
 def one_line(text: str) -> str:
-    """A text on a single line, without characters that cannot be seen."""
+    """Put a text on a single line, without characters that cannot be seen."""
     folded = " ".join(text.split())  # every kind of line break is white space
     return "".join(
         c for c in folded if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") or c in JOINERS
@@ -30,16 +30,17 @@ def one_line(text: str) -> str:
 
 
 def quoted(lines: Sequence[str], instruction: str) -> str:
-    """What stands in front of a question: the instruction, and the lines with their numbers; nothing for no lines."""
+    """Write what stands in front of a question: the instruction, and the lines with their numbers; nothing for no
+    lines."""
     if not lines:
         return ""
     numbered = "\n".join(f"[{i}] {one_line(line)}" for i, line in enumerate(lines, 1))
     return f"{instruction}\n\n{numbered}\n\n" if instruction else f"{numbered}\n\n"
 
 
-async def led(job: Job, lines: Sequence[str], instruction: str) -> tuple[Job, int]:
-    """The job with lines quoted in front of its question, and how many of them. The last ones are left out where the
-    context has no room for them and for the answer: for `max_tokens`, or half of what the bare prompt leaves."""
+async def quoted_job(job: Job, lines: Sequence[str], instruction: str) -> tuple[Job, int]:
+    """Quote lines in front of a job's question; return that job and how many of them. The last ones are left out where
+    the context has no room for them and for the answer: for `max_tokens`, or half of what the bare prompt leaves."""
     if job.question is None or not lines:
         return job, 0
     context, limit = job.context_length, job.sampling.max_tokens

@@ -38,7 +38,7 @@ class Shaping(Policy):
 
 
 def as_policy(transform: type[Transform]) -> type[Policy]:
-    """The policy with the name, parameters, summary and paper of a transform. A truncation does not combine with
+    """Make the policy with the name, parameters, summary and paper of a transform. A truncation does not combine with
     another policy of its stage; any other transform does."""
     name, doc, module = transform.__name__, transform.__doc__, transform.__module__
     made = cast("type[Shaping]", create_model(name, __base__=(transform, Shaping), __module__=module, __doc__=doc))

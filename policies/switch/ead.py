@@ -98,7 +98,7 @@ class EntropyAdaptiveDecoding(Policy):
     def _gated(
         self, job: Job, proceed: Proceed, written: list[int], window: RollingEntropy, on_large: bool
     ) -> AsyncGenerator[Step, None]:
-        """A segment that its own engine ends, where the other one should write."""
+        """Decode a segment that its own engine ends, where the other one should write."""
         gate = self._gate(window.values, on_large)
         return proceed(continuation(job, written, self.large if on_large else self.small, gate=gate))
 
@@ -118,7 +118,8 @@ class EntropyAdaptiveDecoding(Policy):
     async def _watched(
         self, job: Job, proceed: Proceed, written: list[int], window: RollingEntropy, on_large: bool
     ) -> AsyncGenerator[Step, None]:
-        """A segment of the large engine, a token at a time, while the small one reads along and fills the window."""
+        """Decode a segment of the large engine, a token at a time, while the small one reads along and fills the
+        window."""
         made = 0
         while True:
             watched = await _next(proceed(continuation(job, written, self.small, max_new=1)))

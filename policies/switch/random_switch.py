@@ -1,4 +1,4 @@
-"""The control for EAD: switch between two engines blindly, at a given share of tokens."""
+"""Control for EAD: switch between two engines blindly, at a given share of tokens."""
 
 from __future__ import annotations
 

@@ -32,18 +32,20 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, model_validator
 
 from waver.engines.base import Engine, Sampling, Step, Unsupported
 from waver.engines.probe import Probe
-from waver.policies.base import Policy, Proceed, Stage
+from waver.policies.base import CounterSpec, Policy, Proceed, Stage
+from waver.policies.helpers import draft
 from waver.policies.job import Job
+from waver.policies.report import Report
 from waver.policies.think.difficulty import DIFFICULTIES, Difficulty, usual_difficulty
 from waver.policies.think.head_start import HeadStart
 from waver.policies.think.oracle import best
@@ -55,12 +57,35 @@ MOST_BONUS = 1000.0
 """Beyond this a bonus says no more."""
 
 
+@dataclass
+class _Judgement:
+    """What is known of one prompt: the first choice to come judges it, the others wait for their turn."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    found: tuple[Difficulty, dict[str, Any]] | None = None
+
+
+@dataclass
+class _Judgements:
+    """What the choices of one request share, by prompt. It keeps its policy, whose identity it is found by."""
+
+    policy: DiffAdapt
+    by_prompt: defaultdict[tuple[int, ...], _Judgement] = field(default_factory=lambda: defaultdict(_Judgement))
+
+
 class DiffAdapt(Policy):
     """Choose how to think by how hard the question is: answer at once, step by step, or only the key route."""
 
     stage: ClassVar[Stage] = "prompt"
     paper: ClassVar[str] = "arXiv 2510.19669"
     probe_fields: ClassVar[tuple[str, ...]] = ("probe",)
+    metrics: ClassVar[tuple[CounterSpec, ...]] = (
+        CounterSpec("waver_strategies", "Answers by way of thinking.", ("strategy",)),
+    )
+    report_keys: ClassVar[Mapping[str, str]] = {
+        "strategy": "the strategy that answered",
+        "difficulty": "what judged the question, and how",
+    }
 
     name: Literal["diffadapt"] = "diffadapt"
     strategy: Literal["auto", "easy", "normal", "hard", "shuffled", "oracle"] = Field(
@@ -88,10 +113,6 @@ class DiffAdapt(Policy):
     )
     answer: str | None = Field(default=None, max_length=4096, description="the right answer, which the oracle knows")
 
-    # By prompt: the choices of one request share what was found out.
-    _turns: defaultdict[tuple[int, ...], asyncio.Lock] = PrivateAttr(default_factory=lambda: defaultdict(asyncio.Lock))
-    _judged: dict[tuple[int, ...], tuple[Difficulty, dict[str, Any]]] = PrivateAttr(default_factory=dict)
-
     @model_validator(mode="after")
     def _check(self) -> DiffAdapt:
         if self.draft_easy > self.draft_hard:
@@ -103,6 +124,10 @@ class DiffAdapt(Policy):
         if self.strategy == "oracle" and not (self.answer or "").strip():
             raise ValueError('the oracle needs the right answer: "answer": "…"')
         return self
+
+    def counted(self, report: Report) -> Iterable[tuple[str, tuple[str, ...]]]:
+        strategy = report.extra.get("strategy")
+        return () if not strategy else (("waver_strategies", (strategy,)),)
 
     async def check(self, job: Job) -> None:
         if self.strategy == "auto" and (found := await self._reader(job)) is not None:
@@ -126,7 +151,7 @@ class DiffAdapt(Policy):
                 yield step
 
     def _ways(self, job: Job) -> dict[str, Job]:
-        """The job in each way that may be chosen.
+        """Make the job in each way that may be chosen.
 
         Raises:
             Unsupported: one of them has no room.
@@ -139,21 +164,22 @@ class DiffAdapt(Policy):
         return rng.choices(list(self.mix), list(self.mix.values()))[0]
 
     async def _fitting(self, job: Job, ways: Mapping[str, Job], proceed: Proceed) -> AsyncGenerator[Step, None]:
-        """The answer in the way that fits the question."""
-        begun = None
-        async with self._turns[job.prompt_ids]:
-            if job.prompt_ids not in self._judged:
+        """Decode the answer in the way that fits the question."""
+        begun, judged = None, job.shared.setdefault((self.name, id(self)), _Judgements(self)).by_prompt[job.prompt_ids]
+        async with judged.turn:
+            if judged.found is None:
                 since = time.perf_counter()
                 begun, chosen, record = await self._judge(job, ways, proceed)
-                self._judged[job.prompt_ids] = chosen, record | {"seconds": time.perf_counter() - since}
-        chosen, record = self._judged[job.prompt_ids]
+                judged.found = chosen, record | {"seconds": time.perf_counter() - since}
+        chosen, record = judged.found
         job.report.extra |= {"strategy": chosen, "difficulty": record}
         return proceed(ways[chosen]) if begun is None else begun.answer()
 
     async def _judge(
         self, job: Job, ways: Mapping[str, Job], proceed: Proceed
     ) -> tuple[HeadStart | None, Difficulty, dict[str, Any]]:
-        """The answer, where it has been begun in the right way; the class of the question, and what a report says."""
+        """Judge the question. Returns the answer, where it has been begun in the right way; the class of the question,
+        and what a report says."""
         found = await self._reader(job)
         if found is None:
             return None, *await self._drafted(job)
@@ -181,7 +207,7 @@ class DiffAdapt(Policy):
     def _guess(
         self, job: Job, name: str, read: tuple[int, ...], ways: Mapping[str, Job], proceed: Proceed
     ) -> Difficulty | None:
-        """The strategy to begin with before the probe has spoken; None where the answer's first pass would not read
+        """Choose the strategy to begin with before the probe is read; None where the answer's first pass would not read
         what the probe does, or where no strategy is likely enough."""
         usual = usual_difficulty(job.services.probes[name].recent)
         if usual is None or any(policy.stage in ("search", "decode") for policy in proceed.policies):
@@ -189,7 +215,7 @@ class DiffAdapt(Policy):
         return usual if ways[usual].prompt_ids[: len(read)] == read else None
 
     async def _reader(self, job: Job) -> tuple[str, Engine] | None:
-        """The name of a probe and the engine that it reads; None: a draft takes its place.
+        """Choose a probe, by name, and the engine that it reads; None: a draft takes its place.
 
         Raises:
             Unsupported: no probe can be read.
@@ -226,9 +252,7 @@ class DiffAdapt(Policy):
     async def _drafted(self, job: Job) -> tuple[Difficulty, dict[str, Any]]:
         engine = job.writer
         sampling = Sampling(temperature=0.0, max_tokens=min(self.draft_tokens, job.sampling.max_tokens), logprobs=False)
-        async with aclosing(engine.generate(job.prompt_ids, sampling)) as steps:
-            entropies = [step.entropy async for step in steps]
-        job.report.discarded += len(entropies)
+        entropies = [step.entropy for step in await draft(job, job.prompt_ids, sampling)]
         mean = sum(entropies) / len(entropies)
         chosen: Difficulty = "easy" if mean < self.draft_easy else "hard" if mean > self.draft_hard else "normal"
         return chosen, {"engine": engine.name, "draft_entropy": mean}
@@ -246,7 +270,7 @@ def check_classes(name: str, probe: Probe) -> None:
 
 
 def probe_prompt(job: Job, name: str, engine: Engine) -> tuple[int, ...]:
-    """What a probe reads: the prompt and its own words behind it.
+    """Make what a probe reads: the prompt and its own words behind it.
 
     Raises:
         Unsupported: the engine's context has no room for both.

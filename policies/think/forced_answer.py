@@ -13,7 +13,7 @@ Details:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import ClassVar, Literal
@@ -23,8 +23,9 @@ from pydantic import Field
 
 from waver.engines.base import Engine, Step, Unsupported
 from waver.engines.tokens import TokenText
-from waver.policies.base import Policy, Proceed, Stage
+from waver.policies.base import CounterSpec, Policy, Proceed, Stage
 from waver.policies.job import Job, continuation
+from waver.policies.report import Report
 
 _SCORE: WeakValueDictionary[int, Engine] = WeakValueDictionary()
 """Engines that have been seen to score a text, by id."""
@@ -35,6 +36,12 @@ class ForcedAnswer(Policy):
 
     stage: ClassVar[Stage] = "finish"
     paper: ClassVar[str] = "arXiv 2510.19669"
+    metrics: ClassVar[tuple[CounterSpec, ...]] = (
+        CounterSpec("waver_forced_answers", "Answers cut off and brought to an end."),
+    )
+    report_keys: ClassVar[Mapping[str, str]] = {
+        "forced_answer": "whether the answer was cut off and brought to its end, and after how many tokens",
+    }
 
     name: Literal["forced_answer"] = "forced_answer"
     words: str = Field(
@@ -50,6 +57,9 @@ class ForcedAnswer(Policy):
         max_length=64,
         description="text that ends the answer; a brace counts once those opened behind the words are closed",
     )
+
+    def counted(self, report: Report) -> Iterable[tuple[str, tuple[str, ...]]]:
+        return (("waver_forced_answers", ()),) if report.extra.get("forced_answer", {}).get("forced") else ()
 
     async def check(self, job: Job) -> None:
         engine = job.writer
@@ -110,7 +120,7 @@ class ForcedAnswer(Policy):
                     return
 
     def _limit(self, job: Job) -> int:
-        """Most tokens before the words: all, where there is no room for words and what they announce."""
+        """Return the most tokens before the words: all, where there is no room for words and what they announce."""
         sampling, tokens = job.sampling, job.writer.tokens
         longest = len(_closing(tokens)) + len(tokens.encode_plain(self.words))
         room = min(sampling.max_tokens // 2, sampling.max_tokens - sampling.min_tokens)
@@ -120,26 +130,26 @@ class ForcedAnswer(Policy):
         return replace(job, sampling=replace(job.sampling, max_tokens=self._limit(job)))
 
     def _fits(self, job: Job, start: int, written: Sequence[int]) -> bool:
-        """Whether the words, and a token behind them, have room."""
+        """Return whether the words, and a token behind them, have room."""
         ids = (*job.prompt_ids, *written)
         length = len(ids) + len(self._words(job, ids))
         return length - start < job.sampling.max_tokens and length < job.context_length
 
     def _words(self, job: Job, ids: Sequence[int]) -> tuple[int, ...]:
-        """What stands between a prompt with an answer that was cut off and the answer's end."""
+        """Encode what stands between a prompt with an answer that was cut off and the answer's end."""
         tokens = job.writer.tokens
         thinking = tokens.think and next((i for i in reversed(ids) if i in tokens.think), None) == tokens.think[0]
         return (*(_closing(tokens) if thinking else ()), *tokens.encode_plain(self.words))
 
     def _last(self, job: Job, written: Sequence[int]) -> Job:
-        """The job that goes on behind the words."""
+        """Make the job that goes on behind the words."""
         inner = continuation(job, written, job.engine, max_new=self.tokens)
         temperature = job.sampling.temperature if self.temperature is None else self.temperature
         return replace(inner, sampling=replace(inner.sampling, temperature=temperature, min_tokens=0))
 
 
 def _closing(tokens: TokenText) -> list[int]:
-    """The end of a think block, where a model has them."""
+    """Encode the end of a think block, where a model has them."""
     if tokens.think is None:
         return []
     return [*tokens.encode_plain("\n"), tokens.think[1], *tokens.encode_plain("\n\n")]

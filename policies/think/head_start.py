@@ -1,4 +1,4 @@
-"""An answer that is begun before it is known to be the one that is wanted.
+"""Begin an answer before it is known to be the one that is wanted.
 
 Its first token is held back meanwhile, and what its first pass found out on the way has cost no pass of its own. Taken
 up, the answer goes on as if nothing had been; dropped, it leaves nothing but the count of what was thrown away.
@@ -32,7 +32,7 @@ class HeadStart:
         return self._first.state
 
     async def answer(self) -> AsyncGenerator[Step, None]:
-        """Its steps, from the first on."""
+        """Yield its steps, from the first on."""
         async with aclosing(self._steps) as steps:
             assert self._first is not None
             yield replace(self._first, state=None)

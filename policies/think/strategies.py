@@ -62,7 +62,7 @@ class Hard(Strategy):
 
 
 def asked(job: Job, strategy: Strategy) -> Job:
-    """The job that thinks in this way.
+    """Make the job that thinks in this way.
 
     Raises:
         Unsupported: no room is left for an answer, or the answer has been begun already.
@@ -94,7 +94,7 @@ def asked(job: Job, strategy: Strategy) -> Job:
 
 
 def opening(tokens: TokenText, prompt_ids: Sequence[int], strategy: Strategy) -> tuple[int, ...]:
-    """Ids of a strategy's words behind a prompt, with the think tags that they need there: a template may have opened
+    """Encode a strategy's words behind a prompt, with the think tags that they need there: a template may have opened
     the block already. One that has closed it (a client switched thinking off) leaves the words alone."""
     words = strategy.words
     if tokens.think is None:
@@ -111,5 +111,5 @@ def opening(tokens: TokenText, prompt_ids: Sequence[int], strategy: Strategy) ->
 
 
 def _followed_by(with_context: Callable[[str], Sequence[int]], words: Sequence[int]) -> Callable[[str], Sequence[int]]:
-    """Prompts that are made anew, as around passages, end with the same words."""
+    """Let prompts that are made anew, as around passages, end with the same words."""
     return lambda before: (*with_context(before), *words)

@@ -32,7 +32,7 @@ function parameter(policy, name, schema, engines) {
   const id = `${policy.name}-${name}`;
   const type = schema.type ? schema : { ...schema, ...schema.anyOf?.find((kind) => kind.type !== "null") };
   const initial = policy.defaults?.[name] ?? schema.default ?? null;
-  const { input, read } = control(id, name, type, initial, engines);
+  const { input, read } = control(id, name, type, initial, policy.engine_fields.includes(name) ? engines : null);
   const output = input.type === "range" ? make("output", { for: id }, initial === null ? "off" : String(initial)) : null;
   let touched = false;
   const change = () => {
@@ -50,7 +50,7 @@ function parameter(policy, name, schema, engines) {
 }
 
 function control(id, name, type, initial, engines) {
-  const choices = type.enum ?? (["small", "large"].includes(name) && type.type === "string" ? engines : null);
+  const choices = type.enum ?? engines;
   if (choices) {
     const input = make("select", { id }, ...choices.map((c) => make("option", { value: c, selected: c === initial }, c)));
     return { input, read: () => input.value };

@@ -1,63 +1,46 @@
-"""The typed builders name exactly what the server's policies take."""
+"""The builders of policies, and that what lists them says what the server has."""
 
 from __future__ import annotations
 
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+import importlib.util
+from pathlib import Path
+from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from waver.clients import policies as builders
 from waver.policies import registry
 
-PARAMETERS = {
-    "ead": builders.EadParameters,
-    "random_switch": builders.RandomSwitchParameters,
-    "route": builders.RouteParameters,
-    "diffadapt": builders.DiffAdaptParameters,
-    "forced_answer": builders.ForcedAnswerParameters,
-    "l_rag": builders.LRagParameters,
-    "top_w": builders.TopWParameters,
-    "top_p": builders.PParameters,
-    "min_p": builders.PParameters,
-    "typical": builders.PParameters,
-    "eta": builders.EpsilonParameters,
-    "epsilon": builders.EpsilonParameters,
-    "top_n_sigma": builders.TopNSigmaParameters,
-    "top_h": builders.TopHParameters,
-    "adaptive_temperature": builders.AdaptiveTemperatureParameters,
-}
+ROOT = Path(__file__).parents[2]
 
 
-def kinds(hint: Any) -> set[Any]:
-    """A type hint's parts: `float | None` -> {float, None}; a Literal's values."""
-    if get_origin(hint) in (UnionType, Union):
-        return {None if part is type(None) else part for part in get_args(hint)}
-    if is_typeddict(hint):
-        return {(key, *kinds(part)) for key, part in get_type_hints(hint).items()}
-    if isinstance(hint, type) and issubclass(hint, BaseModel):
-        return {(key, *kinds(field.annotation)) for key, field in hint.model_fields.items()}
-    return set(get_args(hint)) if get_origin(hint) is Literal else {hint}
+@pytest.fixture(scope="module")
+def tables() -> Any:
+    spec = importlib.util.spec_from_file_location("policy_tables", ROOT / "docs" / "policy_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_every_policy_of_the_server_has_a_builder() -> None:
-    assert set(PARAMETERS) == set(registry.policies())
+def test_what_lists_the_policies_is_up_to_date(tables: Any) -> None:
+    assert list(tables.outdated()) == [], "run python docs/policy_tables.py"
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_builder_takes_the_servers_parameters(name: str) -> None:
-    fields = {key: field.annotation for key, field in registry.policies()[name].model_fields.items() if key != "name"}
-    hints = get_type_hints(PARAMETERS[name])
-    assert set(hints) == set(fields) == set(registry.policies()[name].model_json_schema()["properties"]) - {"name"}
-    assert {key: kinds(hint) for key, hint in hints.items()} == {key: kinds(hint) for key, hint in fields.items()}
+def test_a_change_would_be_noticed(tables: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = registry.policies()["ead"]
+    monkeypatch.setattr(kind, "__doc__", "Something else.")
+    assert {file.name for file in tables.outdated()} >= {"policies.md", "policies.pyi"}
 
 
 def test_only_what_is_given_is_sent() -> None:
     assert builders.ead() == {"name": "ead"}
     assert builders.ead(threshold=0.3, threshold_down=None) == {"name": "ead", "threshold": 0.3, "threshold_down": None}
     assert builders.random_switch(rate=0.25) == {"name": "random_switch", "rate": 0.25}
-    for name in PARAMETERS:
-        assert getattr(builders, name)() == {"name": name}
     assert builders.diffadapt(easy={"share": 0.3}) == {"name": "diffadapt", "easy": {"share": 0.3}}
-    assert builders.route(small="a", large="b") == {"name": "route", "small": "a", "large": "b"}
+    assert builders.policy("toy", k=1) == builders.toy(k=1) == {"name": "toy", "k": 1}  # type: ignore[attr-defined]
+    for name in registry.policies():
+        assert getattr(builders, name)() == {"name": name}
+    with pytest.raises(AttributeError):
+        builders.__wrapped__  # type: ignore[attr-defined]  # noqa: B018

@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 
 from waver.entropy import shannon_entropy
 from waver.policies.retrieve.calibration import Latency, budget, curve, within
-from waver.policies.retrieve.gates import closeness, disagreement, pooled, spread, weighted_entropies
+from waver.policies.retrieve.gates.draft import pooled
+from waver.policies.retrieve.gates.dragin import weighted_entropies
+from waver.policies.retrieve.gates.margin import closeness
+from waver.policies.retrieve.gates.seakr import spread
+from waver.policies.retrieve.gates.targ import disagreement
 
 DRAFT = [0.9404480, 1.3862944, 0.1677005]
 

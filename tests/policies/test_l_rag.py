@@ -13,12 +13,15 @@ import torch
 from tests.policies.injections import INJECTIONS
 from tests.policies.looking import Played, answer, asking, only
 from waver.engines import TransformersConfig, load_engine
-from waver.engines.base import Engine, Unsupported
+from waver.engines.base import Engine, Step, Unsupported
 from waver.engines.tokens import TokenText
 from waver.policies.job import Job
+from waver.policies.retrieve.gates.base import Gate, GateSettings
+from waver.policies.retrieve.gates.draft import Draft
+from waver.policies.retrieve.gates.dragin import DraginGate
+from waver.policies.retrieve.gates.flare import FlareGate
 from waver.policies.retrieve.l_rag import LRAG
 from waver.policies.retrieve.quoting import INSTRUCTION
-from waver.policies.retrieve.sentences import Dragin, Flare
 from waver.policies.switch.ead import EntropyAdaptiveDecoding
 from waver.retrieval.base import Document, NoCollection
 from waver.retrieval.config import RetrievalConfig
@@ -163,6 +166,15 @@ async def test_margins(tokens: TokenText, library: Library) -> None:
         assert not report["retrieval"]["triggered"]
 
 
+async def decided(gate: type[Gate], threshold: float, job: Job, steps: list[Step]) -> tuple[float | None, str | None]:
+    """The score of a sentence, and what is looked up if the gate fires."""
+    made = gate(GateSettings(threshold, 64))
+    verdict = await made.decide(Draft(job, job.prompt_ids, made.longest, steps, complete=True))
+    assert verdict is not None
+    assert verdict.fires == (verdict.query is not None)
+    return verdict.score, verdict.query
+
+
 async def test_flare(tokens: TokenText, library: Library) -> None:
     """The card's sentence: θ = 0.8 fires, and the token at 0.35 is not looked for."""
     text = " river bird craft mayor Sorn"
@@ -171,10 +183,10 @@ async def test_flare(tokens: TokenText, library: Library) -> None:
     engine = Played(tokens, text, logprobs=[math.log(p) for p in (0.95, 0.85, 0.79, 0.99, 0.35)])
     job = asking(only(engine), "played", QUESTION, library)
     steps = [step async for step in engine.generate(job.prompt_ids, job.sampling)]
-    score, query = await Flare(0.8)(job, job.prompt_ids, steps)
+    score, query = await decided(FlareGate, 0.8, job, steps)
     assert score == pytest.approx(0.35)
     assert query == "river bird craft mayor"
-    assert await Flare(0.3)(job, job.prompt_ids, steps) == (score, None)
+    assert await decided(FlareGate, 0.3, job, steps) == (score, None)
 
 
 async def test_dragin(tokens: TokenText, library: Library) -> None:
@@ -183,17 +195,18 @@ async def test_dragin(tokens: TokenText, library: Library) -> None:
     engine.weights = torch.diag(torch.tensor([0.1, 0.4, 0.2, 0.3]))
     job = asking(only(engine), "played", QUESTION, library)
     steps = [step async for step in engine.generate(job.prompt_ids, job.sampling)]
-    score, query = await Dragin(1.0)(job, job.prompt_ids, steps)
+    score, query = await decided(DraginGate, 1.0, job, steps)
     assert score == pytest.approx(1.92, abs=1e-6)
     assert query is not None
     assert query.split()[0] == "river", "the question's words come first, without those that have no content"
     assert "Corton" in query
     assert "What" not in query
-    assert await Dragin(1.95)(job, job.prompt_ids, steps) == (score, None)
+    assert await decided(DraginGate, 1.95, job, steps) == (score, None)
     silent = Played(tokens, " the of is was", entropies=(5.0,))
     silent.weights = torch.eye(4) / 4
     steps = [step async for step in silent.generate(job.prompt_ids, job.sampling)]
-    assert await Dragin(1.0)(asking(only(silent), "played", QUESTION, library), job.prompt_ids, steps) == (0.0, None)
+    job = asking(only(silent), "played", QUESTION, library)
+    assert await decided(DraginGate, 1.0, job, steps) == (0.0, None)
 
 
 async def test_sentences_are_written_anew_one_by_one(tokens: TokenText, library: Library) -> None:

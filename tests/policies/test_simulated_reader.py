@@ -16,7 +16,7 @@ import torch
 
 from waver.entropy import shannon_entropy
 from waver.policies.retrieve.calibration import budget, curve, within
-from waver.policies.retrieve.gates import pooled
+from waver.policies.retrieve.gates.draft import pooled
 from waver.stats import auroc
 
 DOCUMENTS, FACTS, VALUES, ATTRIBUTES = 120, 10, 60, 40

@@ -1,0 +1,138 @@
+"""Written by docs/policy_tables.py."""
+
+from typing import Any, Literal, TypedDict
+
+def policy(name: str, **parameters: Any) -> dict[str, Any]: ...
+
+class Easy(TypedDict, total=False):
+    """Answer without thinking."""
+
+    words: str
+    think: bool
+    temperature: float | None
+    top_p: float | None
+    share: float
+
+class Normal(TypedDict, total=False):
+    """Think in order, step by step."""
+
+    words: str
+    think: bool
+    temperature: float | None
+    top_p: float | None
+    share: float
+
+class Hard(TypedDict, total=False):
+    """Fail fast: on such questions more tokens rarely help."""
+
+    words: str
+    think: bool
+    temperature: float | None
+    top_p: float | None
+    share: float
+
+def diffadapt(
+    *,
+    strategy: Literal["auto", "easy", "normal", "hard", "shuffled", "oracle"] = ...,
+    probe: str | None = ...,
+    labels: Literal["paper", "strict_easy", "oracle"] = ...,
+    min_confidence: float = ...,
+    bonus: dict[Literal["easy", "normal", "hard"], float] = ...,
+    easy: Easy = ...,
+    normal: Normal = ...,
+    hard: Hard = ...,
+    fallback: Literal["refuse", "draft"] = ...,
+    draft_tokens: int = ...,
+    draft_easy: float = ...,
+    draft_hard: float = ...,
+    mix: dict[Literal["easy", "normal", "hard"], float] = ...,
+    answer: str | None = ...,
+) -> dict[str, Any]:
+    """Choose how to think by how hard the question is: answer at once, step by step, or only the key route."""
+
+def l_rag(
+    *,
+    collection: str | None = ...,
+    top_k: int = ...,
+    mode: Literal["hybrid", "dense", "lexical"] = ...,
+    filter: dict[str, str | int | float | bool | list[str | int | float | bool | None] | None] = ...,
+    documents: list[str] = ...,
+    summary: Literal["lead", "written"] = ...,
+    instruction: str = ...,
+    gate: Literal["dragin", "entropy", "flare", "margin", "seakr", "targ", "always", "never", "random"] = ...,
+    threshold: float | None = ...,
+    pooling: Literal["mean", "first", "max", "prefix_k"] = ...,
+    prefix: int = ...,
+    draft_tokens: int | None = ...,
+    signal: Literal["margin", "entropy", "variance"] = ...,
+    samples: int = ...,
+    rate: float = ...,
+    expected_rate: float | None = ...,
+) -> dict[str, Any]:
+    """Look things up in a collection only when the model wavers without them."""
+
+def forced_answer(
+    *, words: str = ..., tokens: int = ..., temperature: float | None = ..., until: str = ...
+) -> dict[str, Any]:
+    """Bring an answer that its limit would cut off to its end, within that limit."""
+
+def ead(
+    *,
+    small: str = ...,
+    large: str = ...,
+    threshold: float = ...,
+    window: int = ...,
+    min_tokens: int = ...,
+    monitor: Literal["active", "small"] = ...,
+    timing: Literal["eager", "lagged"] = ...,
+    threshold_down: float | None = ...,
+    start: Literal["small", "large"] = ...,
+) -> dict[str, Any]:
+    """Switch between a small and a large model, token by token, on the rolling entropy of the next token."""
+
+def random_switch(*, small: str = ..., large: str = ..., rate: float = ...) -> dict[str, Any]:
+    """Let chance decide who writes each token; the control that a switching policy has to beat at the same share."""
+
+def route(*, small: str = ..., large: str = ..., threshold: float = ..., draft_tokens: int = ...) -> dict[str, Any]:
+    """Draft a few tokens on the small engine; if their mean entropy is high, the large engine answers instead."""
+
+def adaptive_temperature(
+    *, span: float = ..., low: float = ..., pivot: float = ..., high: float = ...
+) -> dict[str, Any]:
+    """Draw warmer where the entropy is high and cooler where it is low, around the request's temperature."""
+
+def epsilon(*, epsilon: float = ...) -> dict[str, Any]:
+    """Keep tokens above a fixed probability."""
+
+def eta(*, epsilon: float = ...) -> dict[str, Any]:
+    """Keep tokens above a probability that falls as the entropy grows."""
+
+def min_p(*, p: float = ...) -> dict[str, Any]:
+    """Keep tokens at least so many times as likely as the most likely one."""
+
+def top_h(*, alpha: float = ..., form: Literal["running", "renormalised"] = ...) -> dict[str, Any]:
+    """Keep the most likely tokens up to a part of the distribution's entropy."""
+
+def top_n_sigma(*, n: float = ...) -> dict[str, Any]:
+    """Keep logits within so many standard deviations of the largest, whatever the temperature."""
+
+def top_p(*, p: float = ...) -> dict[str, Any]:
+    """Keep the smallest set of most likely tokens with a given mass (nucleus sampling)."""
+
+def top_w(
+    *,
+    entropy_weight: float = ...,
+    mass_weight: float = ...,
+    pool: int = ...,
+    warm_mass: float = ...,
+    iterations: int = ...,
+    potential: Literal["nearest", "knn"] = ...,
+    neighbours: int = ...,
+    metric: Literal["cosine", "chord"] = ...,
+    geometry_scale: float = ...,
+    selection_temperature: float | None = ...,
+) -> dict[str, Any]:
+    """Keep the set of tokens that best trades geometry, entropy and mass; sharp at any temperature."""
+
+def typical(*, p: float = ...) -> dict[str, Any]:
+    """Keep the tokens whose surprisal is nearest to the entropy, up to a given mass; may drop the most likely one."""

@@ -1,0 +1,143 @@
+"""Write what lists the policies, from their own modules: docs/policies.md, the table in README.md, and the types of the
+client's builders (clients/policies.pyi). `python docs/policy_tables.py`; with `--check`, say which are out of date.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from waver.engines.plugins import summary
+from waver.policies.base import STAGES, Policy
+from waver.policies.registry import policies
+from waver.policies.retrieve.gate_registry import gates
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTICE = "Written by docs/policy_tables.py."
+TABLE = re.compile(r"(<!-- policies -->\n).*?(<!-- end of policies -->\n)", re.S)
+
+
+def readme_table() -> str:
+    """Make the table of the README: a row for each policy."""
+    rows = [f"| `{name}` | {summary(each)} | {_link(each.paper)} |" for name, each in policies().items()]
+    return "\n".join(["| policy | what it does | paper |", "| --- | --- | --- |", *rows, ""])
+
+
+def readme() -> str:
+    """Put the table into the README, where it has a place for it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return TABLE.sub(lambda found: found[1] + readme_table() + found[2], text)
+
+
+def page() -> str:
+    """Make the page of policies: parameters, report keys and metrics of each, and the gates of `l_rag`."""
+    parts = ["# Policies", "", f"<!-- {NOTICE} -->", "", f"Outermost first: {', '.join(STAGES)}.", "", readme_table()]
+    for name, each in policies().items():
+        parts += [f"## {name}", "", f"{summary(each)} Stage `{each.stage}`. {_link(each.paper)}".strip(), ""]
+        parts += _parameters(each)
+        parts += [f"- `waver.{key}`: {text}" for key, text in each.report_keys.items()]
+        parts += [f"- metric `{counter.name}_total`: {counter.help}" for counter in each.metrics]
+        parts += [] if parts[-1] == "" else [""]
+    parts += ["## Gates of l_rag", "", "| gate | score | threshold | draft tokens | needs | paper |"]
+    parts += ["| --- | --- | --- | --- | --- | --- |"]
+    for name, gate in gates().items():
+        threshold = "" if gate.threshold is None else f"{gate.threshold:g}"
+        row = [f"`{name}`", summary(gate), threshold, str(gate.draft_tokens), gate.needs or "", _link(gate.paper)]
+        parts.append(f"| {' | '.join(row)} |")
+    return "\n".join([*parts, ""])
+
+
+def _parameters(policy: type[Policy]) -> list[str]:
+    described = policy.model_json_schema()["properties"]
+    rows = [
+        f"| `{name}` | {described[name].get('description', field.description)} | `{_default(field.default)}` |"
+        for name, field in policy.model_fields.items()
+        if name != "name"
+    ]
+    return ["| parameter | what it is | default |", "| --- | --- | --- |", *rows, ""] if rows else []
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    return repr(value).replace("|", "\\|")
+
+
+def _link(paper: str | None) -> str:
+    return "" if paper is None else f"[{paper}](https://arxiv.org/abs/{paper.removeprefix('arXiv ')})"
+
+
+def stub() -> str:
+    """Make the types of the client's builders."""
+    nested: dict[str, type[BaseModel]] = {}
+    functions = []
+    for name, each in policies().items():
+        described = each.model_json_schema()["properties"]
+        arguments = [
+            f"{key}: {_hint(field.annotation, nested, described[key])} = ..."
+            for key, field in each.model_fields.items()
+            if key != "name"
+        ]
+        star = "*, " if arguments else ""
+        functions.append(f'def {name}({star}{", ".join(arguments)}) -> dict[str, Any]:\n    """{summary(each)}"""\n')
+    classes = [
+        f'class {name}(TypedDict, total=False):\n    """{summary(each)}"""\n\n'
+        + "".join(f"    {key}: {_hint(field.annotation, {}, {})}\n" for key, field in each.model_fields.items())
+        for name, each in nested.items()
+    ]
+    head = (
+        f'"""{NOTICE}"""\n\nfrom typing import Any, Literal, TypedDict\n\n'
+        "def policy(name: str, **parameters: Any) -> dict[str, Any]: ...\n"
+    )
+    text = "\n".join([head, *classes, *functions])
+    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", "policies.pyi", "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True, cwd=ROOT)
+    return done.stdout
+
+
+def _hint(hint: Any, nested: dict[str, type[BaseModel]], schema: Mapping[str, Any]) -> str:
+    """A type as Python writes it; a model becomes a TypedDict."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _hint(parts[0], nested, schema)
+    if origin is Literal or "enum" in schema:
+        return f"Literal[{', '.join(map(repr, schema.get('enum', parts)))}]"
+    if origin in (Union, types.UnionType):
+        return " | ".join(_hint(part, nested, {}) for part in parts)
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join(_hint(part, nested, {}) for part in parts)}]"
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        nested[hint.__name__] = hint
+        return hint.__name__
+    return "None" if hint in (None, type(None)) else str(hint.__name__)
+
+
+def outdated() -> dict[Path, str]:
+    """The files that differ from what is written here, with what they should hold."""
+    pages = {
+        ROOT / "docs" / "policies.md": page(),
+        ROOT / "README.md": readme(),
+        ROOT / "clients" / "policies.pyi": stub(),
+    }
+    return {file: text for file, text in pages.items() if not file.exists() or file.read_text("utf-8") != text}
+
+
+def main(arguments: list[str]) -> int:
+    """Write the files that are out of date, or with `--check` name them and return 1."""
+    late = outdated()
+    for file, text in late.items():
+        print(f"{file.relative_to(ROOT)} is out of date" if arguments == ["--check"] else f"{file} written")
+        if arguments != ["--check"]:
+            file.write_text(text, encoding="utf-8")
+    return int(bool(late) and arguments == ["--check"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

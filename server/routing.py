@@ -1,0 +1,120 @@
+"""Resolve a request's `model` and `policy` to an engine and a list of policies; presets once, at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from waver.engines.base import Engine
+from waver.policies.base import Policy
+from waver.policies.registry import PolicyError, engines_used, parse
+from waver.server.config import Config
+from waver.server.errors import APIError, invalid
+
+PREFIX = "waver/"
+DEFAULT = (None, "default", "waver")
+"""Names of a model that mean the default preset."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a request is decoded: `model` as it was asked for, and what that came to."""
+
+    model: str
+    engine: str
+    policies: tuple[Policy, ...]
+    label: str
+    """For the header `x-waver-policy`: a preset's name, the policies' names, or `none`."""
+    engines: tuple[str, ...]
+    """Names of the engines that may write."""
+    places: Mapping[str, str]
+    """Where the request names a policy, as `policy[0]`, by the policy's name; empty if a preset does."""
+
+
+class Router:
+    """The engines, presets and defaults of a configuration, by which requests are resolved."""
+
+    def __init__(self, config: Config, engines: Mapping[str, Engine], probes: Collection[str]) -> None:
+        """Resolve every preset.
+
+        Raises:
+            ValueError: a preset or a policy's defaults cannot be used.
+        """
+        self._config, self._engines, self._probes = config, engines, probes
+        for name, defaults in config.policies.items():
+            try:
+                parse([{"name": name, **defaults}], engines, probes=probes)
+            except PolicyError as error:
+                raise ValueError(f"policies: '{name}': {error}") from error
+        self._presets: dict[str, tuple[Policy, ...]] = {}
+        for name, items in config.presets.items():
+            try:
+                self._presets[name] = parse(items, engines, config.policies, probes)
+            except PolicyError as error:
+                raise ValueError(f"preset '{name}': {error.param}: {error}") from error
+
+    @property
+    def main_engine(self) -> str:
+        """The engine behind a preset whose policies pick none themselves: the largest."""
+        return self._largest(self._engines)
+
+    def route(self, model: str | None, policy: Any = None) -> Route:
+        """Resolve a request's `model` and `policy`.
+
+        Raises:
+            APIError: 404, no such model or preset; 400, the policy is neither a name nor a list.
+            PolicyError: the policies cannot be run.
+        """
+        preset, engine = self._model(model)
+        asked = model or (PREFIX + preset if preset is not None else engine)
+        if policy is not None:
+            preset = self._named(policy)
+        if preset is not None:
+            policies, places, label = self._presets[preset], {}, preset
+        else:
+            items = policy or []
+            policies = parse(items, self._engines, self._config.policies, self._probes)
+            places = {item["name"]: f"policy[{i}]" for i, item in enumerate(items)}
+            label = ",".join(each.name for each in policies) or "none"
+        used = engines_used(policies, engine)
+        if engine not in used:  # prompts and text are made with the tokenizer of those who write
+            engine = self._largest(used)
+        return Route(asked, engine, policies, label, used, places)
+
+    def _model(self, model: str | None) -> tuple[str | None, str]:
+        """Find the preset that a model's name means, if any, and the engine behind it."""
+        preset = self._config.default_preset if model in DEFAULT else None
+        if model is not None and model.startswith(PREFIX):
+            preset = model.removeprefix(PREFIX)
+        if preset is not None:
+            engine = self.main_engine
+        else:
+            engine = next(iter(self._engines)) if model is None or model in DEFAULT else model
+        if engine not in self._engines or (preset is not None and preset not in self._presets):
+            shown = ", ".join(model_names(self._config))
+            asked = model or (PREFIX + preset if preset is not None else engine)
+            raise APIError(
+                404, f"There is no model '{asked[:80]}'; there are: {shown}.", param="model", code="model_not_found"
+            )
+        return preset, engine
+
+    def _named(self, policy: Any) -> str | None:
+        """Find the preset that a request's `policy` names; None for a list of policies."""
+        if isinstance(policy, list):
+            return None
+        if not isinstance(policy, str):
+            raise invalid("policy should be the name of a preset or a list of policies.", "policy")
+        if policy not in self._presets:
+            shown = ", ".join(self._presets) or "none"
+            message = f"There is no preset '{policy[:80]}'; there are: {shown}."
+            raise APIError(404, message, param="policy", code="preset_not_found")
+        return policy
+
+    def _largest(self, names: Collection[str]) -> str:
+        return max(names, key=lambda name: self._engines[name].parameters)
+
+
+def model_names(config: Config) -> list[str]:
+    """List the names that a request may have as its model: every engine, and every preset as `waver/<preset>`."""
+    return [*config.engines, *(PREFIX + name for name in config.presets)]

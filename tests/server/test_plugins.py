@@ -75,7 +75,7 @@ from typing import Literal
 from pydantic import Field
 
 from waver.engines.transforms import Truncation
-from waver.entropy.truncation import cropped
+from waver.entropy.truncation import keep_where
 
 
 class Best(Truncation):
@@ -86,7 +86,7 @@ class Best(Truncation):
 
     @classmethod
     def crop(cls, logits, asked, context):
-        return cropped(logits, logits >= logits.amax(-1, keepdim=True) - asked[0].slack)
+        return keep_where(logits, logits >= logits.amax(-1, keepdim=True) - asked[0].slack)
 '''
 TOYS = {"toy_policy": POLICY, "toy_gate": GATE, "toy_truncation": TRUNCATION}
 

@@ -55,7 +55,7 @@ def l_rag(
     collection: str | None = ...,
     top_k: int = ...,
     mode: Literal["hybrid", "dense", "lexical"] = ...,
-    filter: dict[str, str | int | float | bool | None | list[str | int | float | bool | None]] = ...,
+    filter: dict[str, str | int | float | bool | list[str | int | float | bool | None] | None] = ...,
     documents: list[str] = ...,
     summary: Literal["lead", "written"] = ...,
     instruction: str = ...,

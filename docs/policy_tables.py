@@ -110,7 +110,8 @@ def _hint(hint: Any, nested: dict[str, type[BaseModel]], schema: Mapping[str, An
     if origin is Literal or "enum" in schema:
         return f"Literal[{', '.join(map(repr, schema.get('enum', parts)))}]"
     if origin in (Union, types.UnionType):
-        return " | ".join(_hint(part, nested, {}) for part in parts)
+        written = [_hint(part, nested, {}) for part in parts]
+        return " | ".join(sorted(written, key=lambda part: part == "None"))  # None last, as ruff wants it
     if origin is not None:
         return f"{origin.__name__}[{', '.join(_hint(part, nested, {}) for part in parts)}]"
     if isinstance(hint, type) and issubclass(hint, BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -58,6 +59,62 @@ def test_the_python_snippet_prints_what_is_shown(bundled: Any, tmp_path: Path) -
     script.write_text(blocks("python")[0].replace("http://127.0.0.1:8000", bundled.url))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == blocks("text")[0].strip()
+
+
+def commands(word: str) -> list[str]:
+    """Return the `waver` commands of the block that has a word in it, as they run here."""
+    block = next(text for text in blocks("sh") if word in text)
+    lines = [line.split(" #")[0] for line in block.splitlines() if line.startswith(".venv/bin/waver ")]
+    assert lines
+    return [line.replace(".venv/bin/waver", f"{sys.executable} -m waver") for line in lines]
+
+
+def run(command: str, folder: Path) -> str:
+    """Run a command from the root as a reader does, what it keeps in a folder of the test's."""
+    environment = os.environ | {"WAVER_RETRIEVAL__PATH": str(folder)}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr + done.stdout
+
+
+def test_a_handbook_is_taken_in_and_a_threshold_found(tmp_path: Path) -> None:
+    ingest, calibrate = commands("calibrate l_rag")
+    assert "8 added" in run(ingest, tmp_path)
+    found = run(calibrate, tmp_path)
+    accuracy = dict(re.findall(r"^(without lookups|always|at the threshold) +([\d.]+) %", found, re.M))
+    assert float(accuracy["at the threshold"]) >= float(accuracy["without lookups"]) + 20
+    preset = yaml.safe_load(found.strip().splitlines()[-1])
+    assert preset["collection"] == "handbook"
+    assert 0.3 < preset["expected_rate"] < 0.9
+
+
+def test_a_probe_is_trained_on_the_examples(tmp_path: Path) -> None:
+    (train,) = commands("train probe")
+    run(f"{train.replace('probes/mine', str(tmp_path / 'mine'))} --samples 2", tmp_path)  # ten take minutes
+    assert (tmp_path / "mine" / "README.md").exists()
+
+
+def test_every_make_target_is_one() -> None:
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"\bmake ([a-z-]+)", README))
+    assert {"serve", "test"} <= named <= known
+
+
+def test_examples_can_be_checked() -> None:
+    """Each question has one answer, and half of the answers stand in the handbook."""
+    pages = [page.read_text() for page in sorted((ROOT / "examples" / "handbook").glob("*.md"))]
+    asked = [json.loads(line) for line in (ROOT / "examples" / "questions.jsonl").read_text().splitlines()]
+    assert len(pages) == 8
+    assert len({row["question"] for row in asked}) == len(asked) >= 20
+    town = re.compile(r"(?:of|through|is) ([A-Z]\w+)")
+    answered = [
+        row
+        for row in asked
+        if any(f"# {town.search(row['question'])[1]}\n" in page and row["answer"] in page for page in pages)  # type: ignore[index]
+    ]
+    assert len(answered) == len(asked) / 2
 
 
 def test_every_policy_is_in_the_table() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import sys
 import time
@@ -67,10 +68,10 @@ async def serve(engine: Any, base: Any, answers: Any) -> None:
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
-    answers = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):
-        engine, base = load(settings["prefix"], settings["backend"], Path(settings["model"]), settings["options"])
-        asyncio.run(serve(engine, base, answers))
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else is printed, by vLLM's processes too, goes to standard error
+    engine, base = load(settings["prefix"], settings["backend"], Path(settings["model"]), settings["options"])
+    asyncio.run(serve(engine, base, answers))
 
 
 if __name__ == "__main__":

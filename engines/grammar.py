@@ -1,10 +1,10 @@
-"""Guided decoding: which tokens a JSON schema allows next. The parser is llguidance's."""
+"""Guided decoding: mask the tokens that a JSON schema does not allow next. The parser is llguidance's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import cast
 
 import llguidance
 import llguidance.hf
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from waver.devices import to_device
 from waver.engines.base import Unsupported
+from waver.engines.schema_check_worker import OPTIONS
 from waver.engines.tokens import TokenText
 
 
@@ -33,10 +34,9 @@ class Grammar:
         self._compile = lru_cache(maxsize=64)(self._start)
 
     def _start(self, schema: str) -> llguidance.LLMatcher:
-        # Free whitespace would let a small model pad for ever.
+        """Compile a schema to a matcher that has consumed nothing."""
         try:
-            options: Any = {"whitespace_flexible": False}
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, options, options)
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, OPTIONS, OPTIONS)
         except ValueError as error:
             raise Unsupported(f"the JSON schema cannot be enforced: {error}", "response_format") from error
         matcher = llguidance.LLMatcher(self._tokenizer, grammar)
@@ -45,7 +45,7 @@ class Grammar:
         return matcher
 
     def matcher(self, schema: str, answer: Sequence[int]) -> llguidance.LLMatcher:
-        """A matcher that has read `answer`, so that an answer goes on where another engine left it.
+        """Make a matcher that has consumed `answer`, so that an answer can continue where another engine left it.
 
         Raises:
             Unsupported: the schema cannot be compiled, or the answer so far is not a prefix of what it allows.

@@ -1,8 +1,9 @@
-"""Bounds on a JSON schema that a client sends, looked at before anything is compiled."""
+"""Check the size of a JSON schema that a client sends, before anything is compiled."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 MOST_CHARACTERS = 262_144
@@ -28,7 +29,7 @@ VALUES = frozenset({"enum", "const", "default", "examples"})
 
 
 def flaw(schema: Any) -> str | None:
-    """What is wrong with the size of a schema, as the end of a sentence that begins with its name; None if nothing."""
+    """Find what exceeds a bound in a schema, as the end of a sentence that begins with its name; None if nothing."""
     nodes = properties = 0
     todo: list[tuple[Any, str, int, bool]] = [(schema, "", 0, True)]
     while todo:
@@ -43,20 +44,37 @@ def flaw(schema: Any) -> str | None:
         elif isinstance(value, dict):
             if is_schema and (found := _of_keywords(value)):
                 return f"{place[:120]}.{found}"
-            properties += len(value["properties"]) if is_schema and isinstance(value.get("properties"), dict) else 0
+            properties += _own_properties(value) if is_schema else 0
             if properties > MOST_PROPERTIES:
                 return f" has more than {MOST_PROPERTIES} properties"
-            for key, each in value.items():
-                if is_schema and key in NAMES and isinstance(each, dict):
-                    nodes += len(each)
-                    todo += [(one, f"{place}.{key}.{name[:40]}", depth + 2, True) for name, one in each.items()]
-                else:
-                    todo.append((each, f"{place}.{key[:40]}", depth + 1, is_schema and key not in VALUES))
+            named = [each for key, each in value.items() if is_schema and _has_names(key, each)]
+            nodes += sum(map(len, named))
+            todo += _children(value, place, depth, is_schema)
     return None
 
 
+def _children(value: dict[str, Any], place: str, depth: int, is_schema: bool) -> Iterator[tuple[Any, str, int, bool]]:
+    """The values in an object of a schema, each with its place, its depth, and whether it is a schema."""
+    for key, each in value.items():
+        if is_schema and _has_names(key, each):
+            yield from ((one, f"{place}.{key}.{name[:40]}", depth + 2, True) for name, one in each.items())
+        else:
+            yield each, f"{place}.{key[:40]}", depth + 1, is_schema and key not in VALUES
+
+
+def _has_names(key: str, value: Any) -> bool:
+    """Return whether the keys of a keyword's value are names."""
+    return key in NAMES and isinstance(value, dict)
+
+
+def _own_properties(schema: dict[str, Any]) -> int:
+    """Count the properties that an object of a schema declares itself."""
+    own = schema.get("properties")
+    return len(own) if isinstance(own, dict) else 0
+
+
 def _of_keywords(schema: dict[str, Any]) -> str | None:
-    """What is wrong with the keywords of one object of a schema."""
+    """Find what exceeds a bound among the keywords of one object of a schema."""
     if "x-guidance" in schema:
         return "x-guidance cannot be set by a request"
     for key, most in LARGEST.items():
@@ -75,6 +93,7 @@ def _of_keywords(schema: dict[str, Any]) -> str | None:
 
 
 def _of_pattern(pattern: str) -> str | None:
+    """Find what exceeds a bound in a regular expression."""
     if len(pattern) > LONGEST_PATTERN:
         return f"should have at most {LONGEST_PATTERN} characters"
     if repeats(pattern) > MOST_REPEATS:
@@ -83,7 +102,8 @@ def _of_pattern(pattern: str) -> str | None:
 
 
 def repeats(pattern: str) -> int:
-    """The most copies of a part that a regular expression stands for: bounds of `{n,m}`, multiplied through groups."""
+    """Count the most copies of a part that a regular expression stands for: bounds of `{n,m}`, multiplied through
+    groups."""
     inside = [1]
     """The most copies within each open group; the first is the whole pattern."""
     last, i, bracket = 1, 0, False

@@ -165,7 +165,7 @@ class TokenText:
         return re.compile("|".join(map(re.escape, sorted(self._control_words, key=len, reverse=True))))
 
     def _spells_control(self, value: Any) -> bool:
-        """Whether any string in a value holds a control token's text."""
+        """Return whether any string in a value contains a control token's text."""
         if isinstance(value, str):
             return any(word in value for word in self._control_words)
         if isinstance(value, Mapping):

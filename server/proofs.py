@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from waver.engines.base import Engine
-from waver.engines.proving import Prover
+from waver.engines.schema_check import SchemaChecker
 from waver.engines.tokens import TokenText, differences
 from waver.server.errors import invalid
 from waver.server.sampling import SCHEMA
@@ -22,7 +22,7 @@ class Proofs:
     def __init__(self, seconds: float, memory: int) -> None:
         self._seconds, self._memory = seconds, memory
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="schema")
-        self._provers: list[tuple[TokenText, Prover]] = []
+        self._provers: list[tuple[TokenText, SchemaChecker]] = []
 
     def warm(self, engines: Iterable[Engine]) -> None:
         """Have a process ready for each tokenizer; blocks."""
@@ -30,11 +30,11 @@ class Proofs:
             with suppress(Exception):  # a tokenizer that cannot be guided: requests are told
                 self._prover(engine.tokens).warm()
 
-    def _prover(self, tokens: TokenText) -> Prover:
+    def _prover(self, tokens: TokenText) -> SchemaChecker:
         for known, prover in self._provers:
             if known is tokens or differences(known, tokens) is None:
                 return prover
-        prover = Prover(tokens, self._seconds, self._memory)
+        prover = SchemaChecker(tokens, self._seconds, self._memory)
         self._provers.append((tokens, prover))
         return prover
 

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from waver.engines.proving import Prover
 from waver.engines.schema import flaw, repeats
+from waver.engines.schema_check import SchemaChecker
 from waver.engines.tokens import TokenText
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,8 +26,8 @@ def tokens() -> TokenText:
 
 
 @pytest.fixture(scope="module")
-def prover(tokens: TokenText) -> Iterator[Prover]:
-    made = Prover(tokens, seconds=2.0, memory=1024 * MEBIBYTE)
+def prover(tokens: TokenText) -> Iterator[SchemaChecker]:
+    made = SchemaChecker(tokens, seconds=2.0, memory=1024 * MEBIBYTE)
     yield made
     made.close()
 
@@ -97,7 +97,7 @@ def test_repeats_are_multiplied_through_groups() -> None:
         ({"type": "foo"}, "Invalid type: foo"),
     ],
 )
-def test_what_cannot_be_followed_has_a_reason(prover: Prover, schema: Any, reason: str) -> None:
+def test_what_cannot_be_followed_has_a_reason(prover: SchemaChecker, schema: Any, reason: str) -> None:
     began = time.monotonic()
     complaint = prover.complaint(json.dumps(schema))
     assert any(each in complaint for each in reason.split("|")), complaint
@@ -112,7 +112,7 @@ def test_what_takes_all_memory_is_ended_within_its_bounds(tokens: TokenText) -> 
     hostile = json.dumps({"type": "array", "items": {"type": "integer"}, "minItems": 1_000_000_000})
     before = psutil.Process().memory_info().rss
     children = set(psutil.Process().children())
-    prover = Prover(tokens, seconds=5.0, memory=512 * MEBIBYTE)
+    prover = SchemaChecker(tokens, seconds=5.0, memory=512 * MEBIBYTE)
     most = 0
     try:
         thread = threading.Thread(target=prover.complaint, args=(hostile,))
@@ -133,7 +133,7 @@ def test_what_takes_all_memory_is_ended_within_its_bounds(tokens: TokenText) -> 
 
 
 def test_one_schema_is_tried_once(tokens: TokenText) -> None:
-    prover = Prover(tokens, seconds=2.0, memory=1024 * MEBIBYTE)
+    prover = SchemaChecker(tokens, seconds=2.0, memory=1024 * MEBIBYTE)
     tried: list[str] = []
     real = prover._try
 

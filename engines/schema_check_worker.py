@@ -1,4 +1,4 @@
-"""The script that tries JSON schemas for `waver.engines.proving`: one is compiled, and a few tokens are written."""
+"""The worker script of `waver.engines.schema_check`: compile a JSON schema, and write a few tokens by it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import llguidance
 from waver.isolation import serve
 
 OPTIONS: Any = {"whitespace_flexible": False}
-"""As `waver.engines.grammar` compiles them."""
+"""The options of llguidance's compiler, here and in `waver.engines.grammar`. Free whitespace would let a small model
+pad for ever."""
 STEP_SECONDS = 0.1
-"""Of CPU time for one token's mask: every sequence of a batch waits for the slowest."""
+"""Most seconds of CPU time for one token's mask: every sequence of a batch waits for the slowest."""
 WALKS = (b'{["', b'"}],:', None)
 """What each walk through a grammar prefers to write: what opens, what closes, anything."""
 STEPS = 24
@@ -23,7 +24,7 @@ failure = ""
 
 
 def handle(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
-    """Take a tokenizer (`open`, with `vocabulary` and `eos`), or say what is wrong with a schema (`complaint`)."""
+    """Load a tokenizer (`open`, with `vocabulary` and `eos`), or check a schema (`complaint`)."""
     global tokenizer, failure
     if request.get("open"):
         try:
@@ -37,7 +38,7 @@ def handle(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]
 
 
 def complaint(schema: str) -> str:
-    """Why a schema cannot be followed; empty if it can."""
+    """Check a schema, and return an error message; empty if it passes."""
     assert tokenizer is not None
     try:
         grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, OPTIONS, OPTIONS)
@@ -53,7 +54,7 @@ def complaint(schema: str) -> str:
 
 
 def walk(matcher: llguidance.LLMatcher, preferred: bytes | None) -> str:
-    """Write a few tokens, as an engine would; what stops that, if anything does."""
+    """Write a few tokens, as an engine would, and return an error message; empty if nothing fails."""
     assert tokenizer is not None
     draw = random.Random(0)
     likely = [] if preferred is None else [t for c in preferred for t in tokenizer.tokenize_bytes(bytes([c]))]
@@ -62,13 +63,9 @@ def walk(matcher: llguidance.LLMatcher, preferred: bytes | None) -> str:
             return ""
         began = time.process_time()
         mask = matcher.compute_bitmask()
-        if matcher.is_error():
-            return words(matcher.get_error())
-        if time.process_time() - began > STEP_SECONDS:
-            return "it is too complex to be followed at a model's pace"
+        if reason := obstacle(matcher, mask, time.process_time() - began):
+            return reason
         allowed = int.from_bytes(mask, "little")
-        if not allowed:
-            return "no value satisfies it"
         token = next((t for t in likely if allowed >> t & 1), None)
         if token is None:
             token = pick(mask, draw)
@@ -78,15 +75,24 @@ def walk(matcher: llguidance.LLMatcher, preferred: bytes | None) -> str:
     return words(matcher.get_error()) if matcher.is_error() else ""
 
 
+def obstacle(matcher: llguidance.LLMatcher, mask: bytes, seconds: float) -> str:
+    """Return an error message if a mask failed, took too long or allows nothing; else an empty one."""
+    if matcher.is_error():
+        return words(matcher.get_error())
+    if seconds > STEP_SECONDS:
+        return "it is too complex to be followed at a model's pace"
+    return "" if any(mask) else "no value satisfies it"
+
+
 def pick(mask: bytes, draw: random.Random) -> int:
-    """A token that a mask allows: the first one from a random place on."""
+    """Choose a token that a mask allows: the first one from a random place on."""
     start = draw.randrange(len(mask))
     byte = next(i % len(mask) for i in range(start, start + len(mask)) if mask[i % len(mask)])
     return 8 * byte + (mask[byte] & -mask[byte]).bit_length() - 1
 
 
 def words(error: str) -> str:
-    """The part of an error that is for a person: neither states of the parser nor addresses of its code."""
+    """Extract the readable part of an error: neither states of the parser nor addresses of its code."""
     first = error.strip().split("\n")[0]
     if first.startswith("NoExtension"):
         return "no value satisfies it"

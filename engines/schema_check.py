@@ -1,7 +1,8 @@
-"""Whether a JSON schema can be followed, found out in a process that may be ended.
+"""Check in a process that can be killed whether a JSON schema can be enforced.
 
-A compiled grammar cannot leave the process that made it, so the process proves that a schema compiles, and that masks
-can be made for the first tokens, within bounds on time and memory. What passed is compiled where it is needed.
+A compiled grammar cannot leave the process that made it. So that process only checks that a schema compiles, and that
+masks can be made for the first tokens, within bounds on time and memory; a schema that passes is compiled again where
+it is needed.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from typing import Any
 from waver.engines.tokens import TokenText
 from waver.isolation import Exhausted, Overdue, Workers
 
-WORKER = Path(__file__).with_name("proving_worker.py")
+WORKER = Path(__file__).with_name("schema_check_worker.py")
 REMEMBERED = 512
-"""Schemas whose proof is kept, good ones and bad ones."""
+"""Schemas whose result is kept, good or bad."""
 DOUBTED = 30.0
-"""Seconds for which one is refused that took too long or too much: the machine may just have been busy."""
+"""Seconds for which a schema is refused that took too much time or memory: the machine may just have been busy."""
 
 
-class Prover:
-    """Tries schemas with one tokenizer. Every method may be called from any thread, and blocks.
+class SchemaChecker:
+    """Checks schemas with one tokenizer. Every method may be called from any thread, and blocks.
 
     Args:
         seconds: for one schema. memory: address space of the process, in bytes.
@@ -37,7 +38,7 @@ class Prover:
         self._tokens, self._seconds = tokens, seconds
         self._workers = Workers(WORKER, memory, at_once=2, opening=self._opening)
         self._known: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        """Complaints, and until when each holds."""
+        """Error messages by schema, and until when each holds."""
         self._trying: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -52,7 +53,8 @@ class Prover:
         return header, plain.to_str().encode()
 
     def known(self, schema: str) -> str | None:
-        """The complaint about a schema that was tried lately: empty if there was none; None if it was not tried."""
+        """Look up the error message of a schema that was checked lately: empty if it passed; None if it was not
+        checked."""
         with self._lock:
             complaint, until = self._known.get(schema, ("", 0.0))
             if time.monotonic() >= until:
@@ -61,7 +63,7 @@ class Prover:
             return complaint
 
     def complaint(self, schema: str) -> str:
-        """Why a schema cannot be followed; empty if it can. Asked for by many at once, it is tried once."""
+        """Check a schema, and return an error message; empty if it passes. Concurrent calls check it once."""
         with self._lock:
             turn = self._trying.setdefault(schema, threading.Lock())
         with turn:
@@ -77,7 +79,7 @@ class Prover:
         return found
 
     def _try(self, schema: str) -> tuple[str, bool]:
-        """The complaint, and whether it will be the same another time."""
+        """Check a schema in a worker; the error message, and whether it would be the same another time."""
         try:
             return str(self._workers.ask({}, schema.encode(), self._seconds)[0]["complaint"]), True
         except Overdue:
@@ -88,9 +90,10 @@ class Prover:
             return str(error), True
 
     def warm(self) -> None:
-        """Have a process ready, so that the first request need not wait for one; where there can be none, requests are
-        told."""
+        """Start a worker, so that the first request does not wait for one. Where none can be started, requests are
+        refused with the reason."""
         self.complaint(json.dumps({"type": "object"}))
 
     def close(self) -> None:
+        """End the workers."""
         self._workers.close()

@@ -30,7 +30,7 @@ class Transform(BaseModel):
 
     @property
     def needs_geometry(self) -> bool:
-        """Whether it may need the whitened input embeddings."""
+        """Return whether it may need the whitened input embeddings."""
         return False
 
     @property

@@ -91,7 +91,7 @@ class RequestState:
 
     @property
     def grammar_failed(self) -> bool:
-        """Whether the grammar could not be followed up to this position."""
+        """Return whether the grammar could not be followed up to this position."""
         return self._matcher is not None and bool(self._matcher.is_error())
 
 

@@ -26,15 +26,37 @@ NO_TOKEN = -1
 
 
 class EngineError(RuntimeError):
-    """An engine cannot serve a request at all (it died, or was closed). The server answers 503."""
+    """An engine cannot serve a request at all (it died, or was closed). The server answers 503.
+
+    The message is for the user. `detail` is for the log: what names an address, or is in another server's words.
+    """
+
+    def __init__(self, message: str, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
+class EngineBusy(EngineError):
+    """An engine has no room now. The server answers 429. `retry_after`: seconds after which to ask again."""
+
+    def __init__(self, message: str, detail: str | None = None, retry_after: float = 0.0) -> None:
+        super().__init__(message, detail)
+        self.retry_after = retry_after
 
 
 class Unsupported(ValueError):
-    """A request asks for something this engine cannot do. The message is for the user; `param` names the field."""
+    """A request asks for something this engine cannot do. The message is for the user; `param` names the field, and
+    `detail` is for the log, as in `EngineError`."""
 
-    def __init__(self, message: str, param: str | None = None) -> None:
+    def __init__(self, message: str, param: str | None = None, detail: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+        self.detail = detail
+
+
+def in_full(error: EngineError | Unsupported) -> str:
+    """Return the message with the detail that only the operator may read."""
+    return str(error) if error.detail is None else f"{error}: {error.detail}"
 
 
 def reason(error: Exception) -> str:

@@ -78,9 +78,9 @@ class UpstreamConfig(_Config):
     first_token_timeout: float = Field(default=120.0, gt=0)
     token_timeout: float = Field(default=30.0, gt=0, description="between two tokens")
     heartbeat_interval: float = Field(
-        default=10.0, ge=0, description="between two looks at whether the upstream answers; 0: only after a failure"
+        default=10.0, ge=0, description="between two checks whether the upstream answers; 0: only after a failure"
     )
-    heartbeat_timeout: float = Field(default=10.0, gt=0, description="for its answer; without two in a row it is away")
+    heartbeat_timeout: float = Field(default=10.0, gt=0, description="for its answer; without two in a row it is down")
     wait: float = Field(default=60.0, ge=0, description="patience at the start with an upstream that is not up yet")
     ca_file: str | None = Field(default=None, description="certificates (PEM) to check the upstream's with")
     verify: bool = Field(default=True, description="whether to check the upstream's certificate")

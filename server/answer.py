@@ -28,8 +28,9 @@ from waver.server.writing import Written, pieces
 
 log = structlog.get_logger("waver")
 
-SETTLE = 0.1
-"""Seconds that a stream's headers wait for what an engine refuses at once, so that it can still be an HTTP status."""
+SETTLE = (0.1, 12.0)
+"""Seconds, at least and at most, that a stream's headers wait for its first token, so that a failure before it can be
+an HTTP status: longer than an upstream is tried again for, and no longer than a stream may be silent (`keepalive`)."""
 CLIENT_GONE = 499
 INLINE = 2048
 """Tokens and log-probabilities of an answer that is put together on the event loop, in a few milliseconds."""
@@ -108,7 +109,7 @@ class Answer:
                 content = await while_connected(request, self._whole())
                 await self._close(request)
                 return Written(content, headers=headers)
-            await while_connected(request, self.decoding.settle(SETTLE))
+            await while_connected(request, self.decoding.settle(self._settle_time))
             return EventStream(self._events(request), headers, self.runtime.config.server.keepalive)
         except ClientGone:
             await self._close(request)
@@ -118,6 +119,11 @@ class Answer:
             if not isinstance(error, Exception):
                 raise
             raise from_exception(error, work_spent=self.decoding.completion_tokens > 0) from error
+
+    @property
+    def _settle_time(self) -> float:
+        least, most = SETTLE
+        return max(least, min(most, self.runtime.config.server.keepalive))
 
     async def _close(self, request: Request) -> None:
         request.scope["log"].update(tokens=total(self.decoding.reports).tokens)

@@ -57,12 +57,16 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(runtime.start(on_failure, on_loaded))
+        tasks = {
+            asyncio.create_task(runtime.start(on_failure, on_loaded)),
+            asyncio.create_task(runtime.metrics.watch_loop()),
+        }
         try:
             yield
         finally:
-            starting.cancel()
-            await asyncio.wait({starting})
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             await runtime.stop()
 
     app = FastAPIOffline(
@@ -97,7 +101,7 @@ def create_app(
                 allowed_origins=bounds.cors_origins,
                 origin_pattern=THIS_MACHINE,
             ),
-            Middleware(ErrorsMiddleware),
+            Middleware(ErrorsMiddleware, stopping=lambda: runtime.stopping),
             Middleware(
                 LimitsMiddleware,
                 max_body=bounds.max_body_bytes,

@@ -121,6 +121,7 @@ class Decoding:
         self._failure: Exception | None = None
         self._admitted = asyncio.Event()
         self._moved = asyncio.Event()
+        self._settled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._began = time.perf_counter()
 
@@ -130,9 +131,10 @@ class Decoding:
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
+        self._runtime.answers.add(self.cut)
 
     async def settle(self, seconds: float) -> None:
-        """Wait until the request runs and what fails at once has failed: at most `seconds` after its admission.
+        """Wait until the request runs, and then for its first token or its failure, at most so many seconds.
 
         Raises:
             Exception: what went wrong.
@@ -140,7 +142,7 @@ class Decoding:
         await self._admitted.wait()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._moved.wait()
+                await self._settled.wait()
         if self._failure:
             raise self._failure
 
@@ -169,6 +171,12 @@ class Decoding:
         if self._failure:
             raise self._failure
 
+    def cut(self, error: Exception) -> None:
+        """End the answer here with an error."""
+        if self._task is not None and not self._ended:
+            self._failure = error
+            self._task.cancel()
+
     async def aclose(self) -> None:
         """Abort what still runs, and wait until it is gone."""
         if self._task:
@@ -188,7 +196,9 @@ class Decoding:
         finally:
             self._count()
             self._admitted.set()
+            self._settled.set()
             self._ended = True
+            self._runtime.answers.discard(self.cut)
             self._moved.set()
 
     def _put(self, piece: Piece) -> None:
@@ -254,6 +264,7 @@ class Decoding:
         pieces: list[Piece] = []
         if not silent:
             if not any(each.tokens for each in self.reports):
+                self._settled.set()
                 self._runtime.metrics.first_token.observe(time.perf_counter() - self._began)
             job.report.observe(step)
             record.tokens.append(step.token)

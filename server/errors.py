@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -15,7 +16,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from waver.engines.base import EngineError, Unsupported
+from waver.engines.base import EngineBusy, EngineError, Unsupported, in_full
 from waver.policies.registry import PolicyError
 from waver.retrieval.base import (
     Busy,
@@ -95,6 +96,12 @@ def not_ready(message: str, seconds: int = 5) -> APIError:
     return APIError(503, message, code="not_ready", headers={"retry-after": str(seconds)})
 
 
+def server_stopping() -> APIError:
+    """503: the server is told to stop, and running requests were given their time."""
+    message = "The server is stopping; the answer was not finished."
+    return APIError(503, message, code="server_stopping", headers={"retry-after": "5"})
+
+
 def from_exception(error: BaseException, work_spent: bool = False) -> APIError:
     """Any failure as an `APIError`. Internals stay in the log. `work_spent`: tell the client not to retry by itself."""
     while isinstance(error, BaseExceptionGroup):
@@ -104,7 +111,14 @@ def from_exception(error: BaseException, work_spent: bool = False) -> APIError:
             answer = error
         case Unsupported() | PolicyError():
             answer = invalid(str(error), error.param)
+            if isinstance(error, Unsupported) and error.detail:
+                log.warning("an engine refuses a request", reason=in_full(error))
+        case EngineBusy():
+            log.warning("an engine is busy", reason=in_full(error))
+            seconds = str(max(math.ceil(error.retry_after), 1))
+            answer = APIError(429, str(error), code="engine_busy", headers={"retry-after": seconds})
         case EngineError():
+            log.warning("an engine cannot serve a request", reason=in_full(error))
             answer = APIError(503, str(error), code="engine_unavailable", headers={"retry-after": "5"})
         case RetrievalError():
             answer = from_retrieval(error)
@@ -153,10 +167,16 @@ def from_retrieval(error: RetrievalError) -> APIError:
 
 
 class ErrorsMiddleware:
-    """The innermost layer: an unexpected exception becomes a 500, inside of CORS and logging."""
+    """The innermost layer: an unexpected exception becomes a 500, inside of CORS and logging, and a request that is
+    cancelled because the server stops becomes a 503.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        stopping: whether it does.
+    """
+
+    def __init__(self, app: ASGIApp, stopping: Callable[[], bool]) -> None:
         self.app = app
+        self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -170,6 +190,10 @@ class ErrorsMiddleware:
 
         try:
             await self.app(scope, receive, watch)
+        except asyncio.CancelledError:
+            if started or not self._stopping():
+                raise
+            await server_stopping().response()(scope, receive, send)
         except Exception as error:
             answer = from_exception(error)
             if started:

@@ -87,10 +87,14 @@ class Jobs:
         if not task.cancelled():
             task.exception()  # seen, also where its caller has left
 
-    async def aclose(self) -> None:
-        """Cancel everything that does not commit at this moment, and wait for a while until it has ended."""
+    def cancel(self) -> None:
+        """Cancel everything that does not commit at this moment."""
         for task, token in self._tokens.items():
             if token.cancel():
                 task.cancel()
+
+    async def aclose(self) -> None:
+        """Cancel, and wait for a while until everything has ended."""
+        self.cancel()
         if self._tokens:
             await asyncio.wait(set(self._tokens), timeout=STOP_SECONDS)

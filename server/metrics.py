@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ from waver.policies.report import Report
 from waver.policies.retrieve.drift import Drift
 from waver.server.admission import Admission
 
+PAUSE = 0.05
+"""Seconds between two measurements of the event loop's lag."""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
@@ -62,6 +65,12 @@ class Metrics:
         )
         self.passages = Counter("waver_passages", "Passages found.", registry=here)
         self.documents = Counter("waver_documents", "Documents taken in, by outcome.", ["outcome"], registry=here)
+        self.loop_lag = Histogram(
+            "waver_event_loop_lag_seconds",
+            "How much later than asked for the event loop woke up a task: all streams stand still for as long.",
+            buckets=SECONDS,
+            registry=here,
+        )
         self.drift = Drift()
         self._of_policies: dict[str, Counter] = {}
         here.register(_Now(server, self.drift))
@@ -80,6 +89,14 @@ class Metrics:
             for name, labels in policy.counted(report):
                 counter = self._of_policies[name]
                 (counter.labels(*labels) if labels else counter).inc()
+
+    async def watch_loop(self) -> None:
+        """Measure the event loop's lag for as long as this runs."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            due = clock() + PAUSE
+            await asyncio.sleep(PAUSE)
+            self.loop_lag.observe(max(clock() - due, 0.0))
 
     def looked_up(self, policies: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> None:
         """Watch how often a gate fires: `record` is a report's `retrieval`."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import structlog
 import uvicorn
 
 from waver.server.config import Config, load_config
@@ -20,11 +22,30 @@ from waver.server.keys import keys_from_environment
 from waver.server.logs import configure_logs
 from waver.server.preflight import check_start
 
+if TYPE_CHECKING:
+    from waver.server.runtime import Runtime
+
+log = structlog.get_logger("waver")
+
+FLUSH, CLOSE = 3, 10
+"""Seconds, when the time for running requests is over: for their last words, and then for engines and collections. A
+container's `stop_grace_period` has to be longer than `shutdown_grace` and both."""
+
 
 class Server(uvicorn.Server):
-    """Says where it listens once it does."""
+    """Says where it listens once it does, and ends in time once it is told to stop.
+
+    Args:
+        runtime: whose answers are cut when their time is over.
+    """
 
     loop: asyncio.AbstractEventLoop
+
+    def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
+        super().__init__(config)
+        self._runtime = runtime
+        self.owns_process = False
+        """Whether the process is to end with the server, whatever still runs in it: threads cannot be stopped."""
 
     async def startup(self, sockets: Any = None) -> None:
         self.loop = asyncio.get_running_loop()
@@ -37,6 +58,21 @@ class Server(uvicorn.Server):
                     file=sys.stderr,
                     flush=True,
                 )
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        grace = self._runtime.config.server.shutdown_grace
+        asyncio.get_running_loop().call_later(grace, self._runtime.cut)
+        if self.owns_process:
+            last = threading.Timer(grace + FLUSH + CLOSE, end_process)
+            last.daemon = True
+            last.start()
+        await super().shutdown(sockets)
+
+
+def end_process() -> None:
+    """End this process now. What was acknowledged is on disk, and vLLM's processes end with this one."""
+    log.error("the server does not end by itself, and is ended")
+    os._exit(1)
 
 
 def make_server(config: Config, on_loaded: Callable[[], None] = lambda: None) -> Server:
@@ -67,9 +103,9 @@ def make_server(config: Config, on_loaded: Callable[[], None] = lambda: None) ->
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=config.server.shutdown_grace,
+        timeout_graceful_shutdown=config.server.shutdown_grace + FLUSH,
     )
-    server = Server(settings)
+    server = Server(settings, app.state.runtime)
     return server
 
 
@@ -89,6 +125,7 @@ def serve(config_path: str | Path | None = None, **flags: Any) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
+    server.owns_process = True
     # uvicorn lets running requests end on Ctrl-C, and then raises it again: here it is how a server is meant to end.
     with suppress(KeyboardInterrupt):
         server.run()

@@ -33,7 +33,7 @@ from waver.server.admission import Admission
 from waver.server.aftercare import Aftercare
 from waver.server.bodies import Bodies
 from waver.server.config import Config
-from waver.server.errors import not_ready
+from waver.server.errors import not_ready, server_stopping
 from waver.server.jobs import Jobs
 from waver.server.metrics import Metrics
 from waver.server.proofs import Proofs
@@ -66,6 +66,10 @@ class Runtime:
         self.searches = Admission(SEARCHES, config.server.max_queue)
         self.ingests = Admission(INGESTS, 0)
         self.jobs = Jobs()
+        self.answers: set[Callable[[Exception], None]] = set()
+        """For each answer in the making, what ends it with an error."""
+        self.stopping = False
+        """Whether the time that running requests were given is over."""
         self.metrics = Metrics(self)
         self.created = int(time.time())
         self._router: Router | None = None
@@ -112,6 +116,13 @@ class Runtime:
             if self.library.names_embedder:
                 raise
             log.warning("the collections cannot be searched", reason=str(error))
+
+    def cut(self) -> None:
+        """End every answer in the making with an error: the server stops, and has waited for as long as it may."""
+        self.stopping = True
+        for end in tuple(self.answers):
+            end(server_stopping())
+        self.jobs.cancel()
 
     async def stop(self) -> None:
         self.loaded = False

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from waver import __version__
 from waver.cli import app
 from waver.server.config import load_config
+from waver.server.run import CLOSE, FLUSH
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -149,7 +150,7 @@ def test_signals_reach_the_program_and_it_is_given_time(stage: str) -> None:
     assert json.loads(entry)
     assert arguments(stage, "STOPSIGNAL") == ["SIGTERM"]
     grace = services("cpu", "gpu")[IMAGES[stage]]["stop_grace_period"]
-    assert int(grace.removesuffix("s")) > load_config().server.shutdown_grace
+    assert int(grace.removesuffix("s")) > load_config().server.shutdown_grace + FLUSH + CLOSE
 
 
 def test_the_build_sees_what_the_wheel_needs_and_no_more() -> None:

@@ -23,8 +23,9 @@ T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 """Seconds between two tries: doubled each time, less a random part of up to a half, so that not all clients return at
 once."""
-PATIENCE = 30.0
-"""Longest `Retry-After` that is waited for (seconds)."""
+PATIENCE = 10.0
+"""Seconds within which a request that found nobody is sent again; after a longer `Retry-After` it is the client that
+should. It is less than the server's `keepalive`, up to which an answer's status may wait for its first token."""
 DRAIN = 0.2
 """Seconds that an upstream is given to end a stream after its last token."""
 
@@ -39,8 +40,8 @@ class UpstreamClient:
     def __init__(self, name: str, config: UpstreamConfig) -> None:
         self.config = config
         self.url = config.base_url.rstrip("/")
-        self.who = f"the upstream {name!r} ({self.url})"
-        self.health = HealthCheck(self._is_up)
+        self.who = f"the upstream {name!r}"
+        self.health = HealthCheck(self._is_up, self._lost, config.heartbeat_interval)
         self.closed = False
         self._headers = {"accept-encoding": "identity", **config.headers}
         secrets = [value for value in config.headers.values() if len(value) >= 8]
@@ -60,7 +61,8 @@ class UpstreamClient:
         self._home: asyncio.AbstractEventLoop | None = None
         self._client: httpx.AsyncClient | None = None
         self._limiter: ConcurrencyLimiter
-        self._limits: set[asyncio.Timeout] = set()
+        self._limits: dict[asyncio.Timeout, float] = {}
+        """The waits for the upstream, and when each began (the loop's clock)."""
 
     def options(self) -> dict[str, Any]:
         """Make the options for an httpx client. Time limits other than for connecting are kept here, as they hold until
@@ -97,6 +99,8 @@ class UpstreamClient:
         pool = self._pool()
         async with self._limiter.admitted(begun):
             attempt, received = 0, False
+            now = asyncio.get_running_loop().time
+            until = now() + PATIENCE
             while True:
                 try:
                     async with aclosing(self._send_once(pool, body)) as answer:
@@ -105,18 +109,18 @@ class UpstreamClient:
                             yield item
                     return
                 except httpx.TransportError as error:
-                    again = Retryable(EngineError(f"{self.who} cannot be reached: {reason(error)}"))
+                    again = Retryable(EngineError(f"{self.who} cannot be reached", f"{self.url}: {reason(error)}"))
                 except Retryable as refusal:
                     again = refusal
                 if self.closed:
                     raise self._closed_error()
                 if received:
-                    self.health.start()
+                    self.health.check_now()
                     raise EngineError(f"the connection to {self.who} broke off in the middle of an answer")
                 pause = max(again.seconds, _pause(attempt))
-                if attempt >= (self.config.retries if self.health.alive else 0) or pause > PATIENCE:
+                if attempt >= (self.config.retries if self.health.alive else 0) or now() + pause > until:
                     if again.unavailable:
-                        self.health.start()
+                        self.health.check_now()
                     raise again.error
                 attempt += 1
                 await asyncio.sleep(pause)
@@ -137,7 +141,7 @@ class UpstreamClient:
                 return
             kind = response.headers.get("content-type", "nothing").split(";")[0]
             if kind != "text/event-stream":
-                raise EngineError(f"{self.who} answered with {kind[:60]} instead of a stream")
+                raise EngineError(f"{self.who} answered with something else than a stream", kind[:60])
             ended = False
             async with aclosing(lines(response)) as arriving:
                 while (line := await self._within(anext(arriving, None), until)) is not None:
@@ -167,16 +171,17 @@ class UpstreamClient:
             EngineError: it took too long, or the engine was closed meanwhile.
         """
         limit = asyncio.timeout_at(until)
-        self._limits.add(limit)
+        self._limits[limit] = asyncio.get_running_loop().time()
         try:
             async with limit:
                 return await work
         except TimeoutError:
-            raise (
-                self._closed_error() if self.closed else EngineError(f"{self.who} said nothing for too long")
-            ) from None
+            if self.closed:
+                raise self._closed_error() from None
+            self.health.check_now()
+            raise EngineError(f"{self.who} said nothing for too long") from None
         finally:
-            self._limits.discard(limit)
+            self._limits.pop(limit, None)
 
     def _pool(self) -> httpx.AsyncClient:
         """Return the connections and the limiter of this event loop; another loop gets new ones."""
@@ -184,15 +189,22 @@ class UpstreamClient:
         if self._client is None or self._home is not loop:
             self._home, self._client = loop, httpx.AsyncClient(**self.options())
             self._limiter = ConcurrencyLimiter(self.config.max_connections)
+            self.health.start()
         return self._client
 
     async def _is_up(self) -> bool:
         """Ask whether the upstream answers, with whatever status below 500."""
         try:
-            async with asyncio.timeout(self.config.connect_timeout + 5):
+            async with asyncio.timeout(self.config.heartbeat_timeout):
                 return (await self._pool().get(f"{self.url}/models")).status_code < 500
         except (httpx.HTTPError, TimeoutError):
             return False
+
+    def _lost(self, since: float) -> None:
+        """End the waits that began before a time of the loop's clock: the upstream has been down from then on."""
+        for limit, began in self._limits.items():
+            if began <= since and not limit.expired():
+                limit.reschedule(0)
 
     def _closed_error(self) -> EngineError:
         return EngineError(f"{self.who} was closed")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import httpx
 
-from waver.engines.base import EngineError, Gate, Sampling, Unsupported, reason
+from waver.engines.base import EngineError, Gate, Sampling, Unsupported, in_full, reason
 from waver.engines.tokens import TokenText
 from waver.engines.upstream.client import UpstreamClient
 from waver.engines.upstream.parsing import TokenEvent, TokenParser
@@ -101,7 +101,7 @@ class _Discovery:
             try:
                 reply = self._ask(capabilities, Sampling(max_tokens=1), **extra)
             except Unsupported as error:
-                refusal = str(error)
+                refusal = in_full(error)
             except LookupError:
                 raise ValueError(self._missing()) from None
             else:
@@ -165,7 +165,7 @@ class _Discovery:
                 reply = self._ask(capabilities, Sampling(max_tokens=1), vllm_xargs=gate)
             except Unsupported as error:
                 if wanted is True:
-                    raise ValueError(str(error)) from None
+                    raise ValueError(in_full(error)) from None
                 reply = None
         if reply and reply.finish == "stop" and isinstance(reply.stop_reason, int):
             return reply.stop_reason
@@ -190,7 +190,7 @@ class _Discovery:
             choices = [choice for event in events for choice in event or ()]
             tokens = [token for choice in choices for token in self._parser.choice(choice)]
         except EngineError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(in_full(error)) from error
         last = choices[-1] if choices else {}
         return _Reply(
             tokens, any(choice.get("waver") for choice in choices), last.get("finish_reason"), last.get("stop_reason")
@@ -210,7 +210,7 @@ class _Discovery:
             except httpx.TransportError as error:
                 failure = f"{self._upstream.who} cannot be reached: {reason(error)}"
             except EngineError as error:
-                raise ValueError(str(error)) from None
+                raise ValueError(in_full(error)) from None
             if time.monotonic() + PAUSE > self._until:
                 raise ValueError(f"{failure} (waited {self._upstream.config.wait:g} s; see `wait`)")
             time.sleep(PAUSE)

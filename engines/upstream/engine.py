@@ -44,7 +44,7 @@ class UpstreamEngine:
             if found.context_length is None and config.context_length is None:
                 raise ValueError(f"{self._client.who} does not tell how long its context is; set `context_length`")
         except ValueError as error:
-            raise ValueError(f"engine {name!r}: {error}") from error
+            raise ValueError(f"engine {name!r} at {config.base_url}: {error}") from error
         self.capabilities = found.capabilities
         lengths = [n for n in (config.context_length, found.context_length) if n is not None]
         self.context_length = min(lengths)

@@ -54,14 +54,15 @@ class TokenParser:
             trace = (choice.get("waver") or {}).get("trace")
             return events if trace is None else self._trace(trace, events)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise EngineError(f"{self._who} sent log-probabilities that make no sense: {error!r:.80}") from error
+            raise EngineError(f"{self._who} sent log-probabilities that make no sense", f"{error!r:.80}") from error
 
     def step(self, event: TokenEvent, engine: str, top: int) -> Step:
         """Make a `Step` of a token, with `top` alternatives."""
         if event.token is None:
             raise EngineError(
-                f"{self._who} wrote {event.name[:20]!r}, which does not tell the token; Waver needs token ids from it "
-                "(vLLM's return_tokens_as_token_ids)"
+                f"{self._who} does not tell which token it wrote; Waver needs token ids from it (vLLM's "
+                "return_tokens_as_token_ids)",
+                repr(event.name[:20]),
             )
         if event.token >= self._tokens.vocab_size:
             raise EngineError(
@@ -83,7 +84,7 @@ class TokenParser:
             logprobs = [logprob for _, logprob in known]
             lower, upper = entropy_bounds(logprobs, max(self._tokens.vocab_size, len(known)), event.ranked)
         except ValueError as error:
-            raise EngineError(f"{self._who} sent impossible log-probabilities: {error}") from error
+            raise EngineError(f"{self._who} sent impossible log-probabilities", str(error)) from error
         low, high = float(lower), float(upper)
         return replace(step, entropy=(low + high) / 2, entropy_bounds=(low, high), top_logprobs=pairs)
 

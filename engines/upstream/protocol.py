@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -10,11 +11,13 @@ from typing import Any
 
 import httpx
 
-from waver.engines.base import EngineError, Unsupported
+from waver.engines.base import EngineBusy, EngineError, Unsupported, in_full
 
 UNAVAILABLE = frozenset({502, 503})
 """Statuses of a proxy whose server is down, or of a server that is starting."""
 TOO_MANY = 429
+FIELD = re.compile(r"[a-z][a-z_]{0,39}")
+"""A name of a request's field, which may be passed on."""
 LONGEST_LINE = 1 << 22
 """Most bytes of one event."""
 LONGEST_COMPLAINT = 1 << 16
@@ -26,7 +29,7 @@ class Retryable(Exception):
     the upstream is down."""
 
     def __init__(self, error: EngineError, seconds: float = 0.0, unavailable: bool = True) -> None:
-        super().__init__(str(error))
+        super().__init__(in_full(error))
         self.error, self.seconds, self.unavailable = error, seconds, unavailable
 
 
@@ -52,7 +55,7 @@ class Protocol:
             return None
         event = self.object(value)
         if event.get("error") or event.get("object") == "error":
-            raise EngineError(f"{self.who} failed: {self._complaint(event)[0]}")
+            raise EngineError(f"{self.who} failed", self._complaint(event)[0])
         choices = event.get("choices") or []
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise EngineError(f"{self.who} sent an event without choices")
@@ -78,13 +81,12 @@ class Protocol:
         data = _parsed(content)
         message, param = self._complaint(data if isinstance(data, dict) else {})
         if status in (400, 413, 422):
-            return Unsupported(f"{self.who} refuses the request: {message}", param)
-        error = EngineError(f"{self.who} answered with status {status}: {message}")
-        if status in UNAVAILABLE or status == TOO_MANY:
-            return Retryable(
-                error, _retry_after(response.headers.get("retry-after")), unavailable=status in UNAVAILABLE
-            )
-        return error
+            return Unsupported(f"{self.who} refuses the request; its reason is in the server's log", param, message)
+        seconds = _retry_after(response.headers.get("retry-after"))
+        if status == TOO_MANY:
+            return Retryable(EngineBusy(f"{self.who} is busy", message, seconds), seconds, unavailable=False)
+        error = EngineError(f"{self.who} answered with status {status}", message)
+        return Retryable(error, seconds) if status in UNAVAILABLE else error
 
     def _complaint(self, data: dict[str, Any]) -> tuple[str, str | None]:
         """Extract an upstream's error message, and the name of the field that it complains about."""
@@ -94,7 +96,7 @@ class Protocol:
         text = " ".join(str(message or "it gives no reason").split())
         for secret in self._secrets:
             text = text.replace(secret, "…")
-        return text[:300], param if isinstance(param, str) and len(param) <= 60 else None
+        return text[:300], param if isinstance(param, str) and FIELD.fullmatch(param) else None
 
 
 def _parsed(content: bytes) -> Any:
@@ -111,7 +113,7 @@ async def lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     async for part in response.aiter_bytes():
         *whole, rest = (rest + part).split(b"\n")
         if len(rest) > LONGEST_LINE:
-            raise EngineError(f"a line of more than {LONGEST_LINE} bytes came from {response.url.host}")
+            raise EngineError(f"an upstream sent a line of more than {LONGEST_LINE} bytes", str(response.url.host))
         for line in whole:
             yield line.rstrip(b"\r")
     if rest:

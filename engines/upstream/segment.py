@@ -49,7 +49,8 @@ class Segment:
         """
         events, end = self._parser.choice(choice), choice.get("finish_reason")
         if end not in (None, "stop", "length"):
-            raise EngineError(f"the upstream of {self._engine!r} ended the answer with {str(end)[:40]!r}")
+            ended = f"the upstream of {self._engine!r} ended the answer for no known reason"
+            raise EngineError(ended, repr(str(end)[:40]))
         out: list[Step] = []
         for i, token in enumerate(events):
             last = end is not None and i == len(events) - 1

@@ -39,6 +39,8 @@ class Wire:
     connections: int = 0
     away: bool = False
     """Every connection is closed without a word."""
+    silent: bool = False
+    """Connections are accepted, and nothing is answered any more."""
     certificate: tuple[str, str] | None = None
     """Files of a certificate and its key: then it speaks TLS."""
     gone: threading.Event = field(default_factory=threading.Event)
@@ -64,6 +66,8 @@ class Wire:
             writer.close()
 
     async def _route(self, path: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        while self.silent:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
         if self.away:
             writer.close()
         elif path == "/v1/models":

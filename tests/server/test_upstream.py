@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import ROOT, Running, until
 from tests.engines.vllm_here import needs_vllm
 from tests.engines.vllm_serving import Served
-from tests.engines.wire import HEAD, Wire, chunk, wired
+from tests.engines.wire import HEAD, Wire, answer, behave, chunk, wired
 from waver.training.pair.world import draw
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -218,3 +218,81 @@ def test_in_front_of_vllm(start: Callable[..., Running], vllm_serve: Served) -> 
         assert entropy["lower"] - 1e-4 <= alone.waver["entropy"]["mean"] <= entropy["upper"] + 1e-4
         switches += turns.waver["switches"]
     assert switches > 3
+
+
+REFUSALS = {
+    "busy": (429, "retry-after: 70\r\n", 429, "70"),
+    "down": (503, "", 503, "5"),
+    "failing": (500, "", 503, "5"),
+    "no key": (401, "", 503, "5"),
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_failure_before_the_first_token_is_a_status(lone: tuple[Running, Wire], refusal: str, streamed: bool) -> None:
+    """Also after further tries; and what the upstream says, or where it is, is nobody's business."""
+    front, wire = lone
+    status, header, expected, seconds = REFUSALS[refusal]
+
+    async def refuse(wire: Wire, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        await answer(writer, status, {"error": {"message": "node gpu-7.internal is out of memory"}}, header)
+
+    wire.reply = refuse
+    with front.http() as http:
+        response = http.post(
+            "/v1/completions", json={"model": "only", "prompt": "The", "max_tokens": 4, "stream": streamed}
+        )
+    assert response.status_code == expected
+    assert response.headers["retry-after"] == seconds
+    for word in ("internal", "memory", "127.0.0.1", "http"):
+        assert word not in response.text
+    wire.reply = None
+    until(lambda: front.runtime.ready, "the upstream to be found up", 15)
+
+
+def test_an_upstream_that_accepts_and_stays_silent_is_not_ready(start: Callable[..., Running]) -> None:
+    with wired(Wire()) as wire:
+        engine = {
+            "backend": "openai", "base_url": wire.url, "model": "small", "tokenizer": str(ROOT / "models" / "small"),
+            "parameters": 10, "heartbeat_interval": 0.2, "heartbeat_timeout": 0.5, "token_timeout": 60,
+        }  # fmt: skip
+        front = start(config={"engines": {"only": engine}, "presets": {}, "default_preset": None})
+
+        async def stall(wire: Wire, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+            writer.write(HEAD)
+            chunk(writer, b"data: " + json.dumps({"choices": [wire.part(10)]}).encode() + b"\n\n")
+            await writer.drain()
+            wire.silent = True
+            await asyncio.sleep(60)
+
+        wire.reply = stall
+        body = {"model": "only", "prompt": "The", "max_tokens": 4, "stream": True}
+        with front.http() as http:
+            lines = [line for line in http.post("/v1/completions", json=body).text.split("\n") if line]
+            assert lines[-1] == "data: [DONE]"
+            assert "said nothing" in lines[-2]
+            assert http.get("/ready").status_code == 503
+            wire.silent, wire.reply = False, None
+            until(lambda: http.get("/ready").status_code == 200, "the upstream to be found up", 20)
+            assert http.post("/v1/completions", json={**body, "stream": False}).status_code == 200
+
+
+def test_an_upstream_that_is_slow_is_ready(start: Callable[..., Running]) -> None:
+    """A long prompt takes its time; the upstream answers everything else."""
+    with wired(Wire()) as wire:
+        engine = {
+            "backend": "openai", "base_url": wire.url, "model": "small", "tokenizer": str(ROOT / "models" / "small"),
+            "parameters": 10, "heartbeat_interval": 0.1, "heartbeat_timeout": 0.5,
+        }  # fmt: skip
+        front = start(config={"engines": {"only": engine}, "presets": {}, "default_preset": None})
+
+        async def slowly(wire: Wire, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(3)
+            await behave(wire, body, writer)
+
+        wire.reply = slowly
+        with front.http() as http:
+            response = http.post("/v1/completions", json={"model": "only", "prompt": "The", "max_tokens": 4})
+            assert response.status_code == 200
+            assert http.get("/ready").status_code == 200

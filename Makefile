@@ -16,7 +16,7 @@ EXTRA ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test install verl lint lock check-lock format clean
+.PHONY: help serve test faults install verl lint lock check-lock format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ install: | $(BIN)/python  ## add what an extra needs (EXTRA=retrieval, train, qd
 
 test: lint  ## install what the tests need, check style, types and imports, run every test (ARGS="-k ...")
 	$(BIN)/pytest $(ARGS)
+
+faults: .venv/.test  ## mistreat a server and report what its neighbours notice (ARGS="--quick" for a few minutes)
+	$(BIN)/waver bench faults $(ARGS)
 
 verl: .venv/verl/.done  ## test the adapter of verl beside verl, in an environment of its own (ARGS="-k ...")
 	.venv/verl/bin/python -m pytest --noconftest -o filterwarnings= tests/training/rl/adapters/test_inside_verl.py $(ARGS)

@@ -32,6 +32,7 @@ BENCHMARKS = {
     "retrieval": "FAISS by kind and size: recall, speed, memory; how fast documents are ingested.",
     "truncation-speed": "The time that truncations add to a step, against `top_p`.",
     "throughput": "16 requests at once against one after another; what a hand-over costs.",
+    "faults": "Hostile requests, fuzz, a soak and an overload: what neighbours notice of them.",
     "vllm-serving": "Waver over vLLM against vLLM's own server, with vLLM's own client.",
     "vllm-steps": "Gates and entropies inside vLLM: time, hand-overs, memory.",
     "rl-methods": "Training methods against their plain base on a toy task: accuracy, entropy, tokens learned from.",

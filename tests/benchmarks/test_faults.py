@@ -1,0 +1,84 @@
+"""The faults benchmark: its requests, what it measures with, and one small run from end to end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from waver.benchmarks.faults import fuzz, run
+from waver.benchmarks.faults.hostile import Hostile, chat, complete, hostile
+from waver.benchmarks.faults.probe import lags, neighbour, worst
+from waver.benchmarks.faults.run import Outcome
+
+
+def test_the_hostile_set_is_large_and_its_names_differ() -> None:
+    everything = hostile()
+    assert len(everything) >= 60
+    assert len({each.name for each in everything}) == len(everything)
+
+
+def test_fuzz_is_the_same_for_the_same_seed() -> None:
+    first, other = fuzz.requests(200, 1), fuzz.requests(200, 2)
+    assert first == fuzz.requests(200, 1)
+    assert first != other
+    assert len({body for _, _, body in first}) > 150
+
+
+def test_the_worst_lag_is_the_slowest_bucket_that_grew() -> None:
+    before = {0.05: 10.0, 0.1: 11.0, 1.0: 12.0, float("inf"): 12.0}
+    assert worst(before, {0.05: 30.0, 0.1: 31.0, 1.0: 32.0, float("inf"): 32.0}) == 0.05
+    assert worst(before, {0.05: 30.0, 0.1: 31.0, 1.0: 33.0, float("inf"): 33.0}) == 1.0
+
+
+def test_a_flaw_is_named() -> None:
+    good = {"name": "a", "status": "400", "seconds": 1.0, "deadline": 5.0, "lag": 0.1, "pause": 0.2, "before": 100}
+    assert Outcome(**good, after=105).flaws == []
+    assert Outcome(**good, after=106).flaws == ["memory"]
+    bad = {**good, "status": "500", "seconds": 6.0, "lag": 0.25, "pause": 0.3}
+    assert Outcome(**bad, after=100).flaws == ["late", "status", "event loop", "neighbour"]
+    assert "no answer" in Outcome(**{**good, "status": "ReadError"}, after=100).flaws
+
+
+async def test_a_loop_that_stands_still_is_seen_inside_and_outside(running: Any) -> None:
+    async def block() -> None:
+        time.sleep(0.6)  # noqa: ASYNC251  # what a server must not do
+
+    async with httpx.AsyncClient(base_url=running.url) as client, neighbour(running.url) as other:
+        while other._last is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        other.reset()
+        before = await lags(client)
+        await asyncio.to_thread(running.run, block())
+        await asyncio.sleep(0.2)
+        other.note()
+        assert 0.5 < worst(before, await lags(client)) < 60
+        assert other.longest > 0.5
+        assert not other.failures
+
+
+@pytest.mark.timeout(600)
+def test_a_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def few() -> list[Hostile]:
+        return [
+            Hostile("n 10^6", "/v1/chat/completions", chat(n=10**6)),
+            Hostile("long", "/v1/completions", complete()),
+        ]
+
+    monkeypatch.setattr(run, "hostile", few)
+    monkeypatch.setattr(run, "TIMES", 1)
+    run.app(args=["--fuzz-count", "20", "--soak-seconds", "3", "--out", str(tmp_path)], standalone_mode=False)
+    found = json.loads((tmp_path / "faults.json").read_text())
+    assert [each["status"] for each in found["hostile"]] == ["400", "200"]
+    assert sum(found["fuzz"]["statuses"].values()) == 20
+    assert found["fuzz"]["failed"] == 0
+    assert found["soak"]["answers"] > 0
+    assert found["overload"]["statuses"] == {"200": 48}
+    assert found["ready_afterwards"]
+    assert found["deaths"] == []
+    assert (tmp_path / "faults.md").read_text().startswith("# Faults")

@@ -130,9 +130,11 @@ def test_what_cannot_be_is_an_http_status(world: Running) -> None:
     """Before the first token, also in a stream."""
     chat = {"model": "large", "messages": [{"role": "user", "content": "hello"}], "stream": True}
     ead, l_rag = {"name": "ead"}, {"name": "l_rag"}
+    many = {"filter": {"lang": ["en"] * 1001}}
     unasked = chat | {"messages": [{"role": "system", "content": "hi"}]}
     cases: list[tuple[str, dict[str, Any], int, str, str]] = [
         ("chat/completions", chat | {"policy": [l_rag | {"gate": "luck"}]}, 400, "policy[0].gate", "entropy, flare"),
+        ("chat/completions", chat | {"policy": [l_rag | many]}, 400, "policy[0].filter", "at most 1000 values"),
         ("chat/completions", chat | {"policy": [l_rag | {"rate": 2}]}, 400, "policy[0].rate", "at most 1"),
         ("chat/completions", chat | {"policy": [l_rag, l_rag]}, 400, "policy[1]", "twice"),
         (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
@@ -17,6 +17,8 @@ from tests.server.test_page import chromium as chromium
 from waver.clients import policies
 from waver.engines import plugins
 from waver.policies import registry
+from waver.server.config import load_config
+from waver.server.runtime import Runtime
 
 POLICY = '''
 """A toy policy."""
@@ -204,13 +206,18 @@ def test_a_bad_definition_is_a_sentence(folder: Path, monkeypatch: pytest.Monkey
         load()
 
 
-def test_a_server_with_a_bad_one_does_not_start(
-    start: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_server_with_a_bad_one_does_not_start(
+    tiny_config: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(plugins.VARIABLE, "[]")
     monkeypatch.delenv(plugins.VARIABLE)
-    broken = start(wait=False, config={"modules": ["not_there_at_all"]})
-    deadline = time.monotonic() + 60
-    while broken.runtime.failure is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert broken.runtime.failure.startswith("the module 'not_there_at_all' cannot be imported")
+    file = folder / "broken.yaml"
+    file.write_text(yaml.safe_dump(tiny_config | {"modules": ["not_there_at_all"]}))
+    runtime = Runtime(load_config(file))
+    stopped: list[bool] = []
+    await runtime.start(on_failure=lambda: stopped.append(True))
+    assert stopped == [True]
+    assert runtime.failure == (
+        "the module 'not_there_at_all' cannot be imported: ModuleNotFoundError: No module named 'not_there_at_all'"
+    )
+    await runtime.stop()

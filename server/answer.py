@@ -135,24 +135,25 @@ class Answer:
             for piece in batch:
                 choices[piece.index].add(piece)
         if sum(len(choice.tokens) for choice in choices) * (1 + self.plan.sampling.top_logprobs) < INLINE:
-            return dump(self._shown(choices))
-        return await self.runtime.texts.run(lambda: b"".join(pieces(self._shown(choices))))
+            return b"".join(self._written(choices))
+        return await self.runtime.texts.run(lambda: b"".join(self._written(choices)))
 
-    def _shown(self, choices: list[Whole]) -> dict[str, Any]:
+    def _written(self, choices: list[Whole]) -> Iterator[bytes]:
+        """The answer as JSON. Choices are shaped one by one: the objects of all of them together would be millions,
+        which the garbage collector walks through while everything waits."""
         reports = self.decoding.reports
-        shown = [self.shape.complete(choice) for choice in choices]
-        report = total(reports).as_dict()
-        if len(choices) > 1:
-            for choice, one, own in zip(shown, choices, reports, strict=True):
-                choice["waver"] = own.as_dict() | self._trace(one.traced)
-        else:
-            report |= self._trace(choices[0].traced)
-        return {
-            **self.head,
-            "choices": shown,
-            "usage": self._usage(),
-            "waver": report,
-        }
+        several = len(choices) > 1
+        yield dump(self.head)[:-1] + b',"choices":['
+        for i, (choice, own) in enumerate(zip(choices, reports, strict=True)):
+            shown = self.shape.complete(choice)
+            if several:
+                shown["waver"] = own.as_dict() | self._trace(choice.traced)
+            yield b"," if i else b""
+            yield from pieces(shown, depth=2)  # as deep as it stands in the whole
+        report = total(reports).as_dict() | ({} if several else self._trace(choices[0].traced))
+        rest = pieces({"usage": self._usage(), "waver": report})
+        yield b"]," + next(rest)[1:]
+        yield from rest
 
     async def _events(self, request: Request) -> AsyncGenerator[list[dict[str, Any]], None]:
         events = list(self._openings())

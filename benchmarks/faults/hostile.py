@@ -34,8 +34,8 @@ class Hostile:
 
 
 def hostile() -> list[Hostile]:
-    """The whole set; the collection `hostile` has to be there."""
-    return [*schemas(), *documents(), *texts(), *answers(), *bodies(), *fields(), *foreign(), *retrieval()]
+    """The whole set, what takes longest last; the collection `hostile` has to be there."""
+    return [*schemas(), *bodies(), *fields(), *foreign(), *retrieval(), *texts(), *answers(), *documents()]
 
 
 def chat(**fields: Any) -> Callable[[], bytes]:

@@ -66,6 +66,9 @@ def main(
         int | None, typer.Option(min=1, help="Fuzz requests.", show_default="4000; quick: 400")
     ] = None,
     soak_seconds: Annotated[float | None, typer.Option(min=1, help="Of soak.", show_default="600; quick: 45")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Most for the hostile set.", show_default="60; quick: 15")
+    ] = None,
     clients: Annotated[int, typer.Option(min=1, help="Clients of the soak.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the fuzz.")] = 1,
 ) -> None:
@@ -76,10 +79,18 @@ def main(
     Everything is on this machine, and bounded in number and time.
     """
     count = fuzz_count or (400 if quick else 4000)
+    most = minutes or (15.0 if quick else 60.0)
     seconds = soak_seconds or (45.0 if quick else 600.0)
     with tempfile.TemporaryDirectory() as folder, Host(configuration(folder), Path(folder)) as host:
-        numbers = asyncio.run(measure(host, count, seconds, clients, seed))
-    settings = {"quick": quick, "fuzz_count": count, "soak_seconds": seconds, "clients": clients, "seed": seed}
+        numbers = asyncio.run(measure(host, most, count, seconds, clients, seed))
+    settings = {
+        "quick": quick,
+        "fuzz_count": count,
+        "soak_seconds": seconds,
+        "minutes": most,
+        "clients": clients,
+        "seed": seed,
+    }
     numbers |= conditions("faults", settings)
     write(out, "faults", numbers, page(numbers))
 
@@ -93,17 +104,18 @@ def configuration(folder: str) -> dict[str, Any]:
     }
 
 
-async def measure(host: Host, count: int, seconds: float, clients: int, seed: int) -> dict[str, Any]:
+async def measure(host: Host, minutes: float, count: int, seconds: float, clients: int, seed: int) -> dict[str, Any]:
     async with httpx.AsyncClient(base_url=host.url, timeout=180) as client:
         await prepare(client)
         idle = await watch_idle(host.url, client)
-        outcomes = await mistreat(host, client)
+        outcomes = await mistreat(host, client, minutes)
         broken = await send_fuzz(client, count, seed)
         soaked = await load.soak(host.url, host.process, seconds, clients)
         overloaded = await load.overload(host.url, sum(ROOM), TIMES)
         ready = (await client.get("/ready")).status_code == 200
     return {
         "idle": idle,
+        "not_reached": [each.name for each in hostile()[len(outcomes) :]],
         "hostile": [{**asdict(each), "flaws": each.flaws} for each in outcomes],
         "fuzz": broken,
         "soak": soaked,
@@ -139,14 +151,16 @@ async def watch_idle(url: str, client: httpx.AsyncClient, seconds: float = 10.0)
         return {"lag": worst(before, await lags(client)), "pause": other.longest}
 
 
-async def mistreat(host: Host, client: httpx.AsyncClient) -> list[Outcome]:
-    found = []
+async def mistreat(host: Host, client: httpx.AsyncClient, minutes: float) -> list[Outcome]:
+    found, until = [], time.monotonic() + 60 * minutes
     with progress() as bar:
         task = bar.add_task("hostile requests", total=None)
         everything = hostile()
         bar.update(task, total=len(everything))
         async with neighbour(host.url) as other:
             for each in everything:
+                if time.monotonic() > until:
+                    break
                 found.append(await one(each, host, client, other))
                 if not host.alive:
                     host.deaths.append(each.name)
@@ -230,6 +244,7 @@ def page(numbers: dict[str, Any]) -> list[str]:
             ["request", "status", "s (deadline)", "loop late, ms", "neighbour's pause, ms", "memory", "beyond a bar"],
             rows,
         ),
+        f"Not reached in time: {', '.join(numbers['not_reached']) or 'none'}.",
         f"Fuzz: {numbers['fuzz']['count']} requests, statuses {fuzzed}; server errors or no answer: "
         f"{numbers['fuzz']['failed']} ({verdict(not numbers['fuzz']['failed'])}).",
         f"Soak: {soak['answers']} answers in {soak['seconds']:.0f} s to {soak['clients']} clients (statuses "

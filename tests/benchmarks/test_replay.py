@@ -18,7 +18,7 @@ from waver.benchmarks.replay_answers import ABSENT, MASK, Difference, difference
 from waver.benchmarks.replay_file import Record, Recording
 from waver.benchmarks.replay_intended import Intended
 from waver.benchmarks.replay_requests import Request, for_vllm, requests
-from waver.policies.registry import REGISTRY
+from waver.policies.registry import policies
 
 FEW = 14
 """Requests that are sent in tests: a collection with documents, plain answers and streams."""
@@ -43,7 +43,7 @@ def test_requests_are_drawn_from_the_seed_and_cover_every_policy() -> None:
         for policy in each.body.get("policy", ())
         if isinstance(policy, Mapping)
     }
-    assert asked == set(REGISTRY)
+    assert asked == set(policies())
     drawing = [each.body for each in made if "completions" in each.path and not each.name.endswith("refused")]
     assert all("seed" in body for body in drawing)
 

@@ -78,7 +78,9 @@ def test_a_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sum(found["fuzz"]["statuses"].values()) == 20
     assert found["fuzz"]["failed"] == 0
     assert found["soak"]["answers"] > 0
-    assert found["overload"]["statuses"] == {"200": 48}
+    assert found["overload"]["statuses"]["200"] > 16
+    assert set(found["overload"]["statuses"]) <= {"200", "429"}
+    assert found["not_reached"] == []
     assert found["ready_afterwards"]
     assert found["deaths"] == []
     assert (tmp_path / "faults.md").read_text().startswith("# Faults")

@@ -27,11 +27,11 @@ import sys, time
 from waver.retrieval.collection import Collection
 from waver.server.run import serve
 
-def add(self, *args, **options):
+def prepare(self, *args, **options):
     print("ingesting", flush=True)
     time.sleep(600)
 
-Collection.add = add
+Collection.prepare = prepare
 sys.exit(serve(sys.argv[1]))
 """
 

@@ -21,10 +21,18 @@ class Intended:
         return bool(re.search(self.name, request.name) and re.fullmatch(self.where, found.where))
 
 
-BY_MODULE = "policies are found by their modules, so those of one stage are listed by name"
+BY_MODULE = "policies and gates are found by their modules, and listed by name within a stage"
+DECLARED = "a policy declares what it reports and which of its fields name engines"
+COMPILED = "a grammar is compiled in a process of its own, whose complaints end with a full stop"
+BOUNDED = "a text is not tokenised beyond what the context could hold"
 INTENDED: tuple[Intended, ...] = (
     Intended(r" models$", r"body\.data \(order\)", BY_MODULE),
-    Intended(r"^334 refused$", r"body\.error\.message", BY_MODULE),  # an unknown policy, with the names of all
+    Intended(r" models$", r"body\.data\[1\]\.schema\.properties\.gate\.enum\[\d\]", BY_MODULE),
+    Intended(r" models$", r"body\.data\[1\]\.schema\.properties\.(threshold|draft_tokens)\.description", BY_MODULE),
+    Intended(r" models$", r"body\.data\[\d+\]\.(engine_fields|report_keys)", DECLARED),
+    Intended(r"^(334|354) refused$", r"body\.error\.message", BY_MODULE),  # names all policies, or all gates
+    Intended(r"^(327|328) refused$", r"body\.error\.message", COMPILED),
+    Intended(r"^384 refused$", r"body\.error\.message", BOUNDED),
 )
 
 

@@ -37,23 +37,42 @@ BACKENDS: dict[str, dict[str, Any]] = {
 }
 
 
+PRESETS: dict[str, list[dict[str, Any]]] = {
+    "frugal": [{"name": "ead", "threshold": 0.1, "threshold_down": 0.001, "window": 2, "min_tokens": 1}],
+    "careful": [{"name": "ead", "threshold": 0.2}, {"name": "top_p", "p": 0.8}],
+    "coin": [{"name": "random_switch", "rate": 0.4}],
+    "warm": [{"name": "adaptive_temperature"}, {"name": "min_p", "p": 0.05}],
+}
+POLICIES: dict[str, dict[str, Any]] = {
+    "l_rag": {"threshold": 0.18, "top_k": 1},
+    "diffadapt": {
+        "easy": {"words": "Simple task: answer now.", "temperature": None},
+        "normal": {"words": "Work through it in order, one step at a time.", "temperature": None, "top_p": None},
+        "hard": {"words": "Complex task: sketch the key route only, keep it short.", "temperature": None},
+    },
+    "forced_answer": {"words": " The answer is", "tokens": 8, "temperature": None, "until": "."},
+}
+"""Defaults of policies, as the pair has learned them. They stay: another configuration gives other answers."""
+
+
 def config(tree: Path, backend: str, data: Path) -> dict[str, Any]:
-    """Return the bundled pair with presets and probes: what the bundled configuration of that checkout says, and more
-    presets.
+    """The bundled pair of a checkout, with presets, probes and defaults that are the same for every checkout.
 
     Args:
         data: a folder for collections.
     """
-    bundled = yaml.safe_load((tree / "configs/bundled.yaml").read_text())
-    presets = {
-        "careful": [{"name": "ead", "threshold": 0.2}, {"name": "top_p", "p": 0.8}],
-        "coin": [{"name": "random_switch", "rate": 0.4}],
-        "warm": [{"name": "adaptive_temperature"}, {"name": "min_p", "p": 0.05}],
+    models = tree / "models"
+    probes = {
+        f"{name}-{kind}": str(models / name / "probe" / kind.replace("-", "_"))
+        for name in ("large", "small")
+        for kind in ("oracle", "paper", "strict-easy")
     }
-    return bundled | {
-        "engines": {name: {"model": str(tree / "models" / name), **BACKENDS[backend]} for name in ("small", "large")},
-        "presets": bundled["presets"] | presets,
-        "probes": {name: str(tree / folder) for name, folder in bundled["probes"].items()},
+    return {
+        "engines": {name: {"model": str(models / name), **BACKENDS[backend]} for name in ("small", "large")},
+        "presets": PRESETS,
+        "default_preset": "frugal",
+        "probes": probes,
+        "policies": POLICIES,
         "retrieval": {"path": str(data)},
         "server": {"port": free_port(), "api_keys_env": KEYS_VARIABLE},
     }

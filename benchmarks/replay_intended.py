@@ -31,6 +31,7 @@ INTENDED: tuple[Intended, ...] = (
     Intended(r" models$", r"body\.data\[1\]\.schema\.properties\.(threshold|draft_tokens)\.description", BY_MODULE),
     Intended(r" models$", r"body\.data\[\d+\]\.(engine_fields|report_keys)", DECLARED),
     Intended(r"^(334|354) refused$", r"body\.error\.message", BY_MODULE),  # names all policies, or all gates
+    Intended(r"^14[68] l_rag$", r"body\.error\.message", BY_MODULE),  # with vLLM: names the gates that it can serve
     Intended(r"^(327|328) refused$", r"body\.error\.message", COMPILED),
     Intended(r"^384 refused$", r"body\.error\.message", BOUNDED),
 )

@@ -1,4 +1,4 @@
-"""Written by docs/policy_tables.py."""
+"""Written by docs/generate.py."""
 
 from typing import Any, Literal, TypedDict
 

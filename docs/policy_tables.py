@@ -1,5 +1,5 @@
-"""Write what lists the policies, from their own modules: docs/policies.md, the table in README.md, and the types of the
-client's builders (clients/policies.pyi). `python docs/policy_tables.py`; with `--check`, say which are out of date.
+"""Make what lists the policies, from their own modules: docs/policies.md, the table in README.md, and the types of the
+client's builders (clients/policies.pyi). `docs/generate.py` writes them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from waver.policies.registry import policies
 from waver.policies.retrieve.gate_registry import gates
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTICE = "Written by docs/policy_tables.py."
+NOTICE = "Written by docs/generate.py."
 TABLE = re.compile(r"(<!-- policies -->\n).*?(<!-- end of policies -->\n)", re.S)
 
 
@@ -120,25 +120,10 @@ def _hint(hint: Any, nested: dict[str, type[BaseModel]], schema: Mapping[str, An
     return "None" if hint in (None, type(None)) else str(hint.__name__)
 
 
-def outdated() -> dict[Path, str]:
-    """The files that differ from what is written here, with what they should hold."""
-    pages = {
+def pages() -> dict[Path, str]:
+    """Make every file that lists policies, by its path."""
+    return {
         ROOT / "docs" / "policies.md": page(),
         ROOT / "README.md": readme(),
         ROOT / "clients" / "policies.pyi": stub(),
     }
-    return {file: text for file, text in pages.items() if not file.exists() or file.read_text("utf-8") != text}
-
-
-def main(arguments: list[str]) -> int:
-    """Write the files that are out of date, or with `--check` name them and return 1."""
-    late = outdated()
-    for file, text in late.items():
-        print(f"{file.relative_to(ROOT)} is out of date" if arguments == ["--check"] else f"{file} written")
-        if arguments != ["--check"]:
-            file.write_text(text, encoding="utf-8")
-    return int(bool(late) and arguments == ["--check"])
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,37 +1,11 @@
-"""The builders of policies, and that what lists them says what the server has."""
+"""The builders of policies."""
 
 from __future__ import annotations
-
-import importlib.util
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from waver.clients import policies as builders
 from waver.policies import registry
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def tables() -> Any:
-    spec = importlib.util.spec_from_file_location("policy_tables", ROOT / "docs" / "policy_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_what_lists_the_policies_is_up_to_date(tables: Any) -> None:
-    assert list(tables.outdated()) == [], "run python docs/policy_tables.py"
-
-
-def test_a_change_would_be_noticed(tables: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = registry.policies()["ead"]
-    monkeypatch.setattr(kind, "__doc__", "Something else.")
-    assert {file.name for file in tables.outdated()} >= {"policies.md", "policies.pyi"}
 
 
 def test_only_what_is_given_is_sent() -> None:

@@ -1,0 +1,60 @@
+"""The pages that list things say what is there."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from waver.policies import registry
+from waver.training.rl.registry import names as methods
+
+ROOT = Path(__file__).resolve().parent.parent
+UNCITED = {"random_switch", "route"}
+"""Policies of no paper."""
+
+
+@pytest.fixture(scope="module")
+def generator() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "docs"))
+        yield import_module("generate")
+        for name in ("generate", "policy_tables"):
+            sys.modules.pop(name, None)
+
+
+def test_generated_pages_are_up_to_date(generator: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generator.main(["--check"]) == 0, f"{capsys.readouterr().out}run python docs/generate.py"
+
+
+def test_a_change_would_be_noticed(
+    generator: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry.policies()["ead"], "__doc__", "Something else.")
+    assert generator.main(["--check"]) == 1
+    late = capsys.readouterr().out
+    assert "docs/policies.md is out of date" in late
+    assert "clients/policies.pyi is out of date" in late
+
+
+def test_every_system_is_listed_with_files_that_exist(generator: Any) -> None:
+    entries = generator.systems()
+    names = [entry["system"] for entry in entries]
+    assert len(names) == len(set(names)) == 46
+    built = [entry for entry in entries if "code" in entry]
+    for entry in built:
+        assert (ROOT / entry["code"]).is_file(), entry["code"]
+        assert (ROOT / entry["test"]).is_file(), entry["test"]
+    listed = {name for entry in built for name in entry["system"].split(", ")}
+    assert {"ead", "l_rag", "top_w", "diffadapt", *methods()} == listed
+
+
+def test_a_papers_system_is_what_its_module_cites(generator: Any) -> None:
+    cited = {name: (policy.paper or "").removeprefix("arXiv ") for name, policy in registry.policies().items()}
+    for entry in generator.systems():
+        if entry["system"] in cited:
+            assert cited[entry["system"]] == entry["arxiv"]
+    assert {name for name, paper in cited.items() if not paper} == UNCITED

@@ -25,7 +25,7 @@ from waver.policies.think.difficulty import usual_difficulty
 from waver.policies.think.oracle import pick
 from waver.policies.think.strategies import Easy, Hard, Normal, asked, opening
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[3] / "models"
 ASKS = "Before I answer: this question is"
 SAID = "The answer is 72."
 

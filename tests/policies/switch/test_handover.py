@@ -24,7 +24,7 @@ from waver.policies.switch.random_switch import RandomSwitch
 from waver.policies.switch.route import Route
 from waver.training.pair.world import draw
 
-MODEL = str(Path(__file__).parents[2] / "models" / "small")
+MODEL = str(Path(__file__).parents[3] / "models" / "small")
 SWITCHING = [
     EntropyAdaptiveDecoding(threshold=0.02, window=1, min_tokens=1),
     EntropyAdaptiveDecoding(threshold=0.02, window=3, min_tokens=2, timing="lagged"),

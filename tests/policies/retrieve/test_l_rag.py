@@ -29,7 +29,7 @@ from waver.retrieval.embedder import Embedder
 from waver.retrieval.library import Library
 from waver.training.pair.world import documents, draw, score_text
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[3] / "models"
 TAIL = documents()[:12]
 ASKED = draw("tail_facts", 77, 400)
 

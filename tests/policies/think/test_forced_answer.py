@@ -30,7 +30,7 @@ from waver.retrieval.embedder import Embedder
 from waver.retrieval.library import Library
 from waver.training.pair.world import documents
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[3] / "models"
 QUESTION = "What is 40 + 41 + 87 - 34 + 21 - 83?"
 PAIR = {"words": " The answer is", "tokens": 8, "temperature": None, "until": "."}
 

@@ -1,1 +1,1 @@
-"""Documents on demand: documents become chunks, chunks vectors, and a question finds its passages among them."""
+"""Store and search documents: split them into chunks, embed the chunks, and find the passages that match a question."""

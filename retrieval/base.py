@@ -1,4 +1,4 @@
-"""The nouns of retrieval: `Document`, `Prepared`, `Passage`, `Spec`; what a store must do; what can go wrong."""
+"""Data types of retrieval, the protocols of a store and its writer, and the errors that users can cause."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Ids = npt.NDArray[np.int64]
 
 
 class RetrievalError(ValueError):
-    """Something a user can put right; the message is one sentence for them."""
+    """An error that a user can correct; its message is one sentence for them."""
 
 
 class BadDocument(RetrievalError):
@@ -40,7 +40,7 @@ class NoCollection(RetrievalError):
 
 
 class Exists(RetrievalError):
-    """A collection has this name already."""
+    """A collection of this name exists already."""
 
 
 class Busy(RetrievalError):
@@ -48,11 +48,11 @@ class Busy(RetrievalError):
 
 
 class Damaged(RetrievalError):
-    """The files on disk are not what was written."""
+    """The files on disk differ from what was written."""
 
 
 class StorageError(RetrievalError):
-    """The files cannot be read or written now; what was stored is as it was."""
+    """The files cannot be read or written now; stored data is unchanged."""
 
 
 class NoSpace(StorageError):
@@ -60,16 +60,16 @@ class NoSpace(StorageError):
 
 
 class Unavailable(RetrievalError):
-    """An optional package is not installed, or a model is not there or not to be loaded."""
+    """An optional package is not installed, or a model is missing or must not be loaded."""
 
 
 class Unreachable(RetrievalError):
-    """A database elsewhere does not answer."""
+    """A remote database does not answer."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text with a name. `digest` says whether it has changed: of the file it came from, or else of all it holds."""
+    """A named text. Two documents with the same `digest` are equal: it is that of the file, else of all fields."""
 
     id: str
     text: str
@@ -85,7 +85,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A document ready to be stored: chunks and their unit vectors `[chunks, dimension]`, and its lead sentences."""
+    """A document ready to be stored: its chunks, their unit vectors `[chunks, dimension]`, and its lead sentences."""
 
     document: Document
     chunks: tuple[str, ...]
@@ -95,7 +95,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Passage:
-    """A chunk that was found. `score` grows with relevance: a cosine (`dense`), BM25 (`lexical`), or the fused
+    """A chunk that a search found. A higher `score` is better: a cosine (`dense`), BM25 (`lexical`), or the fused
     reciprocal rank between 0 and 1 (`hybrid`)."""
 
     document: str
@@ -108,7 +108,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Spec:
-    """What a collection is made with and keeps for life. Sizes in tokens of the embedder's tokenizer.
+    """Properties of a collection that are fixed when it is created. Sizes in tokens of the embedder's tokenizer.
 
     `fingerprint` is the SHA-256 of the embedder's weights: vectors of other weights do not compare.
     """
@@ -123,7 +123,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Info:
-    """A collection as others see it; `bytes` on disk."""
+    """Public description of a collection; `bytes` on disk."""
 
     name: str
     documents: int
@@ -140,41 +140,42 @@ class Info:
 
 
 class Writer(Protocol):
-    """The one writer of a store, as long as it is held. What is staged is kept but seen by nobody until `publish`."""
+    """The single writer of a store, while it is held. Staged documents are stored, but not searchable until
+    `publish`."""
 
     def add(self, documents: Sequence[Prepared]) -> None:
-        """Store documents and make them searchable, all or none; the same id replaces."""
+        """Store documents and make them searchable, all or none; a document with the same id is replaced."""
 
     def stage(self, documents: Sequence[Prepared]) -> None:
-        """Keep documents for a later `publish`, which may come from another process after this one died."""
+        """Store documents for a later `publish`, which may come from another process after this one died."""
 
     def publish(self, keep: Iterable[str]) -> None:
-        """Make what is staged under these ids searchable, all at once, and drop what is staged beside them."""
+        """Make the staged documents with these ids searchable, all at once, and delete other staged documents."""
 
     def remove(self, document: str) -> bool:
-        """Forget a document; whether there was one."""
+        """Delete a document; return whether there was one."""
 
     def staged(self, document: str) -> tuple[str, int] | None:
-        """The digest and the number of chunks of a document that is staged."""
+        """Return the digest and the number of chunks of a staged document."""
 
     def summarise(self, summaries: Mapping[str, str], kind: str) -> None:
-        """Keep summaries of another kind, by document."""
+        """Store summaries of another kind, by document."""
 
     def compact(self) -> None:
-        """Rebuild the index where that pays."""
+        """Rebuild the index if enough vectors lie outside of it or are deleted."""
 
 
 class Store(Protocol):
-    """Where a collection's chunks, vectors and texts are kept. Every method may be called from any thread."""
+    """Storage of a collection's chunks, vectors and texts. Every method may be called from any thread."""
 
     spec: Spec
 
     @property
     def current(self) -> bool:
-        """Whether the collection is still the one that was opened, neither deleted nor made anew."""
+        """Return whether the opened collection still exists: it was neither deleted nor made anew."""
 
     def writing(self, wait: float | None = None, token: CancelToken | None = None) -> AbstractContextManager[Writer]:
-        """Become the writer.
+        """Acquire the writer.
 
         Args:
             wait: seconds for which this thread may wait for another writer; as the store is configured if None.
@@ -185,22 +186,22 @@ class Store(Protocol):
         """
 
     def digest(self, document: str) -> tuple[str, int] | None:
-        """The digest and the number of chunks of a document that is searchable."""
+        """Return the digest and the number of chunks of a searchable document."""
 
     def find(
         self, vector: Vectors | None, words: str | None, count: int, where: Filter
     ) -> tuple[list[Passage], list[Passage]]:
-        """The `count` nearest passages to a unit vector `[dimension]`, and the `count` best ones for words; both
+        """Return the `count` nearest passages to a unit vector `[dimension]`, and the `count` best ones for words; both
         best first, from one state of the collection."""
 
     def summaries(self, documents: Sequence[str], kind: str) -> dict[str, str]:
-        """The summaries that are there, by document."""
+        """Return the summaries that exist, by document."""
 
     def openings(self, documents: Sequence[str], chunks: int) -> list[tuple[str, str]]:
-        """The first so many chunks of documents, in order: a document's id and a text each."""
+        """Return the first `chunks` chunks of documents, in order: a document's id and a text each."""
 
     def info(self) -> Info:
-        """Counts and sizes now."""
+        """Return counts and sizes as they are now."""
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""

@@ -1,4 +1,4 @@
-"""Cancel work in a thread up to the moment at which it commits, and never after."""
+"""Cancel work in a thread until it commits; from then on a cancellation has no effect."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ Result = TypeVar("Result")
 
 
 class Cancelled(Exception):
-    """The work was cancelled: nobody waits for its result any more."""
+    """The work was cancelled: its result is no longer needed."""
 
 
 class CancelToken:
-    """Decides once whether a piece of work commits or is cancelled. Every method may be called from any thread."""
+    """A token that decides once whether work commits or is cancelled. Every method may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._cancelled = self._committing = False
 
     def cancel(self) -> bool:
-        """Cancel the work unless it commits already; whether it is cancelled."""
+        """Cancel the work unless it is committing already; return whether it is cancelled."""
         with self._lock:
             self._cancelled = not self._committing
             return self._cancelled
 
     def check(self) -> None:
-        """Raises:
-        Cancelled: the work should stop."""
+        """Stop if the work was cancelled.
+
+        Raises:
+            Cancelled: the work should stop.
+        """
         if self._cancelled:
             raise Cancelled
 
     def commit(self) -> None:
-        """From now on `cancel` comes too late.
+        """Enter the commit: from now on `cancel` has no effect.
 
         Raises:
             Cancelled: it came before.
@@ -46,7 +49,7 @@ class CancelToken:
 
 
 async def in_thread(threads: Executor, work: Callable[..., Result], *arguments: object) -> Result:
-    """Run `work` in a thread. A caller that is cancelled is held until it has ended, unless it never began."""
+    """Run `work` in a thread. If the caller is cancelled, wait until the work has ended, unless it had not started."""
     running = threads.submit(work, *arguments)
     waiting = asyncio.wrap_future(running)
     try:

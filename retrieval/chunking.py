@@ -1,4 +1,4 @@
-"""Texts to chunks of at most so many tokens, cut where paragraphs or sentences end wherever that can be."""
+"""Split texts into chunks of at most so many tokens, at the ends of paragraphs or sentences where possible."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ PARAGRAPH_EARLY = 0.75
 
 
 class Tokens(Protocol):
-    """What chunking needs of a tokenizer."""
+    """The part of a tokenizer that chunking needs."""
 
     def offsets(self, texts: Sequence[str]) -> list[Offsets]:
-        """For each text the first and past-the-last character of its tokens, `[tokens, 2]`."""
+        """Return for each text the first and past-the-last character of its tokens, `[tokens, 2]`."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,14 @@ class Piece:
 
 
 def chunks(text: str, tokens: Tokens, most: int, overlap: int) -> Iterator[str]:
-    """The chunks of a text, in order. Each but the first begins with about `overlap` tokens of the one before it."""
+    """Yield the chunks of a text, in order. Each but the first begins with about `overlap` tokens of the one before
+    it."""
     for piece in pieces(text, tokens, most, overlap):
         yield text[piece.start : piece.end]
 
 
 def pieces(text: str, tokens: Tokens, most: int, overlap: int) -> Iterator[Piece]:
-    """Where the chunks lie.
+    """Yield the chunks of a text as character ranges.
 
     Raises:
         ValueError: the overlap is not below half a chunk.
@@ -88,7 +89,7 @@ def pieces(text: str, tokens: Tokens, most: int, overlap: int) -> Iterator[Piece
 
 
 def sentence_starts(text: str) -> list[int]:
-    """Characters at which a sentence begins, but for the first one."""
+    """Return the characters at which sentences begin, except the first."""
     return [
         match.end()
         for start, end in windows(text)
@@ -102,7 +103,7 @@ def _ends(pattern: re.Pattern[str], text: str) -> list[int]:
 
 
 def lead(text: str, tokens: Tokens, sentences: int = 2, most: int = 64) -> str:
-    """The first sentences of a text, at most so many tokens of them."""
+    """Return the first sentences of a text, at most `most` tokens of them."""
     opening = text[: 64 * most]
     cuts = [*sentence_starts(opening), len(opening)]
     opening = opening[: cuts[min(sentences, len(cuts)) - 1]].strip()
@@ -111,7 +112,7 @@ def lead(text: str, tokens: Tokens, sentences: int = 2, most: int = 64) -> str:
 
 
 def token_spans(text: str, tokens: Tokens) -> Offsets:
-    """Characters of all tokens of a text, `[tokens, 2]`; tokens without a character of their own are left out."""
+    """Return the character ranges of all tokens of a text, `[tokens, 2]`, without tokens that have no characters."""
     blocks = list(_blocks(text))
     found = tokens.offsets([text[start:end] for start, end in blocks])
     spans = [span[span[:, 1] > span[:, 0]] + start for (start, _), span in zip(blocks, found, strict=True)]
@@ -119,8 +120,8 @@ def token_spans(text: str, tokens: Tokens) -> Offsets:
 
 
 def _split_long(spans: Offsets) -> Offsets:
-    """Spans in which those of more than `LONG` characters count as several: some tokenizers make one unknown token of
-    the longest of words."""
+    """Split spans of more than `LONG` characters, to count as several tokens: some tokenizers make one unknown token of
+    a very long word."""
     lengths = spans[:, 1] - spans[:, 0]
     parts = np.where(lengths > LONG, -(-lengths // PART), 1)
     if (parts == 1).all():
@@ -140,7 +141,7 @@ def _split_long(spans: Offsets) -> Offsets:
 
 
 def _blocks(text: str) -> Iterator[tuple[int, int]]:
-    """Parts of a text of at most `BLOCK` characters, cut at white space if there is any."""
+    """Yield the ranges of blocks of at most `BLOCK` characters, cut at white space if there is any."""
     start = 0
     while start < len(text):
         end = min(start + BLOCK, len(text))
@@ -152,18 +153,18 @@ def _blocks(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _first_tokens(starts: Offsets, characters: Sequence[int]) -> Offsets:
-    """For each character the first token that begins there or later."""
+    """Return for each character the first token that begins there or later."""
     found = np.unique(np.searchsorted(starts, np.asarray(characters, np.int64)))
     return found[found < len(starts)]
 
 
 def _last(cuts: Offsets, low: int, high: int) -> int:
-    """The last of the sorted cuts in `(low, high]`, or 0."""
+    """Return the last of the sorted cuts in `(low, high]`, or 0."""
     i = int(np.searchsorted(cuts, high, side="right")) - 1
     return int(cuts[i]) if i >= 0 and cuts[i] > low else 0
 
 
 def _first(cuts: Offsets, low: int, high: int) -> int:
-    """The first of the sorted cuts in `[low, high)`, or 0."""
+    """Return the first of the sorted cuts in `[low, high)`, or 0."""
     i = int(np.searchsorted(cuts, low))
     return int(cuts[i]) if i < len(cuts) and cuts[i] < high else 0

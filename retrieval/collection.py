@@ -1,4 +1,4 @@
-"""A collection: documents in, passages out."""
+"""A collection of documents: add documents, search for passages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MOST_VALUES = 1000
 
 @dataclass(frozen=True)
 class Stored:
-    """A document that is searchable now; `changed` is false where it was so already."""
+    """A document that is searchable now; `changed` is false if it already was, with the same content."""
 
     id: str
     chunks: int
@@ -46,7 +46,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Addition:
-    """Documents on their way in: all of them, and those that are not stored as they are, chunked and embedded."""
+    """Documents to be added: all of them, and those that have changed, chunked and embedded."""
 
     documents: tuple[Document, ...]
     prepared: Mapping[str, Prepared]
@@ -55,8 +55,8 @@ class Addition:
 class Collection:
     """Documents under one name, embedded by one model. Every method may be called from any thread.
 
-    `search` is for coroutines: it works in a thread and never holds up the event loop. What writes waits in its
-    thread for other writers; coroutines write through `Library.add` and `Library.write`.
+    `search` is for coroutines: it runs in a thread and does not block the event loop. Methods that write block their
+    thread while another writer is at work; coroutines write through `Library.add` and `Library.write`.
     """
 
     def __init__(self, store: Store, embedder: Embedder, threads: ThreadPoolExecutor) -> None:
@@ -69,7 +69,7 @@ class Collection:
     async def search(
         self, query: str, top_k: int = 5, filter: Filter | None = None, mode: Mode = "hybrid"
     ) -> list[Passage]:
-        """The passages for a question, best first.
+        """Return the passages for a question, best first.
 
         Args:
             filter: metadata that their documents must carry; a sequence of values means any of them.
@@ -82,7 +82,7 @@ class Collection:
     def search_now(
         self, query: str, top_k: int = 5, filter: Filter | None = None, mode: Mode = "hybrid"
     ) -> list[Passage]:
-        """`search` for those who may wait."""
+        """Search in the calling thread; blocks. See `search`."""
         where = filter or {}
         check_filter(where)
         vector = None if mode == "lexical" else self._checked.question(query)
@@ -96,7 +96,8 @@ class Collection:
         return [replace(passages[key], score=score) for key, score in ranked[:top_k]]
 
     def add(self, documents: Sequence[Document]) -> list[Stored]:
-        """Make documents searchable, all or none; the same id replaces. What has not changed is left alone.
+        """Make documents searchable, all or none; a document with the same id is replaced, an unchanged one is left
+        alone.
 
         Raises:
             BadDocument: one of them cannot be kept.
@@ -107,7 +108,7 @@ class Collection:
             return self.commit(addition, writer)
 
     def prepared(self, documents: Sequence[Document], token: CancelToken | None = None) -> Addition:
-        """Chunk and embed those documents that are not stored as they are; no writer is waited for.
+        """Chunk and embed the documents that have changed, without waiting for a writer.
 
         Raises:
             BadDocument: one of them cannot be kept.
@@ -120,7 +121,8 @@ class Collection:
         return Addition(tuple(documents), {each.id: self.prepare(each, token) for each in new})
 
     def commit(self, addition: Addition, writer: Writer) -> list[Stored]:
-        """Make an addition searchable, all or none. What others wrote since it was prepared counts as it is now."""
+        """Make an addition searchable, all or none. Documents that were written since it was prepared are compared
+        anew."""
         known = {each.id: self.store.digest(each.id) for each in addition.documents}
         new = {
             each.id: addition.prepared.get(each.id) or self.prepare(each)
@@ -136,17 +138,17 @@ class Collection:
         return out
 
     def remove(self, document: str) -> bool:
-        """Forget a document; whether there was one."""
+        """Delete a document; return whether there was one."""
         with self.store.writing() as writer:
             return writer.remove(document)
 
     def compact(self) -> None:
-        """Rebuild the index where that pays. Readers and their searches go on meanwhile."""
+        """Rebuild the index if enough vectors lie outside of it or are deleted. Searches go on meanwhile."""
         with self.store.writing() as writer:
             writer.compact()
 
     def prepare(self, document: Document, token: CancelToken | None = None) -> Prepared:
-        """Chunks, vectors and lead sentences of a document.
+        """Chunk and embed a document, and take its lead sentences.
 
         Raises:
             BadDocument: there is no text in it.
@@ -158,18 +160,18 @@ class Collection:
         return Prepared(document, found, embedder.embed(found, token), lead(document.text, embedder))
 
     def summaries(self, documents: Sequence[str], kind: str = "lead") -> dict[str, str]:
-        """Summaries by document: its lead sentences, or whatever was kept under another kind."""
+        """Return summaries by document: the lead sentences, or those stored under another kind."""
         return self.store.summaries(documents, kind)
 
     def openings(self, documents: Sequence[str], chunks: int) -> dict[str, str]:
-        """The text of the first so many chunks, by document: what a summary can be written from."""
+        """Return the text of the first `chunks` chunks by document, as input for a summary."""
         found: dict[str, str] = {}
         for document, text in self.store.openings(documents, chunks):
             found[document] = f"{found[document]} {text}" if document in found else text
         return found
 
     def summarise(self, summaries: Mapping[str, str], kind: str) -> None:
-        """Keep summaries that somebody wrote, an engine for example, until their documents change."""
+        """Store summaries that were written elsewhere, by an engine for example, until their documents change."""
         with self.store.writing() as writer:
             writer.summarise(summaries, kind)
 
@@ -178,7 +180,7 @@ class Collection:
 
     @cached_property
     def _checked(self) -> Embedder:
-        """The embedder, once it is known to be the one that made the vectors.
+        """Return the embedder after checking that it is the one that made the vectors.
 
         Raises:
             Unavailable: it is another one.
@@ -193,8 +195,11 @@ class Collection:
 
 
 def check(document: Document) -> None:
-    """Raises:
-    BadDocument: its id or metadata cannot be kept."""
+    """Check a document's id and metadata.
+
+    Raises:
+        BadDocument: its id or metadata cannot be kept.
+    """
     if not document.id.strip() or len(document.id) > MOST_ID:
         raise BadDocument(f"A document's id has 1 to {MOST_ID} characters.")
     if len(document.metadata) > MOST_METADATA:
@@ -207,8 +212,11 @@ def check(document: Document) -> None:
 
 
 def check_filter(where: Filter) -> None:
-    """Raises:
-    RetrievalError: it has too many values."""
+    """Check the size of a filter.
+
+    Raises:
+        RetrievalError: it has too many values.
+    """
     count = sum(1 if isinstance(each, str | int | float | None) else len(each) for each in where.values())
     if count > MOST_VALUES:
         raise RetrievalError(f"filter should have at most {MOST_VALUES} values, all keys together; it has {count}.")

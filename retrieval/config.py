@@ -1,4 +1,4 @@
-"""How documents are kept, embedded and read: the section `retrieval` of the configuration."""
+"""The section `retrieval` of the configuration: storage, embedders, and limits on documents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
 
 
 class RetrievalConfig(BaseModel):
-    """Sizes in bytes, times in seconds."""
+    """Configuration of retrieval. Sizes in bytes, times in seconds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

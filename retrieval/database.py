@@ -1,4 +1,5 @@
-"""Texts, metadata and the manifest of a collection in SQLite: whatever commits here has happened, all else has not."""
+"""Store the texts, metadata and manifest of a collection in SQLite. A change takes effect when its transaction
+commits."""
 
 from __future__ import annotations
 
@@ -40,13 +41,16 @@ is, as in a collection of two chunks."""
 
 
 class Database:
-    """A file of SQLite with as many readers as there are threads that read, and one writer at a time."""
+    """A SQLite file with a connection for each thread that reads, and one writer at a time."""
 
     def __init__(self, file: Path) -> None:
-        """Raises:
-        NoCollection: there is no such file.
-        StorageError: it cannot be reached.
-        Damaged: it is none of ours."""
+        """Open the database of a collection.
+
+        Raises:
+            NoCollection: there is no such file.
+            StorageError: it cannot be reached.
+            Damaged: it is none of ours.
+        """
         self._file = file
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
@@ -85,7 +89,7 @@ class Database:
 
     @property
     def current(self) -> bool:
-        """Whether the file is still the one that was opened."""
+        """Return whether the opened file is still the one at its path."""
         try:
             return self._file.stat().st_ino == self._inode
         except OSError:
@@ -114,7 +118,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """One state of the collection, whatever is written meanwhile."""
+        """Open a read transaction: it sees one state of the collection, whatever is written meanwhile."""
         with self._connection() as db:
             db.execute("BEGIN")
             try:
@@ -124,7 +128,8 @@ class Database:
 
     @contextmanager
     def changing(self, token: CancelToken | None = None) -> Iterator[sqlite3.Connection]:
-        """A change that happens as a whole or not at all, and is on disk afterwards; not at all if it is cancelled."""
+        """Open a write transaction. It commits as a whole, synced to disk, or not at all; a cancelled token prevents
+        the commit."""
         with self._connection() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -149,7 +154,7 @@ def spec(db: sqlite3.Connection) -> Spec:
 
 
 def generation(db: sqlite3.Connection) -> int:
-    """Grows with every change."""
+    """Return the number that grows with every change."""
     return int(_manifest(db, "generation"))
 
 
@@ -161,13 +166,13 @@ def _manifest(db: sqlite3.Connection, key: str) -> str:
 
 
 def next_chunk(db: sqlite3.Connection) -> int:
-    """The id of the next chunk; ids are never used twice."""
+    """Return the id of the next chunk; ids are never reused."""
     row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'").fetchone()
     return 1 + (row[0] if row else 0)
 
 
 def insert(db: sqlite3.Connection, documents: Sequence[Prepared], staged: bool) -> None:
-    """Add documents with their chunks, whose ids go on from `next_chunk`; what has the same id is forgotten."""
+    """Add documents with their chunks, numbered from `next_chunk`; documents with the same ids are deleted."""
     first = next_chunk(db)
     for prepared in documents:
         it = prepared.document
@@ -185,7 +190,7 @@ def insert(db: sqlite3.Connection, documents: Sequence[Prepared], staged: bool) 
 
 
 def forget(db: sqlite3.Connection, document: str, staged: bool) -> bool:
-    """Remove a document and mark its vectors as dead; whether there was one."""
+    """Delete a document and mark its vectors as deleted; return whether there was one."""
     row = db.execute("SELECT key FROM documents WHERE id = ? AND staged = ?", (document, int(staged))).fetchone()
     if row is None:
         return False
@@ -198,14 +203,14 @@ def forget(db: sqlite3.Connection, document: str, staged: bool) -> bool:
 
 
 def chunks_where(db: sqlite3.Connection, where: Filter) -> Iterator[int]:
-    """Ids of the chunks whose documents carry all of this metadata."""
+    """Return the ids of chunks whose documents match a metadata filter."""
     condition, values = _condition(where)
     rows = db.execute(f"SELECT id FROM chunks c WHERE {condition}", values)
     return (row[0] for row in rows)
 
 
 def matching(db: sqlite3.Connection, words: str, count: int, where: Filter) -> list[tuple[int, float]]:
-    """Ids and BM25 scores (k1 = 1.2, b = 0.75) of the chunks that have one of the words, best first."""
+    """Return the ids and BM25 scores (k1 = 1.2, b = 0.75) of chunks that contain one of the words, best first."""
     found = telling(words)
     if not found:
         return []
@@ -221,7 +226,7 @@ def matching(db: sqlite3.Connection, words: str, count: int, where: Filter) -> l
 
 
 def passages(db: sqlite3.Connection, scores: Mapping[int, float]) -> dict[int, Passage]:
-    """Passages by chunk id; chunks that are not there are left out."""
+    """Return passages by chunk id, without those that do not exist."""
     rows = db.execute(
         "SELECT c.id, d.id, c.number, c.text, d.title, d.metadata FROM chunks c JOIN documents d ON d.key = c.document "
         f"WHERE NOT d.staged AND c.id IN ({','.join('?' * len(scores))})",
@@ -241,5 +246,5 @@ def _condition(where: Filter) -> tuple[str, list[str]]:
 
 
 def tag(value: Scalar) -> str:
-    """A metadata value as it is compared: 1 and 1.0 are the same, 1 and true are not."""
+    """Encode a metadata value for comparison: 1 and 1.0 are the same, 1 and true are not."""
     return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)

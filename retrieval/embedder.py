@@ -1,4 +1,4 @@
-"""Texts to unit vectors, by any sentence-transformers model, loaded when it is first asked."""
+"""Embed texts as unit vectors with any sentence-transformers model, loaded on first use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def missing(error: ImportError) -> Unavailable:
 
 
 class Embedder:
-    """A sentence-transformers model under the name that a user gave it. Every method may be called from any thread.
+    """A sentence-transformers model under its configured name. Every method may be called from any thread.
 
     Raises:
         Unavailable: on first use; it cannot be loaded.
@@ -68,7 +68,7 @@ class Embedder:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights."""
+        """Return the SHA-256 of the weights."""
         assert self.model
         return self._fingerprint
 
@@ -78,28 +78,29 @@ class Embedder:
 
     @property
     def most_tokens(self) -> int:
-        """Tokens of a text that the model reads; its marks of start and end are not counted."""
+        """Return how many tokens of a text the model reads, without its special tokens."""
         tokenizer: Any = self.model.tokenizer
         length = self.model.max_seq_length or tokenizer.model_max_length
         return int(length) - int(tokenizer.num_special_tokens_to_add())
 
     @property
     def most_characters(self) -> int:
-        """Characters of a text that are looked at: far more than its tokens cover, but for words of unusual length."""
+        """Return how many characters of a text are tokenised: more than its tokens cover, except for very long
+        words."""
         return CHARACTERS_A_TOKEN * self.most_tokens
 
     def offsets(self, texts: Sequence[str]) -> list[Offsets]:
-        """Characters of each text's tokens, `[tokens, 2]`: for `waver.retrieval.chunking`."""
+        """Return the character ranges of each text's tokens, `[tokens, 2]`, for `waver.retrieval.chunking`."""
         assert self.model
         found = self._plain.encode_batch(list(texts), add_special_tokens=False)
         return [np.array(each.offsets, np.int64).reshape(-1, 2) for each in found]
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, the model's marks not counted."""
+        """Return the number of tokens of each text, without special tokens."""
         return [len(spans) for spans in self.offsets(texts)]
 
     def embed(self, texts: Sequence[str], token: CancelToken | None = None) -> Vectors:
-        """Unit vectors `[texts, dimension]`. What a text has beyond `most_tokens` is not read.
+        """Return unit vectors `[texts, dimension]`. Text beyond `most_tokens` is ignored.
 
         Raises:
             Cancelled: `token` was, before the last batch.
@@ -124,7 +125,7 @@ class Embedder:
         return vectors
 
     def question(self, text: str) -> Vectors:
-        """The unit vector `[dimension]` of a question; recent ones are remembered."""
+        """Return the unit vector `[dimension]` of a question; recent ones are cached."""
         try:
             self._asked.move_to_end(text)
             return self._asked[text]

@@ -1,4 +1,4 @@
-"""One state of a collection on disk at a time: the database's, and the FAISS files (segments) that it names."""
+"""Read a collection on disk: consistent snapshots of the database and of the FAISS files (segments) that it lists."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ DATABASE = "collection.sqlite3"
 
 
 class FaissReader:
-    """A collection's folder as its readers see it. They never wait for a writer."""
+    """Reader of a collection's folder. It never waits for a writer."""
 
     def __init__(self, folder: Path, index: Kind | None = None) -> None:
-        """Args:
+        """Open a collection's folder.
+
+        Args:
             index: the kind of every index, whatever its size; by size if None.
 
         Raises:
@@ -43,7 +45,7 @@ class FaissReader:
 
     @contextmanager
     def reading(self) -> Iterator[tuple[sqlite3.Connection, Snapshot]]:
-        """A state of the database and the segments that it names."""
+        """Yield a read transaction on the database and the segments that it lists."""
         seen = -1
         while True:
             with self.database.reading() as db:
@@ -63,7 +65,7 @@ class FaissReader:
                 return
 
     def snapshot(self, db: sqlite3.Connection) -> Snapshot:
-        """The segments of the state that `db` reads; those opened before are used again."""
+        """Return the segments of the state that `db` reads; segments that are open already are reused."""
         generation = database.generation(db)
         with self._opening:
             known = self._snapshot
@@ -83,7 +85,7 @@ class FaissReader:
             return found
 
     def check_files(self) -> None:
-        """Look whether the segments' files are there, also those that are open and so can still be read.
+        """Check that the files of all segments exist, also of those that are open and so could still be read.
 
         Raises:
             Damaged: one of them is gone, or has another size.
@@ -102,7 +104,7 @@ class FaissReader:
             seen = now
 
     def known(self, document: str, staged: bool) -> tuple[str, int] | None:
-        """The digest and the number of chunks of a document that is searchable, or of one that is staged."""
+        """Return the digest and the number of chunks of a searchable document, or of a staged one."""
         with self.database.reading() as db:
             row = db.execute(
                 "SELECT digest, chunks FROM documents WHERE id = ? AND staged = ?", (document, int(staged))
@@ -110,7 +112,7 @@ class FaissReader:
         return None if row is None else (row[0], row[1])
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
         self.database.close()
         self._snapshot = None
 

@@ -1,7 +1,7 @@
-"""The store on one machine: vectors in immutable FAISS files (segments), everything else in SQLite.
+"""Store a collection on one machine: vectors in immutable FAISS files (segments), everything else in SQLite.
 
-A segment is written and synced before the transaction that names it; until that commits, nobody knows it, and the next
-writer deletes it. Readers see one state of the database and map the segments that it names, so they never wait.
+A segment is written and synced before the transaction that lists it. If that does not commit, the next writer deletes
+the file. Readers see one state of the database and map the segments that it lists, so they never wait.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ LOCK = "lock"
 
 
 class FaissStore(FaissReader):
-    """A collection's folder."""
+    """Store of one collection in a folder."""
 
     def __init__(self, folder: Path, index: Kind | None = None, lock_seconds: float = 30.0) -> None:
-        """Args:
+        """Open a collection's folder.
+
+        Args:
             index: the kind of every index, whatever its size; by size if None.
             lock_seconds: how long to wait for another writer.
 
@@ -41,7 +43,7 @@ class FaissStore(FaissReader):
 
     @staticmethod
     def create(folder: Path, spec: Spec) -> None:
-        """Make an empty collection in a folder that exists."""
+        """Create an empty collection in a folder that exists."""
         Database.create(folder / DATABASE, spec)
 
     @property
@@ -59,7 +61,7 @@ class FaissStore(FaissReader):
     @staticmethod
     @contextmanager
     def lock(folder: Path, seconds: float) -> Iterator[None]:
-        """Hold the folder's lock, which ends with the process at the latest.
+        """Hold the folder's lock. The operating system releases it if the process dies.
 
         Raises:
             NoCollection: there is no such folder.
@@ -130,7 +132,7 @@ class FaissStore(FaissReader):
 
 
 def _bytes(folder: Path) -> int:
-    """Size of a folder's files; one that is deleted meanwhile counts nothing."""
+    """Return the size of a folder's files, without files that are deleted meanwhile."""
     size = 0
     for file in folder.iterdir():
         with suppress(FileNotFoundError):

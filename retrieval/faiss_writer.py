@@ -1,4 +1,4 @@
-"""How a collection on disk changes: new segments, small ones merged on the way, and a rebuilt index where it pays."""
+"""Write to a collection on disk: add segments, merge small ones, and rebuild the index when it has degraded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LOOSE = 0.2
 
 @dataclass(frozen=True)
 class Written:
-    """A segment that is on disk and in no manifest yet."""
+    """A segment that is on disk, but not in the manifest yet."""
 
     file: str
     kind: Kind
@@ -39,7 +39,7 @@ class Written:
 
 
 class FaissWriter:
-    """The one writer of a collection, while it holds the lock. See `waver.retrieval.base.Writer`."""
+    """The single writer of a collection, while it holds the lock. See `waver.retrieval.base.Writer`."""
 
     def __init__(self, store: FaissReader, token: CancelToken | None = None) -> None:
         self._store, self._token = store, token
@@ -108,7 +108,8 @@ class FaissWriter:
             )
 
     def compact(self) -> None:
-        """Put everything into one index of the kind that suits its size, if too much lies outside of it."""
+        """Rebuild all segments as one index of the kind that suits its size, if too many vectors lie outside of it or
+        are deleted."""
         with self._store.reading() as (_, snapshot):
             segments = snapshot.segments
         count = sum(segment.count for segment in segments)
@@ -125,7 +126,7 @@ class FaissWriter:
             _remove(self._store, segment.file)
 
     def _write(self, kind: Kind, ids: Ids, blocks: Callable[[], Iterator[Vectors]]) -> Written:
-        """Write a segment and see to it that it is on disk; nothing is left of one that cannot be."""
+        """Write a segment and sync it to disk; delete the file on failure."""
         file = self._store.folder / f"{secrets.token_hex(8)}.faiss"
         try:
             with storing(self._store.spec.name):
@@ -136,7 +137,7 @@ class FaissWriter:
             raise
 
     def _going_on(self, blocks: Iterator[Vectors]) -> Iterator[Vectors]:
-        """The blocks, as long as nobody cancels the work.
+        """Yield the blocks, checking for cancellation before each.
 
         Raises:
             Cancelled: somebody did.
@@ -148,7 +149,7 @@ class FaissWriter:
 
 
 def _settled(file: Path) -> tuple[int, str]:
-    """Size and SHA-256 of a file, once its folder's entry is on disk too."""
+    """Sync a file's folder entry to disk, and return the file's size and SHA-256."""
     if os.name == "posix":
         folder = os.open(file.parent, os.O_RDONLY)
         try:

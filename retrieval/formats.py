@@ -1,7 +1,7 @@
-"""From the bytes of a document to its title and plain text: text, Markdown, HTML, PDF.
+"""Extract the title and plain text of a document: text, Markdown, HTML, PDF.
 
-Nothing here follows a link or runs a script. What is hostile may take long or much memory, so all but plain text is
-read in a process of its own (`waver.retrieval.worker`).
+Nothing here follows a link or runs a script. Hostile files can take long or much memory, so all formats but plain text
+are read in a separate process (`waver.retrieval.worker`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _BLANK_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 
 
 def clean(text: str) -> str:
-    """Text without control characters, with single blank lines between paragraphs."""
+    """Remove control characters, and reduce blank lines between paragraphs to one."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n\n")
     return "".join(_BLANK_LINES.sub("\n\n", _CONTROL.sub("", text[a:b])) for a, b in windows(text)).strip()
 
 
 def decode(data: bytes) -> str:
-    """Bytes to text: by their byte order mark, else UTF-8, else Windows-1252.
+    """Decode bytes: by their byte order mark, else as UTF-8, else as Windows-1252.
 
     Raises:
         BadDocument: they are no text.
@@ -49,19 +49,19 @@ def decode(data: bytes) -> str:
 
 
 def text(data: bytes, most: int) -> tuple[str, str]:
-    """Plain text as it is."""
+    """Return plain text unchanged."""
     return "", decode(data)
 
 
 def markdown(data: bytes, most: int) -> tuple[str, str]:
-    """Markdown's text without its marks; the title is the first heading."""
+    """Return Markdown's text without its markup; the title is the first heading."""
     from markdown_it import MarkdownIt
 
     return html(MarkdownIt("commonmark").enable("table").render(decode(data)).encode(), most)
 
 
 def html(data: bytes, most: int) -> tuple[str, str]:
-    """What a reader of the page would see, one paragraph per block. Scripts, styles and hidden parts are left out."""
+    """Return the visible text of a page, one paragraph per block, without scripts, styles and hidden parts."""
     from selectolax.lexbor import LexborHTMLParser
 
     tree = LexborHTMLParser(decode(data))
@@ -96,7 +96,7 @@ def html(data: bytes, most: int) -> tuple[str, str]:
 
 
 def pdf(data: bytes, most: int) -> tuple[str, str]:
-    """The text layer of a PDF, page by page.
+    """Return the text layer of a PDF, page by page.
 
     Raises:
         BadDocument: it is no PDF, damaged, or locked by a password.
@@ -159,7 +159,7 @@ FOREIGN = {
 
 
 def kind_of(data: bytes, name: str, content_type: str = "") -> str:
-    """Which reader suits a file: what its bytes say, then its name, then its content type.
+    """Determine the format of a file: by its bytes, then its name, then its content type.
 
     Raises:
         BadDocument: none does.

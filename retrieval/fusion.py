@@ -1,4 +1,4 @@
-"""Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009): one ranking from several."""
+"""Reciprocal rank fusion of several rankings (Cormack, Clarke and Büttcher, SIGIR 2009)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ K = 60
 
 
 def fuse(rankings: Sequence[Sequence[Item]], k: int = K) -> list[tuple[Item, float]]:
-    """Items by the sum of `1 / (k + rank)` over the rankings, best first; divided by its largest possible value, so
-    that 1 means first in all of them. Ties go to what comes first in the earlier ranking."""
+    """Rank items by the sum of `1 / (k + rank)` over the rankings, best first, divided by its largest possible value,
+    so that 1 means first in all of them. Ties go to the item that comes first in the earlier ranking."""
     scores: dict[Item, float] = {}
     for ranking in rankings:
         for rank, item in enumerate(ranking, 1):

@@ -1,6 +1,7 @@
-"""One immutable FAISS index over unit vectors, and which kind suits how many: flat, HNSW, or IVF-PQ with refinement.
+"""Build and search an immutable FAISS index of unit vectors: flat, HNSW, or IVF-PQ with refinement, depending on their
+number.
 
-A vector is named by its position. Scores are inner products of unit vectors: cosines.
+A vector is identified by its position. Scores are inner products of unit vectors: cosines.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ STEP = 65_536
 
 
 def kind_for(count: int, wanted: Kind | None = None) -> Kind:
-    """The kind for so many vectors: the one that is `wanted`, if they are enough to train it, else by their number."""
+    """Choose the kind of index for a number of vectors: the `wanted` one, if there are enough to train it, else by
+    size."""
     if wanted is not None:
         return wanted if wanted != "ivf_pq" or count >= TRAINABLE else "flat"
     return "flat" if count <= FLAT_UNTIL else "hnsw" if count <= HNSW_UNTIL else "ivf_pq"
@@ -98,12 +100,15 @@ def _trained(count: int, dimension: int, blocks: Callable[[], Iterator[Vectors]]
 
 
 class Index:
-    """A written index, mapped into memory: what is not read is not loaded. Searches may run side by side."""
+    """An index file, mapped into memory: pages that are not read are not loaded. Searches may run concurrently."""
 
     def __init__(self, file: Path, kind: Kind, count: int, dimension: int) -> None:
-        """Raises:
-        Damaged: the file is no index, or one of another kind or size.
-        FileNotFoundError: it is not there (any more)."""
+        """Open an index file.
+
+        Raises:
+            Damaged: the file is no index, or one of another kind or size.
+            FileNotFoundError: it is not there (any more).
+        """
         try:
             found = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
@@ -117,7 +122,8 @@ class Index:
         self.kind, self.count = kind, count
 
     def search(self, vectors: Vectors, count: int, admitted: Mask | None = None) -> tuple[Vectors, Ids]:
-        """Scores and positions `[queries, count]` of the nearest to `[queries, dimension]`; -1 where there are fewer.
+        """Return scores and positions `[queries, count]` of the nearest vectors to `[queries, dimension]`; positions
+        are -1 where there are fewer.
 
         Args:
             admitted: which positions may be found, `[vectors]`; all if None.
@@ -147,7 +153,7 @@ class Index:
         return scores, positions
 
     def vectors(self, start: int, end: int) -> Vectors:
-        """The vectors at positions `start` to `end`, `[n, dimension]`."""
+        """Return the vectors at positions `start` to `end`, `[n, dimension]`."""
         out = np.empty((end - start, self._index.d), np.float32)
         self._index.reconstruct_n(start, end - start, out)
         return out

@@ -1,6 +1,6 @@
-"""A file or a folder into a collection: batch by batch on disk, visible all at once when everything is there.
+"""Ingest a file or a folder into a collection: stage it batch by batch, and publish everything at the end.
 
-An ingestion that is cut off leaves the collection as it was. Run again, it takes what it had prepared and goes on.
+An ingestion that is interrupted leaves the collection unchanged. Run again, it resumes with what it had staged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file; `reason` says why it was skipped."""
+    """Result of one file; `reason` says why it was skipped."""
 
     id: str
     state: Literal["added", "unchanged", "skipped"]
@@ -32,7 +32,8 @@ class Outcome:
 
 
 def files(path: Path) -> list[tuple[str, Path]]:
-    """The documents below a path as ids (their relative paths, or the one file's name) and files; nothing hidden.
+    """Return the documents below a path as ids (their relative paths, or the one file's name) and files, without hidden
+    ones.
 
     Raises:
         BadDocument: there is nothing there.
@@ -49,7 +50,7 @@ def files(path: Path) -> list[tuple[str, Path]]:
 
 
 def file_digest(data: bytes, metadata: Mapping[str, Scalar]) -> str:
-    """What a document's digest is when it comes as a file."""
+    """Return the digest of a document that comes from a file."""
     return hashlib.sha256(data + json.dumps(dict(metadata), sort_keys=True).encode()).hexdigest()
 
 

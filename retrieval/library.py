@@ -1,6 +1,6 @@
-"""All collections of one configuration: made, opened, listed, written to, deleted.
+"""Create, open, list, write to and delete the collections of a configuration.
 
-Threads never wait for a writer here: coroutines wait for their turn (`waver.retrieval.turns`) and take a thread then.
+No thread waits for a writer here: coroutines wait for the write lock (`waver.retrieval.turns`), and take a thread then.
 """
 
 from __future__ import annotations
@@ -44,21 +44,27 @@ Result = TypeVar("Result")
 
 
 class Shelf(Protocol):
-    """Where stores are kept."""
+    """Backend that stores collections: folders, or a Qdrant server."""
 
     def names(self) -> list[str]:
-        """The collections that are there."""
+        """Return the names of the collections."""
 
     def create(self, spec: Spec) -> None:
-        """Raises:
-        Exists: there is one of this name."""
+        """Create an empty store.
+
+        Raises:
+            Exists: there is one of this name.
+        """
 
     def open(self, name: str) -> Store:
-        """Raises:
-        NoCollection: there is none."""
+        """Open a store.
+
+        Raises:
+            NoCollection: there is none.
+        """
 
     def delete(self, name: str, wait: float | None = None, token: CancelToken | None = None) -> None:
-        """Delete a collection, after at most `wait` seconds for its writer; as configured if None.
+        """Delete a collection, waiting at most `wait` seconds for its writer (None: the configured time).
 
         Raises:
             NoCollection: there is none.
@@ -72,7 +78,7 @@ class Library:
     """The collections of a configuration. Every method may be called from any thread."""
 
     def __init__(self, config: RetrievalConfig) -> None:
-        """Nothing is loaded, read or written yet."""
+        """Set up without loading, reading or writing anything."""
         self.config = config
         self.embedders = {name: Embedder(name, config.device) for name in (config.embedder, *config.embedders)}
         self.parsers = Parsers(config.max_file_bytes, config.max_text_bytes, config.parse_seconds, config.parse_memory)
@@ -89,8 +95,11 @@ class Library:
 
     @property
     def shelf(self) -> Shelf:
-        """Raises:
-        Unavailable: the store's packages are not installed, or it cannot be reached."""
+        """Return the configured backend.
+
+        Raises:
+            Unavailable: the store's packages are not installed, or it cannot be reached.
+        """
         with self._lock:
             if self._shelf is None:
                 if self.config.store == "qdrant":
@@ -102,17 +111,18 @@ class Library:
             return self._shelf
 
     async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """Read something short in a thread: never what waits for a writer or computes for long."""
+        """Run a short read in a thread: nothing that waits for a writer or computes for long."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, work, *arguments)
 
     async def compute(self, work: Callable[..., Result], *arguments: object, quick: bool = False) -> Result:
-        """Parse or embed in a thread. Who is cancelled waits for its end. `quick`: as little as a search takes."""
+        """Parse or embed in a thread. A caller that is cancelled waits for the work to end. `quick`: it takes no longer
+        than a search."""
         return await in_thread(self._searches if quick else self._computers, work, *arguments)
 
     async def add(
         self, collection: Collection, read: Callable[[], Sequence[Document]], token: CancelToken
     ) -> list[Stored]:
-        """Read documents and make them searchable, all or none; the same id replaces.
+        """Parse documents and make them searchable, all or none; a document with the same id is replaced.
 
         Args:
             token: once it is cancelled, nothing is committed.
@@ -128,7 +138,7 @@ class Library:
     async def write(
         self, collection: Collection, work: Callable[[Writer], Result], token: CancelToken | None = None
     ) -> Result:
-        """Do `work` as a collection's one writer, in a thread that is taken when it is this one's turn.
+        """Do `work` with a collection's writer, in a thread that is taken once the write lock is free.
 
         Raises:
             Busy: others wrote for longer than `lock_seconds`.
@@ -142,7 +152,7 @@ class Library:
         return await self._turns.take(collection.spec.name, attempt, self._writers)
 
     async def tidy(self, collection: Collection, token: CancelToken) -> None:
-        """Rebuild a collection's index where that pays, one at a time, in no thread that anybody waits for.
+        """Rebuild a collection's index if that is worthwhile, one at a time, in a thread of its own.
 
         Nothing is done where the same already waits for its turn.
         """
@@ -161,7 +171,7 @@ class Library:
             self._untidy.discard(name)
 
     async def discard(self, name: str, token: CancelToken) -> None:
-        """Delete a collection when it is this one's turn.
+        """Delete a collection once the write lock is free.
 
         Raises:
             NoCollection: there is none.
@@ -172,7 +182,7 @@ class Library:
 
     @property
     def names_embedder(self) -> bool:
-        """Whether the configuration names an embedder, and so means to use it."""
+        """Return whether the configuration names an embedder."""
         return not self.config.model_fields_set.isdisjoint({"embedder", "embedders"})
 
     def check_embedders(self) -> None:
@@ -186,7 +196,7 @@ class Library:
                 assert embedder.model
 
     def embedder(self, name: str | None = None) -> Embedder:
-        """One of the configured embedders, the first if none is named.
+        """Return a configured embedder, the first if no name is given.
 
         Raises:
             RetrievalError: it is not configured.
@@ -199,7 +209,7 @@ class Library:
     def create(
         self, name: str, embedder: str | None = None, chunk_tokens: int = 128, chunk_overlap: int = 32
     ) -> Collection:
-        """Make an empty collection.
+        """Create an empty collection.
 
         Raises:
             RetrievalError: the name, the embedder or the sizes will not do.
@@ -217,7 +227,7 @@ class Library:
         return self.open(name)
 
     def open(self, name: str) -> Collection:
-        """A collection that is there.
+        """Open an existing collection.
 
         Raises:
             NoCollection: it is not.
@@ -249,7 +259,7 @@ class Library:
         return kept
 
     def forget(self, name: str) -> None:
-        """Open a collection anew the next time: it was deleted or replaced by another process."""
+        """Drop the open handle of a collection that another process deleted or replaced; the next use opens it anew."""
         with self._lock:
             found = self._open.pop(name, None)
         if found is not None:
@@ -259,7 +269,7 @@ class Library:
         return sorted(self.shelf.names())
 
     def delete(self, name: str, wait: float | None = None, token: CancelToken | None = None) -> None:
-        """Delete a collection, after at most `wait` seconds for its writer; `lock_seconds` if None.
+        """Delete a collection, waiting at most `wait` seconds for its writer (None: `lock_seconds`).
 
         Raises:
             NoCollection: there is none.
@@ -271,7 +281,7 @@ class Library:
         self.forget(name)
 
     def close(self) -> None:
-        """Let go of everything; what runs is waited for."""
+        """Wait for running work, and close all collections."""
         for threads in (self._searches, self._readers, self._computers, self._writers, self._tidier):
             threads.shutdown(cancel_futures=True)
         for name in list(self._open):
@@ -282,7 +292,7 @@ class Library:
 
 
 class FaissShelf:
-    """One folder for each collection below `config.path`."""
+    """Backend that stores each collection in a folder below `config.path`."""
 
     def __init__(self, config: RetrievalConfig) -> None:
         from waver.retrieval.faiss_store import FaissStore
@@ -312,7 +322,7 @@ class FaissShelf:
 
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
-        """A folder that no name can be; whatever is left of it in the end is deleted."""
+        """Make a folder under a name that no collection can have; what is left of it is deleted in the end."""
         folder = self._root / f".{secrets.token_hex(8)}"
         try:
             folder.mkdir(parents=True)
@@ -342,7 +352,10 @@ class FaissShelf:
 
 
 def check_name(name: str) -> None:
-    """Raises:
-    RetrievalError: collections cannot be called so."""
+    """Check the name of a collection.
+
+    Raises:
+        RetrievalError: collections cannot be called so.
+    """
     if not NAME.fullmatch(name):
         raise RetrievalError("name: lower-case letters, digits, '-' and '_', at most 64.")

@@ -1,4 +1,4 @@
-"""Documents are read in processes of their own, which are ended when they take too long and replaced when they die."""
+"""Parse documents in separate processes, which are killed when they take too long and replaced when they die."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORKER = Path(__file__).with_name("worker.py")
 
 
 class Parsers:
-    """Reads documents, `at_once` at a time. Sizes in bytes, time in seconds."""
+    """Pool of `at_once` parser processes. Sizes in bytes, time in seconds."""
 
     def __init__(self, max_file: int, max_text: int, seconds: float, memory: int, at_once: int = 2) -> None:
         self._max_file, self._max_text = max_file, max_text
@@ -22,13 +22,16 @@ class Parsers:
         self._workers = Workers(WORKER, memory, at_once)
 
     def check_size(self, size: int) -> None:
-        """Raises:
-        TooLarge: a document of so many bytes is not read."""
+        """Check the size of a document.
+
+        Raises:
+            TooLarge: a document of so many bytes is not read.
+        """
         if size > self._max_file:
             raise TooLarge(f"it is larger than {self._max_file} bytes")
 
     def parse(self, data: bytes, name: str, content_type: str = "") -> tuple[str, str]:
-        """A document's title (may be empty) and text.
+        """Return a document's title (may be empty) and text.
 
         Raises:
             BadDocument: it cannot be read, or holds no text.

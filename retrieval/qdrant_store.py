@@ -1,8 +1,8 @@
-"""The store on other machines: an adapter to Qdrant, by its own client.
+"""Store collections in a Qdrant server, through its own client.
 
 Qdrant has no transactions over several points. A document's new chunks are written before its old ones are deleted, so
-nothing is ever lost; but a reader may see both for a moment, and an `add` that is cut off leaves some of its documents
-new and others old: repeat it. Writers of several processes are not kept apart.
+nothing is lost; but a reader may see both for a moment, and an `add` that is interrupted leaves some of its documents
+new and others old: repeat it. Writers in several processes are not kept apart.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ BATCH = 256
 
 
 class QdrantShelf:
-    """The collections of a Qdrant server that carry our mark in their metadata."""
+    """Backend that stores collections in a Qdrant server; ours carry a mark in their metadata."""
 
     def __init__(self, config: RetrievalConfig) -> None:
         key = os.environ.get(config.api_key_env)
@@ -99,7 +99,7 @@ class QdrantShelf:
 
 
 class QdrantStore:
-    """One collection: a point for each chunk, with a dense vector and the BM25 weights of its words."""
+    """Store of one collection: a point for each chunk, with a dense vector and the BM25 weights of its words."""
 
     def __init__(self, client: QdrantClient, spec: Spec, lock_seconds: float = 30.0) -> None:
         self.client, self.spec, self._lock_seconds = client, spec, lock_seconds
@@ -125,7 +125,7 @@ class QdrantStore:
             return self.known(document, False)
 
     def known(self, document: str, staged: bool) -> tuple[str, int] | None:
-        """The digest and the number of chunks of a document that is searchable, or of one that is staged."""
+        """Return the digest and the number of chunks of a searchable document, or of a staged one."""
         must = [is_staged(staged), any_of("document", [document]), number_is(0)]
         for load in self.scroll(must, ["digest", "chunks"]):
             return load["digest"], load["chunks"]
@@ -169,7 +169,7 @@ class QdrantStore:
         return [(document, text) for document, _, text in found]
 
     def scroll(self, must: list[Any], fields: list[str]) -> Iterator[dict[str, Any]]:
-        """The payloads of all points that meet the conditions."""
+        """Yield the payloads of all points that meet the conditions."""
         offset = None
         while True:
             points, offset = self.client.scroll(
@@ -200,7 +200,7 @@ class QdrantStore:
 
 
 class QdrantWriter:
-    """See `waver.retrieval.base.Writer`."""
+    """Writer of a Qdrant collection. See `waver.retrieval.base.Writer`."""
 
     def __init__(self, store: QdrantStore, token: CancelToken | None = None) -> None:
         self._store, self._client, self._name = store, store.client, store.spec.name
@@ -278,13 +278,16 @@ class QdrantWriter:
             self._client.set_payload(self._name, {kind: text}, points=chosen, key="summaries", wait=True)
 
     def compact(self) -> None:
-        """Qdrant sees to its indices by itself."""
+        """Do nothing: Qdrant maintains its indices itself."""
 
 
 @contextmanager
 def reachable() -> Iterator[None]:
-    """Raises:
-    Unreachable: Qdrant does not answer, or refuses."""
+    """Convert the client's connection errors.
+
+    Raises:
+        Unreachable: Qdrant does not answer, or refuses.
+    """
     try:
         yield
     except UnexpectedResponse as error:
@@ -310,7 +313,7 @@ def term_id(word: str) -> int:
 
 
 def weights(text: str, average: float) -> Any:
-    """The part of BM25 that depends on the chunk, by word; Qdrant adds the inverse document frequency."""
+    """Return the document part of BM25 by word; Qdrant multiplies it by the inverse document frequency."""
     found = words(text)
     counts: Counter[int] = Counter(map(term_id, found))
     norm = K1 * (1 - B + B * len(found) / average)

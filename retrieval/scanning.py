@@ -1,5 +1,5 @@
-"""Long texts in windows: a regular expression keeps the interpreter to itself for as long as it runs over one string,
-and every stream of the server would wait for it."""
+"""Scan long texts in windows: a regular expression holds the GIL for as long as it runs over one string, which would
+stall every stream of the server."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _INSIDE = re.compile(r"\w(?=\w)")
 
 
 def windows(text: str, size: int = WINDOW) -> Iterator[tuple[int, int]]:
-    """Parts of a text of at most `size` characters, as `(start, end)`, that end inside of words.
+    """Yield the parts of a text of at most `size` characters, as `(start, end)`, that end inside of words.
 
-    No white space or punctuation is cut in two, unless there is so much of it that no word lies near a window's end.
+    No run of white space or punctuation is cut in two, unless it is so long that no word lies near a window's end.
     """
     start = 0
     while start < len(text):

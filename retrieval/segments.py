@@ -1,4 +1,4 @@
-"""Segments: immutable FAISS files with the chunks that their vectors belong to, and a search over several of them."""
+"""Open segments, immutable FAISS files with the chunk ids of their vectors, and search several of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILTERS = 32
 
 @dataclass(frozen=True)
 class Segment:
-    """A FAISS file, the chunk of each of its vectors, and which vectors are not deleted (None: all)."""
+    """A FAISS file, the chunk of each of its vectors, and a mask of vectors that are not deleted (None: all)."""
 
     file: str
     index: Index
@@ -32,16 +32,16 @@ class Segment:
 
     @property
     def count(self) -> int:
-        """Vectors that are not deleted."""
+        """Return the number of vectors that are not deleted."""
         return len(self.ids) if self.live is None else int(self.live.sum())
 
     @property
     def chunks(self) -> Ids:
-        """Chunks that are not deleted, in the order of their vectors."""
+        """Return the chunks that are not deleted, in the order of their vectors."""
         return self.ids if self.live is None else self.ids[self.live]
 
     def blocks(self) -> Iterator[Vectors]:
-        """The vectors that are not deleted, `[n, dimension]` at a time."""
+        """Yield the vectors that are not deleted, in blocks `[n, dimension]`."""
         for start in range(0, len(self.ids), STEP):
             end = min(start + STEP, len(self.ids))
             vectors = self.index.vectors(start, end)
@@ -50,14 +50,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What can be found in one state of a collection."""
+    """The segments of one state of a collection."""
 
     generation: int
     segments: tuple[Segment, ...]
     filters: OrderedDict[str, Ids]
 
     def nearest(self, db: sqlite3.Connection, vector: Vectors, count: int, where: Filter) -> dict[int, float]:
-        """Scores by chunk, best first; `db` reads the state that this is a snapshot of."""
+        """Return the scores of the nearest chunks, best first; `db` must read the state of this snapshot."""
         wanted = self._filtered(db, where) if where else None
         scores, chunks = [np.zeros(0, np.float32)], [np.zeros(0, np.int64)]
         for segment in self.segments:
@@ -85,7 +85,7 @@ class Snapshot:
 
 
 def open_segment(folder: Path, row: Sequence[object], dimension: int) -> Segment:
-    """The segment of a row of the manifest: `file, kind, rows, bytes, sha256, ids`.
+    """Open the segment of a row of the manifest: `file, kind, rows, bytes, sha256, ids`.
 
     Raises:
         FileNotFoundError: the file is not there.

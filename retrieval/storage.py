@@ -1,4 +1,4 @@
-"""What failures of the disk mean for a collection: full, not writable, damaged, or only somebody else's turn."""
+"""Convert errors of the file system and of SQLite to errors of retrieval: disk full, read-only, damaged, or locked."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ FOREIGN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)
 
 @contextmanager
 def storing(collection: str) -> Iterator[None]:
-    """Raises:
-    RetrievalError: for every `OSError` within, with a sentence that says what is wrong."""
+    """Convert errors of the file system.
+
+    Raises:
+        RetrievalError: for every `OSError` within, with a sentence that says what is wrong.
+    """
     try:
         yield
     except OSError as error:
@@ -28,7 +31,7 @@ def storing(collection: str) -> Iterator[None]:
 
 
 def file_failure(error: OSError, collection: str) -> RetrievalError:
-    """What a failed operation on a collection's files means; its path stays inside."""
+    """Convert an error of the file system; the message does not contain the path."""
     name = f"The collection '{collection}'"
     if error.errno in MISSING:
         return NoCollection(f"There is no collection '{collection}'.")
@@ -41,7 +44,7 @@ def file_failure(error: OSError, collection: str) -> RetrievalError:
 
 
 def database_failure(error: sqlite3.DatabaseError, file: str, collection: str, new: bool = False) -> RetrievalError:
-    """What SQLite's error means. `new`: the file was just made, so it cannot be damaged."""
+    """Convert an error of SQLite. `new`: the file was just created, so it cannot be damaged."""
     name, code = f"The collection '{collection}'", getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return NoSpace(f"{name} cannot be written: the disk is full. Nothing was changed.")

@@ -1,4 +1,4 @@
-"""Turns to write: one writer for each collection, waited for on the event loop and never in a thread."""
+"""Lock collections for writing: one writer per collection, awaited on the event loop rather than in a thread."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ POLL = 0.05
 
 
 class Turns:
-    """Lets the coroutines of this process write to a collection one after the other."""
+    """Write locks of collections: coroutines of this process write to a collection one after the other."""
 
     def __init__(self, seconds: float) -> None:
-        """Args:
-        seconds: how long to wait for a turn, and for writers of other processes."""
+        """Create without locks.
+
+        Args:
+            seconds: how long to wait for a turn, and for writers of other processes.
+        """
         self._seconds = seconds
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def take(self, name: str, attempt: Callable[[], Result], threads: Executor) -> Result:
-        """Run `attempt` in a thread once it is this one's turn, again and again while it raises `Busy`.
+        """Hold a collection's lock while `attempt` runs in a thread, and repeat it while it raises `Busy`.
 
         Args:
             attempt: does the work if the collection's lock is free, and never waits for it.

@@ -1,4 +1,4 @@
-"""Where an embedder's weights lie, and whether they are the ones that were meant: safetensors only, SHA-256 checked."""
+"""Locate an embedder's weights and check them: safetensors only, the packaged ones by their SHA-256."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ WANTED = ["*.json", "*.txt", "*.safetensors", "*.model", "tokenizer*", "vocab*"]
 
 
 def locate(embedder: str) -> Path:
-    """The folder of an embedder: one on disk, the packaged default, or the hub's, downloaded if it has to be.
+    """Return the folder of an embedder: one on disk, the packaged default, or a snapshot from the hub, downloaded if
+    needed.
 
     Raises:
         Unavailable: there is none, or what is there is not to be loaded.
@@ -43,7 +44,7 @@ def locate(embedder: str) -> Path:
 
 
 def check(folder: Path, embedder: str) -> str:
-    """The SHA-256 of an embedder's weights, all files in order of their names.
+    """Return the SHA-256 of an embedder's weights, over all files in order of their names.
 
     Raises:
         Unavailable: no sentence-transformers model, weights that are not safetensors, code of the model's own, or
@@ -77,7 +78,7 @@ def check(folder: Path, embedder: str) -> str:
 
 
 def _packaged() -> Path | None:
-    """Found without running the package."""
+    """Return the folder of the packaged default, found without importing the package."""
     spec = find_spec(PACKAGED[0])
     if spec is None or spec.origin is None:
         return None

@@ -1,4 +1,4 @@
-"""Which words of a question are looked for."""
+"""Extract the search terms of a question, without stop words."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MOST = 64
 
 
 def words(text: str) -> list[str]:
-    """All words of a text in lower case."""
+    """Return all words of a text in lower case."""
     return re.findall(r"[^\W_]+", text.lower())
 
 
 def telling(question: str) -> list[str]:
-    """The different words to look for."""
+    """Return the distinct search terms of a question, at most `MOST`."""
     found = list(dict.fromkeys(words(question[:LOOKED_AT])))
     return ([word for word in found if word not in COMMON] or found)[:MOST]

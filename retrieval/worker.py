@@ -1,4 +1,4 @@
-"""The script that reads documents for `waver.retrieval.parsing`: bytes in, title and text out."""
+"""Worker script that extracts documents for `waver.retrieval.parsing`: bytes in, title and text out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from waver.retrieval.formats import READERS, clean
 
 
 def handle(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
-    """A document of the kind `kind`, of at most `most` bytes of text: its `title`, and its text in UTF-8. Where it
-    cannot be read: `error`, which is the exception's name, and its `message`."""
+    """Extract a document of format `kind`, of at most `most` bytes of text. Return its `title`, and its text in UTF-8
+    as data; on failure return `error`, the exception's name, and its `message`."""
     try:
         title, found = READERS[request["kind"]](data, request["most"])
         text = clean(found).encode("utf-8", "replace")

@@ -1,1 +1,1 @@
-"""The HTTP face of the house: OpenAI's API, and the little that is our own beside it."""
+"""Serve models over HTTP: OpenAI's API, and endpoints for collections, policies and metrics."""

@@ -1,4 +1,4 @@
-"""Who runs now, who waits, and who is sent away."""
+"""Admit a bounded number of requests, queue a bounded number behind them, and refuse the rest with 429."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from waver.server.errors import APIError
 
 
 class Admission:
-    """At most `running` requests are decoded at a time and at most `waiting` wait, first come first served."""
+    """A limiter: at most `running` requests are decoded at a time, and at most `waiting` are queued, first in, first
+    out."""
 
     def __init__(self, running: int, waiting: int) -> None:
         self._room = asyncio.Semaphore(running)
@@ -20,7 +21,7 @@ class Admission:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Hold a place while a request is decoded.
+        """Hold a slot while a request is decoded.
 
         Raises:
             APIError: 429, the queue is full.

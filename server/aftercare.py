@@ -1,4 +1,4 @@
-"""Run what policies do after an answer: outside of the client's latency, and within bounds."""
+"""Run the `after` hooks of policies once an answer has ended: outside of the client's latency, within a time limit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AT_ONCE = 16
 
 
 class Aftercare:
-    """The `after` of policies, each answer in a task of its own."""
+    """The running `after` hooks, one task per answer."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -35,7 +35,7 @@ class Aftercare:
             task.add_done_callback(self._tasks.discard)
 
     async def settle(self, seconds: float) -> None:
-        """Wait until everything has been done: at most `seconds`, then give the rest up."""
+        """Wait until all hooks have ended, for at most `seconds`; then cancel those that have not."""
         if not self._tasks:
             return
         _, late = await asyncio.wait(set(self._tasks), timeout=seconds)
@@ -57,7 +57,7 @@ class Aftercare:
 
 
 def _place(error: BaseException) -> str:
-    """An exception's kind, and the line that raised it."""
+    """Return the type of an exception and the line that raised it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

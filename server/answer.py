@@ -1,6 +1,6 @@
-"""Run a plan and answer with a stream or with one object, for chat and text completions alike.
+"""Run a plan and return a stream or a single object, for chat and text completions alike.
 
-A `Shape` says what the pieces look like; the order of things in a stream is decided here.
+A `Shape` builds the objects of an endpoint; this module decides their order in a stream.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ INLINE = 2048
 
 @dataclass
 class Whole:
-    """A finished choice, put together from its pieces."""
+    """A finished choice, assembled from its pieces."""
 
     index: int
     texts: list[str] = field(default_factory=list)
@@ -60,24 +60,24 @@ class Whole:
 
 
 class Shape(Protocol):
-    """The objects of one endpoint."""
+    """Builder of the response objects of one endpoint."""
 
     prefix: str
     whole: str
     chunk: str
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        """Make what a choice's stream begins with, if anything."""
+        """Return the first object of a choice's stream, or None."""
 
     def part(self, piece: Piece) -> dict[str, Any]:
-        """Make a choice of a chunk."""
+        """Return the entry of `choices` for a piece, in a chunk of a stream."""
 
     def complete(self, choice: Whole) -> dict[str, Any]:
-        """Make a choice of a whole answer."""
+        """Return the entry of `choices` for a finished choice."""
 
 
 class Answer:
-    """The answer to one request."""
+    """The response to one completion request."""
 
     def __init__(self, body: Generation, plan: Plan, shape: Shape, runtime: Runtime) -> None:
         self.body = body
@@ -139,8 +139,8 @@ class Answer:
         return await self.runtime.texts.run(lambda: b"".join(self._written(choices)))
 
     def _written(self, choices: list[Whole]) -> Iterator[bytes]:
-        """The answer as JSON. Choices are shaped one by one: the objects of all of them together would be millions,
-        which the garbage collector walks through while everything waits."""
+        """Yield the response as JSON. Choices are serialised one by one: the objects of all of them together can be
+        millions, which would make a garbage collection long enough to stall the event loop."""
         reports = self.decoding.reports
         several = len(choices) > 1
         yield dump(self.head)[:-1] + b',"choices":['

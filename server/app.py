@@ -1,4 +1,4 @@
-"""The application: routes, and the layers that every request passes through, from the outside in."""
+"""Build the application: its routes, and its middleware from the outermost to the innermost."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def create_app(
     on_failure: Callable[[], None] = lambda: None,
     on_loaded: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """The application of a configuration.
+    """Build the application for a configuration.
 
     Args:
         engines: engines that are loaded already; the others are loaded in the background once the application runs.
@@ -121,7 +121,7 @@ def create_app(
 
 
 class OptionsMiddleware:
-    """Answers OPTIONS before anybody asks for a key; browsers send none with it."""
+    """Middleware that answers OPTIONS before keys are checked, as browsers send no key with a preflight request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,7 +1,7 @@
-"""Tokens to text: whole tokens are let go as soon as no stop string can reach back into them.
+"""Detokenise incrementally: release tokens as text as soon as no stop string can reach back into them.
 
-Text is cut where a stop string ends first, whatever tokens it came in, so an answer does not depend on how it was
-tokenised or streamed.
+Text is cut at the stop string that is complete first, regardless of token boundaries, so an answer does not depend on
+how it was tokenised or streamed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from waver.engines.tokens import TokenText
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token as a client sees it: its bytes, as far as they stand in the text, from character `offset` on."""
+    """A token of an answer: its bytes, as far as they are part of the text, and its `offset` in characters."""
 
     step: Step
     data: bytes
@@ -26,7 +26,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What is added to one choice: text with its tokens, or its end.
+    """An addition to one choice: text with its tokens, or its end.
 
     `traced` are all tokens that were spent on it: also those that a stop string cut away. `ended_by` is the token that
     ended the answer and has no text.
@@ -42,7 +42,7 @@ class Piece:
 
 @dataclass(slots=True)
 class Group:
-    """The fewest tokens that spell whole characters."""
+    """The shortest run of tokens whose bytes form whole characters."""
 
     text: str = ""
     steps: list[Step] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Group:
 
 
 class TextAssembly:
-    """The text of one choice in the making."""
+    """Incremental detokeniser of one choice."""
 
     def __init__(self, index: int, tokens: TokenText, stops: Sequence[str] = (), offset: int = 0) -> None:
         self.index = index
@@ -93,7 +93,7 @@ class TextAssembly:
         return pieces
 
     def end(self, finish: Finish, by: Step | None = None) -> Piece:
-        """The last piece, without text."""
+        """Return the last piece, which has no text."""
         token = Token(by, self._tokens.token_bytes(by.token), self.offset) if by else None
         return Piece(self.index, finish=finish, ended_by=token, traced=(by,) if by else ())
 
@@ -125,7 +125,7 @@ class TextAssembly:
         return Piece(self.index, group.text, tokens, tuple(group.steps))
 
     def _release_cut(self, group: Group, length: int) -> Piece:
-        """The first `length` characters of a group, and of its tokens what belongs to them."""
+        """Release the first `length` characters of a group, and its tokens cut to them."""
         decoder, tokens, shown = _decoder(), [], 0
         for step, data in zip(group.steps, group.data, strict=True):
             kept = bytearray()
@@ -145,14 +145,15 @@ def _decoder() -> codecs.IncrementalDecoder:
 
 
 def first_stop(text: str, stops: Sequence[str]) -> int | None:
-    """Where to cut: at the stop string that is complete first; of those that end together, at the longest."""
+    """Find the stop string at which to cut: the one that is complete first; of those that end at the same character,
+    the longest."""
     found = [(start + len(stop), start) for stop in stops if (start := text.find(stop)) >= 0]
     return min(found)[1] if found else None
 
 
 class Overlap:
-    """How much of the end of a growing text a stop string could begin with (Knuth, Morris and Pratt): each character
-    is looked at once, however long the strings are."""
+    """Longest suffix of a growing text that is a prefix of a stop string (Knuth, Morris and Pratt). Each character is
+    read once, whatever the length of the stop strings."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [(stop, borders(stop)) for stop in stops]
@@ -172,7 +173,8 @@ class Overlap:
 
 @lru_cache(maxsize=256)
 def borders(word: str) -> Sequence[int]:
-    """For each beginning of a word the length of the longest shorter beginning that it also ends with."""
+    """Compute the failure function of a word: for each prefix, the length of its longest proper prefix that is also its
+    suffix."""
     out, length = [0] * len(word), 0
     for i in range(1, len(word)):
         while length and word[i] != word[length]:

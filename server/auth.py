@@ -1,4 +1,4 @@
-"""API keys: the one place where a request is let in."""
+"""Check API keys, in one middleware for all routes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ SCOPE_KEY = "waver.key"
 
 
 def is_open(path: str) -> bool:
-    """Whether a path needs no key: probes and the page's files. All others do, also those that do not exist."""
+    """Return whether a path needs no key: health checks and the page's files. All other paths need one, also those that
+    do not exist."""
     return path in OPEN_PATHS or path.startswith(OPEN_FILES)
 
 
@@ -44,7 +45,7 @@ class AuthMiddleware:
         return await error.response()(scope, receive, send)
 
     def _holder(self, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
-        """The name of the key that a request carries; None where it carries none of them."""
+        """Return the name of the key that a request carries; None if it carries no valid one."""
         given = [value for name, value in headers if name == b"authorization"]
         scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         # Digests have one length, and every key is compared: the time says nothing about any of them.

@@ -1,5 +1,5 @@
-"""Large JSON bodies, parsed in a process of their own: a parser keeps the interpreter to itself until it is done, and
-every stream would wait for it."""
+"""Parse JSON bodies, large ones in a separate process: the parser holds the GIL until it is done, which would stall
+every stream."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AT_ONCE = 2
 
 
 class Bodies:
-    """Parses JSON bodies of at most `most` values, those that are large in a process of their own."""
+    """Parser of JSON bodies with at most `most` values; large ones are parsed in a separate process."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -35,7 +35,7 @@ class Bodies:
         self._workers = Workers(WORKER, MEMORY, AT_ONCE)
 
     async def parse(self, data: bytes) -> Any:
-        """The value of a JSON body.
+        """Parse a JSON body.
 
         Raises:
             RequestValidationError: it is not JSON.
@@ -46,7 +46,7 @@ class Bodies:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self.parse_apart, data)
 
     def parse_apart(self, data: bytes) -> Any:
-        """The same in the calling thread, which waits for the process. Raises: as `parse`."""
+        """Parse a body in a separate process, blocking the calling thread. Raises the same as `parse`."""
         try:
             answer, found = self._workers.ask({"most": self._most, "depth": DEPTH}, data, SECONDS)
         except (Exhausted, Overdue):
@@ -70,8 +70,11 @@ class Bodies:
 
 
 def loads(data: bytes) -> Any:
-    """Raises:
-    JSONDecodeError: it is not JSON."""
+    """Parse JSON, with one exception for every failure, too deep nesting included.
+
+    Raises:
+        JSONDecodeError: it is not JSON.
+    """
     try:
         return json.loads(data)
     except json.JSONDecodeError:
@@ -81,7 +84,7 @@ def loads(data: bytes) -> Any:
 
 
 def filled(value: Any, strings: list[str]) -> Any:
-    """A structure with its long strings back in their places."""
+    """Put the long strings back into a parsed structure."""
     if isinstance(value, list):
         return [filled(each, strings) for each in value]
     if isinstance(value, dict):
@@ -102,7 +105,7 @@ class BodyRequest(Request):
 
 
 class BodyRoute(APIRoute):
-    """A route whose handler gets `BodyRequest`s."""
+    """A route whose handler receives `BodyRequest`s."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

@@ -1,4 +1,5 @@
-"""The script that parses large JSON bodies for `waver.server.bodies`: long strings are taken out of the structure."""
+"""Worker script that parses large JSON bodies for `waver.server.bodies`. Long strings are returned apart from the
+structure."""
 
 from __future__ import annotations
 
@@ -18,8 +19,9 @@ REFERENCE = "\ue000long"
 
 
 def handle(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
-    """A JSON body of at most `most` values: the `lengths` in bytes of its long strings, and the structure followed by
-    these strings in UTF-8; `structure` is its length. Or what is wrong: `error`, and `position`."""
+    """Parse a JSON body of at most `most` values. Return the `lengths` in bytes of its long strings and the length of
+    the `structure`; the data is the structure followed by these strings in UTF-8. For invalid JSON return `error` and
+    `position`."""
     try:
         value = json.loads(data)
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""Collections of documents: make, list, describe, delete and search them."""
+"""Create, list, describe, delete and search collections of documents."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ async def search(request: Request, name: str, body: SearchRequest) -> dict[str, 
 
 
 async def describe(here: Runtime, name: str, listed: bool = False) -> dict[str, Any]:
-    """A collection's counts and sizes; a damaged one that is `listed` is shown with what is wrong."""
+    """Return a collection's counts and sizes; in a listing (`listed`) a damaged one is returned with the reason."""
     try:
         info = await here.library.run(lambda: here.library.open(name).info())
     except RetrievalError as error:
@@ -103,5 +103,5 @@ async def describe(here: Runtime, name: str, listed: bool = False) -> dict[str, 
 
 
 def deadline(here: Runtime) -> float:
-    """When a request that begins now must be answered, in the loop's time."""
+    """Return the time by which a request that begins now must be answered, on the event loop's clock."""
     return asyncio.get_running_loop().time() + here.config.server.timeout

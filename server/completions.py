@@ -1,4 +1,4 @@
-"""POST /v1/completions: text in, text on; prompts may be strings or token ids, one or many."""
+"""POST /v1/completions: continue prompts given as strings or token ids, one or many."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def text_question(text: str, tokens: TokenText) -> UserTurn:
 
 
 class TextShape:
-    """Text completions: `text`, and log-probabilities in their older form."""
+    """Response objects of text completions: `text`, and log-probabilities in the older format."""
 
     prefix = "cmpl"
     whole = chunk = "text_completion"

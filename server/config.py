@@ -1,4 +1,4 @@
-"""Configuration: a YAML file, environment variables `WAVER_*` over it, command-line flags over both.
+"""Load the configuration: a YAML file, overridden by environment variables `WAVER_*`, overridden by command-line flags.
 
 Nested keys are joined by two underscores in the environment: `WAVER_SERVER__PORT=9000`.
 """
@@ -24,7 +24,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
 class Config(BaseSettings):
-    """Everything a server is started with. Unknown keys are errors."""
+    """Configuration of a server. Unknown keys are errors."""
 
     model_config = SettingsConfigDict(env_prefix="WAVER_", env_nested_delimiter="__", extra="forbid")
 
@@ -97,7 +97,7 @@ class _File(YamlConfigSettingsSource):
 
 
 def read_yaml(file: Path) -> Any:
-    """The content of a YAML file, in which no mapping has a key twice: nobody would know which of them was meant.
+    """Read a YAML file; a key that occurs twice in a mapping is an error.
 
     Raises:
         OSError, UnicodeDecodeError, yaml.YAMLError: it cannot be read.
@@ -125,8 +125,8 @@ def _check_keys(node: yaml.Node | None, visited: set[int]) -> None:
 
 
 def find_model(model: str) -> str:
-    """The path of a model or a probe: as given if it exists from here, else beside the installed packages, else as
-    given (a hub id)."""
+    """Resolve the path of a model or a probe: the path itself if it exists, else the one in the installed package, else
+    the string unchanged (a hub id)."""
     beside = PACKAGE / model
     return str(beside) if not Path(model).exists() and beside.exists() else model
 

@@ -1,4 +1,4 @@
-"""Connections: how long one may take to say what it wants, how long it may be idle, and how many there may be."""
+"""Limit connections: the time for a request's head, the idle time, and their number."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BACKLOG = 2048
 
 
 def affordable(wanted: int) -> tuple[int, int]:
-    """How many connections the limit of open files leaves, `wanted` at most, and how many may be accepted at a time."""
+    """Return how many connections the open-file limit allows, at most `wanted`, and the listen backlog."""
     try:
         import resource
     except ImportError:  # Windows
@@ -38,7 +38,7 @@ def affordable(wanted: int) -> tuple[int, int]:
 
 
 class Connections:
-    """The bounds of one server's connections, and those of them that wait for a request, longest waiting first."""
+    """Limits on a server's connections, and the connections that wait for a request, the longest waiting first."""
 
     def __init__(self, most: int, header_timeout: float, write_timeout: float = 30.0) -> None:
         self.most, self.header_timeout, self.write_timeout = most, header_timeout, write_timeout
@@ -47,11 +47,11 @@ class Connections:
 
     @property
     def protocol(self) -> Any:
-        """What uvicorn makes of each connection."""
+        """Return the protocol factory that uvicorn calls for each connection."""
         return partial(Protocol, bounds=self)
 
     def make_room(self, now: float) -> bool:
-        """Close the connection that has waited longest for a request; whether there was one."""
+        """Close the connection that has waited longest for a request; return whether there was one."""
         victim = next(iter(self.waiting), None)
         if victim is not None:
             victim.close()
@@ -63,7 +63,8 @@ class Connections:
 
 
 class Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with error objects for what never becomes a request, and within `Connections`' bounds."""
+    """uvicorn's HTTP/1.1 protocol, with OpenAI error objects for malformed requests, and within the limits of
+    `Connections`."""
 
     def __init__(self, *arguments: Any, bounds: Connections, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -84,7 +85,7 @@ class Protocol(H11Protocol):
         self._read_again()
 
     def pause_writing(self) -> None:
-        """Cut a client off that reads nothing for too long: what is written for it waits in memory."""
+        """Abort the connection of a client that reads nothing for `write_timeout`: unread data is kept in memory."""
         super().pause_writing()
         if self._unread is None:
             self._unread = self.loop.call_later(self._bounds.write_timeout, self.transport.abort)
@@ -115,12 +116,12 @@ class Protocol(H11Protocol):
             self._bounds.waiting[self] = None  # uvicorn's own timer ends it
 
     def close(self) -> None:
-        """Close without an answer: nobody waits for one."""
+        """Close the connection without a response."""
         self._cease()
         self.transport.close()
 
     def _wait(self) -> None:
-        """Expect a request's head by a deadline, which more of its bytes do not move."""
+        """Start the timer for a request's head; further bytes of it do not extend the deadline."""
         if self._deadline is None and not self.transport.is_closing():
             self._bounds.waiting[self] = None
             self._deadline = self.loop.call_later(self._bounds.header_timeout, self._late)
@@ -157,7 +158,7 @@ class Protocol(H11Protocol):
 
 
 async def _full(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer 503: all connections have a request at work."""
+    """Answer 503: every connection has a request running."""
     headers = {"retry-after": "1", "connection": "close"}
     error = APIError(503, "The server has all the connections that it can have.", code="too_many", headers=headers)
     await error.response()(scope, receive, send)

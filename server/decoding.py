@@ -1,4 +1,4 @@
-"""Run the choices of one request. Streamed and whole answers are made of the same pieces, so they are equal."""
+"""Decode the choices of one request. Streams and single objects are built from the same pieces, so they are equal."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to decode: `n` choices for each prompt. Choices are numbered prompt by prompt."""
+    """What a request decodes: `n` choices for each prompt, numbered prompt by prompt."""
 
     route: Route
     prompts: Sequence[Prompt]
@@ -71,7 +71,7 @@ class Plan:
 
 @dataclass
 class _Record:
-    """What one choice came to: the text and tokens that its client was given, and how it ended."""
+    """Result of one choice: the text and tokens that were sent to the client, and how it ended."""
 
     text: list[str] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -83,7 +83,7 @@ class _Record:
 
 
 def new_job(runtime: Runtime, route: Route, prompt: Prompt, sampling: Sampling, report: Report, caller: Caller) -> Job:
-    """Make the job of one choice, as its policies are given it."""
+    """Make the job that the policies of one choice receive."""
     return Job(
         prompt.ids,
         sampling,
@@ -103,7 +103,7 @@ def new_report(runtime: Runtime, route: Route) -> Report:
 
 
 class Decoding:
-    """Decode the choices of one request. Leaving the context frees their work in every engine.
+    """Decoding of all choices of one request.
 
     The work runs in a task of its own: a handler that is cancelled, however often, still leaves it to clean up.
     """
@@ -147,7 +147,7 @@ class Decoding:
             raise self._failure
 
     async def batches(self) -> AsyncIterator[list[Piece]]:
-        """Yield everything that is decoded, in the order in which it comes: each time all that waits.
+        """Yield the pieces in the order in which they are decoded; each batch holds all that are ready, up to `BATCH`.
 
         Raises:
             Exception: what went wrong.
@@ -209,7 +209,7 @@ class Decoding:
         self._moved.set()
 
     def _weight(self, piece: Piece) -> int:
-        """How much a piece lists: its tokens and their alternatives."""
+        """Return the size of a piece: its tokens and their alternatives."""
         return 1 + max(len(piece.tokens), len(piece.traced)) * (1 + self.plan.sampling.top_logprobs)
 
     async def _run_prompt(self, number: int, prompt: Prompt) -> None:

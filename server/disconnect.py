@@ -1,4 +1,4 @@
-"""Notice a client that leaves, also while nothing has been sent to it yet."""
+"""Detect a client that disconnects, also before anything was sent to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class ClientGone(Exception):
-    """The client closed its connection before there was an answer."""
+    """The client closed its connection before it was answered."""
 
 
 async def disconnected(receive: Receive) -> None:

@@ -1,4 +1,5 @@
-"""POST /v1/collections/{name}/documents: texts as JSON, or files as multipart; searchable and on disk when answered."""
+"""POST /v1/collections/{name}/documents: add texts as JSON or files as multipart. They are searchable and on disk when
+the request is answered."""
 
 from __future__ import annotations
 
@@ -82,7 +83,7 @@ async def add(request: Request, name: str) -> dict[str, Any]:
 
 
 async def uploads(request: Request, most: int) -> tuple[list[tuple[str, str, bytes]], dict[str, Scalar]]:
-    """The `file` parts as `(name, content type, bytes)`, and the part `metadata`.
+    """Return the `file` parts as `(name, content type, bytes)`, and the part `metadata`.
 
     Raises:
         APIError: 400, other parts or none; 413, a file is larger than `most` bytes.
@@ -128,8 +129,11 @@ def read_files(
 
 
 async def parsed(request: Request, here: Runtime) -> Any:
-    """Raises:
-    RequestValidationError: the body is not JSON."""
+    """Parse the body as JSON.
+
+    Raises:
+        RequestValidationError: the body is not JSON.
+    """
     try:
         return await here.bodies.parse(await request.body())
     except json.JSONDecodeError as error:
@@ -138,7 +142,7 @@ async def parsed(request: Request, here: Runtime) -> Any:
 
 
 def read_texts(body: Any, most: int, token: CancelToken) -> list[Document]:
-    """The documents of a JSON body, each at most `most` bytes of text.
+    """Return the documents of a JSON body, each at most `most` bytes of text.
 
     Raises:
         RequestValidationError: the body is not what it should be.

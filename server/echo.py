@@ -1,4 +1,4 @@
-"""The prompt in front of an answer, where a client asks for it with `echo`: its text, and its tokens' scores."""
+"""Echo a prompt in front of its answer: its text, and the log-probabilities of its tokens."""
 
 from __future__ import annotations
 

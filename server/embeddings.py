@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: the vectors that retrieval uses, in OpenAI's shape."""
+"""POST /v1/embeddings: the vectors that retrieval uses, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
 def embed(
     embedder: Embedder, texts: list[str], dimensions: int | None, token: CancelToken | None = None
 ) -> tuple[Vectors, int]:
-    """Unit vectors `[texts, dimension]`, and how many tokens were read.
+    """Return unit vectors `[texts, dimension]` and the number of tokens read.
 
     Raises:
         APIError: 400, a text is empty or longer than the embedder reads, or its vectors have other dimensions.
@@ -79,6 +79,6 @@ def embed(
 
 
 def encode(vector: Vectors, form: str) -> list[float] | str:
-    """As numbers, or as the base64 of little-endian float32, which the SDK asks for."""
+    """Encode a vector as numbers, or as base64 of little-endian float32, which the SDK asks for."""
     data = np.asarray(vector, "<f4")
     return base64.b64encode(data.tobytes()).decode() if form == "base64" else data.tolist()

@@ -1,4 +1,4 @@
-"""OpenAI error objects: one exception, one JSON shape, and the way from every failure to it."""
+"""Turn failures into OpenAI error objects: one exception, one JSON format, and a mapping from every failure to it."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class ErrorObject(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The body of every answer that is not a success."""
+    """Body of every response that is not a success."""
 
     error: ErrorObject
 
 
 class APIError(HTTPException):
-    """A failure with its HTTP status; `message` is one sentence or two for the person who sent the request."""
+    """A failure with its HTTP status; `message` is one or two sentences for the client."""
 
     def __init__(
         self,
@@ -87,23 +87,24 @@ class APIError(HTTPException):
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> APIError:
-    """400: the request asks for something that cannot be."""
+    """Return a 400: the request is invalid."""
     return APIError(400, message, param=param, code=code)
 
 
 def not_ready(message: str, seconds: int = 5) -> APIError:
-    """503: try again in a while."""
+    """Return a 503: the server cannot answer yet, and the client should retry."""
     return APIError(503, message, code="not_ready", headers={"retry-after": str(seconds)})
 
 
 def server_stopping() -> APIError:
-    """503: the server is told to stop, and running requests were given their time."""
+    """Return a 503: the server is stopping, and the grace period for running requests is over."""
     message = "The server is stopping; the answer was not finished."
     return APIError(503, message, code="server_stopping", headers={"retry-after": "5"})
 
 
 def from_exception(error: BaseException, work_spent: bool = False) -> APIError:
-    """Any failure as an `APIError`. Internals stay in the log. `work_spent`: tell the client not to retry by itself."""
+    """Convert any failure to an `APIError`. Internals go to the log only. `work_spent`: tell the client not to retry by
+    itself."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     match error:
@@ -138,7 +139,7 @@ def from_exception(error: BaseException, work_spent: bool = False) -> APIError:
 
 
 def from_retrieval(error: RetrievalError) -> APIError:
-    """What went wrong with documents, with its status."""
+    """Convert a failure of retrieval to an `APIError` with its status."""
     message = str(error)
     match error:
         case NoCollection():
@@ -167,7 +168,7 @@ def from_retrieval(error: RetrievalError) -> APIError:
 
 
 class ErrorsMiddleware:
-    """The innermost layer: an unexpected exception becomes a 500, inside of CORS and logging, and a request that is
+    """Innermost middleware: an unexpected exception becomes a 500, inside of CORS and logging, and a request that is
     cancelled because the server stops becomes a 503.
 
     Args:
@@ -202,7 +203,7 @@ class ErrorsMiddleware:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Every error of the router, of validation and of our own leaves as an OpenAI error object."""
+    """Answer every error of the router, of validation and of ours with an OpenAI error object."""
 
     async def handle(request: Request, error: Exception) -> Response:
         answer = from_exception(error)

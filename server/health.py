@@ -1,4 +1,4 @@
-"""Whether the process is up, whether the engines are warm, and what runs here."""
+"""Liveness, readiness, version, and the list of policies."""
 
 from __future__ import annotations
 

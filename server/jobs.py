@@ -1,4 +1,4 @@
-"""Work in threads that a request starts and does not leave behind: its place is free when it has ended, not before."""
+"""Run work in threads for requests, each bounded by a slot that stays taken until the threads have ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOP_SECONDS = 10.0
 
 
 class Jobs:
-    """The work of all requests that is at work now."""
+    """The work of all requests that runs now."""
 
     def __init__(self) -> None:
         self._tokens: dict[asyncio.Task[object], CancelToken] = {}
@@ -29,10 +29,10 @@ class Jobs:
     async def run(
         self, admission: Admission | None, work: Callable[[CancelToken], Awaitable[Result]], until: float
     ) -> Result:
-        """Do `work` while it holds a place of `admission`, and wait for it until the loop's time is `until`.
+        """Do `work` while it holds a slot of `admission`, and wait for it until the loop's time is `until`.
 
-        A caller who gives up cancels the work, unless it commits at that moment: then its result is told after all. The
-        work keeps its place for as long as its threads are busy.
+        A caller that is cancelled cancels the work, unless it is committing at that moment: then its result is returned
+        after all. The work keeps its slot for as long as its threads are busy.
 
         Raises:
             TimeoutError: it is not done by then, and nothing of it will be.
@@ -61,7 +61,7 @@ class Jobs:
         return task.result()
 
     def spawn(self, work: Callable[[CancelToken], Awaitable[None]], what: str) -> None:
-        """Do `work` that no request waits for; its failure is logged and harms nobody."""
+        """Do `work` in the background; its failure is logged."""
         token = CancelToken()
 
         async def guarded() -> None:
@@ -88,13 +88,13 @@ class Jobs:
             task.exception()  # seen, also where its caller has left
 
     def cancel(self) -> None:
-        """Cancel everything that does not commit at this moment."""
+        """Cancel all work that is not committing at this moment."""
         for task, token in self._tokens.items():
             if token.cancel():
                 task.cancel()
 
     async def aclose(self) -> None:
-        """Cancel, and wait for a while until everything has ended."""
+        """Cancel all work, and wait at most `STOP_SECONDS` for it to end."""
         self.cancel()
         if self._tokens:
             await asyncio.wait(set(self._tokens), timeout=STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""API keys as the environment holds them; light, so that a server without any is refused at once."""
+"""Read API keys from the environment. Imports little, so that a server without keys is refused at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMED = re.compile(r"([A-Za-z0-9_.-]{1,64}):(\S+)")
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key, and the name by which the server knows whoever holds it."""
+    """A key and its name, which identifies its holder to policies and stores."""
 
     name: str
     secret: str = field(repr=False)

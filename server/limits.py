@@ -1,4 +1,4 @@
-"""Bounds on what a request may weigh: its headers, its body, and the time its body takes to arrive."""
+"""Limit requests: the size of their headers and body, and the time that the body takes to arrive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ DOCUMENTS = re.compile(r"/v1/collections/[^/]+/documents")
 
 
 class LimitsMiddleware:
-    """413 for a large body, declared or streamed; 431 for large headers; 408 for a body that trickles in."""
+    """Middleware that answers 413 to a large body, declared or streamed, 431 to large headers, and 408 to a body that
+    does not arrive in time."""
 
     def __init__(
         self,
@@ -30,8 +31,10 @@ class LimitsMiddleware:
         body_timeout: float,
         max_total: int,
     ) -> None:
-        """`max_documents` bounds the bodies that bring documents, `max_body` all others, `max_total` all of them that
-        are in memory together; in bytes."""
+        """Set the limits, in bytes and seconds.
+
+        `max_documents` bounds bodies that bring documents, `max_body` all others, and `max_total` the sum of all that
+        are in memory."""
         self.app = app
         self._room = Room(max_total)
         self._max_body = max_body
@@ -99,15 +102,15 @@ class LimitsMiddleware:
 
 
 class Room:
-    """Memory for bodies: so many bytes, given out first come, first served, by their announced size before they are
-    read. A client whose body has to wait is not read from."""
+    """Memory budget of request bodies, in bytes: granted first in, first out, by a body's announced size, before it is
+    read."""
 
     def __init__(self, size: int) -> None:
         self._size = self._left = size
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, size: int) -> None:
-        """Wait until so many bytes are free, and hold them; what is larger than all there is takes it all."""
+        """Wait until `size` bytes are free, and reserve them; a size above the whole budget takes all of it."""
         size = min(size, self._size)
         if not self._waiting and size <= self._left:
             self._left -= size
@@ -125,7 +128,7 @@ class Room:
             raise
 
     def give(self, size: int) -> None:
-        """Free what was held."""
+        """Release a reservation."""
         self._left += min(size, self._size)
         self._serve()
 
@@ -142,7 +145,8 @@ def too_large(most: int) -> APIError:
 
 
 async def _drain(receive: Receive) -> None:
-    """Read on for a while: a client that is cut off while it writes would never see the answer."""
+    """Discard what the client still sends, for a while: a client that is cut off while it writes would not see the
+    response."""
     size = 0
     with suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_SECONDS):

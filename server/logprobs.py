@@ -1,4 +1,4 @@
-"""Log-probabilities in OpenAI's two shapes: for chat, and the older one for text completions.
+"""Log-probabilities in OpenAI's two formats: for chat, and the older one for text completions.
 
 They are of the model's raw distribution, in nats, whatever the temperature and truncation.
 """
@@ -22,7 +22,8 @@ def finite(value: float) -> float:
 
 
 def chat_logprobs(entries: Sequence[Token], tokens: TokenText, count: int) -> list[dict[str, Any]]:
-    """Entries for `choices[].logprobs.content`; `bytes` are a token's own, also where it is part of a code point."""
+    """Return the entries of `choices[].logprobs.content`; `bytes` are a token's own, also where it is part of a code
+    point."""
 
     def entry(data: bytes, logprob: float) -> dict[str, Any]:
         return {"token": data.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(data)}
@@ -35,10 +36,10 @@ def chat_logprobs(entries: Sequence[Token], tokens: TokenText, count: int) -> li
 
 
 def text_logprobs(entries: Sequence[Token], tokens: TokenText, count: int) -> dict[str, list[Any]]:
-    """`choices[].logprobs` of a text completion. The token that was taken is always among the alternatives.
+    """Return `choices[].logprobs` of a text completion. The drawn token is always among the alternatives.
 
-    Tokens are keys here, so each needs a name of its own: half a code point is written `bytes:\\xe6`, a special token
-    by its name.
+    Tokens are keys here, so each needs a unique name: invalid UTF-8 is written `bytes:\\xe6`, a special
+    token by its name.
     """
     out: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     for token in entries:
@@ -69,7 +70,7 @@ def spell(data: bytes) -> str:
 
 
 def trace(steps: Sequence[Step], tokens: TokenText) -> list[dict[str, Any]]:
-    """One object per token, as in `waver.trace`."""
+    """Return one object per token, as in `waver.trace`."""
     return [
         {
             "token": tokens.token_str(step.token),

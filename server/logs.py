@@ -1,4 +1,4 @@
-"""One JSON line for each request, and the request id that joins it to the answer."""
+"""Log one line of JSON for each request, with the request id that is also a header of its response."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUIET = frozenset({"/health", "/ready", "/metrics"})
 
 
 def configure_logs(level: int = logging.INFO) -> None:
-    """JSON lines on standard error."""
+    """Log lines of JSON to standard error."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -38,7 +38,7 @@ def configure_logs(level: int = logging.INFO) -> None:
 
 
 class LogMiddleware:
-    """The outermost layer: gives each request an id, measures it and writes its line. Bodies and keys are not logged.
+    """Outermost middleware: gives each request an id, measures it and logs one line. Bodies and keys are not logged.
 
     Handlers add to the line through the dictionary `scope["log"]`.
     """

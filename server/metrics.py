@@ -31,7 +31,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
 class Observed(Protocol):
-    """What gauges are read from: the running server."""
+    """The server's state that gauges read."""
 
     engines: dict[str, Engine]
     admission: Admission
@@ -41,7 +41,7 @@ class Observed(Protocol):
 
 
 class Metrics:
-    """Count what requests do, and read gauges when somebody asks for them."""
+    """All metrics of a server: counters and histograms, and gauges that are read at each scrape."""
 
     def __init__(self, server: Observed) -> None:
         self.registry = CollectorRegistry()
@@ -84,14 +84,14 @@ class Metrics:
                 self._of_policies[each.name] = Counter(each.name, each.help, each.labels, registry=self.registry)
 
     def count(self, policies: Iterable[Policy], report: Report) -> None:
-        """Move the counters of policies by what a report says."""
+        """Increment the counters that policies declare, from a report."""
         for policy in policies:
             for name, labels in policy.counted(report):
                 counter = self._of_policies[name]
                 (counter.labels(*labels) if labels else counter).inc()
 
     async def watch_loop(self) -> None:
-        """Measure the event loop's lag for as long as this runs."""
+        """Measure the event loop's lag until cancelled."""
         clock = asyncio.get_running_loop().time
         while True:
             due = clock() + PAUSE
@@ -99,7 +99,7 @@ class Metrics:
             self.loop_lag.observe(max(clock() - due, 0.0))
 
     def looked_up(self, policies: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> None:
-        """Watch how often a gate fires: `record` is a report's `retrieval`."""
+        """Record whether a gate fired, for drift detection; `record` is a report's `retrieval`."""
         if not record["seconds"]["gate"]:
             return  # the request ended before its gate had decided
         gate, fired = record["gate"], record["triggered"]

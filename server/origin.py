@@ -1,7 +1,7 @@
-"""Refuse what a web page elsewhere makes a browser send: foreign `Host` names (DNS rebinding) and foreign `Origin`s.
+"""Refuse requests with a foreign `Host` (DNS rebinding) or a foreign `Origin`.
 
-A browser lets any page send `multipart/form-data` and `text/plain` to any address, and a server without keys cannot
-tell its user from such a page by anything but these two headers.
+A browser lets any page send `multipart/form-data` and `text/plain` to any address. Without API keys only these two
+headers tell such a request from one of the server's own page.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ DEFAULT_PORTS = (80, 443)
 
 
 class OriginMiddleware:
-    """Answers 403 to requests whose `Host` or `Origin` is not one of ours.
+    """Middleware that answers 403 to requests whose `Host` or `Origin` is not allowed.
 
-    Only where there are no keys: a page elsewhere has none, and can do nothing without.
+    Used only without API keys: with keys, a foreign page has none to send.
     """
 
     def __init__(
@@ -36,7 +36,8 @@ class OriginMiddleware:
         allowed_origins: Sequence[str],
         origin_pattern: str,
     ) -> None:
-        """
+        """Set what is allowed.
+
         Args:
             bound: the address that the server listens on.
             allowed_hosts: names that `Host` may have besides, `*.example.org` for all below one, `*` for any.
@@ -66,7 +67,7 @@ class OriginMiddleware:
         return await self.app(scope, receive, send)
 
     def _serves(self, name: str) -> bool:
-        """Whether a request may name this host. An address cannot be rebound; it is refused only on loopback."""
+        """Return whether a host name is allowed. Addresses cannot be rebound; they are refused only on loopback."""
         if not name:
             return False
         if self._listed(name) or "*" in self._hosts:
@@ -80,7 +81,7 @@ class OriginMiddleware:
         return any(fnmatchcase(name, pattern) for pattern in self._hosts if pattern != "*")
 
     def _welcome(self, origin: str, host: str) -> bool:
-        """Whether a page of this origin may call: one of ours, of this machine, or one that is configured."""
+        """Return whether an origin is allowed: the server's own, this machine's, or a configured one."""
         if "*" in self._origins or origin in self._origins or self._pattern.fullmatch(origin):
             return True
         _, separator, authority = origin.partition("://")
@@ -89,7 +90,8 @@ class OriginMiddleware:
 
 
 def place(authority: str) -> tuple[str, int | None]:
-    """Name and port of `name:port`, in lower case; the port is None where it is a default one. No name if malformed."""
+    """Split `name:port` into the name in lower case and the port, None for a default port. The name is empty if
+    malformed."""
     if re.search(r"[/@\\?#\s]", authority):
         return "", None
     try:

@@ -1,4 +1,5 @@
-"""The playground page: `GET /` and its local files. It loads nothing from anywhere else, and its policy says so."""
+"""Serve the playground page: `GET /` and its static files, with a content security policy that allows no other
+source."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ async def page() -> FileResponse:
 
 
 class Files(StaticFiles):
-    """The files of the page, under its headers."""
+    """The page's static files, with its headers."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""From a validated request to a `Plan`: every check that can be made before the first token is made here."""
+"""Turn a validated request into a `Plan`, with every check that can be made before the first token."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def check_weight(plan: Plan, bounds: ServerConfig, trace: bool) -> None:
 
 
 async def _check(route: Route, job: Job) -> None:
-    """Ask every policy whether it can do its part.
+    """Run every policy's check.
 
     Raises:
         APIError: one of them cannot; `param` is its place in the request, with the field if it named one.

@@ -67,7 +67,7 @@ def _check_engine(name: str, engine: EngineConfig) -> None:
 
 
 def _check_retrieval(config: Config) -> None:
-    """Only a configuration that looks things up, by a preset or a store of its own, needs the packages at the start."""
+    """Check that the packages of retrieval are installed, if a preset or a store in the configuration needs them."""
     wanted = RETRIEVAL if any("collection" in policy for preset in config.presets.values() for policy in preset) else {}
     if config.retrieval.store == "qdrant":
         wanted = {**RETRIEVAL, "qdrant_client": "qdrant"}

@@ -1,4 +1,4 @@
-"""JSON schemas of clients, tried in a process of their own before any engine sees them."""
+"""Check clients' JSON schemas in a separate process before an engine compiles them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AT_ONCE = 2
 
 
 class Proofs:
-    """A prover for each tokenizer of the engines. `seconds` and `memory` (bytes) bound what one schema may take."""
+    """A schema checker for each tokenizer. `seconds` and `memory` (bytes) bound the compilation of one schema."""
 
     def __init__(self, seconds: float, memory: int) -> None:
         self._seconds, self._memory = seconds, memory
@@ -25,7 +25,7 @@ class Proofs:
         self._provers: list[tuple[TokenText, SchemaChecker]] = []
 
     def warm(self, engines: Iterable[Engine]) -> None:
-        """Have a process ready for each tokenizer; blocks."""
+        """Start a process for each tokenizer; blocks."""
         for engine in engines:
             with suppress(Exception):  # a tokenizer that cannot be guided: requests are told
                 self._prover(engine.tokens).warm()
@@ -39,7 +39,7 @@ class Proofs:
         return prover
 
     async def check(self, schema: str | None, tokens: TokenText) -> None:
-        """Let a schema through that can be followed.
+        """Compile a schema in the checker's process, unless its result is cached.
 
         Raises:
             APIError: 400, it cannot be compiled or satisfied, or takes too long or too much memory.

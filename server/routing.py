@@ -1,4 +1,4 @@
-"""Resolve a request's `model` and `policy` to an engine and a list of policies; presets once, at the start."""
+"""Resolve a request's `model` and `policy` to an engine and a list of policies. Presets are parsed once, at startup."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT = (None, "default", "waver")
 
 @dataclass(frozen=True)
 class Route:
-    """How a request is decoded: `model` as it was asked for, and what that came to."""
+    """A resolved request: the `model` as requested, the engine, and the policies."""
 
     model: str
     engine: str
@@ -33,7 +33,7 @@ class Route:
 
 
 class Router:
-    """The engines, presets and defaults of a configuration, by which requests are resolved."""
+    """Resolves requests with the engines, presets and defaults of a configuration."""
 
     def __init__(self, config: Config, engines: Mapping[str, Engine], probes: Collection[str]) -> None:
         """Resolve every preset.
@@ -56,7 +56,7 @@ class Router:
 
     @property
     def main_engine(self) -> str:
-        """The engine behind a preset whose policies pick none themselves: the largest."""
+        """Return the engine of a preset whose policies choose none: the largest."""
         return self._largest(self._engines)
 
     def route(self, model: str | None, policy: Any = None) -> Route:
@@ -83,7 +83,7 @@ class Router:
         return Route(asked, engine, policies, label, used, places)
 
     def _model(self, model: str | None) -> tuple[str | None, str]:
-        """Find the preset that a model's name means, if any, and the engine behind it."""
+        """Find the preset that a model's name refers to, if any, and the engine."""
         preset = self._config.default_preset if model in DEFAULT else None
         if model is not None and model.startswith(PREFIX):
             preset = model.removeprefix(PREFIX)
@@ -116,5 +116,5 @@ class Router:
 
 
 def model_names(config: Config) -> list[str]:
-    """List the names that a request may have as its model: every engine, and every preset as `waver/<preset>`."""
+    """List the valid values of a request's `model`: every engine, and every preset as `waver/<preset>`."""
     return [*config.engines, *(PREFIX + name for name in config.presets)]

@@ -1,4 +1,4 @@
-"""Start a server: the configuration, uvicorn in front, and a line that says where it is."""
+"""Start a server: load the configuration, run uvicorn, and print the address."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ container's `stop_grace_period` has to be longer than `shutdown_grace` and both.
 
 
 class Server(uvicorn.Server):
-    """Says where it listens once it does, and ends in time once it is told to stop.
+    """uvicorn's server, which prints its address once it listens, and ends within a deadline once it is told to stop.
 
     Args:
         runtime: whose answers are cut when their time is over.
@@ -70,13 +70,13 @@ class Server(uvicorn.Server):
 
 
 def end_process() -> None:
-    """End this process now. What was acknowledged is on disk, and vLLM's processes end with this one."""
+    """Exit the process at once. What was acknowledged is on disk, and vLLM's processes end with this one."""
     log.error("the server does not end by itself, and is ended")
     os._exit(1)
 
 
 def make_server(config: Config, on_loaded: Callable[[], None] = lambda: None) -> Server:
-    """The server of a configuration, not yet running; it stops when its engines cannot be loaded.
+    """Make the server of a configuration, not yet running; it stops if its engines cannot be loaded.
 
     Args:
         on_loaded: called once they are, before the first request.
@@ -110,7 +110,7 @@ def make_server(config: Config, on_loaded: Callable[[], None] = lambda: None) ->
 
 
 def serve(config_path: str | Path | None = None, **flags: Any) -> int:
-    """Run a server until it is stopped. `flags` go over the configuration's `server` section; None counts as absent.
+    """Run a server until it is stopped. `flags` override the configuration's `server` section; None counts as absent.
 
     Returns:
         The exit status: 0, or 1 with a sentence on standard error if it could not start.
@@ -138,16 +138,16 @@ def serve(config_path: str | Path | None = None, **flags: Any) -> int:
 
 
 def keep_for_good() -> None:
-    """Spare the garbage collector what there is by now: it would walk through the libraries and the models again and
-    again, and every stream would stand still meanwhile. Only where the process is a server's to its end."""
+    """Exclude all present objects from garbage collection: scanning the libraries and models would stall every stream.
+    For processes that only run a server."""
     gc.collect()
     gc.freeze()
 
 
 @contextmanager
 def serving(config_path: str | Path | None = None) -> Iterator[tuple[str, str | None]]:
-    """A server beside the caller, on a free port that only this machine reaches, while the context lasts. Yields, once
-    its engines are warm, its address (with /v1) and a key if it wants one. It logs warnings only.
+    """Run a server in a thread, on a free port of 127.0.0.1, while the context lasts. Yields, once its engines are
+    warm, its address (with /v1) and a key if it needs one. It logs warnings only.
 
     Raises:
         ValueError: it could not start; the message is for the user.

@@ -1,4 +1,4 @@
-"""Hold what every endpoint shares: the configuration, engines, services and bounds of the running server."""
+"""The state that every endpoint shares: the configuration, engines, services and limits of the running server."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ AFTERCARE_GRACE = 5.0
 
 
 class Runtime:
-    """The running server. Engines are loaded in the background; until then requests are refused."""
+    """State of the running server. Engines are loaded in the background; until then requests are refused."""
 
     def __init__(self, config: Config, engines: Mapping[str, Engine] | None = None) -> None:
         self.config = config
@@ -79,7 +79,7 @@ class Runtime:
     async def start(
         self, on_failure: Callable[[], None] = lambda: None, on_loaded: Callable[[], None] = lambda: None
     ) -> None:
-        """Load what is not loaded, check that the configuration can be served, and report ready."""
+        """Load the missing engines, check that the configuration can be served, and report ready."""
         missing = {name: engine for name, engine in self.config.engines.items() if name not in self.engines}
         began = time.perf_counter()
         try:
@@ -108,8 +108,11 @@ class Runtime:
         await asyncio.to_thread(self.proofs.warm, list(self.engines.values()))
 
     async def _check_embedders(self) -> None:
-        """Raises:
-        Unavailable: the configuration names an embedder that cannot be loaded."""
+        """Load the embedders.
+
+        Raises:
+            Unavailable: the configuration names an embedder that cannot be loaded.
+        """
         try:
             await asyncio.to_thread(self.library.check_embedders)
         except RetrievalError as error:
@@ -118,7 +121,7 @@ class Runtime:
             log.warning("the collections cannot be searched", reason=str(error))
 
     def cut(self) -> None:
-        """End every answer in the making with an error: the server stops, and has waited for as long as it may."""
+        """End every running answer with an error: the grace period at shutdown is over."""
         self.stopping = True
         for end in tuple(self.answers):
             end(server_stopping())
@@ -136,34 +139,35 @@ class Runtime:
 
     @property
     def services(self) -> Services:
-        """What policies may use."""
+        """Return the services that policies may use."""
         return Services(self.engines, self.library, self.probes, self.stores)
 
     def deadline(self, timeout: float | None) -> float:
-        """When a request has to be answered, on the event loop's clock: its own `timeout`, or the server's."""
+        """Return the time by which a request must be answered, on the event loop's clock: by its own `timeout`, at most
+        the server's."""
         most = self.config.server.timeout
         return asyncio.get_running_loop().time() + min(timeout or most, most)
 
     @property
     def dead(self) -> list[str]:
-        """Engines that cannot serve now."""
+        """Return the names of engines that cannot serve now."""
         return [name for name, engine in self.engines.items() if not engine.alive]
 
     @property
     def ready(self) -> bool:
-        """Whether every engine is warm and alive."""
+        """Return whether every engine is warm and alive."""
         return self.loaded and not self.dead
 
     def parameters(self, route: Route) -> dict[str, int]:
-        """Parameter counts of the engines that may write, by name."""
+        """Return the parameter counts of the engines that may write, by name."""
         return {name: self.engines[name].parameters for name in route.engines}
 
     def context(self, route: Route) -> int:
-        """Most tokens that a prompt and its answer may have together, whichever engine writes."""
+        """Return the context length in tokens, for prompt and answer: the shortest of the engines that may write."""
         return min(self.engines[name].context_length for name in {route.engine, *route.engines})
 
     def models(self) -> list[str]:
-        """Names that a request may have as its model."""
+        """Return the valid values of a request's `model`."""
         return model_names(self.config)
 
     def route(self, model: str | None, policy: Any = None) -> Route:
@@ -179,8 +183,8 @@ class Runtime:
 
 
 async def load_engines(configs: Mapping[str, EngineConfig], there: Mapping[str, Engine]) -> dict[str, Engine]:
-    """Load side by side what can be: transformers sets the default device of the whole process while it loads a model,
-    so its engines come one after the other. Adapters follow once all models are loaded.
+    """Load engines concurrently, except that those of transformers come one after the other: loading a model sets the
+    default device of the whole process. Adapters follow once all models are loaded.
 
     Args:
         there: engines that are loaded already.
@@ -225,7 +229,7 @@ def load_probes(folders: Mapping[str, str]) -> dict[str, Probe]:
 
 
 async def warm_up(engine: Engine, guided: bool) -> None:
-    """Let an engine compile what the first request would wait for. `guided`: also the first one with a JSON schema."""
+    """Run a first request, so that an engine compiles what it needs. `guided`: also one with a JSON schema."""
     ids = engine.tokens.encode("Hello")[:16]
     async for _ in engine.generate(ids, Sampling(max_tokens=2, top_logprobs=1)):
         pass

@@ -1,4 +1,4 @@
-"""From a request's fields to `Sampling`, checked against the engine that will run it."""
+"""Convert a request's fields to `Sampling`, checked against the engine that runs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEMA = "response_format.json_schema.schema"
 
 
 def sampling(body: Generation, engine: Engine, logprobs: bool, top_logprobs: int, grammar: str | None) -> Sampling:
-    """Everything but `max_tokens` and the seed, which differ from choice to choice.
+    """Return the sampling of a request, without `max_tokens` and the seed, which differ from choice to choice.
 
     Raises:
         APIError: 400, a token id that the engine does not have, or an impossible stop string.
@@ -52,14 +52,17 @@ def sampling(body: Generation, engine: Engine, logprobs: bool, top_logprobs: int
 
 
 def check_ids(ids: Sequence[int], vocabulary: int, param: str) -> None:
-    """Raises:
-    APIError: 400, an id is outside of the vocabulary."""
+    """Check token ids against the vocabulary.
+
+    Raises:
+        APIError: 400, an id is outside of the vocabulary.
+    """
     if ids and max(ids) >= vocabulary:
         raise invalid(f"{param}: {max(ids)} is not a token id; the largest is {vocabulary - 1}.", param)
 
 
 def token_limit(prompt: int, asked: int | None, body: Generation, context: int, default: int) -> int:
-    """How many tokens an answer may have: what was asked for, at most what the context leaves.
+    """Return the most tokens of an answer: as requested, at most what the context leaves.
 
     Raises:
         APIError: 400, the prompt leaves no room, or fewer tokens are allowed than demanded.
@@ -75,12 +78,12 @@ def token_limit(prompt: int, asked: int | None, body: Generation, context: int, 
 
 
 def first_seed(seed: int | None) -> int:
-    """The request's seed, or a fresh one."""
+    """Return the request's seed, or a random one."""
     return secrets.randbits(63) if seed is None else seed % 2**63
 
 
 def choice_seed(seed: int, choice: int) -> int:
-    """The seed of the n-th choice: for the first one the request's own."""
+    """Return the seed of the n-th choice: the request's own for the first, derived ones for the others."""
     if choice == 0:
         return seed
     digest = hashlib.blake2b(f"{seed}/{choice}".encode(), digest_size=8).digest()
@@ -88,7 +91,8 @@ def choice_seed(seed: int, choice: int) -> int:
 
 
 def grammar(wanted: ResponseFormat | None) -> str | None:
-    """The JSON schema an answer must follow, as a string; None for free text. It is of a bounded size, and not tried.
+    """Return the JSON schema that an answer must follow, as a string, None for free text. Its size is checked; it is
+    not compiled.
 
     Raises:
         APIError: 400, the schema is missing, or larger than it may be.

@@ -1,4 +1,4 @@
-"""Request bodies. What OpenAI's API and vLLM's extra sampling fields allow, plus `policy`, `trace` and `timeout`.
+"""Request bodies: OpenAI's API and vLLM's extra sampling fields, plus `policy`, `trace` and `timeout`.
 
 Null counts as absent everywhere. Unknown fields are kept in `model_extra`, so that they can be named in a warning.
 """
@@ -60,7 +60,7 @@ class ResponseFormat(Body):
 
 
 class Generation(Body):
-    """What chat and text completions have in common."""
+    """Fields that chat and text completions share."""
 
     model: Text | None = None
     n: int = Field(1, ge=1)
@@ -90,7 +90,7 @@ class Generation(Body):
 
     @property
     def unknown(self) -> list[str]:
-        """Fields that mean nothing here."""
+        """Return the names of unknown fields."""
         return sorted(set(self.model_extra or ()) - HARMLESS)
 
 
@@ -119,18 +119,18 @@ class Message(Body):
 
     @property
     def strings(self) -> list[str]:
-        """Everything that a chat template may write of it."""
+        """Yield every string that a chat template may use."""
         calls = [part for call in self.tool_calls for part in (call.id, call.function.name, call.function.arguments)]
         return [each for each in (self.text, self.name, self.tool_call_id, *calls) if each]
 
     @property
     def text(self) -> str | None:
-        """The content as one string."""
+        """Return the content as one string."""
         return "".join(part.text for part in self.content) if isinstance(self.content, list) else self.content
 
 
 class ChatPrompt(Body):
-    """The part of a chat request that becomes the prompt."""
+    """The fields of a chat request from which the prompt is rendered."""
 
     messages: Many[Message] = Field(min_length=1, max_length=4096)
     add_generation_prompt: bool = True

@@ -1,4 +1,4 @@
-"""Define the section `server` of the configuration; light, so that `waver serve --help` answers at once."""
+"""The section `server` of the configuration. Imports little, so that `waver serve --help` answers at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ServerConfig(BaseModel):
-    """Say where the server listens and what it bounds. Sizes in bytes, times in seconds."""
+    """Address and limits of the server. Sizes in bytes, times in seconds."""
 
     model_config = ConfigDict(extra="forbid")
 

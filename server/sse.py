@@ -1,4 +1,5 @@
-"""Server-sent events: `data:` lines only, comments to keep a connection alive, and an eye on the client.
+"""Send server-sent events: `data:` lines, and comments that keep the connection alive; stop when the client
+disconnects.
 
 Neither `id:` nor `event:` is sent, nothing is compressed, and headers leave before the first event.
 """
@@ -22,8 +23,9 @@ same."""
 
 
 class EventStream(Response):
-    """Sends each object as one line of JSON, then `[DONE]`; what comes together goes out in one write. A client that
-    leaves ends it, and closes the generator. `keepalive`: seconds of silence after which a comment is sent."""
+    """A response of events, each one line of JSON, followed by `[DONE]`. Events that are ready together go out in one
+    write. A client that disconnects ends it and closes the generator. `keepalive`: seconds of silence after which a
+    comment is sent."""
 
     media_type = "text/event-stream"
 
@@ -76,7 +78,7 @@ class EventStream(Response):
 
 
 def dump(value: Any) -> bytes:
-    """JSON on one line; what is no finite number is null."""
+    """Serialise to one line of JSON; NaN and infinities become null."""
     return to_json(value, inf_nan_mode="null")
 
 

@@ -1,4 +1,4 @@
-"""Texts of clients on their way to a tokenizer: bounded in characters, and tokenised in a few threads of their own."""
+"""Tokenise clients' texts: bounded in characters, in a thread pool of their own."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ SLACK = 8
 
 
 class Texts:
-    """Tokenises in at most `threads` threads; at most `waiting` requests wait for them, first come, first served."""
+    """Thread pool for tokenisation: at most `threads` at a time; at most `waiting` requests are queued, first in, first
+    out."""
 
     def __init__(self, threads: int, waiting: int) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="texts")
         self._turns = Admission(threads, waiting)
 
     async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """Do something with a text in one of the threads.
+        """Run work on a text in the pool.
 
         Raises:
             APIError: 429, too many wait.
@@ -46,7 +47,7 @@ class Texts:
 
 
 def check_length(texts: Sequence[str], context: int, param: str) -> None:
-    """Refuse, by their characters alone, texts that cannot fit a context together.
+    """Refuse texts that cannot fit a context together, judged by their characters alone.
 
     Raises:
         APIError: 400.
@@ -62,7 +63,8 @@ def check_length(texts: Sequence[str], context: int, param: str) -> None:
 
 
 def check_tokens(texts: Sequence[str], tokens: TokenText, context: int, param: str) -> None:
-    """Refuse texts that are likely too long for a context together, reading no further than it takes to tell. Blocks.
+    """Refuse texts that are likely too long for a context together, tokenising only as much as it takes to decide.
+    Blocks.
 
     Raises:
         APIError: 400.
@@ -79,7 +81,10 @@ def check_tokens(texts: Sequence[str], tokens: TokenText, context: int, param: s
 
 
 def check_characters(text: str, most: int, param: str) -> None:
-    """Raises:
-    APIError: 400, a text is longer than `most` characters."""
+    """Check the length of a text.
+
+    Raises:
+        APIError: 400, a text is longer than `most` characters.
+    """
     if len(text) > most:
         raise invalid(f"{param} has {len(text)} characters; at most {most} are read.", param, "text_too_long")

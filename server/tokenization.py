@@ -1,4 +1,4 @@
-"""Tokenize and detokenize in vLLM's shapes, under `/v1` and at the root, where evaluation harnesses look."""
+"""Tokenise and detokenise in vLLM's format, under `/v1` and at the root, where evaluation harnesses look."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From pydantic's findings about a request body to one readable sentence and the name of the field."""
+"""Turn pydantic's errors about a request body into one readable sentence and the name of the field."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SENTENCES = {
 
 
 def explain(errors: Sequence[Any], body: Any) -> tuple[str, str | None]:
-    """One finding as `(message, param)`, `param` in the form `messages[0].content`."""
+    """Return the most specific error as `(message, param)`, `param` in the form `messages[0].content`."""
     if errors[0]["type"] == "json_invalid":
         reason = str(errors[0].get("ctx", {}).get("error", "")).lower()
         return f"The body is not valid JSON: {reason} at character {errors[0]['loc'][-1]}.", None
@@ -46,7 +46,8 @@ def explain(errors: Sequence[Any], body: Any) -> tuple[str, str | None]:
 
 
 def path(loc: Sequence[str | int], body: Any, missing: bool = False) -> list[str]:
-    """A location in the body's own terms: the labels that pydantic adds for the branches of a union are left out."""
+    """Convert pydantic's location to the body's own keys, without the labels that pydantic adds for branches of a
+    union."""
     out = []
     for depth, part in enumerate(loc):
         if isinstance(part, int) and isinstance(body, list) and part < len(body):

@@ -1,4 +1,4 @@
-"""Answers of any size as JSON, in pieces: a piece is made and written within milliseconds."""
+"""Serialise responses of any size to JSON in pieces, each made and sent within milliseconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PIECE = 64 * 2**10
 
 
 def pieces(value: Any, depth: int = 0) -> Iterator[bytes]:
-    """A value as JSON, piece by piece: long lists are cut."""
+    """Yield a value as JSON, piece by piece: long lists are split."""
     if isinstance(value, dict) and depth < DEEPEST:
         yield b"{"
         for i, (key, each) in enumerate(value.items()):
@@ -45,7 +45,7 @@ def _holds_more(value: dict[str, Any]) -> bool:
 
 
 class Written(Response):
-    """A body that is written in pieces, as the client reads them."""
+    """A JSON response that is sent in pieces, as the client reads them."""
 
     media_type = "application/json"
 

@@ -1,6 +1,6 @@
-"""Score answers: compare a text with an answer that is known.
+"""Score answers: compare a text with a known answer.
 
-Policies, clients, training and benchmarks judge by these functions; each builds on them what its own callers need.
+Policies, clients, training and benchmarks share these functions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NUMBER = re.compile(r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 
 
 def contains(text: str, answer: str) -> bool:
-    """Tell whether a text has the answer in it, as whole words; case and spacing do not count."""
+    """Return whether a text contains the answer as whole words, ignoring case and spacing."""
     wanted = _plain(answer)
     if not wanted:
         return False
@@ -26,12 +26,12 @@ def contains(text: str, answer: str) -> bool:
 
 
 def exact(text: str, answer: str) -> bool:
-    """Tell whether a text is the answer and nothing else; case, spacing and a full stop at the end do not count."""
+    """Return whether a text equals the answer, ignoring case, spacing and a full stop at the end."""
     return _plain(text).rstrip(" .") == _plain(answer).rstrip(" .")
 
 
 def number(text: str, answer: str) -> bool:
-    """Tell whether the last number in a text is the answer.
+    """Return whether the last number in a text equals the answer.
 
     Raises:
         ValueError: the answer is no number.
@@ -47,7 +47,7 @@ def last_number(text: str) -> str | None:
 
 
 def names_only(text: str, answer: str, others: Collection[str]) -> bool:
-    """Tell whether a text names the answer, a single word, and none of the others."""
+    """Return whether a text contains the answer, a single word, and none of the others."""
     words = set(re.findall(r"\w+", text))
     return answer in words and words.isdisjoint(set(others) - {answer})
 

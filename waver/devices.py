@@ -1,6 +1,6 @@
-"""Move small arrays to a device without waiting for it, and choose the library that does arithmetic on a few numbers.
+"""Copy small arrays to a device asynchronously, and choose between NumPy and torch for small arithmetic.
 
-It stands below all packages. `array_namespace` gives NumPy beside a CPU's logits and torch elsewhere; the other
+Every package may import it. `array_namespace` gives NumPy beside a CPU's logits and torch elsewhere; the other
 functions make and view arrays of that library.
 """
 
@@ -15,16 +15,15 @@ Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
 
 def to_device(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Copy lists or arrays to a tensor on the device. For CUDA the copy goes through pinned memory, from where it joins
-    the device's queue; any other copy would wait for the model's pass."""
+    """Copy lists or arrays to a tensor on the device. For CUDA the copy goes through pinned memory, so that it is
+    queued and does not wait for the forward pass."""
     host = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
     return host.to(device, non_blocking=True)
 
 
 def array_namespace(device: torch.device) -> Any:
-    """Choose the library for arithmetic on a few numbers of each row; it is used by functions that both libraries have
-    under one name. Beside a CPU's logits that is NumPy: a model's pass has emptied the caches there, and torch's calls
-    take five times as long. Elsewhere it is torch, on the device."""
+    """Choose the library for arithmetic on a few numbers of each row, used by functions that both libraries have under
+    one name: NumPy for a CPU's logits, where torch's calls take five times as long; torch elsewhere, on the device."""
     return np if device.type == "cpu" else torch
 
 

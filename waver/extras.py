@@ -1,4 +1,4 @@
-"""How to install what is missing: one sentence for every place that finds an optional package absent."""
+"""Format the installation hint for a missing optional package."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ def how_to_install_vllm() -> str:
 
 
 def _short(path: Path) -> str:
-    """Return a path as it is shortest to type here."""
+    """Return the shortest form of a path that works in the current folder."""
     relative = os.path.relpath(path)
     return shlex.quote(str(path) if relative.startswith("..") else relative)

@@ -1,4 +1,4 @@
-"""Work on hostile input, in processes that can be ended: bounds on time and memory that a thread cannot have.
+"""Run work on hostile input in worker processes, with limits on time and memory that a thread cannot have.
 
 A worker is a script with a function `handle(header, data)` that ends with `serve(handle)`. A request is a line of JSON
 and its bytes; so is an answer. Scripts are run by their path, so that a worker imports only what it names itself.
@@ -33,16 +33,16 @@ STARTING = 60.0
 
 
 class Exhausted(Exception):
-    """A worker took more memory than is allowed, or died of something else."""
+    """A worker exceeded its memory, or died for another reason."""
 
 
 class Overdue(Exception):
-    """A worker took longer than is allowed, and was ended."""
+    """A worker exceeded its time and was killed."""
 
 
 class Workers:
-    """Processes that run one script, at most `at_once` at a time, kept warm. Every method may be called from any
-    thread; `ask` blocks.
+    """Pool of processes that run one script, at most `at_once` at a time, kept warm. Every method may be called from
+    any thread; `ask` blocks.
 
     Args:
         memory: address space of a process, in bytes.
@@ -58,7 +58,7 @@ class Workers:
         self._closed = False
 
     def ask(self, header: Header, data: bytes, seconds: float) -> tuple[dict[str, Any], bytes]:
-        """What the script's `handle` says, within so many seconds.
+        """Return the answer of the script's `handle`, within `seconds`.
 
         Raises:
             Overdue, Exhausted: it said nothing.
@@ -77,7 +77,7 @@ class Workers:
         return answer
 
     def warm(self) -> None:
-        """Have one process ready.
+        """Start one process, if none is idle.
 
         Raises:
             Overdue, Exhausted: it cannot be started.
@@ -109,7 +109,7 @@ class Workers:
 
 
 class Worker:
-    """One process."""
+    """One worker process."""
 
     def __init__(self, script: Path, memory: int) -> None:
         self._process = subprocess.Popen(
@@ -126,8 +126,11 @@ class Worker:
         return self._left <= 0
 
     def ask(self, header: Header, data: bytes, seconds: float) -> tuple[dict[str, Any], bytes]:
-        """Raises:
-        Overdue, Exhausted: there is no answer."""
+        """Send a request and return the answer.
+
+        Raises:
+            Overdue, Exhausted: there is no answer.
+        """
         stdin, stdout = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
         late = threading.Event()
 
@@ -165,7 +168,7 @@ class Worker:
 
 
 def serve(handle: Handler) -> None:
-    """Answer requests until the other side closes, or until memory ran out once; within bounds on memory and files."""
+    """Answer requests until the other side closes or memory runs out; with limits on memory and files."""
     bound(int(sys.argv[-1]))
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     while line := requests.readline():
@@ -190,7 +193,7 @@ def serve(handle: Handler) -> None:
 
 
 def bound(memory: int) -> None:
-    """Let this process have so many bytes of address space, write no files and leave no core dump."""
+    """Limit this process to `memory` bytes of address space, without writing files or core dumps."""
     try:
         import resource
     except ImportError:  # Windows: the time limit is all there is

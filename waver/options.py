@@ -1,4 +1,4 @@
-"""Describe dataclass fields that a command line can set; `waver.cli.fill` makes options of them."""
+"""Describe dataclass fields that a command line can set; `waver.cli.fill` turns them into options."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Option:
-    """Describe one field: `steps: Annotated[int, Option("Generations.", least=1)] = 100`.
+    """Command-line option of one field: `steps: Annotated[int, Option("Generations.", least=1)] = 100`.
 
     Name, type and default are the field's own.
 

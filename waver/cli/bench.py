@@ -1,4 +1,4 @@
-"""Run `waver bench`: the benchmarks of a checkout, each with options of its own."""
+"""Run `waver bench`: the benchmarks of a checkout, each with its own options."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ BENCHMARKS = {
 
 
 def benchmark(name: str) -> Callable[[typer.Context], None]:
-    """Make a command that leaves its options, `--help` too, to the benchmark's own command line."""
+    """Make a command that passes all of its options, `--help` included, to a benchmark's own command line."""
 
     def run(context: typer.Context) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end what it has started

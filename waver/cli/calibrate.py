@@ -1,4 +1,4 @@
-"""Run `waver calibrate`: the threshold of a policy from questions of one's own."""
+"""Run `waver calibrate`: find the threshold of a policy from one's own questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run `waver chat`: a conversation in the terminal."""
+"""Run `waver chat`: chat in the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make the options of a command from the data that it fills: dataclasses, and fields of a pydantic model."""
+"""Make the options of a command from the fields of dataclasses and pydantic models."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def filled(**forms: type) -> Callable[[Callable[..., None]], Callable[..., None]
 
 
 def overriding(model: type[BaseModel], names: Sequence[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Replace the parameter `given` of a command by options for some fields of a model, all None unless given.
+    """Replace the parameter `given` of a command by options for fields of a model, each None unless set.
 
     The command gets a dictionary of what was given. Help shows the model's descriptions and defaults.
     """
@@ -111,7 +111,7 @@ def _flag(name: str) -> str:
 
 
 def _value(field: Field[Any], option: Option, given: Any) -> Any:
-    """Return the value of a field from what was given for its option, its default where nothing was."""
+    """Return the value of a field from its option, or the field's default."""
     if isinstance(given, list):
         return tuple(given)
     if given is None:
@@ -126,7 +126,7 @@ def _value(field: Field[Any], option: Option, given: Any) -> Any:
 
 
 def _typed(run: Callable[..., None], parameters: Sequence[Parameter]) -> Callable[..., None]:
-    """Give a function the signature that typer reads."""
+    """Set the signature that typer reads."""
     run.__signature__ = inspect.Signature([p.replace(kind=Parameter.KEYWORD_ONLY) for p in parameters])  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run

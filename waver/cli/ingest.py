@@ -1,4 +1,4 @@
-"""Run `waver ingest`: documents into a collection."""
+"""Run `waver ingest`: add documents to a collection."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ingest(
 
 
 def _there(path: Path, collection: str, base_url: str, metadata: dict[str, str]) -> int:
-    """Upload to a server; returns the exit status."""
+    """Upload to a server; return the exit status."""
     import json
     import os
 
@@ -58,7 +58,7 @@ def _there(path: Path, collection: str, base_url: str, metadata: dict[str, str])
 
 
 def _here(path: Path, collection: str, config: Path | None, metadata: dict[str, str]) -> int:
-    """Write into a collection of this machine; returns the exit status."""
+    """Write into a local collection; return the exit status."""
     from waver.clients.ingest import show
     from waver.retrieval.base import NoCollection
     from waver.retrieval.ingest import files

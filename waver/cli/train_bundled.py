@@ -1,4 +1,4 @@
-"""Run `waver train bundled`: the bundled pair from scratch."""
+"""Run `waver train bundled`: train the bundled pair from scratch."""
 
 from __future__ import annotations
 

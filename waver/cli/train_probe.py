@@ -1,4 +1,4 @@
-"""Run `waver train probe`: probes for `diffadapt` from an engine's own answers."""
+"""Run `waver train probe`: train probes for `diffadapt` from an engine's own answers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def train_probe(
 
 
 def _train(questions: Path | None, config: Path | None, out: Path, answers: ProbeAnswers, tuning: Tuning) -> None:
-    """Bring the configuration, the questions and the strategies together, and train.
+    """Load the configuration, the questions and the strategies, and train.
 
     Raises:
         ValueError: it cannot be done like this; the message is for the user. EngineError: the engine died.
@@ -85,7 +85,7 @@ def _train(questions: Path | None, config: Path | None, out: Path, answers: Prob
 
 
 def _strategies(configured: Any, answers: ProbeAnswers) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the strategies of `diffadapt` in this configuration as ways to answer, and how they begin an answer."""
+    """Return the strategies of `diffadapt` in this configuration, by name, and how each opens an answer."""
     from functools import partial
 
     from waver.policies.registry import parse

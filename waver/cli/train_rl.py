@@ -1,4 +1,4 @@
-"""Run `waver train rl`: reinforcement learning on questions whose answers can be checked."""
+"""Run `waver train rl`: reinforcement learning on questions with verifiable answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from waver.training.options import RlRun
 
 
 def list_methods(wanted: bool) -> None:
-    """Print every training method and leave."""
+    """Print every training method and exit."""
     if not wanted:
         return
     try:

@@ -17,7 +17,7 @@ import yaml
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-PACKAGES = "entropy engines policies retrieval server clients training waver/cli benchmarks".split()
+PACKAGES = "entropy engines policies retrieval server clients training waver benchmarks".split()
 FIELDS = {"system", "title", "arxiv", "code", "test", "command", "measured", "deviations"}
 NOTICE = "<!-- Written by docs/generate.py. -->"
 

@@ -1,4 +1,4 @@
-"""Find policies, gates and transforms by their modules: those that come with Waver, and those of plug-ins.
+"""Find policies, gates, transforms and training methods by their modules: Waver's own, and those of plug-ins.
 
 A plug-in is a module named in the configuration (`modules`), in the environment (`WAVER_MODULES`, a JSON list, which
 processes that are started later inherit) or by an installed package, as an entry point of the group `waver.modules`.
@@ -36,7 +36,7 @@ def load(modules: Iterable[str]) -> None:
     """
     wanted = tuple(dict.fromkeys((*loaded(), *modules)))
     for name in wanted:
-        _import(name)
+        import_plugin(name)
     os.environ[VARIABLE] = json.dumps(wanted)
 
 
@@ -59,7 +59,7 @@ def subclasses(base: type[T], package: str, modules: Iterable[str]) -> list[type
     return [
         each
         for module in (*_files(package), *modules)
-        for each in vars(_import(module)).values()
+        for each in vars(import_plugin(module)).values()
         if inspect.isclass(each) and issubclass(each, base) and each.__module__ == module and _names(each)
     ]
 
@@ -98,7 +98,12 @@ def _names(plugin: type[Any]) -> str:
     return str(values[0]) if field is not None and values == (field.default,) else ""
 
 
-def _import(name: str) -> Any:
+def import_plugin(name: str) -> Any:
+    """Import a plug-in module.
+
+    Raises:
+        PluginError: it cannot be imported.
+    """
     try:
         return import_module(name)
     except Exception as error:

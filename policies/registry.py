@@ -167,7 +167,9 @@ def _allowed(schema: Mapping[str, Any]) -> str:
     limits = [f"{words[key]} {schema[key]}" for key in words if key in schema]
     if "enum" in schema:
         limits.append("one of " + ", ".join(map(str, schema["enum"])))
-    return f" (a {schema.get('type', 'value')}{' ' if limits else ''}{', '.join(limits)})"
+    kind = schema.get("type", "value")
+    article = "an" if kind[0] in "aeiou" else "a"
+    return f" ({article} {kind}{' ' if limits else ''}{', '.join(limits)})"
 
 
 def check_engines(policies: Sequence[Policy], job: Job) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -50,6 +51,25 @@ def test_every_system_is_listed_with_files_that_exist(generator: Any) -> None:
         assert (ROOT / entry["test"]).is_file(), entry["test"]
     listed = {name for entry in built for name in entry["system"].split(", ")}
     assert {"ead", "l_rag", "top_w", "diffadapt", *methods()} == listed
+
+
+def paths(text: str) -> set[str]:
+    """Find the paths in backticks that begin with a folder of this repository; `data/` is what a server keeps."""
+    found = re.findall(r"`([\w-]+(?:/[\w.-]+)+/?)`", text)
+    return {path for path in found if (ROOT / path.split("/")[0]).is_dir() and not path.startswith("data/")}
+
+
+@pytest.mark.parametrize("page", [*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_paths_in_prose_exist(page: Path) -> None:
+    """`<…>` in a path is a pattern, and left out."""
+    assert {path for path in paths(page.read_text()) if not (ROOT / path).exists()} == set()
+
+
+def test_a_path_that_is_gone_is_found() -> None:
+    assert paths("`engines/gone.py`, `data/state`, `entropy/`, `policies/<stage>/`, `engines/x/y.py`") == {
+        "engines/gone.py",
+        "engines/x/y.py",
+    }
 
 
 def test_a_papers_system_is_what_its_module_cites(generator: Any) -> None:

@@ -1,4 +1,4 @@
-"""The common truncations: the card's check vector, an independent reference, and what holds for each of them."""
+"""The common truncations: a vector worked out by hand, an independent reference, and what holds for each of them."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,76 +21,8 @@ from waver.policies import registry
 from waver.server.config import load_config
 from waver.server.runtime import Runtime
 
-POLICY = '''
-"""A toy policy."""
-
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
-from typing import ClassVar, Literal
-
-from pydantic import Field
-
-from waver.policies.base import CounterSpec, Policy
-
-
-class Shout(Policy):
-    """Count the answer's tokens aloud."""
-
-    stage: ClassVar = "admit"
-    metrics: ClassVar = (CounterSpec("toy_shouts", "Answers shouted.", ("times",)),)
-    report_keys: ClassVar = {"shout": "how often"}
-    name: Literal["toy_shout"] = "toy_shout"
-    times: int = Field(default=2, ge=1, le=9, description="how often it shouts")
-
-    def counted(self, report):
-        yield "toy_shouts", (str(self.times),)
-
-    async def decode(self, job, proceed):
-        job.report.extra["shout"] = self.times
-        async with aclosing(proceed(job)) as steps:
-            async for step in steps:
-                yield step
-'''
-GATE = '''
-"""A toy gate."""
-
-from waver.policies.retrieve.gates.base import Gate, Verdict
-
-
-class Third(Gate):
-    """The entropy of the third token."""
-
-    name = "toy_third"
-    threshold = -1.0
-    draft_tokens = 3
-
-    async def decide(self, draft):
-        if not draft.complete:
-            return None
-        score = draft.steps[-1].entropy
-        return Verdict(score > self.settings.threshold, score)
-'''
-TRUNCATION = '''
-"""A toy truncation."""
-
-from typing import Literal
-
-from pydantic import Field
-
-from waver.engines.transforms import Truncation
-from waver.entropy.truncation import keep_where
-
-
-class Best(Truncation):
-    """Keep the likeliest tokens only."""
-
-    name: Literal["toy_best"] = "toy_best"
-    slack: float = Field(default=0.0, ge=0.0, description="logits below the best")
-
-    @classmethod
-    def crop(cls, logits, asked, context):
-        return keep_where(logits, logits >= logits.amax(-1, keepdim=True) - asked[0].slack)
-'''
+POLICY, GATE, TRUNCATION = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.S)
+"""The examples of the page for extenders, each a module."""
 TOYS = {"toy_policy": POLICY, "toy_gate": GATE, "toy_truncation": TRUNCATION}
 
 
@@ -141,6 +74,7 @@ def test_they_are_listed(toys: Any) -> None:
     assert (listed["toy_best"]["stage"], listed["toy_best"]["defaults"]) == ("sample", {"slack": 0.0})
     gate = listed["l_rag"]["schema"]["properties"]["gate"]
     assert "toy_third" in gate["enum"]
+    assert "toy_third 0.5" in listed["l_rag"]["schema"]["properties"]["threshold"]["description"]
     assert "toy_third 3" in listed["l_rag"]["schema"]["properties"]["draft_tokens"]["description"]
 
 
@@ -151,7 +85,7 @@ def test_the_policy_works_with_its_metric(toys: Any) -> None:
 
 
 def test_the_gate_works(toys: Any) -> None:
-    fired = ask(toys, policies.l_rag(gate="toy_third", collection="notes"))["waver"]  # type: ignore[arg-type]
+    fired = ask(toys, policies.l_rag(gate="toy_third", collection="notes", threshold=-1.0))["waver"]  # type: ignore[arg-type]
     assert fired["retrieval"]["triggered"]
     assert fired["retrieval"]["threshold"] == -1.0
     assert fired["discarded_tokens"] == 3

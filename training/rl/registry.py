@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from waver.engines import plugins
 from waver.training.rl import methods as package
 from waver.training.rl.composition import RecipeError
 from waver.training.rl.method import Method
@@ -20,6 +21,15 @@ def names() -> tuple[str, ...]:
     return tuple(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
+def plugged() -> tuple[str, ...]:
+    """Return the plug-in modules that are methods.
+
+    Raises:
+        PluginError: a plug-in cannot be imported.
+    """
+    return tuple(name for name in plugins.loaded() if _is_method(plugins.import_plugin(name)))
+
+
 def load(name: str, **parameters: Any) -> Method:
     """Return the method of that name with these parameters.
 
@@ -29,12 +39,7 @@ def load(name: str, **parameters: Any) -> Method:
     Raises:
         RecipeError: there is no such method, or it has no such parameter.
     """
-    if "." not in name and name not in names():
-        raise RecipeError(f"there is no method {name!r}; there are {', '.join(names()) or 'none yet'}")
-    try:
-        module = import_module(name if "." in name else f"{package.__name__}.{name}")
-    except ModuleNotFoundError as error:
-        raise RecipeError(f"the method {name} cannot be imported: {error}") from error
+    module = _module(name)
     try:
         method: Method = module.method(module.Parameters(**parameters))
     except ValidationError as error:
@@ -46,7 +51,7 @@ def load(name: str, **parameters: Any) -> Method:
 def describe(name: str) -> str:
     """Describe a method for a list: its name, paper and summary, and its settings with their defaults."""
     method = load(name)
-    parameters = import_module(name if "." in name else f"{package.__name__}.{name}").Parameters
+    parameters = _module(name).Parameters
     settings = [f"{key}={field.default}" for key, field in parameters.model_fields.items()]
     return "\n".join(
         [
@@ -58,8 +63,34 @@ def describe(name: str) -> str:
 
 
 def listing() -> str:
-    """Describe every method that comes with Waver."""
-    return "\n\n".join(describe(name) for name in names())
+    """Describe every method: those that come with Waver, and those of plug-ins.
+
+    Raises:
+        PluginError: a plug-in cannot be imported.
+    """
+    return "\n\n".join(describe(name) for name in (*names(), *plugged()))
+
+
+def _module(name: str) -> Any:
+    """Import the module of a method.
+
+    Raises:
+        RecipeError: there is none, or it is no method.
+    """
+    own = name in names()
+    if not own and "." not in name and name not in plugins.loaded():
+        raise RecipeError(f"there is no method {name!r}; there are {', '.join(names()) or 'none yet'}")
+    try:
+        module = import_module(f"{package.__name__}.{name}" if own else name)
+    except ModuleNotFoundError as error:
+        raise RecipeError(f"the method {name} cannot be imported: {error}") from error
+    if not _is_method(module):
+        raise RecipeError(f"the module {name} is no method: it needs a class Parameters and a function method")
+    return module
+
+
+def _is_method(module: Any) -> bool:
+    return isinstance(getattr(module, "Parameters", None), type) and callable(getattr(module, "method", None))
 
 
 def make_recipe(base: str = "grpo", methods: Sequence[str | Mapping[str, Any]] = (), **settings: Any) -> Recipe:

@@ -21,7 +21,10 @@ def list_methods(wanted: bool) -> None:
         from waver.training.rl.registry import listing
     except ModuleNotFoundError as error:
         raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
-    typer.echo(listing())
+    try:
+        typer.echo(listing())
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     raise typer.Exit
 
 

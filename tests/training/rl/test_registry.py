@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from waver.cli import app
-from waver.training.rl import make_recipe, methods, names
-from waver.training.rl.registry import describe
+from waver.engines import plugins
+from waver.training.rl import RecipeError, load, make_recipe, methods, names
+from waver.training.rl.registry import describe, listing, plugged
 from waver.training.rl.toy import train
 
 TOY = '''
@@ -59,3 +60,20 @@ def test_every_method_says_what_it_is(name: str) -> None:
     assert first.startswith(f"{name} (arXiv ")
     assert summary.strip()
     assert settings.startswith("  settings: ")
+
+
+def test_a_method_of_a_package_is_listed_where_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toy_lab").mkdir()
+    (tmp_path / "toy_lab" / "halves.py").write_text(TOY)
+    (tmp_path / "toy_lab" / "nothing.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(plugins.VARIABLE, '["toy_lab.halves", "toy_lab.nothing"]')
+    assert plugged() == ("toy_lab.halves",)
+    assert "toy_lab.halves (none)\n  halves the advantages" in listing()
+    assert "toy_lab.nothing" not in listing()
+    with pytest.raises(RecipeError, match=r"toy_lab\.nothing is no method: it needs a class Parameters"):
+        load("toy_lab.nothing")
+    monkeypatch.setenv(plugins.VARIABLE, '["toy_lab.missing"]')
+    refused = CliRunner().invoke(app, ["train", "rl", "--list"])
+    assert refused.exit_code == 2
+    assert "toy_lab.missing" in refused.output

@@ -19,7 +19,7 @@ ARGS ?=
 .PHONY: help serve test faults install verl lint lock check-lock format clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # `exec`, so that the shell is gone and Ctrl-C reaches the server alone; it then ends with status 0.
 serve: .venv/.serve  ## install what serving needs and start the server (ARGS="--port 8001 ...")

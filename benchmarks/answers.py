@@ -82,7 +82,7 @@ class PairInterface(Protocol):
     """The pair behind either interface."""
 
     small_cost: float
-    """What a token of the small engine costs, if one of the large engine costs 1."""
+    """Cost of a token of the small engine, in tokens of the large one."""
 
     async def ask(self, question: Prompt, how: Setup, seed: int) -> Answer: ...
 

@@ -215,7 +215,7 @@ def main(
     models: report.Models = None,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """What the bundled pair knows: accuracy by task, entropy of wrong and right answers, three ways to answer.
+    """Measure the bundled pair: accuracy by task, entropy of wrong and right answers, three ways to answer.
 
     Writes bundled.json and .md. About 6 minutes on two cores.
     """

@@ -44,7 +44,7 @@ TEMPERATURE, TOP_P = 0.6, 0.95
 SAVING = 0.224
 """Aim: tokens saved against fixed normal, as in the paper, at no lower accuracy."""
 COMPARED = (("normal", PLAIN), ("auto", PLAIN), ("auto", "normal"))
-"""Whose first tokens are held against whose."""
+"""Pairs of strategies whose first tokens are compared."""
 FIRST_TOKEN = 1.1
 """Aim: time to the first token, in multiples of that without a policy."""
 MOST = 256
@@ -77,7 +77,7 @@ class StrategyResult:
 
     @property
     def shares(self) -> Array:
-        """How often each strategy was chosen, `[3]`."""
+        """Count how often each strategy was chosen, `[3]`."""
         return np.array([self.chosen.count(name) for name in DIFFICULTIES]) / len(self.chosen)
 
 

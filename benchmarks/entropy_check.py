@@ -132,7 +132,7 @@ def main(
     models: report.Models = None,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """Whether the entropies that answers report are those of a float64 softmax, alone and across hand-overs.
+    """Compare reported entropies with those of a float64 softmax, alone and across hand-overs.
 
     Writes entropy_check.json and .md. About 2 minutes on two cores.
     """

@@ -44,7 +44,7 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("write", FaissWriter, "publish"),
     ("write", FaissWriter, "compact"),
 )
-"""What a part of an ingestion is made of. `index` makes a FAISS file and syncs it, `write` is SQLite and digests."""
+"""Functions of each part of an ingestion. `index` makes a FAISS file and syncs it, `write` is SQLite and digests."""
 REST = "rest"
 """Reading files, digests of documents, locks."""
 NAMES = (*dict.fromkeys(part for part, _, _ in PARTS), REST)

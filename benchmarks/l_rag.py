@@ -99,7 +99,7 @@ class GateResult:
 
     @property
     def said(self) -> list[bool]:
-        """Which answers were right."""
+        """Return which answers were right."""
         return [bool(each) for each in self.right]
 
 

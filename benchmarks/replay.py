@@ -69,7 +69,7 @@ def make(tree: Path, backend: str, seed: int, rounds: int, bar: Progress) -> Rec
 
 
 def compared(record: Record, answer: dict[str, Any]) -> list[Difference]:
-    """What differs between a recorded answer and another, but for places that vary by themselves."""
+    """Return the differences between a recorded answer and another, except in fields that always vary."""
     return [
         found
         for found in differences(record.answer, answer)
@@ -93,7 +93,7 @@ def findings(records: Iterable[Record], found: Iterable[dict[str, Any]]) -> list
 
 
 def why(request: Request, found: Difference) -> str | None:
-    """What a difference is put down to; None where nothing is known of it."""
+    """Return the known cause of a difference; None if there is none."""
     return reason(request, found) or ("rounding" if found.rounding else None)
 
 

@@ -71,7 +71,7 @@ class Difference:
 
     @property
     def rounding(self) -> bool:
-        """Whether it is between two numbers that are nearly the same."""
+        """Return whether the difference is between two numbers that are nearly the same."""
         both = (self.before, self.after)
         numbers = all(isinstance(each, float) for each in both)
         return numbers and math.isclose(self.before, self.after, rel_tol=ROUNDING, abs_tol=ROUNDING)
@@ -85,7 +85,7 @@ def _shown(value: Any) -> str:
 
 
 def differences(before: Any, after: Any, where: str = "") -> Iterator[Difference]:
-    """Where two answers differ, down to the single values; a list of another length is one difference.
+    """List the differences between two answers, down to single values; lists of different lengths are one difference.
 
     Lists of the same names are compared name by name, and their order is a difference of its own.
     """

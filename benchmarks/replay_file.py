@@ -71,7 +71,7 @@ def _line(record: Record) -> dict[str, Any]:
 
 
 def machine(backend: str) -> dict[str, Any]:
-    """What rounding depends on: the processor and its instructions, the cores, and the packages that compute."""
+    """Describe what affects rounding: the processor and its instructions, the cores, and the numerical packages."""
     here = report.machine()
     packages = {name: found for name in COMPUTING if (found := _version(name))}
     if backend == "vllm":

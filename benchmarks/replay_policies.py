@@ -15,7 +15,7 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Way:
-    """How a group of requests asks: its policies, one after another, at temperatures in turn."""
+    """Policies of a group of requests, used one after another, at temperatures in turn."""
 
     group: str
     policies: tuple[Body, ...]

@@ -40,7 +40,7 @@ class Decoder:
     log: Path
 
     def ask(self, asked: Mapping[str, Any] | None = None) -> Any:
-        """What the process says next, to a batch if one is asked for.
+        """Return the next message of the process, for a batch if one is given.
 
         Raises:
             RuntimeError: it has ended; the message holds the end of its log.

@@ -30,7 +30,7 @@ def load(prefix: str, backend: str, model: Path, options: dict[str, Any]) -> tup
 
 
 async def stream(engine: Any, prompt: list[int], sampling: Any) -> list[float]:
-    """When each token of an answer came."""
+    """Return the arrival time of each token of an answer."""
     async with contextlib.aclosing(engine.generate(prompt, sampling)) as steps:
         came = [time.perf_counter() async for _ in steps]
     if len(came) != sampling.max_tokens:

@@ -46,7 +46,7 @@ class Baseline:
 
 
 GROUNDS = {"hapo": Baseline("dapo"), "ares": Baseline("dapo"), "spine": Baseline(voted=True)}
-"""Where it is not `grpo`."""
+"""Baselines of methods whose baseline is not `grpo`."""
 VALUES: dict[str, tuple[Mapping[str, Any], ...]] = {
     "aepo": ({}, {"target": 0.3, "alpha": 0.5}, {"target": 0.3, "alpha": 0.5, "hot": 2.0}),
     "ares": ({"window": 2}, {"window": 2, "beta": 0.0}),

@@ -48,7 +48,7 @@ METHODS: dict[str, tuple[Mapping[str, Any], ...]] = {
     "top_w, k-NN": ({"name": "top_w", "potential": "knn"},),
     "top_w, mass_weight 5": ({"name": "top_w", "mass_weight": 5.0},),
 }
-"""What is compared, at each method's usual values; the last three let Top-W's geometry act, or make it keep more."""
+"""Compared settings, at each method's usual values; the last three let Top-W's geometry act, or make it keep more."""
 SAMPLES = 8
 """Answers to one question, of which the different ones are counted."""
 

@@ -59,7 +59,7 @@ def rows(shape: str, count: int, vocab: int, seed: int, device: str) -> torch.Te
 
 
 Way = Callable[[torch.Tensor], object]
-"""What is timed: one step, on its logits."""
+"""A timed function: one step, on its logits."""
 
 
 def seconds(way: Way, steps: Sequence[torch.Tensor], device: str) -> float:

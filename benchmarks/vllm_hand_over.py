@@ -34,7 +34,7 @@ CONTEXTS = {"short": 32, "long": 384}
 SEGMENT, SEGMENTS = 10, 7
 """Tokens between two hand-overs, and how many segments an answer has."""
 KEPT, COLD, LIMITED = "gate, cache kept", "gate, cache cold", "limit, cache kept"
-"""What ends a segment, and whether the prefix caches are emptied before each."""
+"""Cases: the cause of a segment's end, and whether the prefix caches are emptied before each."""
 
 
 @asynccontextmanager

@@ -116,7 +116,7 @@ class Client:
         self._process, self._log = process, log
 
     def run(self, load: Load, port: int, model: Path, seed: int) -> dict[str, float]:
-        """What it found.
+        """Run the load and return its measurements.
 
         Raises:
             RuntimeError: a request failed, or an answer has not the length that was asked for.

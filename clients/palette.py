@@ -18,7 +18,7 @@ BOUNDS = (0.03, 0.1, 0.3, 0.7, 1.2, 2.0)
 """Entropies, in nats, where the next colour begins."""
 COLOURS = ("#657889", "#6574a4", "#7d6bb1", "#9d5dac", "#bb4d92", "#d23d63", "#dc3801")
 MARKS = (Style(), Style(underline=True), Style(underline2=True), Style(italic=True), Style(italic=True, underline=True))
-"""How the first, second, ... engine of the server's list is marked."""
+"""Marks of the first, second, ... engine of the server's list."""
 
 
 def style(entropy: float, engine: int) -> Style:

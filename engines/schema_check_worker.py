@@ -16,7 +16,7 @@ pad for ever."""
 STEP_SECONDS = 0.1
 """Most seconds of CPU time for one token's mask: every sequence of a batch waits for the slowest."""
 WALKS = (b'{["', b'"}],:', None)
-"""What each walk through a grammar prefers to write: what opens, what closes, anything."""
+"""Characters that each walk through a grammar prefers: opening ones, closing ones, any."""
 STEPS = 24
 
 tokenizer: llguidance.LLTokenizer | None = None

@@ -1,4 +1,4 @@
-"""How an answer ended, for what a policy does after it."""
+"""The finished answer and how it ended, as given to a policy's `after`."""
 
 from __future__ import annotations
 

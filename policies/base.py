@@ -1,4 +1,4 @@
-"""What a policy is: middleware around decoding.
+"""Define policies: middleware around decoding.
 
 A request's policies are sorted by `stage` and wrapped around the engine, outermost first:
 `admit > prompt > search > finish > decode > sample > engine`. Each one's `decode(job, proceed)` yields steps, and
@@ -46,12 +46,12 @@ class Policy(BaseModel):
     engine_fields: ClassVar[tuple[str, ...]] = ()
     probe_fields: ClassVar[tuple[str, ...]] = ()
     combines: ClassVar[bool] = False
-    """Whether it goes together with another policy of a stage at which one is enough."""
+    """True if it can be combined with another policy of a stage at which one is enough."""
 
     metrics: ClassVar[tuple[CounterSpec, ...]] = ()
     """Counters of its own, which `counted` moves."""
     report_keys: ClassVar[Mapping[str, str]] = {}
-    """What it adds to the `waver` object of a response: each key, and what stands there."""
+    """Keys that it adds to the `waver` object of a response, with a description of each."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""What policies do beside the answer: ask an engine for a whole text, decode a job of its own, say a fixed text."""
+"""Helpers for policies: ask an engine for a whole text, decode a job of its own, emit a fixed text."""
 
 from __future__ import annotations
 

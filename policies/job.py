@@ -27,7 +27,7 @@ class UserTurn:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the name of the API key, and the request's `user`. None where there is none.
+    """The caller of a request: the name of the API key, and the request's `user`; None where there is none.
 
     Both are left out of the representation, so that neither reaches a log.
     """
@@ -58,7 +58,7 @@ class Job:
     messages: Sequence[Mapping[str, Any]] = ()
     caller: Caller = Caller()
     shared: dict[Any, Any] = field(default_factory=dict)
-    """What the choices of one request share, for a policy's own use; it ends with the request."""
+    """State that the choices of one request share, for a policy's own use; it ends with the request."""
 
     @property
     def writer(self) -> Engine:

@@ -24,7 +24,7 @@ ALONE = {
 }
 """Stages at which one policy is enough, and what is said to two."""
 REPORT_KEYS = frozenset("policy tokens switches relative_cost entropy trace discarded_tokens catch_up_tokens".split())
-"""What a report says of every answer."""
+"""Keys of every report."""
 MOST = 16
 """Policies in one request."""
 

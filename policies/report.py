@@ -42,7 +42,7 @@ class Report:
     discarded: int = 0
     switches: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
-    """What policies add under a key of their own, such as `retrieval` or `strategy`."""
+    """Entries of policies, each under a key of its own, such as `retrieval` or `strategy`."""
     entropy_sum: float = 0.0
     entropy_max: float = 0.0
     bounds_sum: tuple[float, float] | None = None

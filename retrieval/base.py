@@ -16,7 +16,7 @@ from waver.retrieval.cancellation import CancelToken
 
 Scalar = str | int | float | bool | None
 Filter = Mapping[str, Scalar | Sequence[Scalar]]
-"""What a passage's document must carry as metadata: each key with this value, or with one of these values."""
+"""Metadata that a passage's document must have: each key with this value, or with one of these values."""
 Mode = Literal["hybrid", "dense", "lexical"]
 """Passages by meaning (`dense`), by words (`lexical`), or by both rankings fused."""
 Vectors = npt.NDArray[np.float32]

@@ -134,10 +134,10 @@ SUFFIXES = {
     ".txt": "text", ".text": "text", ".rst": "text", ".log": "text", ".csv": "text", ".tsv": "text", ".json": "text",
     ".md": "markdown", ".markdown": "markdown", ".html": "html", ".htm": "html", ".xhtml": "html", ".pdf": "pdf",
 }  # fmt: skip
-"""What a file's name says it is."""
+"""Format by the suffix of a file's name."""
 TYPES = {"text/plain": "text", "text/markdown": "markdown", "text/html": "html", "application/xhtml+xml": "html",
          "application/pdf": "pdf"}  # fmt: skip
-"""What a content type says it is."""
+"""Format by content type."""
 FOREIGN = {
     b"PK\x03\x04": "a ZIP archive or office file",
     b"PK\x05\x06": "a ZIP archive",
@@ -155,7 +155,7 @@ FOREIGN = {
     b"\xd0\xcf\x11\xe0": "an old office file",
     b"SQLite f": "a database",
 }
-"""What the first bytes of files say that are no documents."""
+"""First bytes of files that are no documents, and their description."""
 
 
 def kind_of(data: bytes, name: str, content_type: str = "") -> str:

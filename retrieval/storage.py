@@ -14,7 +14,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 MISSING = (errno.ENOENT, errno.ENOTDIR)
 FOREIGN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)
-"""What SQLite says of a file that is not what it was, or never was."""
+"""SQLite's error codes for a file that is corrupt or no database."""
 
 
 @contextmanager

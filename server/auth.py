@@ -14,7 +14,7 @@ from waver.server.keys import ApiKey
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
 OPEN_FILES = "/static/"
 SCOPE_KEY = "waver.key"
-"""Where the name of a request's key stands in its ASGI scope."""
+"""Entry of the ASGI scope that holds the name of the request's key."""
 
 
 def is_open(path: str) -> bool:

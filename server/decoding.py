@@ -23,7 +23,7 @@ from waver.server.runtime import Runtime
 from waver.server.sampling import choice_seed
 
 _ENDINGS: dict[Finish, Ending] = {"length": "length", "content_filter": "content_filter"}
-"""How an answer ended where it is not that the model ended it."""
+"""Endings by finish reason, for answers that the model did not end itself."""
 
 BATCH = 1024
 """Tokens and log-probabilities that are shaped and written at a time, in some milliseconds."""
@@ -46,7 +46,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a request decodes: `n` choices for each prompt, numbered prompt by prompt."""
+    """A request to decode: `n` choices for each prompt, numbered prompt by prompt."""
 
     route: Route
     prompts: Sequence[Prompt]
@@ -58,7 +58,7 @@ class Plan:
     timeout: float
     caller: Caller
     shared: dict[Any, Any] = field(default_factory=dict)
-    """What the jobs of all choices share."""
+    """State that the jobs of all choices share."""
 
     @property
     def choices(self) -> int:

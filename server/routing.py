@@ -29,7 +29,7 @@ class Route:
     engines: tuple[str, ...]
     """Names of the engines that may write."""
     places: Mapping[str, str]
-    """Where the request names a policy, as `policy[0]`, by the policy's name; empty if a preset does."""
+    """Positions in the request, as `policy[0]`, by the policy's name; empty for a preset."""
 
 
 class Router:

@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._runtime = runtime
         self.owns_process = False
-        """Whether the process is to end with the server, whatever still runs in it: threads cannot be stopped."""
+        """True if the process ends with the server, whatever still runs in it: threads cannot be stopped."""
 
     async def startup(self, sockets: Any = None) -> None:
         self.loop = asyncio.get_running_loop()

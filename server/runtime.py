@@ -69,7 +69,7 @@ class Runtime:
         self.answers: set[Callable[[Exception], None]] = set()
         """For each answer in the making, what ends it with an error."""
         self.stopping = False
-        """Whether the time that running requests were given is over."""
+        """True once the grace period of running requests is over."""
         self.metrics = Metrics(self)
         self.created = int(time.time())
         self._router: Router | None = None

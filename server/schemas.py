@@ -206,7 +206,7 @@ def _of_bounded_size(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 Metadata = Annotated[dict[Text, Scalar], Field(max_length=64), AfterValidator(_of_bounded_size)]
-"""What a document carries: it comes back with every passage that is found."""
+"""Metadata of a document, returned with each of its passages."""
 
 
 class DocumentBody(Body):

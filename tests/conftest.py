@@ -64,7 +64,7 @@ class Running:
         return sum(engine.active for engine in self.runtime.engines.values())
 
     def idle(self, within: float) -> bool:
-        """Whether everything is free again within so many seconds."""
+        """Wait until everything is free again; return False after so many seconds."""
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
             if self.active == self.runtime.admission.running == self.runtime.admission.waiting == 0:

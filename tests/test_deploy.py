@@ -29,7 +29,7 @@ PAGE = (ROOT / "docs" / "deploy.md").read_text()
 
 
 def program(name: str) -> str:
-    """Where a program of the dependency group `containers` is; the test is skipped where there is no build of it."""
+    """Locate a program of the dependency group `containers`; the test is skipped where there is no build of it."""
     found = shutil.which(name, path=Path(sys.executable).parent) or shutil.which(name)
     if found is None:
         pytest.skip(f"{name} is not installed (the dependency group `containers` has it)")
@@ -37,7 +37,8 @@ def program(name: str) -> str:
 
 
 def rendered(*profiles: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What `docker compose config` makes of the file: parsed, checked against the Compose schema, variables put in."""
+    """Return what `docker compose config` makes of the file: parsed, checked against the Compose schema, with
+    variables."""
     command = [program("docker-compose"), "--env-file", "/dev/null", "--file", str(ROOT / "docker-compose.yml")]
     command += [f"--profile={profile}" for profile in profiles]
     return subprocess.run(

@@ -39,7 +39,7 @@ MOST_ATOMS = 9
 
 
 def patterns() -> Iterator[tuple[str, str | bytes, int]]:
-    """Where each pattern of the product stands, the pattern, and its flags; parts that are filled in are a word."""
+    """Yield the place of each pattern of the product, the pattern, and its flags; interpolated parts become a word."""
     for package in PRODUCT:
         for file in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -129,7 +129,7 @@ def hostile(pattern: str | bytes, flags: int) -> Iterator[str]:
 
 
 def cpu_seconds(pattern: re.Pattern[Any], text: str | bytes) -> float:
-    """What one pass takes; one that does not end is stopped."""
+    """Measure the CPU time of one pass; one that does not end is stopped."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise TimeoutError
@@ -149,7 +149,7 @@ def cpu_seconds(pattern: re.Pattern[Any], text: str | bytes) -> float:
 
 
 def slow(pattern: str | bytes, flags: int) -> str | None:
-    """What a pattern reads too slowly, if anything; measured twice, as a machine has other things to do."""
+    """Return the text that a pattern reads too slowly, if any; measured twice, as other work disturbs the first."""
     compiled: re.Pattern[Any] = re.compile(pattern, flags)
     for text in hostile(pattern, flags):
         given = text.encode("utf-8", "replace") if isinstance(pattern, bytes) else text

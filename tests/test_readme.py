@@ -1,4 +1,4 @@
-"""What the README shows is run: its commands against a real server, its outputs compared."""
+"""Run the README: its commands against a real server, and compare its outputs."""
 
 from __future__ import annotations
 

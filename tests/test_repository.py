@@ -1,4 +1,4 @@
-"""What a person clones: the lock, what installs it, the wheel, and a `make` that installs once."""
+"""The clone of the repository: the lock, its installer, the wheel, and a `make` that installs once."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_make_serve_installs_once(tmp_path: Path) -> None:
     (tmp_path / ".venv/bin/python").touch()
 
     def plan() -> str:
-        """What `make serve` would do, without doing it."""
+        """Return the commands that `make serve` would run, without running them."""
         return subprocess.run(
             ["make", "--no-print-directory", "-n", "serve"], cwd=tmp_path, capture_output=True, text=True, check=True
         ).stdout

@@ -25,7 +25,7 @@ Handler = Callable[[dict[str, Any], bytes], tuple[Header, bytes]]
 
 START = "import runpy, sys; sys.path.insert(0, sys.argv[1]); runpy.run_path(sys.argv[2], run_name='__main__')"
 KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
-"""What a process learns of the environment: no keys."""
+"""Environment variables that a process inherits: no keys."""
 USES = 500
 """A process is replaced after so many requests, whatever it may have gathered."""
 STARTING = 60.0

@@ -10,4 +10,4 @@ PACKAGE = Path(str(files("waver")))
 MODELS = PACKAGE / "models"
 """The bundled pair: `small` and `large`."""
 DEFAULT_CONFIG = PACKAGE / "configs" / "bundled.yaml"
-"""What `waver serve` serves when it is given no configuration."""
+"""Configuration of `waver serve` if none is given."""

@@ -36,7 +36,7 @@ class Host:
         (folder / "waver.yaml").write_text(yaml.safe_dump(content))
         self.process = 0
         self.deaths: list[str] = []
-        """How each server that went down did."""
+        """Cause of death of each server that went down."""
         self._closed = threading.Event()
 
     def __enter__(self) -> Host:

@@ -1,4 +1,4 @@
-"""What is watched while a server is mistreated: its event loop, a neighbour's stream, its memory."""
+"""Monitor a server under attack: its event loop, a neighbour's stream, its memory."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def neighbour(url: str) -> AsyncIterator[Neighbour]:
 
 
 async def lags(client: httpx.AsyncClient) -> dict[float, float]:
-    """How often the event loop was late by at most so many seconds, since the server started."""
+    """Return how often the event loop was late, by upper bound in seconds, since the server started."""
     text = (await client.get("/metrics", timeout=120)).text
     for family in text_string_to_metric_families(text):
         if family.name == LAG:

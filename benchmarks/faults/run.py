@@ -34,7 +34,7 @@ TIMES = 4
 
 @dataclass
 class Outcome:
-    """What one hostile request did. Times in seconds, memory in bytes."""
+    """Measurements of one hostile request. Times in seconds, memory in bytes."""
 
     name: str
     status: str

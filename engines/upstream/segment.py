@@ -32,7 +32,7 @@ class Segment:
         self._context_length = context_length
         start = len(prompt_ids) if sampling.answer_start is None else sampling.answer_start
         self._gated_upstream = gate_runs_upstream(sampling, capabilities, len(prompt_ids) - start)
-        """Whether the gate runs in the upstream."""
+        """True if the gate runs in the upstream."""
         self._sampling = sampling
         counted = replace(sampling, gate=None) if self._gated_upstream else sampling
         self._sequence = SequenceState(prompt_ids, counted, tokens.eos_ids)

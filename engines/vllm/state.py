@@ -39,16 +39,16 @@ class RequestState:
             prompt_length if sampling is None or sampling.answer_start is None else sampling.answer_start
         )
         self.always_draws, self.draws_until = False, 0
-        """Whether every token is drawn here, else up to which position: a minimum length changes the logits until
+        """True if every token is drawn here; else the position up to which: a minimum length changes the logits until
         then, and afterwards vLLM's argmax of the untouched logits is the same token."""
         if sampling is not None and not params.given:
             untouched = Row(sampling, (), -sampling.min_tokens, ()).unadjusted  # once the minimum length is reached
             self.always_draws = sampling.temperature > 0 or sampling.grammar is not None or not untouched
             self.draws_until = sampling.min_tokens + self.answer_start - prompt_length
         self.truncates = sampling is None and bool(params.transforms) and params.temperature > 0
-        """Whether vLLM draws, from the tokens that the transforms leave."""
+        """True if vLLM draws, from the tokens that the transforms leave."""
         self.reserves_stop = params.gate is not None and params.stop not in params.ends
-        """Whether the token that ends the request has no other use, and must not be drawn."""
+        """True if the token that ends the request has no other use, and must not be drawn."""
         self.wants_logprobs = sampling is not None and sampling.logprobs
         self.schema = None if sampling is None else sampling.grammar
         self.counts = TokenCounts(), TokenCounts()

@@ -12,7 +12,7 @@ log = structlog.get_logger("waver")
 WINDOW, ENOUGH = 200, 50
 """Decisions that a rate is taken over, and how few are too few to speak of one."""
 DRIFT = 0.1
-"""How far a rate may be from what was expected: 10 points (L-RAG, arXiv 2601.06551)."""
+"""Largest difference between a rate and its expectation: 10 points (L-RAG, arXiv 2601.06551)."""
 MOST = 64
 """Gates that are watched; a client chooses their parameters, so there must be a bound."""
 

@@ -59,7 +59,7 @@ MOST_BONUS = 1000.0
 
 @dataclass
 class _Judgement:
-    """What is known of one prompt: the first choice to come judges it, the others wait for their turn."""
+    """Judgement of one prompt: the first choice makes it, the others wait for it."""
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     found: tuple[Difficulty, dict[str, Any]] | None = None
@@ -67,7 +67,8 @@ class _Judgement:
 
 @dataclass
 class _Judgements:
-    """What the choices of one request share, by prompt. It keeps its policy, whose identity it is found by."""
+    """Judgements that the choices of one request share, by prompt. Keeps a reference to its policy, by whose identity
+    it is found."""
 
     policy: DiffAdapt
     by_prompt: defaultdict[tuple[int, ...], _Judgement] = field(default_factory=lambda: defaultdict(_Judgement))

@@ -97,7 +97,7 @@ def test_a_difference_is_intended_where_both_its_request_and_its_place_are_named
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What this checkout answers to the first few requests."""
+    """Record this checkout's answers to the first few requests."""
     file = tmp_path_factory.mktemp("recording") / "replay.jsonl.xz"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replay, "requests", lambda seed: requests(seed)[:FEW])
@@ -106,7 +106,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compare(file: Path, out: Path) -> tuple[dict[str, Any], int]:
-    """What a comparison wrote, and its exit status."""
+    """Run a comparison; return what it wrote and its exit status."""
     status = replay.app(args=["compare", str(file), "--out", str(out)], standalone_mode=False)
     assert (out / "replay.md").read_text().startswith("# ")
     return json.loads((out / "replay.json").read_text()), status or 0

@@ -1,4 +1,4 @@
-"""What the vLLM benchmarks make of what they measured, and the processes and models that they measure with."""
+"""The vLLM benchmarks: their evaluation of measurements, and the processes and models that they use."""
 
 from __future__ import annotations
 

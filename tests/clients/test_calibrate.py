@@ -75,7 +75,7 @@ def calibrate(*arguments: object) -> Any:
 
 @pytest.fixture(scope="module")
 def by_loss(world: Running, file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """What calibration for a loss prints, and the folder that it writes."""
+    """Calibrate for a loss; return the output and the folder that it writes."""
     out = tmp_path_factory.mktemp("out") / "deep"
     done = calibrate(file, "-n", "velmora", "--base-url", world.v1, "--loss", 0.01, "--model", "large", "--out", out)
     assert done.exit_code == 0, done.output

@@ -48,7 +48,7 @@ class Terminal:
         os.write(self.master, line.encode())
 
     def wait_for(self, pattern: str, since: int = 0, seconds: float = 60) -> str:
-        """What was printed from `since` on, once the pattern (colours aside) is in it."""
+        """Wait for a pattern, colours aside; return what was printed from `since` on."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if re.search(pattern, ESCAPE.sub("", self.text[since:])):

@@ -1,4 +1,4 @@
-"""What the tests of the engines share: to decode, and to ask transformers the same."""
+"""Helpers of the engine tests: decode, and run transformers for comparison."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def tokens(engine: TransformersEngine, prompt: Sequence[int], **options: A
 
 @torch.inference_mode()
 def generated(engine: TransformersEngine, prompt: Sequence[int], length: int, ignore_eos: bool = False) -> list[int]:
-    """What `model.generate` makes of a prompt, greedily, without the ids that the tokenizer does not know."""
+    """Return what `model.generate` makes of a prompt, greedily, without the ids that the tokenizer does not know."""
     padding = list(range(engine.tokens.vocab_size, engine.vocabulary)) or None
     ends = None if ignore_eos else list(engine.tokens.eos_ids)
     ids = torch.tensor([list(prompt)])

@@ -1,4 +1,4 @@
-"""What cannot be loaded is refused with a sentence that says why."""
+"""A model that cannot be loaded is refused with a sentence that says why."""
 
 from __future__ import annotations
 

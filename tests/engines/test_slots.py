@@ -1,4 +1,4 @@
-"""What is kept of a sequence is not read again, and what is shared, evicted or read in parts is still right."""
+"""The KV cache: cached prefixes are not read again, and shared, evicted or partly read ones stay correct."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_at_its_ends_it_is_a_plain_temperature(rule: Transform, factor: float, m
 
 
 def test_the_entropy_is_that_of_the_raw_distribution() -> None:
-    """What biases and penalties make of the logits does not move the temperature."""
+    """Biases and penalties do not move the temperature."""
     logits = torch.randn(1, 60, generator=torch.Generator().manual_seed(3))
     bias = {int(logits.argmax()): 12.0}
     [own] = temperatures(logits, SWAYING, base=1.5).tolist()

@@ -138,7 +138,7 @@ async def test_gates(vllm_serve: Served, small: TransformersEngine, timing: Any,
 async def test_a_gate_sees_the_models_own_logits(
     up: UpstreamEngine, small: TransformersEngine, touched: dict[str, Any]
 ) -> None:
-    """What vLLM applies before any plugin changes the entropies that the plugin would see."""
+    """Whatever vLLM applies before plugins changes the entropies that the plugin sees."""
     fired = 0
     for prompt in (ids(small, question) for question in QUESTIONS):
         for gate in (Gate(1, 0.3, min_tokens=2), Gate(2, 1e-4, above=False, min_tokens=3)):

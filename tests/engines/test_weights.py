@@ -1,4 +1,4 @@
-"""What a checkpoint tells without being loaded."""
+"""Properties of a checkpoint that are read without loading it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether vLLM can run here: its tests are skipped, with a reason, where it has no wheel; elsewhere they must run."""
+"""Skip the tests that need vLLM, with a reason, where it has no wheel; elsewhere they must run."""
 
 from __future__ import annotations
 

@@ -106,6 +106,6 @@ def _distribution(folder: Path, name: str, number: str) -> None:
 
 
 def _end_group(group: int) -> None:
-    """What is left of a process and its descendants: they share a group of their own."""
+    """Kill what is left of a process and its descendants, which share a process group."""
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)

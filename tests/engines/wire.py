@@ -27,10 +27,10 @@ class Wire:
     takes_extras: bool = True
     most_logprobs: int = 20
     shape: str = "ids"
-    """How tokens are told: `ids`, `names` (the older shape, spelt) or `content` (llama.cpp's)."""
+    """Format of tokens: `ids`, `names` (the older shape, spelt) or `content` (llama.cpp's)."""
     tells_end: bool = True
     raw: bool = True
-    """Whether log-probabilities are from before the temperature."""
+    """True if log-probabilities are from before the temperature."""
     spell: Callable[[int], str] = str
     eos: int = 2
     seen: list[dict[str, Any]] = field(default_factory=list)

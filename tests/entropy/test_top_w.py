@@ -1,4 +1,4 @@
-"""Top-W: the numbers of its method card, an independent reference, every subset of small vocabularies."""
+"""Top-W: reference figures, an independent implementation, every subset of small vocabularies."""
 
 from __future__ import annotations
 
@@ -201,12 +201,12 @@ def test_whitening_of_what_has_no_spread() -> None:
             whiten(broken)
 
 
-CARD = ("top_p", "min_p", "top_h", "top_n_sigma", "top_w", "greedy")
+METHODS = ("top_p", "min_p", "top_h", "top_n_sigma", "top_w", "greedy")
 
 
-def test_behaviour_of_the_card() -> None:
+def test_reference_simulation() -> None:
     """300 steps over 4000 tokens of which four make sense: how likely a sampled token is noise, how many answers of 100
-    tokens survive without any, and how even the crop is. Every figure of the card, to its last digit."""
+    tokens survive without any, and how even the crop is. Every figure of the reference, to its last digit."""
     rng = np.random.default_rng(0)
     z = np.empty((300, 4000))
     for row in z:
@@ -217,7 +217,7 @@ def test_behaviour_of_the_card() -> None:
 
     def at(temperature: float) -> list[tuple[float, float, float]]:
         scaled = logits / temperature
-        hundred = truncation.top_k(scaled, torch.full((300,), 100)).logits  # as the card's own run had it
+        hundred = truncation.top_k(scaled, torch.full((300,), 100)).logits  # as in the reference run
         p, m, h, n = (torch.full((300,), value, dtype=torch.float64) for value in (0.9, 0.1, 0.4, 1.0))
         crops = (
             truncation.top_p(scaled, p),
@@ -236,16 +236,16 @@ def test_behaviour_of_the_card() -> None:
 
     hot, warm, cool = at(2.0), at(1.5), at(0.7)
     assert [row[0] for row in hot] == pytest.approx((0.752, 0.0615, 0.112, 0, 0, 0), abs=5e-4)
-    assert hot[CARD.index("min_p")][0] == pytest.approx(0.0615, abs=5e-5)
+    assert hot[METHODS.index("min_p")][0] == pytest.approx(0.0615, abs=5e-5)
     assert [row[1] for row in hot] == pytest.approx((0, 0, 0, 1, 1, 1), abs=5e-4)
     assert [row[2] for row in hot] == pytest.approx((6.67, 1.53, 1.39, 0.94, 0.61, 0), abs=5.1e-3)
     assert [row[1] for row in warm] == pytest.approx((0, 0.461, 0.008, 1, 1, 1), abs=5e-4)
-    assert warm[CARD.index("top_w")][2] == pytest.approx(0.432, abs=5e-4)
-    assert cool[CARD.index("top_w")][2] == pytest.approx(0.194, abs=5e-4)
-    # What the card calls a pass.
-    assert hot[CARD.index("top_w")][1] >= 0.99
-    assert hot[CARD.index("top_w")][2] > 0.3
-    assert max(hot[CARD.index("top_p")][1], hot[CARD.index("min_p")][1]) < 0.1
+    assert warm[METHODS.index("top_w")][2] == pytest.approx(0.432, abs=5e-4)
+    assert cool[METHODS.index("top_w")][2] == pytest.approx(0.194, abs=5e-4)
+    # The criteria of the reference for a pass.
+    assert hot[METHODS.index("top_w")][1] >= 0.99
+    assert hot[METHODS.index("top_w")][2] > 0.3
+    assert max(hot[METHODS.index("top_p")][1], hot[METHODS.index("min_p")][1]) < 0.1
 
 
 def case(seed: int, vocab: int, scale: float, dim: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -306,8 +306,8 @@ def test_reference(seed: int, vocab: int, scale: float, masked: bool, **how: Any
 def test_the_shortcut_is_taken_where_geometry_changes_nothing(
     seed: int, scale: float, warm_mass: float, mass: float, chord: bool
 ) -> None:
-    """Where the prefix without geometry is known to be the answer, from few tokens or from all, the alternation over
-    the whole pool ends in the same set, for any embeddings and a geometry 83 times as strong."""
+    """If the prefix without geometry is known to be the answer, from few tokens or from all, the alternation over the
+    whole pool ends in the same set, for any embeddings and a geometry 83 times as strong."""
     rng = np.random.default_rng(seed)
     vocab = 2 * FIRST_POOL
     logits = torch.from_numpy(rng.normal(size=(6, vocab)) * scale).float()
@@ -348,8 +348,8 @@ def ranked(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     chord=st.booleans(),
 )
 def test_the_shortcut_of_one_candidate(seed: int, chord: bool, **how: Any) -> None:
-    """Where k-NN says from few tokens that there is one candidate, the alternation over all ends with it, however the
-    embeddings lie: here in two bundles as far apart as can be, so that distances are 0 or 2."""
+    """If k-NN finds from few tokens that there is one candidate, the alternation over all ends with it, for any
+    embeddings: here in two bundles as far apart as can be, so that distances are 0 or 2."""
     rng = np.random.default_rng(seed)
     vocab = 2 * FIRST_POOL
     logits = torch.from_numpy(rng.normal(size=(30, vocab)) * rng.uniform(0.3, 6, (30, 1))).float()

@@ -1,4 +1,4 @@
-"""An engine that plays back entropies, for checks of a policy's rule against a method card's traces.
+"""An engine that plays back entropies, for checks of a policy's rule against reference traces.
 
 Gates are evaluated by the code of the embedded engine (`waver.engines.sequence`); only the model is missing.
 """

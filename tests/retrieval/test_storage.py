@@ -1,4 +1,4 @@
-"""What the disk does to a collection is told as it is: full, read-only, damaged; and what was there stays."""
+"""Disk failures of a collection are reported as what they are (full, read-only, damaged), and stored data stays."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> FaissStore:
 
 
 def whole(store: FaissStore) -> bool:
-    """Whether everything that was there is found, and no file is left over."""
+    """Return whether every document is found, and no file is left over."""
     found = {each.document for each in store.find(unit(0)[0], None, 20, {})[0]}
     with store.database.reading() as db:
         named = {row[0] for row in db.execute("SELECT file FROM segments")}

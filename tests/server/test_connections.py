@@ -40,7 +40,7 @@ def hasty(start: Callable[..., Any]) -> Any:
 
 
 def ended(connection: socket.socket, within: float) -> bytes:
-    """What is sent until the server closes, which it does within so many seconds."""
+    """Return what is sent until the server closes, which it does within so many seconds."""
     connection.settimeout(within)
     out = b""
     with suppress(ConnectionResetError):  # where something was sent that the server had not read

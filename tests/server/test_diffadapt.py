@@ -243,7 +243,7 @@ def test_with_ead_and_a_lookup_in_one_trace(client: openai.OpenAI) -> None:
 
 
 def test_the_question_is_read_once(world: Running, client: openai.OpenAI) -> None:
-    """What the probe costs is its own words: they and a strategy's follow the same prompt."""
+    """The probe costs only its own words: they and a strategy's follow the same prompt."""
     engine: Any = world.runtime.engines["large"]
 
     def read(prompt: str, **parameters: Any) -> int:

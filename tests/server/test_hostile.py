@@ -36,7 +36,7 @@ class Lag:
 
 @contextmanager
 def loop_lag(running: Any) -> Iterator[Lag]:
-    """How long the server's event loop stands still, at the longest, while the context lasts."""
+    """Measure the longest stall of the server's event loop while the context lasts."""
     found, stop = Lag(), threading.Event()
 
     async def watch() -> None:

@@ -1,4 +1,4 @@
-"""What a body may take to arrive, and what does not count."""
+"""The time limit on a body's arrival: only time spent waiting for the client counts."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Page:
         self.one(f"{select} option[value='{value}']").click()
 
     def set(self, selector: str, value: object) -> None:
-        """What a hand on a slider or a keyboard in a field does."""
+        """Set an input's value and send its `input` event, as a slider or a keyboard does."""
         self.driver.execute_script(
             "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))",
             self.one(selector),

@@ -1,4 +1,4 @@
-"""What keeps a server from starting is said at once, in one sentence; Ctrl-C ends it quietly."""
+"""Errors that keep a server from starting are reported at once, in one sentence; Ctrl-C ends it quietly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which engine and which parameters a request comes to, and what one request cannot do to its neighbours."""
+"""Resolution of requests to engines and parameters, and isolation between requests."""
 
 from __future__ import annotations
 

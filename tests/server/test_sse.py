@@ -1,4 +1,4 @@
-"""What a stream sends, and when: one write for what comes together, a comment where nothing comes."""
+"""Server-sent events: one write for events that are ready together, and a comment after silence."""
 
 from __future__ import annotations
 

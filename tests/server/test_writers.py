@@ -1,4 +1,4 @@
-"""Who waits to write waits alone: other collections, and readers of the same, go on; what is given up is not done."""
+"""Waiting writers block nobody else: other collections, and readers of the same, go on; abandoned work is not done."""
 
 from __future__ import annotations
 

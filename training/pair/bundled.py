@@ -30,7 +30,7 @@ CONTEXT_LENGTH = 1024
 GROUP_CONVERSATIONS, BATCH_TOKENS = 2048, 5632
 CHECKPOINT_SECONDS = 120.0
 RECORD = "training.json"
-"""How a finished model came about."""
+"""File that records the training of a finished model."""
 
 console = Console()
 

@@ -106,8 +106,8 @@ class Turn:
 
 @dataclass(frozen=True)
 class Mixture:
-    """How often each kind of turn is drawn (weights), which chain lengths (weights for 1 to 8 steps), and the share of
-    those of two steps or more that may pass 99 on the way.
+    """Weights of the kinds of turns, of chain lengths (1 to 8 steps), and the share of those of two steps or more that
+    may pass 99 on the way.
 
     `ways`: how often a sum comes without words for a way to answer it, and with those for each of `STRATEGIES`.
     `direct`: chain lengths of sums to be answered directly, if they are to be answered so with an equation, beside

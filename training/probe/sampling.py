@@ -22,7 +22,7 @@ from waver.training.probe.labels import Answers, Trace
 from waver.training.tasks.rewards import Reward
 
 THINK_END = "</think>"
-"""What stands behind it is the answer."""
+"""End of the thinking; the text behind it is the answer."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ Opening = Callable[[TokenText, Sequence[int]], Sequence[int]]
 
 @dataclass(frozen=True)
 class Asking:
-    """What all questions have in common. `openings` are for ways whose words are not simply put behind the prompt;
+    """Settings that all questions share. `openings` are for ways whose words are not simply put behind the prompt;
     `seed` makes every answer a function of it and of the question's place."""
 
     engine: Engine

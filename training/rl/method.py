@@ -64,7 +64,7 @@ class Method:
     paper: str
     """`arXiv 2510.10150`"""
     summary: str
-    """What it changes, in one line."""
+    """Its effect, in one line."""
 
     rollout_sampler: Callable[[tuple[Draw, ...]], tuple[Draw, ...]] | None = None
     """1. The plan of draws -> the plan of draws."""
@@ -81,7 +81,7 @@ class Method:
     token_weight: Callable[[Batch], torch.Tensor] | None = None
     """6. `[B, T]` at least 0, multiplied into `batch.weight`; may be divided by (`denominator: selected`)."""
     report: Callable[[Batch], Mapping[str, float]] | None = None
-    """What to log of the step."""
+    """Metrics of the step to log."""
     live_weight: Callable[[Batch], torch.Tensor] | None = None
     """6, for weights that follow the policy through a step's updates; never part of a denominator."""
     policy_loss: Callable[[Batch, Settings], torch.Tensor] | None = None
@@ -90,10 +90,10 @@ class Method:
     """9. A scalar to add, its coefficient included. Divide sums by `batch.totals`, so that micro-batches add up."""
 
     state: dict[str, Any] = field(default_factory=dict)
-    """What must survive a checkpoint: numbers, strings, lists, tensors. The hooks read and write this very dict."""
+    """State to keep in checkpoints: numbers, strings, lists, tensors. The hooks read and write this very dict."""
     measures: tuple[Measure, ...] = ()
     needs_reference: bool = False
-    """Whether it reads `ref_logprob`."""
+    """True if it reads `ref_logprob`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """`Settings` that its paper trains with; whoever makes the recipe can say otherwise."""
     excludes: Mapping[str, str] = field(default_factory=dict)

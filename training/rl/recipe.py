@@ -66,7 +66,7 @@ class Recipe:
 
     @cached_property
     def needs_reference(self) -> bool:
-        """Whether the trainer must give `ref_logprob`."""
+        """Return whether the trainer must give `ref_logprob`."""
         return self.settings.kl > 0 or any(method.needs_reference for method in self.methods)
 
     def wants(self, name: str, *, live: bool) -> bool:

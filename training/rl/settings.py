@@ -23,7 +23,7 @@ class Settings(Strict):
     dual_clip: float | None = Field(3.0, gt=1)
     aggregation: Aggregation = "token-mean"
     denominator: Denominator = "all"
-    """Whether a token that a method weighs with 0 still counts when the loss is averaged."""
+    """Divisor of the mean loss: the number of valid tokens (`all`), or the sum of the methods' weights (`selected`)."""
     max_length: int | None = Field(None, ge=1)
     """The longest response in tokens: the constant of `seq-mean-token-sum-norm`, and where overlong shaping ends."""
     kl: float = Field(0.0, ge=0)

@@ -117,7 +117,7 @@ FLAWS: dict[Reward, Flaw] = {
     holds_answer: no_answer,
     passes_testbench: no_testbench,
 }
-"""What is wrong with a row, in words, for those who judge answers to it."""
+"""Checks of a row by reward: a function that describes what is wrong with it, if anything."""
 
 
 def read_rows(path: Path, reward: Reward) -> list[dict[str, Any]]:

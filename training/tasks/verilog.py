@@ -73,7 +73,7 @@ class VerilogTask(Strict):
     top: str = "tb"
     """The testbench's module."""
     samples: int | None = None
-    """How many samples the reference's own run counts; a run with another count fails. None: any."""
+    """Number of samples that the reference's own run counts; a run with another count fails. None: any."""
 
 
 class Limits(Strict):
@@ -88,7 +88,7 @@ class Limits(Strict):
 
 
 class Verdict(Strict):
-    """How far a response came, and its reward."""
+    """Result of judging a response: the last stage it passed, and its reward."""
 
     reward: float
     reason: str

@@ -1,4 +1,4 @@
-"""What a gate is: its defaults, and how it decides."""
+"""Define gates: their defaults, and how they decide."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class GateSettings:
-    """What a request sets: the threshold and the most tokens of a draft in force, and parameters of single gates."""
+    """Gate settings of a request: the threshold, the most tokens of a draft, and parameters of single gates."""
 
     threshold: float
     draft_tokens: int
@@ -46,13 +46,13 @@ class Gate:
     draft_tokens: ClassVar[int] = 32
     """Most tokens of a draft by default."""
     needs: ClassVar[Inside | None] = None
-    """What the engine must hand out of its model."""
+    """Internal states of the model that the engine must provide."""
     above: ClassVar[bool] = True
-    """Whether scores above the threshold fire; otherwise those at or below it."""
+    """True: scores above the threshold fire; otherwise those at or below it."""
     per_sentence: ClassVar[bool] = False
-    """Whether it decides about every sentence of the answer, and not once about its beginning."""
+    """True: it decides about every sentence of the answer, not once about its beginning."""
     summaries: ClassVar[bool] = True
-    """Whether the draft is written behind the summaries of the documents that were named."""
+    """True: the draft is written behind the summaries of the documents that were named."""
 
     def __init__(self, settings: GateSettings) -> None:
         self.settings = settings

@@ -1,4 +1,4 @@
-"""What the tests of the plugin share: configurations of vLLM's own, and one process group for the adapters' rank."""
+"""Fixtures of the plugin's tests: vLLM configurations, and one process group for the adapters' rank."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ NEAR = 2e-4
 
 @dataclass
 class Request:
-    """What is asked, and what has come of it. `params` is None for a request that wants nothing of the plugin."""
+    """A request and its state. `params` is None for a request that does not use the plugin."""
 
     name: str
     params: RequestParams | None
@@ -63,15 +63,15 @@ class Expected:
     logprob: float
     raw: torch.Tensor
     left: torch.Tensor
-    """Which tokens vLLM may draw, where it draws."""
+    """Tokens that vLLM may draw, if it draws."""
     scale: float
     """And what their logits are multiplied by before its temperature."""
     doubtful: bool
 
 
 def expect(request: Request, logits: torch.Tensor, grammar: Callable[[], Grammar], geometry: torch.Tensor) -> Expected:
-    """What should become of the next token of a request that asks; its entropy is taken down. `geometry`: the whitened
-    embeddings."""
+    """Compute the expected next token of a request that uses the plugin, and record its entropy. `geometry`: the
+    whitened embeddings."""
     wanted = request.params
     assert wanted is not None
     how, gate, position = wanted.sampling, wanted.gate, len(request.written)

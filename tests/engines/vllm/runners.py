@@ -56,7 +56,7 @@ class Sent:
 
     @property
     def partial(self) -> bool:
-        """Whether the token of the coming step is thrown away."""
+        """Return whether the token of the coming step is thrown away."""
         return bool(self.lengths) and self.lengths[0] < self.size + len(self.output)
 
 
@@ -122,7 +122,8 @@ class V1:
         return list(self._batch.req_ids)
 
     def step(self, logits: torch.Tensor, sent: Sequence[Sent]) -> tuple[torch.Tensor, list[int]]:
-        """What the plugin makes of `[rows, vocab]` logits, and the tokens that vLLM's sampler then takes."""
+        """Run the plugin on `[rows, vocab]` logits; return the logits, and the tokens that vLLM's sampler then
+        takes."""
         sampled = self._sampler(logits, self._batch.sampling_metadata).sampled_token_ids[:, 0].tolist()
         return self._spy.seen, sampled
 

@@ -1,4 +1,4 @@
-"""What dead owners leave is removed, and what living ones have is not."""
+"""Resources of dead owners are removed, and those of living ones are kept."""
 
 from __future__ import annotations
 

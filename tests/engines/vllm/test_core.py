@@ -1,4 +1,4 @@
-"""How an engine that dies is started again: when, and what it has shown before others may ask it."""
+"""Restart of an engine that dies: the delay, and the first answer before it is ready again."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Drive:
         raise AssertionError("requests are left over")
 
     def change(self) -> None:
-        """Who leaves and who comes (back) before the next step."""
+        """Choose the requests that leave and those that come (back) before the next step."""
         chance = self.dice.random
         gone = [name for name in self.running if name in self.over and chance() < 0.7]
         back = [name for name in self.running if name not in self.over and (name in self.evicted or chance() < 0.12)]

@@ -1,4 +1,4 @@
-"""What travels to the worker: nothing is lost on the way, and a client cannot ask for what it may not."""
+"""Parameters on their way to the worker: none is lost, and clients cannot set reserved ones."""
 
 from __future__ import annotations
 

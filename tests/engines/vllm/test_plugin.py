@@ -54,7 +54,7 @@ LOADERS = ("V1", "V2")
 
 @pytest.fixture
 def admit(configure: Callable[..., Any]) -> Callable[..., SamplingParams]:
-    """What becomes of a request's parameters in the front of a server, whose plugins either loader has found."""
+    """Pass a request's parameters through the frontend of a server whose plugins either loader has found."""
 
     def one(loader: str, params: SamplingParams, vocabulary: int = KNOWN, **options: Any) -> SamplingParams:
         front = InputProcessor(configure(vocabulary, **options))

@@ -1,4 +1,4 @@
-"""What the worker needs_tokens of requests that leave and come back, for how long, and in how much memory."""
+"""The worker's state of requests that leave and come back: its content, lifetime and size."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def scribe(path: Path, turns: int, say: Connection) -> None:
 
 
 def agree(ring: EntropyRing, position: int) -> bool:
-    """Whether the entry is there; if it is, it is of one piece."""
+    """Return whether the entry is there; if it is, it must be consistent."""
     entry = ring.read(0, 77, position, TOP) or ring.read(0, 77, position)
     if entry is None:
         return False

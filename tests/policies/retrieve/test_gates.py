@@ -1,4 +1,4 @@
-"""The scores that gates look at, against the L-RAG card's figures; and where a threshold is put."""
+"""Gate scores, against reference figures of L-RAG (arXiv 2601.06551); and the calibration of thresholds."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ async def decided(gate: type[Gate], threshold: float, job: Job, steps: list[Step
 
 
 async def test_flare(tokens: TokenText, library: Library) -> None:
-    """The card's sentence: θ = 0.8 fires, and the token at 0.35 is not looked for."""
+    """A worked example: θ = 0.8 fires, and the token at 0.35 is not looked for."""
     text = " river bird craft mayor Sorn"
     ids = tokens.encode(text)
     assert len(ids) == 5
@@ -190,7 +190,7 @@ async def test_flare(tokens: TokenText, library: Library) -> None:
 
 
 async def test_dragin(tokens: TokenText, library: Library) -> None:
-    """The card's four words; of them those with content count, and what they attend to is looked for."""
+    """A worked example of four words; those with content count, and what they attend to is looked for."""
     engine = Played(tokens, " river bird craft mayor", entropies=(0.5, 1.2, 0.1, 0.8))
     engine.weights = torch.diag(torch.tensor([0.1, 0.4, 0.2, 0.3]))
     job = asking(only(engine), "played", QUESTION, library)
@@ -307,7 +307,7 @@ async def test_every_gate_on_the_bundled_pair(pair: dict[str, Engine], library: 
 
 
 async def test_under_ead(pair: dict[str, Engine], library: Library) -> None:
-    """What only the large model knows needs ead; what neither knows, a lookup."""
+    """A question that only the large model can answer needs ead; one that neither can, a lookup."""
     ead = EntropyAdaptiveDecoding(threshold=0.05, monitor="small")
     for task, items, fires in (
         ("rare_facts", draw("rare_facts", 77, 6), False),

@@ -1,4 +1,4 @@
-"""EAD against its method card (arXiv 2502.06833): traces, cost, ledger, behaviour. Thresholds there are in bits."""
+"""EAD against reference traces of its paper's rule (arXiv 2502.06833): cost, ledger, behaviour. Thresholds in bits."""
 
 from __future__ import annotations
 

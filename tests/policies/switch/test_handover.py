@@ -1,5 +1,4 @@
-"""What a hand-over must not lose: with the same model on both sides, a switching policy changes nothing but the name
-of the writer."""
+"""Invariants of a hand-over: with the same model on both sides, a switching policy changes only the writer's name."""
 
 from __future__ import annotations
 

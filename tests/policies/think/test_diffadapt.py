@@ -169,7 +169,7 @@ def wordless(played: Played, logits: tuple[float, float, float], **sampling: Any
 
 
 async def test_one_pass_serves_the_probe_and_the_answer(tokens: TokenText) -> None:
-    """Where the probe has no words of its own: what it reads comes with the first token of the likely strategy."""
+    """A probe without words of its own reads its hidden state along with the first token of the likely strategy."""
     played = engine(tokens)
     job = wordless(played, (0.0, 2.0, 0.0))
     text, report = await answer(job, DiffAdapt())

@@ -193,7 +193,7 @@ async def test_sentence_by_sentence(library: Library, longest: int, words: str) 
     ids=lambda policy: policy and policy.name,
 )
 async def test_on_the_bundled_pair(pair: dict[str, Engine], inner: Policy | None) -> None:
-    """What is measured of the words is what the engine says of them, and both engines can be cut off."""
+    """The measured entropies of the forced words are those of the engine, and both engines can be cut off."""
     policies = [ForcedAnswer(**PAIR), *([inner] if inner else [])]
     job = asking(pair, "large", QUESTION, None, max_tokens=45)
     job.report.parameters = {name: engine.parameters for name, engine in pair.items()}

@@ -26,14 +26,14 @@ WORDS = ("--words", "", "--words", " This task is")
 
 
 def waver(*options: Any, code: int = 0) -> str:
-    """What `waver train probe` prints."""
+    """Return what `waver train probe` prints."""
     result = CliRunner().invoke(app, ["train", "probe", *map(str, options)], env={"COLUMNS": "500"})
     assert result.exit_code == code, result.output
     return result.output
 
 
 async def tried_on(probe: Probe, name: str) -> None:
-    """Whether a probe can read a bundled model."""
+    """Return whether a probe can read a bundled model."""
     engine = TransformersEngine(name, TransformersConfig(model=str(ROOT / "models" / name)))
     try:
         await probe.check(engine)

@@ -1,4 +1,4 @@
-"""What a token does to entropy, and the law of accuracy and entropy: reference figures, and finite differences."""
+"""The effect of a token on entropy, and the law of accuracy and entropy: reference figures, and finite differences."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ SMALL_RUN = ("--steps", "2", "--prompts", "2", "--group", "4", "--held-out", "4"
 
 
 def waver(*options: Any) -> str:
-    """What `waver train rl` prints; it must end well."""
+    """Return what `waver train rl` prints; it must succeed."""
     result = CliRunner().invoke(app, ["train", "rl", *map(str, options)])
     assert result.exit_code == 0, result.output
     return result.output

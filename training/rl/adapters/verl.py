@@ -29,7 +29,7 @@ from waver.training.rl.registry import make_recipe
 
 NAME = "waver"
 HOOKS = {"reward", "advantage", "policy_loss"}
-"""What verl's two registries have a place for."""
+"""Hooks that verl's two registries can hold."""
 NO_HOOKS = {"name", "paper", "summary", "state", "defaults", "excludes", "report"}
 """Of a method, what changes nothing in a step: what it would log is left out."""
 ELSEWHERE = {

@@ -56,13 +56,13 @@ class Parameters(Strict):
     """The bucket's mean over the steps before, or the rounded one of this step."""
     target_decay: float = Field(0.9, ge=0, lt=1)
     alpha: float = Field(0.5, ge=0, le=2)
-    """Where each bucket's weight starts."""
+    """Initial weight of each bucket."""
     alpha_rate: float = Field(0.05, ge=0)
     per_thousand: bool = False
     beta: float = Field(0.01, ge=0)
     """Of the KL term; 0 takes it away, and the reference with it."""
     rho: float = Field(0.5, gt=0, le=1)
-    """What is left of it inside windows."""
+    """Factor on it inside windows."""
     kl_target: float = Field(0.01, gt=0)
     """delta."""
     kl_rate: float = Field(0.1, ge=0)

@@ -34,7 +34,7 @@ EPS = 1e-6
 
 class Parameters(Strict):
     gamma: float = Field(5.0, ge=0)
-    """How sharp the gate is; 0 lets half of everything through."""
+    """Sharpness of the gate; 0 lets half of everything through."""
     beta: float = Field(0.1, gt=0)
     """Of the log-ratio."""
     eta: float = Field(0.2, ge=0, lt=1)
@@ -46,7 +46,7 @@ class Parameters(Strict):
     smallest_spread: float = Field(0.0, ge=0)
     """Buckets whose spread of s is below this give no correction, lest noise be blown up; 1e-4 is a guard, 0 is off."""
     largest: float | None = Field(None, gt=0)
-    """Where s~ is cut off; 3 is a guard."""
+    """Upper bound of s~; 3 is a guard."""
 
 
 def standardised(

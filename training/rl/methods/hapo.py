@@ -45,10 +45,10 @@ class Parameters(Strict):
     span: float = Field(0.1, ge=0, le=0.3)
     """Of the temperature, to both sides; 0.05 in the code, 0 leaves the draws alone."""
     strength: float = Field(1.0, ge=0, le=1)
-    """How far C scales the advantage."""
+    """Strength with which C scales the advantage."""
     clip_strength: float = Field(1.0, ge=0, le=1)
     neutral: Literal["adapted", "base"] = "adapted"
-    """Whether the inside of C is that of the clip as D made it, or of the settings."""
+    """Range inside C: that of the clip as D adapts it (`adapted`), or of the settings (`base`)."""
     token_advantage: bool = True
     """B; without it the base estimator stays."""
     fallback: float = Field(5.0, gt=0)

@@ -38,7 +38,7 @@ class Parameters(Strict):
     """0.8 keeps about the fifth of a row with the most entropy."""
     coefficient: float = Field(0.005, ge=0)
     anchor: float | None = Field(None, ge=0)
-    """Where to hold Ebar; measured at the first step if left out."""
+    """Value at which to hold Ebar; measured at the first step if left out."""
     released: bool = False
     cap: int = Field(10_000, ge=2)
 

@@ -42,7 +42,7 @@ SHARED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "entropy bonus": ({"loss_type": "bnpo", "entropy_coef": 0.1}, {"entropy": 0.1}),
 }
-"""What TRL and our base both have: TRL's arguments, and our settings. The dual clip is verl's alone. A KL term that is
+"""Settings that TRL and our base share: TRL's arguments, and ours. The dual clip is verl's alone. A KL term that is
 weighed by the importance ratio, the default of TRL 1.16, is TRL's alone: the paper's is not."""
 
 

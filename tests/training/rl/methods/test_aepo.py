@@ -23,7 +23,8 @@ def close(found: torch.Tensor, expected: Any) -> None:
 
 
 def gradient(t: float, right: torch.Tensor) -> torch.Tensor:
-    """What one state's auxiliary rows do to the logits: E over actions drawn at temperature t of R grad log pi."""
+    """Compute the effect of one state's auxiliary rows on the logits: E over actions drawn at temperature t of R grad
+    log pi."""
     score = torch.eye(4, dtype=F64) - Z.softmax(-1)
     return ((Z / t).softmax(-1) * right) @ score
 

@@ -61,7 +61,7 @@ def test_padding_changes_no_window() -> None:
 
 
 def test_a_tail_bucket() -> None:
-    """What ten log-probabilities leave out, and why exact entropies are used here."""
+    """Ten log-probabilities leave out part of the entropy, so exact entropies are used here."""
     top = torch.tensor([0.5, 0.2, 0.1, 0.05], dtype=F64)
     known = float(-(top * top.log()).sum())
     assert known == pytest.approx(1.0485063, abs=1e-7)

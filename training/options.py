@@ -39,6 +39,7 @@ class RlRun:
     )
     data: Annotated[str | None, Option("JSONL: in each line `question`, and `answer` or `testbench`.")] = None
     reward: Annotated[str | None, Option("MODULE:FUNCTION, called as TRL calls a reward function.")] = None
+    correct: Annotated[float | None, Option("With --reward: the least reward of a right answer.")] = None
     chain: Annotated[tuple[int, int], Option("Shortest and longest sums, in operations.", least=1)] = (4, 8)
     steps: Annotated[int, Option("Generations.", least=1)] = 100
     prompts: Annotated[int, Option("Questions a step.", least=1)] = 16

@@ -29,7 +29,8 @@ class Rollouts:
     group: torch.Tensor
     """`[B]` integer, the same for the rows of one prompt in one draw."""
     correct: torch.Tensor
-    """`[B]` bool: right or wrong, whatever the reward adds for shape."""
+    """`[B]` bool: right or wrong, whatever the reward adds for shape or for a part. A trainer that is not told what
+    counts as right gives `Unknown`."""
     draw: torch.Tensor
     """`[B]` integer: which `Draw` of the plan the row came from; 0 is the main one, all others are auxiliary."""
     truncated: torch.Tensor

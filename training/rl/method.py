@@ -10,6 +10,7 @@ import torch
 
 from waver.training.rl.batch import Batch, Rollouts
 from waver.training.rl.settings import Settings
+from waver.training.rl.unknown import Readable
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Method:
     state: dict[str, Any] = field(default_factory=dict)
     """State to keep in checkpoints: numbers, strings, lists, tensors. The hooks read and write this very dict."""
     measures: tuple[Measure, ...] = ()
+    reads: frozenset[Readable] = frozenset()
+    """What its hooks read of the rows that not every trainer can say: a trainer that cannot refuses the method."""
     needs_reference: bool = False
     """True if it reads `ref_logprob`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from waver.training.rl.loss import aggregate, clipped, clipped_loss, importance_
 from waver.training.rl.method import Draw, Measure, Method
 from waver.training.rl.settings import BASES, Settings
 from waver.training.rl.shaping import mixed_groups, overlong_penalty
+from waver.training.rl.unknown import READABLE, Readable, is_known
 
 
 class Recipe:
@@ -68,6 +69,18 @@ class Recipe:
     def needs_reference(self) -> bool:
         """Return whether the trainer must give `ref_logprob`."""
         return self.settings.kl > 0 or any(method.needs_reference for method in self.methods)
+
+    @cached_property
+    def reads(self) -> frozenset[Readable]:
+        """What the settings and the methods read of the rows that not every trainer can say."""
+        return frozenset(name for name in READABLE if self.readers(name))
+
+    def readers(self, name: Readable) -> tuple[str, ...]:
+        """Return who reads a field of the rows: settings and methods by name."""
+        settings = {"correct": "dynamic_sampling", "truncated": "mask_truncated"}
+        setting = settings.get(name)
+        own = (setting,) if setting is not None and getattr(self.settings, setting) else ()
+        return (*own, *(method.name for method in self.methods if name in method.reads))
 
     def wants(self, name: str, *, live: bool) -> bool:
         """Tell whether a measure of that name is to be computed in the updates (`live`) or in the pass before them."""
@@ -133,12 +146,11 @@ class Recipe:
         """
         main = batch.select(batch.draw == 0)
         tokens = batch.mask.sum().clamp(min=1)
-        metrics = {
-            "reward": float(main.reward.mean()),
-            "accuracy": float(main.correct.to(main.reward.dtype).mean()),
-            "length": float(main.lengths.mean()),
-            "entropy": float((main.entropy * main.mask).sum() / main.mask.sum().clamp(min=1)),
-        }
+        metrics = {"reward": float(main.reward.mean()), "length": float(main.lengths.mean())}
+        if is_known(main.correct):
+            metrics["accuracy"] = float(main.correct.to(main.reward.dtype).mean())
+        if is_known(main.entropy):
+            metrics["entropy"] = float((main.entropy * main.mask).sum() / main.mask.sum().clamp(min=1))
         for _, hook in self._hooks("step_controller"):
             batch = hook(batch)
         for _, hook in self._hooks("advantage_transform"):

@@ -90,6 +90,8 @@ def questions(run: RlRun) -> Verifiable:
     """
     rows = run.steps * run.prompts
     if run.task == "arithmetic":
+        if run.correct is not None:
+            raise ValueError("--correct is for a reward of your own: sums are right where they earn 1")
         return arithmetic(rows, run.held_out, run.seed, run.chain)
     if run.task not in (*JUDGES, "custom"):
         raise ValueError(f"there is no task {run.task!r}; there are arithmetic, {', '.join(JUDGES)}, custom")
@@ -100,7 +102,7 @@ def questions(run: RlRun) -> Verifiable:
     if run.task == "verilog" and run.reward is None:
         need_simulator()
     reward = JUDGES[run.task] if run.reward is None else custom(run.reward)
-    return from_file(Path(run.data), rows, run.held_out, run.seed, reward)
+    return from_file(Path(run.data), rows, run.held_out, run.seed, reward, run.correct)
 
 
 def train(run: RlRun, out: Path, threads: int = 1) -> Path:
@@ -120,6 +122,11 @@ def train(run: RlRun, out: Path, threads: int = 1) -> Path:
     if run.vllm:
         check_vllm(recipe)
     task = questions(run)
+    if task.correct is None and (readers := recipe.readers("correct")):
+        raise ValueError(
+            f"{' and '.join(readers)} must know which answers are right, and a reward of your own does not say it: "
+            "give --correct, the least reward of a right answer"
+        )
     job.claim(out, asdict(run))
     torch.set_num_threads(threads)
     checkpoint = get_last_checkpoint(str(out))
@@ -205,6 +212,7 @@ def make_trainer(run: RlRun, recipe: Recipe, task: Verifiable, out: Path, *, res
         args,
         train,
         recipe=recipe,
+        correct=task.correct,
         eval_dataset=held_out if run.held_out else None,
         processing_class=tokenizer,
         callbacks=[Monitor(out / "metrics.jsonl", run.updates, console)],

@@ -26,12 +26,13 @@ class Verifiable:
     """Questions and their checker.
 
     `train` and `held_out` are rows with `question` and the columns that the reward function takes by name, beside
-    `prompts` and `completions`.
+    `prompts` and `completions`. `correct` is the least reward of a right answer; None if the reward does not say.
     """
 
     train: list[dict[str, Any]]
     held_out: list[dict[str, Any]]
     reward: Reward
+    correct: float | None = None
 
 
 def text(completion: Any) -> str:
@@ -53,7 +54,7 @@ def arithmetic(rows: int, held_out: int, seed: int, steps: tuple[int, int]) -> V
         return [float(score_text("arithmetic", *row)) for row in asked]
 
     train, test = ([{"question": item.prompt, "answer": item.answer} for item in items] for items in (drawn, kept))
-    return Verifiable(train, test, right)
+    return Verifiable(train, test, right, correct=1.0)
 
 
 def same_number(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
@@ -141,9 +142,14 @@ def read_rows(path: Path, reward: Reward) -> list[dict[str, Any]]:
     return read
 
 
-def from_file(path: Path, rows: int, held_out: int, seed: int, reward: Reward = same_number) -> Verifiable:
+def from_file(
+    path: Path, rows: int, held_out: int, seed: int, reward: Reward = same_number, correct: float | None = None
+) -> Verifiable:
     """Return questions of a JSONL file (`read_rows`). The last `held_out` lines are kept back. The others are gone
     through in a random order, again and again.
+
+    Args:
+        correct: the least reward of a right answer; 1 for the rewards of this module if left out.
 
     Raises:
         ValueError: a line is not as it should be, or too few of them are there.
@@ -152,7 +158,9 @@ def from_file(path: Path, rows: int, held_out: int, seed: int, reward: Reward = 
     if len(read) <= held_out:
         raise ValueError(f"{path} has {len(read)} questions, and {held_out} are to be held out: none is left")
     split = len(read) - held_out
-    return Verifiable(_again(read[:split], rows, seed), read[split:], reward)
+    if correct is None and reward in FLAWS:
+        correct = 1.0
+    return Verifiable(_again(read[:split], rows, seed), read[split:], reward, correct)
 
 
 def _again(items: Sequence[dict[str, Any]], rows: int, seed: int) -> list[dict[str, Any]]:

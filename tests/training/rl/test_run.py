@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 from tests.conftest import ROOT, Running
 from waver.cli import app
 from waver.training.job import read_lines
+from waver.training.options import RlRun
 from waver.training.pair.world import draw
-from waver.training.rl.run import parse_settings
+from waver.training.rl.run import parse_settings, questions
 from waver.training.tasks.rewards import arithmetic
 
 SMALL_RUN = ("--steps", "2", "--prompts", "2", "--group", "4", "--held-out", "4", "--every", "1", "--chain", "3", "4")
@@ -94,6 +95,7 @@ def test_settings_that_cannot_be_are_refused(given: str, reason: str) -> None:
         (("--task", "gsm8k"), "needs --data"),
         (("--task", "riddles"), "no task 'riddles'"),
         (("--updates", "3"), "cannot be cut into 3 updates"),
+        (("--correct", "0.5"), "--correct is for a reward of your own"),
         (("--vllm", "--method", "hapo"), "vLLM"),
     ],
 )
@@ -102,6 +104,22 @@ def test_what_cannot_be_done_is_said(options: tuple[str, ...], reason: str, tmp_
     assert result.exit_code == 2
     assert reason in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_of_ones_own_says_what_is_right(tmp_path: Path) -> None:
+    """Where the recipe reads it; the rewards that come with Waver say it themselves."""
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"question": "1 + 1?", "answer": "2"}\n' * 3)
+    own = ("--task", "custom", "--data", data, "--reward", "tests.training.rl.adapters.test_trl_correct:form")
+    options = ["train", "rl", "--out", str(tmp_path / "run"), "--base", "dapo", "--held-out", "1", *map(str, own)]
+    result = CliRunner().invoke(app, options, env={"COLUMNS": "500"})
+    assert result.exit_code == 2
+    assert "dynamic_sampling must know which answers are right" in result.output
+    assert not (tmp_path / "run").exists()
+    assert questions(RlRun(task="gsm8k", data=str(data), held_out=1)).correct == 1
+    given = RlRun(task="custom", data=str(data), reward=own[-1], held_out=1, correct=0.5)
+    assert questions(given).correct == 0.5
+    assert questions(RlRun()).correct == 1
 
 
 def test_training_sums_are_not_those_held_out() -> None:

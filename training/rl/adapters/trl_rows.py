@@ -36,6 +36,7 @@ def rollouts(
     generated: Mapping[str, Any],
     scores: torch.Tensor,
     weights: torch.Tensor,
+    correct: torch.Tensor,
     group: torch.Tensor,
     draw: torch.Tensor,
     ends: Sequence[int],
@@ -45,9 +46,9 @@ def rollouts(
     """Return the rows of a generation as hooks see them.
 
     Args:
-        scores: `[B, reward functions]`, nan where a function has nothing to say. A row is `correct` where the first
-            function gives it more than 0; its reward is the weighted sum, nan if no function scored it.
-        weights: `[reward functions]`. ends: token ids that end a response.
+        scores: `[B, reward functions]`, nan where a function has nothing to say. A row's reward is their weighted sum,
+            nan if no function scored it.
+        weights: `[reward functions]`. correct: `[B]` bool, or `Unknown`. ends: token ids that end a response.
     """
     reward = (scores * weights.to(scores)).nansum(1).masked_fill(scores.isnan().all(1), torch.nan)
     mask = response_mask(generated)
@@ -55,7 +56,7 @@ def rollouts(
         mask=mask.float(),
         reward=reward,
         group=group,
-        correct=scores[:, 0] > 0,
+        correct=correct,
         draw=draw,
         truncated=is_cut(generated["completion_ids"], generated["completion_mask"], ends),
         tokens=generated["completion_ids"],

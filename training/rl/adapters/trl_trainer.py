@@ -1,6 +1,6 @@
 """Run recipes in TRL: a `GRPOTrainer` whose advantages, weights and loss are those of a recipe.
 
-    RecipeTrainer(model, reward, args, dataset, recipe={"base": "dapo", "methods": ["steer"], "kl": 1e-3}).train()
+    RecipeTrainer(model, reward, args, dataset, recipe={"base": "dapo", "methods": ["steer"]}, correct=1.0).train()
 
 TRL draws, scores, shuffles, accumulates and steps; everything between a score and a loss is the recipe's. Written
 against TRL 1.16.
@@ -20,6 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from waver.training.rl.adapters.forward import ForwardPass, check_attention, forward, from_entropy, needs_logits
 from waver.training.rl.adapters.trl_arguments import as_recipe, updates_per_generation
+from waver.training.rl.adapters.trl_correct import Correct, Judge, make_judge
 from waver.training.rl.adapters.trl_draws import drawn_by
 from waver.training.rl.adapters.trl_rows import rollouts, stack, turns
 from waver.training.rl.batch import Batch
@@ -30,16 +31,19 @@ STATE = "recipe.pt"
 
 
 class RecipeTrainer(GRPOTrainer):
-    """TRL's trainer with a recipe. All arguments are TRL's but the last.
+    """TRL's trainer with a recipe. All arguments are TRL's but the last two.
 
-    Evaluation is TRL's own. Rows that no reward function scores are left out of their groups. A row counts as correct
-    where the first reward function gives more than 0. Groups that are filtered out are not drawn anew.
+    Evaluation is TRL's own. Rows that no reward function scores are left out of their groups. Groups that
+    are filtered out are not drawn anew.
 
     Args:
         recipe: a `Recipe`, a name, or a mapping of `make_recipe`'s arguments. It remembers: a new one for each run.
+        correct: which rows are right: the least reward of a right answer, with several reward functions a `Correct`
+            that names one of them, or a function `[B, reward functions] -> [B] bool` of the scores.
 
     Raises:
-        RecipeError: the recipe cannot be, or it and the other arguments do not go together.
+        RecipeError: the recipe cannot be, it and the other arguments do not go together, or it reads which rows are
+            right and `correct` is left out.
     """
 
     _tag_names = ("trl", "grpo", "waver")
@@ -52,6 +56,7 @@ class RecipeTrainer(GRPOTrainer):
         train_dataset: Any,
         *,
         recipe: Recipe | str | Mapping[str, Any] = "grpo",
+        correct: Correct | float | Judge | None = None,
         **options: Any,
     ) -> None:
         self.recipe = as_recipe(recipe, args.max_completion_length)
@@ -65,6 +70,7 @@ class RecipeTrainer(GRPOTrainer):
         if self.aux_loss_enabled:
             raise RecipeError("the load-balancing loss of a mixture of experts is left out: set router_aux_loss_coef=0")
         check_attention(self.model, self.recipe)
+        self._judge = make_judge(correct, self.reward_func_names, self.recipe)
         self._rows: Batch | None = None
         self._totals: dict[str, float] = {}
         self._update: dict[str, float] = {}
@@ -91,8 +97,9 @@ class RecipeTrainer(GRPOTrainer):
         generated = stack(parts, self._tokenizer.pad_token_id)
         rows = rollouts(
             generated,
-            torch.cat(scores),
+            (all_scores := torch.cat(scores)),
             self.reward_weights,
+            self._judge(all_scores),
             torch.cat(groups).to(self.accelerator.device),
             torch.cat(draws).to(self.accelerator.device),
             self.eos_token_ids,

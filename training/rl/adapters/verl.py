@@ -4,8 +4,10 @@
     actor_rollout_ref.actor.policy_loss.loss_mode=waver  algorithm.adv_estimator=waver
 
 Importing this module in a process with WAVER_RECIPE set, the path of a YAML file with `make_recipe`'s arguments,
-registers that recipe there; the driver has to import it too, for the advantages. verl's registries hand over neither
-entropies nor whole steps, so a method whose hooks read them is refused. Run inside verl 0.9.1 (`make verl`).
+registers that recipe there; the driver has to import it too, for the advantages. verl's registries hand over rewards
+or log-probabilities, but no entropies, no whole steps and not which rows are right: a method that declares that it
+reads one of these (`Method.reads`, `measures`), or fills another hook, is refused, and one that reads it undeclared
+fails there. Run inside verl 0.9.1 (`make verl`).
 """
 
 from __future__ import annotations
@@ -21,17 +23,20 @@ import numpy as np
 import torch
 import yaml
 
-from waver.training.rl.batch import Batch, Rollouts
+from waver.training.rl.batch import Batch, at_least_float32
 from waver.training.rl.composition import RecipeError
 from waver.training.rl.method import Method
 from waver.training.rl.recipe import Recipe
 from waver.training.rl.registry import make_recipe
+from waver.training.rl.unknown import READABLE, Unknown
 
 NAME = "waver"
 HOOKS = {"reward", "advantage", "policy_loss"}
 """Hooks that verl's two registries can hold."""
-NO_HOOKS = {"name", "paper", "summary", "state", "defaults", "excludes", "report"}
+NO_HOOKS = {"name", "paper", "summary", "state", "defaults", "excludes", "report", "reads"}
 """Of a method, what changes nothing in a step: what it would log is left out."""
+TENSORS = {*READABLE, "mask", "draw", "reward", "group", "old_logprob", "logprob", "advantage", "weight"}
+"""Fields of a batch that every trainer but verl fills."""
 ELSEWHERE = {
     "kl": "set actor.use_kl_loss and actor.kl_loss_coef in verl, and kl=0",
     "entropy": "set actor.entropy_coeff in verl, and entropy=0",
@@ -53,24 +58,31 @@ def check(recipe: Recipe) -> None:
     if recipe.settings.denominator != "all":
         raise RecipeError("verl divides by all valid tokens: set denominator=all")
     for method in recipe.methods:
+        if method.reads:
+            read = ", ".join(sorted(method.reads))
+            raise RecipeError(
+                f"{method.name} reads {read} of the rows, which verl's registries do not hand over: train with TRL"
+            )
         for hook in sorted({field.name for field in fields(Method)} - HOOKS - NO_HOOKS):
             if getattr(method, hook):
                 raise RecipeError(f"{method.name} needs {hook}, which verl's registries do not offer: train with TRL")
 
 
-def _batch(mask: torch.Tensor, *, old: torch.Tensor, reward: torch.Tensor, group: torch.Tensor) -> Batch:
-    """Return rows of which verl says no more than this; what it does not say of entropies is nan."""
-    no = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
-    rows = Rollouts(
-        mask=mask.to(old.dtype),
-        reward=reward,
-        group=group,
-        correct=reward > 0,
-        draw=no.long(),
-        truncated=no,
-        tokens=torch.zeros_like(mask, dtype=torch.long),
-    )
-    return Batch.of(rows, old_logprob=old, entropy=torch.full_like(old, torch.nan))
+def _batch(mask: torch.Tensor, dtype: torch.dtype, **said: torch.Tensor) -> Batch:
+    """Return rows of which verl says no more than this; reading anything else of them fails."""
+    mask = mask.to(torch.promote_types(dtype, torch.float32))
+    fields_said: dict[str, Any] = {
+        "mask": mask,
+        "draw": torch.zeros(len(mask), dtype=torch.long, device=mask.device),
+        "advantage": torch.zeros_like(mask),
+        "weight": torch.ones_like(mask),
+        **said,
+    }
+    unsaid = {
+        name: Unknown.because(f"a method reads {name} of the rows, which verl does not hand over here: train with TRL")
+        for name in TENSORS - fields_said.keys()
+    }
+    return Batch(**fields_said, **unsaid)
 
 
 def policy_loss(recipe: Recipe) -> Callable[..., tuple[torch.Tensor, dict[str, float]]]:
@@ -93,8 +105,7 @@ def policy_loss(recipe: Recipe) -> Callable[..., tuple[torch.Tensor, dict[str, f
         s = recipe.settings
         if s.ratio != "gspo" and loss_agg_mode != s.aggregation:
             raise RecipeError(f"the recipe aggregates by {s.aggregation}: set actor.loss_agg_mode to that")
-        nothing = torch.zeros(len(log_prob), device=log_prob.device)
-        batch = _batch(response_mask, old=old_log_prob, reward=nothing, group=nothing.long()).counted()
+        batch = _batch(response_mask, log_prob.dtype, old_logprob=at_least_float32(old_log_prob.detach())).counted()
         whole = getattr(config, "global_batch_info", None) or {}
         share = whole.get("dp_size", 1)  # verl averages over so many workers afterwards
         totals = dict(batch.totals)
@@ -125,7 +136,7 @@ def advantage(recipe: Recipe) -> Callable[..., tuple[torch.Tensor, torch.Tensor]
         group = np.unique(np.asarray(index).astype(str), return_inverse=True)[1]
         batch = _batch(
             response_mask,
-            old=torch.zeros_like(token_level_rewards),
+            token_level_rewards.dtype,
             reward=token_level_rewards.sum(1),
             group=torch.as_tensor(group, device=token_level_rewards.device),
         )

@@ -137,6 +137,7 @@ def method(p: Parameters) -> Method:
         name="aepo",
         paper="arXiv 2510.08141",
         summary="holds entropy at a target by reinforcing right answers drawn hotter or colder",
+        reads=frozenset({"correct", "entropy"}),
         rollout_sampler=sample,
         rollout_filter=right_ones,
         step_controller=follow,

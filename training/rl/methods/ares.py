@@ -227,6 +227,7 @@ def method(p: Parameters) -> Method:
         name="ares",
         paper="arXiv 2510.08457",
         summary="rewards less deliberation on easy prompts and more on hard ones, with a KL term that gives in windows",
+        reads=frozenset({"correct", "entropy"}),
         reward=partial(shape_reward, state=state, p=p),
         step_controller=partial(weigh_kl, state=state, p=p) if p.beta else None,
         extra_loss=kl_loss if p.beta else None,

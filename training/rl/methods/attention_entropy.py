@@ -38,6 +38,7 @@ import torch
 from pydantic import Field
 
 from waver.training.rl import Batch, Measure, Method, Strict
+from waver.training.rl.unknown import Readable
 
 NAME = "attention_entropy"
 WITHOUT_SINK = "attention_entropy_without_sink"
@@ -185,6 +186,7 @@ def method(p: Parameters) -> Method:
         valid = batch.mask > 0
         return {name: float(batch.measures[name][valid].mean()) for name in (m.name for m in measures)}
 
+    reads: dict[Subset | None, Readable] = {None: "step", "entropy": "entropy"}
     measures = tuple(
         Measure(NAME if of == AttentionEntropy() else WITHOUT_SINK, of, source="attention", layer=p.layer)
         for of in (AttentionEntropy(), *([AttentionEntropy(True)] if p.drop_sink else []))
@@ -193,6 +195,7 @@ def method(p: Parameters) -> Method:
         name="attention_entropy",
         paper="arXiv 2605.07660",
         summary="weighs tokens by how spread the attention behind them is: focused ones first, diffuse ones later",
+        reads=frozenset({reads[p.subset]} if p.subset in reads else ()),
         token_weight=weight,
         report=report,
         state=state,

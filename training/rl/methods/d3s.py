@@ -122,6 +122,7 @@ def method(p: Parameters) -> Method:
         name="d3s",
         paper="arXiv 2509.22115",
         summary="learns from the rows of largest advantage variance, and there from the tokens of largest |A| H",
+        reads=frozenset({"entropy", "step"}),
         token_weight=weight,
         report=report,
         defaults={"denominator": "selected"},

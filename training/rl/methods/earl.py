@@ -77,6 +77,7 @@ def method(p: Parameters) -> Method:
         name="earl",
         paper="arXiv 2511.12033",
         summary="learns from the most uncertain tokens of each response only",
+        reads=frozenset({"entropy", "step"}),
         token_weight=lambda batch: passes(batch).to(batch.mask.dtype),
         report=report,
         defaults={"clip_low": 0.2, "clip_high": 0.28, "kl": 1e-3},

@@ -134,6 +134,7 @@ def method(p: Parameters) -> Method:
         name="empg",
         paper="arXiv 2509.09265",
         summary="scales the advantage of each turn by how sure it is, with a bonus for turns that lead to sure ones",
+        reads=frozenset({"entropy", "step_id"}),
         advantage_transform=lambda batch: modulated(
             batch.advantage, batch.entropy, Steps.of(batch.mask, batch.step_id), p
         ),

@@ -109,6 +109,7 @@ def method(p: Parameters) -> Method:
         name="entrocraft",
         paper="arXiv 2604.26326",
         summary="keeps the rows whose sign moves the entropy back into a band that follows a schedule",
+        reads=frozenset({"entropy", "step", *(("correct",) if p.mode == "released" else ())}),
         step_controller=choose,
         report=report,
     )

@@ -120,6 +120,7 @@ def method(p: Parameters) -> Method:
         name="entropy_dynamics",
         paper="arXiv 2602.03392",
         summary="spares the unlikely tokens of wrong answers whose punishment would lower the entropy most",
+        reads=frozenset({"entropy"}),
         token_weight=lambda batch: keep(batch).to(batch.mask.dtype),
         report=report,
         measures=(Measure("nec", expected_discriminator),) if p.rule == "vocabulary" else (),

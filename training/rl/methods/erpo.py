@@ -120,6 +120,7 @@ def method(p: Parameters) -> Method:
         name="erpo",
         paper="arXiv 2603.28204",
         summary="adds to a pivot's advantage what the policy has promoted there since the reference, signed by outcome",
+        reads=frozenset({"entropy"}),
         advantage_transform=lambda batch: batch.advantage + p.eta * correction(batch, p),
         report=lambda batch: report(batch, p),
         needs_reference=True,

@@ -161,6 +161,7 @@ def method(p: Parameters) -> Method:
         name="hapo",
         paper="arXiv 2509.16591",
         summary="temperature, advantage and clip follow the log entropy of each token",
+        reads=frozenset({"entropy"}),
         rollout_sampler=warm if p.span else None,
         advantage=advantage if p.token_advantage else None,
         step_controller=follow,

@@ -205,6 +205,7 @@ def method(p: Parameters) -> Method:
         name="spine",
         paper="arXiv 2511.17938",
         summary="learns at each row's forking tokens only, and holds their entropy in a band",
+        reads=frozenset({"entropy"}),
         rollout_filter=first_rows if p.trained else None,
         step_controller=select,
         token_weight=lambda batch: batch.measures["forks"],

@@ -148,6 +148,7 @@ def method(p: Parameters) -> Method:
         name="steer",
         paper="arXiv 2510.10150",
         summary="damps every token by how much its update would move the entropy",
+        reads=frozenset({"entropy"}),
         step_controller=note_scale if p.scope == "step" else None,
         live_weight=weigh,
         report=report,

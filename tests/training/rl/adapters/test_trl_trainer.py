@@ -54,12 +54,12 @@ def weights(trainer: Any) -> dict[str, torch.Tensor]:
 def test_a_method_trains_and_resumes_exactly(tmp_path: Path) -> None:
     """Two steps at a stretch, and one step, a checkpoint and one step: the same weights, state and metrics."""
     run = {"save_strategy": "steps", "save_steps": 1}
-    whole = made(RecipeTrainer, tmp_path / "whole", recipe=Recipe("dapo", [follow({})]), **run)
+    whole = made(RecipeTrainer, tmp_path / "whole", recipe=Recipe("dapo", [follow({})]), correct=1.0, **run)
     before = weights(whole)
     whole.train()
     assert not all(torch.equal(weight, before[name]) for name, weight in weights(whole).items())
     state: dict[str, Any] = {}
-    again = made(RecipeTrainer, tmp_path / "again", recipe=Recipe("dapo", [follow(state)]), **run)
+    again = made(RecipeTrainer, tmp_path / "again", recipe=Recipe("dapo", [follow(state)]), correct=1.0, **run)
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-1"))
     for name, weight in weights(again).items():
         assert torch.equal(weight, weights(whole)[name])
@@ -155,7 +155,7 @@ def test_nothing_to_learn_from_leaves_the_weights_alone(tmp_path: Path) -> None:
     def same(completions: list[Any], **_: Any) -> list[float]:
         return [1.0] * len(completions)
 
-    trainer = made(RecipeTrainer, tmp_path, recipe="dapo", reward_funcs=same, weight_decay=0.1)
+    trainer = made(RecipeTrainer, tmp_path, recipe="dapo", correct=1.0, reward_funcs=same, weight_decay=0.1)
     before = weights(trainer)
     trainer.train()
     assert all(torch.equal(weight, before[name]) for name, weight in weights(trainer).items())

@@ -84,7 +84,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class EmbeddedDocument:
     """A document ready to be stored: its chunks, their unit vectors `[chunks, dimension]`, and its lead sentences."""
 
     document: Document
@@ -107,7 +107,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Spec:
+class CollectionSpec:
     """Properties of a collection that are fixed when it is created. Sizes in tokens of the embedder's tokenizer.
 
     `fingerprint` is the SHA-256 of the embedder's weights: vectors of other weights do not compare.
@@ -122,7 +122,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Info:
+class CollectionInfo:
     """Public description of a collection; `bytes` on disk."""
 
     name: str
@@ -143,10 +143,10 @@ class Writer(Protocol):
     """The single writer of a store, while it is held. Staged documents are stored, but not searchable until
     `publish`."""
 
-    def add(self, documents: Sequence[Prepared]) -> None:
+    def add(self, documents: Sequence[EmbeddedDocument]) -> None:
         """Store documents and make them searchable, all or none; a document with the same id is replaced."""
 
-    def stage(self, documents: Sequence[Prepared]) -> None:
+    def stage(self, documents: Sequence[EmbeddedDocument]) -> None:
         """Store documents for a later `publish`, which may come from another process after this one died."""
 
     def publish(self, keep: Iterable[str]) -> None:
@@ -168,7 +168,7 @@ class Writer(Protocol):
 class Store(Protocol):
     """Storage of a collection's chunks, vectors and texts. Every method may be called from any thread."""
 
-    spec: Spec
+    spec: CollectionSpec
 
     @property
     def current(self) -> bool:
@@ -200,7 +200,7 @@ class Store(Protocol):
     def openings(self, documents: Sequence[str], chunks: int) -> list[tuple[str, str]]:
         """Return the first `chunks` chunks of documents, in order: a document's id and a text each."""
 
-    def info(self) -> Info:
+    def info(self) -> CollectionInfo:
         """Return counts and sizes as they are now."""
 
     def close(self) -> None:

@@ -10,14 +10,14 @@ from functools import cached_property
 
 from waver.retrieval.base import (
     BadDocument,
+    CollectionInfo,
+    CollectionSpec,
     Document,
+    EmbeddedDocument,
     Filter,
-    Info,
     Mode,
     Passage,
-    Prepared,
     RetrievalError,
-    Spec,
     Store,
     Unavailable,
     Writer,
@@ -49,7 +49,7 @@ class Addition:
     """Documents to be added: all of them, and those that have changed, chunked and embedded."""
 
     documents: tuple[Document, ...]
-    prepared: Mapping[str, Prepared]
+    prepared: Mapping[str, EmbeddedDocument]
 
 
 class Collection:
@@ -63,7 +63,7 @@ class Collection:
         self.store, self.embedder, self._threads = store, embedder, threads
 
     @property
-    def spec(self) -> Spec:
+    def spec(self) -> CollectionSpec:
         return self.store.spec
 
     async def search(
@@ -147,7 +147,7 @@ class Collection:
         with self.store.writing() as writer:
             writer.compact()
 
-    def prepare(self, document: Document, token: CancelToken | None = None) -> Prepared:
+    def prepare(self, document: Document, token: CancelToken | None = None) -> EmbeddedDocument:
         """Chunk and embed a document, and take its lead sentences.
 
         Raises:
@@ -157,7 +157,7 @@ class Collection:
         found = tuple(chunks(document.text, embedder, spec.chunk_tokens, spec.chunk_overlap))
         if not found:
             raise BadDocument(f"The document '{document.id[:80]}' holds no text.")
-        return Prepared(document, found, embedder.embed(found, token), lead(document.text, embedder))
+        return EmbeddedDocument(document, found, embedder.embed(found, token), lead(document.text, embedder))
 
     def summaries(self, documents: Sequence[str], kind: str = "lead") -> dict[str, str]:
         """Return summaries by document: the lead sentences, or those stored under another kind."""
@@ -175,7 +175,7 @@ class Collection:
         with self.store.writing() as writer:
             writer.summarise(summaries, kind)
 
-    def info(self) -> Info:
+    def info(self) -> CollectionInfo:
         return self.store.info()
 
     @cached_property

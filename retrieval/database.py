@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from waver.retrieval.base import Damaged, Filter, NoCollection, Passage, Prepared, Scalar, Spec
+from waver.retrieval.base import CollectionSpec, Damaged, EmbeddedDocument, Filter, NoCollection, Passage, Scalar
 from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.storage import database_failure, file_failure
-from waver.retrieval.words import telling
+from waver.retrieval.words import search_terms
 
 MARK, FORMAT = 0x57415652, 1  # "WAVR"
 SCHEMA = """
@@ -64,7 +64,7 @@ class Database:
             raise Damaged(f"{file.name} of collection '{file.parent.name}' was not written by this release of Waver.")
 
     @staticmethod
-    def create(file: Path, spec: Spec) -> None:
+    def create(file: Path, spec: CollectionSpec) -> None:
         """Write an empty database.
 
         Raises:
@@ -149,8 +149,8 @@ class Database:
                 self._idle.pop().close()
 
 
-def spec(db: sqlite3.Connection) -> Spec:
-    return Spec(**json.loads(_manifest(db, "spec")))
+def spec(db: sqlite3.Connection) -> CollectionSpec:
+    return CollectionSpec(**json.loads(_manifest(db, "spec")))
 
 
 def generation(db: sqlite3.Connection) -> int:
@@ -171,7 +171,7 @@ def next_chunk(db: sqlite3.Connection) -> int:
     return 1 + (row[0] if row else 0)
 
 
-def insert(db: sqlite3.Connection, documents: Sequence[Prepared], staged: bool) -> None:
+def insert(db: sqlite3.Connection, documents: Sequence[EmbeddedDocument], staged: bool) -> None:
     """Add documents with their chunks, numbered from `next_chunk`; documents with the same ids are deleted."""
     first = next_chunk(db)
     for prepared in documents:
@@ -211,7 +211,7 @@ def chunks_where(db: sqlite3.Connection, where: Filter) -> Iterator[int]:
 
 def matching(db: sqlite3.Connection, words: str, count: int, where: Filter) -> list[tuple[int, float]]:
     """Return the ids and BM25 scores (k1 = 1.2, b = 0.75) of chunks that contain one of the words, best first."""
-    found = telling(words)
+    found = search_terms(words)
     if not found:
         return []
     condition, values = _condition(where)

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from waver.retrieval import database
-from waver.retrieval.base import Busy, Filter, Info, Passage, Spec, Vectors
+from waver.retrieval.base import Busy, CollectionInfo, CollectionSpec, Filter, Passage, Vectors
 from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.database import Database
 from waver.retrieval.faiss_reader import DATABASE, FaissReader
@@ -42,7 +42,7 @@ class FaissStore(FaissReader):
         self._lock_seconds = lock_seconds
 
     @staticmethod
-    def create(folder: Path, spec: Spec) -> None:
+    def create(folder: Path, spec: CollectionSpec) -> None:
         """Create an empty collection in a folder that exists."""
         Database.create(folder / DATABASE, spec)
 
@@ -110,7 +110,7 @@ class FaissStore(FaissReader):
             )
             return [(document, text) for document, text in rows]
 
-    def info(self) -> Info:
+    def info(self) -> CollectionInfo:
         # The segments are opened, and so checked: what a search would find damaged is not told to be well.
         self.check_files()
         with self.reading() as (db, _):
@@ -118,7 +118,7 @@ class FaissStore(FaissReader):
                 "SELECT COUNT(*), COALESCE(SUM(chunks), 0) FROM documents WHERE NOT staged"
             ).fetchone()
             kinds = db.execute("SELECT kind FROM segments WHERE NOT staged ORDER BY rows DESC LIMIT 1").fetchone()
-        return Info(
+        return CollectionInfo(
             self.spec.name,
             documents,
             chunks,

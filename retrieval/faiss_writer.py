@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from waver.retrieval import database
-from waver.retrieval.base import Ids, Prepared, Vectors
+from waver.retrieval.base import EmbeddedDocument, Ids, Vectors
 from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.faiss_reader import FaissReader
 from waver.retrieval.index import Kind, build, kind_for
@@ -28,7 +28,7 @@ LOOSE = 0.2
 
 
 @dataclass(frozen=True)
-class Written:
+class NewSegment:
     """A segment that is on disk, but not in the manifest yet."""
 
     file: str
@@ -52,7 +52,7 @@ class FaissWriter:
             if file.suffix == ".faiss" and file.name not in named:
                 _remove(store, file.name)
 
-    def add(self, documents: Sequence[Prepared]) -> None:
+    def add(self, documents: Sequence[EmbeddedDocument]) -> None:
         with self._store.reading() as (_, snapshot):
             flats = [segment for segment in snapshot.segments if segment.index.kind == "flat"]
         total = sum(len(each.chunks) for each in documents)
@@ -65,10 +65,10 @@ class FaissWriter:
             absorbed.append(segment)
         self._insert(documents, staged=False, absorbed=absorbed)
 
-    def stage(self, documents: Sequence[Prepared]) -> None:
+    def stage(self, documents: Sequence[EmbeddedDocument]) -> None:
         self._insert(documents, staged=True, absorbed=[])
 
-    def _insert(self, documents: Sequence[Prepared], staged: bool, absorbed: Sequence[Segment]) -> None:
+    def _insert(self, documents: Sequence[EmbeddedDocument], staged: bool, absorbed: Sequence[Segment]) -> None:
         documents = list({each.document.id: each for each in documents}.values())
         with self._store.database.reading() as db:
             begin = database.next_chunk(db)
@@ -114,7 +114,7 @@ class FaissWriter:
             segments = snapshot.segments
         count = sum(segment.count for segment in segments)
         kind = kind_for(count, self._store.kind)
-        if not segments or not _worth_it(segments, count, kind):
+        if not segments or not _is_degraded(segments, count, kind):
             return
         written = None
         if count:
@@ -125,18 +125,18 @@ class FaissWriter:
         for segment in segments:
             _remove(self._store, segment.file)
 
-    def _write(self, kind: Kind, ids: Ids, blocks: Callable[[], Iterator[Vectors]]) -> Written:
+    def _write(self, kind: Kind, ids: Ids, blocks: Callable[[], Iterator[Vectors]]) -> NewSegment:
         """Write a segment and sync it to disk; delete the file on failure."""
         file = self._store.folder / f"{secrets.token_hex(8)}.faiss"
         try:
             with storing(self._store.spec.name):
-                build(kind, len(ids), self._store.spec.dimension, lambda: self._going_on(blocks()), file)
-                return Written(file.name, kind, ids, *_settled(file))
+                build(kind, len(ids), self._store.spec.dimension, lambda: self._cancellable(blocks()), file)
+                return NewSegment(file.name, kind, ids, *_sync(file))
         except BaseException:
             _remove(self._store, file.name)
             raise
 
-    def _going_on(self, blocks: Iterator[Vectors]) -> Iterator[Vectors]:
+    def _cancellable(self, blocks: Iterator[Vectors]) -> Iterator[Vectors]:
         """Yield the blocks, checking for cancellation before each.
 
         Raises:
@@ -148,7 +148,7 @@ class FaissWriter:
             yield block
 
 
-def _settled(file: Path) -> tuple[int, str]:
+def _sync(file: Path) -> tuple[int, str]:
     """Sync a file's folder entry to disk, and return the file's size and SHA-256."""
     if os.name == "posix":
         folder = os.open(file.parent, os.O_RDONLY)
@@ -161,14 +161,14 @@ def _settled(file: Path) -> tuple[int, str]:
     return file.stat().st_size, digest
 
 
-def _worth_it(segments: Sequence[Segment], count: int, kind: Kind) -> bool:
+def _is_degraded(segments: Sequence[Segment], count: int, kind: Kind) -> bool:
     largest = max(segments, key=lambda segment: len(segment.ids))
     total = sum(len(segment.ids) for segment in segments)
     loose, dead = total - len(largest.ids), total - count
     return largest.index.kind != kind or loose > LOOSE * total or dead > LOOSE * total
 
 
-def _replace(db: sqlite3.Connection, old: Sequence[Segment], new: Written | None, staged: bool) -> None:
+def _replace(db: sqlite3.Connection, old: Sequence[Segment], new: NewSegment | None, staged: bool) -> None:
     kept = np.zeros(0, np.int64) if new is None else new.ids
     for segment in old:
         db.execute("DELETE FROM segments WHERE file = ?", (segment.file,))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from waver.retrieval.base import BadDocument, Document, Prepared, Scalar, TooLarge, Writer
+from waver.retrieval.base import BadDocument, Document, EmbeddedDocument, Scalar, TooLarge, Writer
 from waver.retrieval.collection import Collection, check
 from waver.retrieval.parsing import Parsers
 
@@ -66,7 +66,7 @@ def ingest(
     found = files(path)
     tags = dict(metadata or {})
     with collection.store.writing() as writer:
-        batch: list[Prepared] = []
+        batch: list[EmbeddedDocument] = []
         keep: list[str] = []
         for name, file in found:
             try:
@@ -96,7 +96,7 @@ def _read(
     name: str,
     file: Path,
     metadata: Mapping[str, Scalar],
-) -> tuple[Prepared | None, Outcome]:
+) -> tuple[EmbeddedDocument | None, Outcome]:
     size = file.stat().st_size
     parsers.check_size(size)
     data = file.read_bytes()

@@ -1,6 +1,7 @@
 """Create, open, list, write to and delete the collections of a configuration.
 
-No thread waits for a writer here: coroutines wait for the write lock (`waver.retrieval.turns`), and take a thread then.
+No thread waits for a writer here: coroutines wait for the write lock (`waver.retrieval.write_locks`)
+before they take a thread.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from waver.retrieval.base import (
+    CollectionSpec,
     Document,
     Exists,
     NoCollection,
     NoSpace,
     RetrievalError,
-    Spec,
     StorageError,
     Store,
     Unavailable,
@@ -35,7 +36,7 @@ from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.embedder import Embedder
 from waver.retrieval.parsing import Parsers
 from waver.retrieval.storage import FULL, file_failure, storing
-from waver.retrieval.turns import Turns
+from waver.retrieval.write_locks import WriteLocks
 
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
 SEARCHES, READERS, COMPUTERS, WRITERS = 4, 3, 3, 4
@@ -43,13 +44,13 @@ SEARCHES, READERS, COMPUTERS, WRITERS = 4, 3, 3, 4
 Result = TypeVar("Result")
 
 
-class Shelf(Protocol):
+class Backend(Protocol):
     """Backend that stores collections: folders, or a Qdrant server."""
 
     def names(self) -> list[str]:
         """Return the names of the collections."""
 
-    def create(self, spec: Spec) -> None:
+    def create(self, spec: CollectionSpec) -> None:
         """Create an empty store.
 
         Raises:
@@ -87,28 +88,28 @@ class Library:
         self._computers = ThreadPoolExecutor(COMPUTERS, thread_name_prefix="ingest")
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
         self._tidier = ThreadPoolExecutor(1, thread_name_prefix="tidy")
-        self._turns = Turns(config.lock_seconds)
+        self._write_locks = WriteLocks(config.lock_seconds)
         self._untidy: set[str] = set()
         self._open: dict[str, Collection] = {}
         self._lock = threading.Lock()
-        self._shelf: Shelf | None = None
+        self._backend: Backend | None = None
 
     @property
-    def shelf(self) -> Shelf:
+    def backend(self) -> Backend:
         """Return the configured backend.
 
         Raises:
             Unavailable: the store's packages are not installed, or it cannot be reached.
         """
         with self._lock:
-            if self._shelf is None:
+            if self._backend is None:
                 if self.config.store == "qdrant":
-                    from waver.retrieval.qdrant_store import QdrantShelf
+                    from waver.retrieval.qdrant_store import QdrantBackend
 
-                    self._shelf = QdrantShelf(self.config)
+                    self._backend = QdrantBackend(self.config)
                 else:
-                    self._shelf = FaissShelf(self.config)
-            return self._shelf
+                    self._backend = FaissBackend(self.config)
+            return self._backend
 
     async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
         """Run a short read in a thread: nothing that waits for a writer or computes for long."""
@@ -149,7 +150,7 @@ class Library:
             with collection.store.writing(0.0, token) as writer:
                 return work(writer)
 
-        return await self._turns.take(collection.spec.name, attempt, self._writers)
+        return await self._write_locks.take(collection.spec.name, attempt, self._writers)
 
     async def tidy(self, collection: Collection, token: CancelToken) -> None:
         """Rebuild a collection's index if that is worthwhile, one at a time, in a thread of its own.
@@ -166,7 +167,7 @@ class Library:
             return
         self._untidy.add(name)
         try:
-            await self._turns.take(name, attempt, self._tidier)
+            await self._write_locks.take(name, attempt, self._tidier)
         finally:
             self._untidy.discard(name)
 
@@ -178,7 +179,7 @@ class Library:
             Busy: others wrote for longer than `lock_seconds`.
             Cancelled: `token` was.
         """
-        await self._turns.take(name, lambda: self.delete(name, 0.0, token), self._writers)
+        await self._write_locks.take(name, lambda: self.delete(name, 0.0, token), self._writers)
 
     @property
     def names_embedder(self) -> bool:
@@ -223,7 +224,9 @@ class Library:
             raise RetrievalError(f"chunk_tokens should be 8 to {model.most_tokens}, which is all '{model.name}' reads.")
         if not 0 <= chunk_overlap <= chunk_tokens // 2:
             raise RetrievalError(f"chunk_overlap should be 0 to {chunk_tokens // 2}, half of chunk_tokens.")
-        self.shelf.create(Spec(name, model.name, model.fingerprint, model.dimension, chunk_tokens, chunk_overlap))
+        self.backend.create(
+            CollectionSpec(name, model.name, model.fingerprint, model.dimension, chunk_tokens, chunk_overlap)
+        )
         return self.open(name)
 
     def open(self, name: str) -> Collection:
@@ -235,14 +238,14 @@ class Library:
         """
         if not NAME.fullmatch(name):
             raise NoCollection(f"There is no collection '{name[:80]}'.")
-        shelf = self.shelf
+        backend = self.backend
         with self._lock:
             found = self._open.get(name)
         if found is not None:
             if found.store.current:
                 return found
             self.forget(name)
-        store = shelf.open(name)
+        store = backend.open(name)
         try:
             embedder = self.embedder(store.spec.embedder)
         except RetrievalError as error:
@@ -266,7 +269,7 @@ class Library:
             found.store.close()
 
     def names(self) -> list[str]:
-        return sorted(self.shelf.names())
+        return sorted(self.backend.names())
 
     def delete(self, name: str, wait: float | None = None, token: CancelToken | None = None) -> None:
         """Delete a collection, waiting at most `wait` seconds for its writer (None: `lock_seconds`).
@@ -277,7 +280,7 @@ class Library:
         """
         if not NAME.fullmatch(name):
             raise NoCollection(f"There is no collection '{name[:80]}'.")
-        self.shelf.delete(name, wait, token)
+        self.backend.delete(name, wait, token)
         self.forget(name)
 
     def close(self) -> None:
@@ -286,12 +289,12 @@ class Library:
             threads.shutdown(cancel_futures=True)
         for name in list(self._open):
             self.forget(name)
-        if self._shelf is not None:
-            self._shelf.close()
+        if self._backend is not None:
+            self._backend.close()
         self.parsers.close()
 
 
-class FaissShelf:
+class FaissBackend:
     """Backend that stores each collection in a folder below `config.path`."""
 
     def __init__(self, config: RetrievalConfig) -> None:
@@ -310,7 +313,7 @@ class FaissShelf:
         except OSError as error:
             raise StorageError("The folder of the collections cannot be read.") from error
 
-    def create(self, spec: Spec) -> None:
+    def create(self, spec: CollectionSpec) -> None:
         with self._temporary() as folder:
             self._store.create(folder, spec)
             try:

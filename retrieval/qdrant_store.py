@@ -20,13 +20,13 @@ from typing import Any
 from waver.extras import how_to_install
 from waver.retrieval.base import (
     Busy,
+    CollectionInfo,
+    CollectionSpec,
+    EmbeddedDocument,
     Exists,
     Filter,
-    Info,
     NoCollection,
     Passage,
-    Prepared,
-    Spec,
     Store,
     Unavailable,
     Unreachable,
@@ -35,7 +35,7 @@ from waver.retrieval.base import (
 from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.database import tag
-from waver.retrieval.words import telling, words
+from waver.retrieval.words import search_terms, words
 
 try:
     from qdrant_client import QdrantClient, models
@@ -49,7 +49,7 @@ WORDS_A_TOKEN = 0.75
 BATCH = 256
 
 
-class QdrantShelf:
+class QdrantBackend:
     """Backend that stores collections in a Qdrant server; ours carry a mark in their metadata."""
 
     def __init__(self, config: RetrievalConfig) -> None:
@@ -61,11 +61,11 @@ class QdrantShelf:
         with reachable():
             return [c.name for c in self._client.get_collections().collections if self._spec(c.name) is not None]
 
-    def _spec(self, name: str) -> Spec | None:
+    def _spec(self, name: str) -> CollectionSpec | None:
         found = (self._client.get_collection(name).config.metadata or {}).get("waver")
-        return None if found is None else Spec(**found)
+        return None if found is None else CollectionSpec(**found)
 
-    def create(self, spec: Spec) -> None:
+    def create(self, spec: CollectionSpec) -> None:
         with reachable():
             if self._client.collection_exists(spec.name):
                 raise Exists(f"Qdrant has a collection '{spec.name}' already.")
@@ -101,7 +101,7 @@ class QdrantShelf:
 class QdrantStore:
     """Store of one collection: a point for each chunk, with a dense vector and the BM25 weights of its words."""
 
-    def __init__(self, client: QdrantClient, spec: Spec, lock_seconds: float = 30.0) -> None:
+    def __init__(self, client: QdrantClient, spec: CollectionSpec, lock_seconds: float = 30.0) -> None:
         self.client, self.spec, self._lock_seconds = client, spec, lock_seconds
         self._writing = threading.Lock()
 
@@ -139,7 +139,7 @@ class QdrantStore:
             several = [wanted] if isinstance(wanted, str | int | float | None) else wanted
             must.append(any_of("tags", [f"{name}={tag(value)}" for value in several]))
         dense = [] if vector is None else self._ranked(vector.tolist(), DENSE, count, must)
-        terms = [] if words is None else telling(words)
+        terms = [] if words is None else search_terms(words)
         asked = models.SparseVector(indices=sorted({term_id(term) for term in terms}), values=[])
         asked.values = [1.0] * len(asked.indices)
         return dense, self._ranked(asked, WORDS, count, must) if terms else []
@@ -183,7 +183,7 @@ class QdrantStore:
             if offset is None:
                 return
 
-    def info(self) -> Info:
+    def info(self) -> CollectionInfo:
         with reachable():
             documents, chunks = (
                 self.client.count(self.spec.name, count_filter=models.Filter(must=must), exact=True).count
@@ -192,7 +192,7 @@ class QdrantStore:
         spec = self.spec
         sizes = (spec.chunk_tokens, spec.chunk_overlap)
         # Qdrant does not say what it takes on disk: what the vectors alone do.
-        return Info(
+        return CollectionInfo(
             spec.name, documents, chunks, spec.dimension, spec.embedder, *sizes, "qdrant", 4 * chunks * spec.dimension
         )
 
@@ -210,18 +210,18 @@ class QdrantWriter:
         if self._token is not None:
             self._token.commit()
 
-    def add(self, documents: Sequence[Prepared]) -> None:
+    def add(self, documents: Sequence[EmbeddedDocument]) -> None:
         self._commit()
         version = uuid.uuid4().hex
         self._upsert(documents, version, staged=False)
         older = models.FieldCondition(key="version", match=models.MatchExcept(**{"except": [version]}))
         self._delete([is_staged(False), any_of("document", [each.document.id for each in documents]), older])
 
-    def stage(self, documents: Sequence[Prepared]) -> None:
+    def stage(self, documents: Sequence[EmbeddedDocument]) -> None:
         self._delete([is_staged(True), any_of("document", [each.document.id for each in documents])])
         self._upsert(documents, uuid.uuid4().hex, staged=True)
 
-    def _upsert(self, documents: Sequence[Prepared], version: str, staged: bool) -> None:
+    def _upsert(self, documents: Sequence[EmbeddedDocument], version: str, staged: bool) -> None:
         average = WORDS_A_TOKEN * self._store.spec.chunk_tokens
         points = []
         for prepared in documents:

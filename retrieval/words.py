@@ -20,7 +20,7 @@ def words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
 
 
-def telling(question: str) -> list[str]:
+def search_terms(question: str) -> list[str]:
     """Return the distinct search terms of a question, at most `MOST`."""
     found = list(dict.fromkeys(words(question[:LOOKED_AT])))
     return ([word for word in found if word not in COMMON] or found)[:MOST]

@@ -1,6 +1,6 @@
 """Run a plan and return a stream or a single object, for chat and text completions alike.
 
-A `Shape` builds the objects of an endpoint; this module decides their order in a stream.
+A `Formatter` builds the objects of an endpoint; this module decides their order in a stream.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from waver.server.decoding import Decoding, Plan
 from waver.server.disconnect import ClientGone, while_connected
 from waver.server.errors import from_exception
 from waver.server.logprobs import trace
+from waver.server.piecewise import PiecewiseResponse, pieces
 from waver.server.runtime import Runtime
 from waver.server.schemas import Generation
 from waver.server.sse import EventStream, dump
-from waver.server.writing import Written, pieces
 
 log = structlog.get_logger("waver")
 
@@ -37,7 +37,7 @@ INLINE = 2048
 
 
 @dataclass
-class Whole:
+class FinishedChoice:
     """A finished choice, assembled from its pieces."""
 
     index: int
@@ -59,7 +59,7 @@ class Whole:
         self.ended_by = piece.ended_by or self.ended_by
 
 
-class Shape(Protocol):
+class Formatter(Protocol):
     """Builder of the response objects of one endpoint."""
 
     prefix: str
@@ -72,25 +72,25 @@ class Shape(Protocol):
     def part(self, piece: Piece) -> dict[str, Any]:
         """Return the entry of `choices` for a piece, in a chunk of a stream."""
 
-    def complete(self, choice: Whole) -> dict[str, Any]:
+    def complete(self, choice: FinishedChoice) -> dict[str, Any]:
         """Return the entry of `choices` for a finished choice."""
 
 
 class Answer:
     """The response to one completion request."""
 
-    def __init__(self, body: Generation, plan: Plan, shape: Shape, runtime: Runtime) -> None:
+    def __init__(self, body: Generation, plan: Plan, formatter: Formatter, runtime: Runtime) -> None:
         self.body = body
         self.plan = plan
-        self.shape = shape
+        self.formatter = formatter
         self.runtime = runtime
         self.tokens = runtime.engines[plan.route.engine].tokens
         self.decoding = Decoding(plan, runtime)
         self.head = {
-            "id": f"{shape.prefix}-{uuid.uuid4().hex}",
+            "id": f"{formatter.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": plan.route.model,
-            "object": shape.chunk if body.stream else shape.whole,
+            "object": formatter.chunk if body.stream else formatter.whole,
         }
 
     async def respond(self, request: Request) -> Response:
@@ -108,7 +108,7 @@ class Answer:
             if not self.body.stream:
                 content = await while_connected(request, self._whole())
                 await self._close(request)
-                return Written(content, headers=headers)
+                return PiecewiseResponse(content, headers=headers)
             await while_connected(request, self.decoding.settle(self._settle_time))
             return EventStream(self._events(request), headers, self.runtime.config.server.keepalive)
         except ClientGone:
@@ -130,7 +130,7 @@ class Answer:
         await self.decoding.aclose()
 
     async def _whole(self) -> bytes:
-        choices = [Whole(index) for index in range(self.plan.choices)]
+        choices = [FinishedChoice(index) for index in range(self.plan.choices)]
         async for batch in self.decoding.batches():
             for piece in batch:
                 choices[piece.index].add(piece)
@@ -138,14 +138,14 @@ class Answer:
             return b"".join(self._written(choices))
         return await self.runtime.texts.run(lambda: b"".join(self._written(choices)))
 
-    def _written(self, choices: list[Whole]) -> Iterator[bytes]:
+    def _written(self, choices: list[FinishedChoice]) -> Iterator[bytes]:
         """Yield the response as JSON. Choices are serialised one by one: the objects of all of them together can be
         millions, which would make a garbage collection long enough to stall the event loop."""
         reports = self.decoding.reports
         several = len(choices) > 1
         yield dump(self.head)[:-1] + b',"choices":['
         for i, (choice, own) in enumerate(zip(choices, reports, strict=True)):
-            shown = self.shape.complete(choice)
+            shown = self.formatter.complete(choice)
             if several:
                 shown["waver"] = own.as_dict() | self._trace(choice.traced)
             yield b"," if i else b""
@@ -179,11 +179,11 @@ class Answer:
     def _openings(self) -> Iterator[dict[str, Any]]:
         # All of them before anything else: the SDK wants new indices in ascending order.
         for index in range(self.plan.choices):
-            if opening := self.shape.opening(index):
+            if opening := self.formatter.opening(index):
                 yield {**self.head, "choices": [opening], **self._running_usage()}
 
     def _chunk(self, piece: Piece) -> dict[str, Any]:
-        choice = self.shape.part(piece)
+        choice = self.formatter.part(piece)
         chunk = {**self.head, "choices": [choice], **self._running_usage()}
         own = self._trace(piece.traced) if piece.traced else {}
         if piece.finish:

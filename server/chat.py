@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from waver.engines.tokens import TokenText
 from waver.policies.job import UserTurn
-from waver.server.answer import Answer, Whole
+from waver.server.answer import Answer, FinishedChoice
 from waver.server.assembly import Piece, Token
 from waver.server.bodies import BodyRoute
 from waver.server.decoding import Prompt
@@ -21,7 +21,7 @@ from waver.server.logprobs import chat_logprobs
 from waver.server.plan import caller, make_plan
 from waver.server.runtime import ready_runtime
 from waver.server.schemas import ChatPrompt, ChatRequest, Message, TokenizeRequest
-from waver.server.texts import Texts, check_length, check_tokens
+from waver.server.texts import TokenizerPool, check_length, check_tokens
 
 router = APIRouter(route_class=BodyRoute)
 
@@ -46,11 +46,11 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
         limit = body.max_completion_tokens or body.max_tokens
         who, top = caller(request, body), body.top_logprobs or 0
         plan = await make_plan(runtime, route, body, who, [prompt], limit, body.logprobs, top, deadline)
-    shape = ChatShape(tokens, body.logprobs, body.top_logprobs or 0)
-    return await Answer(body, plan, shape, runtime).respond(request)
+    formatter = ChatFormatter(tokens, body.logprobs, body.top_logprobs or 0)
+    return await Answer(body, plan, formatter, runtime).respond(request)
 
 
-class ChatShape:
+class ChatFormatter:
     """Chat completions: text in `message.content`, or in `delta.content` piece by piece."""
 
     prefix = "chatcmpl"
@@ -70,7 +70,7 @@ class ChatShape:
             return self._choice(piece.index, delta={}, finish_reason=piece.finish)
         return self._choice(piece.index, delta={"content": piece.text}, logprobs=self._logprobs(piece.tokens))
 
-    def complete(self, choice: Whole) -> dict[str, Any]:
+    def complete(self, choice: FinishedChoice) -> dict[str, Any]:
         message = {"role": "assistant", "content": choice.text, "refusal": None}
         logprobs = self._logprobs(choice.tokens)
         return self._choice(choice.index, message=message, logprobs=logprobs, finish_reason=choice.finish)
@@ -85,7 +85,11 @@ class ChatShape:
 
 
 async def chat_ids(
-    body: ChatPrompt | TokenizeRequest, messages: Sequence[Message], tokens: TokenText, texts: Texts, context: int
+    body: ChatPrompt | TokenizeRequest,
+    messages: Sequence[Message],
+    tokens: TokenText,
+    texts: TokenizerPool,
+    context: int,
 ) -> list[int]:
     """Make the prompt of a conversation, tokenised outside of the event loop.
 

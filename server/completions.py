@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from waver.engines.tokens import TokenText
 from waver.policies.job import UserTurn
-from waver.server.answer import Answer, Whole
+from waver.server.answer import Answer, FinishedChoice
 from waver.server.assembly import Piece, Token
 from waver.server.bodies import BodyRoute
 from waver.server.decoding import Prompt
@@ -58,8 +58,8 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     who = caller(request, body)
     async with asyncio.timeout_at(deadline):
         plan = await make_plan(runtime, route, body, who, prompts, limit, wanted, body.logprobs or 0, deadline)
-    shape = TextShape(tokens, wanted, body.logprobs or 0, several=plan.choices > 1)
-    return await Answer(body, plan, shape, runtime).respond(request)
+    formatter = TextFormatter(tokens, wanted, body.logprobs or 0, several=plan.choices > 1)
+    return await Answer(body, plan, formatter, runtime).respond(request)
 
 
 def text_question(text: str, tokens: TokenText) -> UserTurn:
@@ -72,7 +72,7 @@ def text_question(text: str, tokens: TokenText) -> UserTurn:
     return UserTurn(text, with_context)
 
 
-class TextShape:
+class TextFormatter:
     """Response objects of text completions: `text`, and log-probabilities in the older format."""
 
     prefix = "cmpl"
@@ -91,7 +91,7 @@ class TextShape:
         tokens = (piece.ended_by,) if piece.ended_by else piece.tokens
         return self._choice(piece.index, piece.text, self._logprobs(tokens) if tokens else None, piece.finish)
 
-    def complete(self, choice: Whole) -> dict[str, Any]:
+    def complete(self, choice: FinishedChoice) -> dict[str, Any]:
         # The token that ended the answer is listed too: harnesses count on one entry for each token.
         tokens = [*choice.tokens, *([choice.ended_by] if choice.ended_by else [])]
         return self._choice(choice.index, choice.text, self._logprobs(tokens), choice.finish)

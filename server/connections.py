@@ -24,7 +24,7 @@ OWN_FILES = 64
 BACKLOG = 2048
 
 
-def affordable(wanted: int) -> tuple[int, int]:
+def connection_limits(wanted: int) -> tuple[int, int]:
     """Return how many connections the open-file limit allows, at most `wanted`, and the listen backlog."""
     try:
         import resource

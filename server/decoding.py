@@ -256,7 +256,7 @@ class Decoding:
             record.ending = "refused" if refused else "failed"
             raise
         finally:
-            here.aftercare.begin(route.policies, job, record.answer())
+            here.after_hooks.begin(route.policies, job, record.answer())
 
     def _next(self, step: Step, job: Job, assembly: TextAssembly, record: _Record) -> list[Piece]:
         """Make the pieces that a step adds to its choice; sets `record.finish` where the answer ends with it."""
@@ -291,5 +291,5 @@ class Decoding:
             for engine, count in report.tokens.items():
                 metrics.tokens.labels(engine).inc(count)
             if looked := report.extra.get("retrieval"):
-                metrics.looked_up(report.policy, looked)
+                metrics.observe_gate(report.policy, looked)
             metrics.count(self.plan.route.policies, report)

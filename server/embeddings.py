@@ -13,9 +13,9 @@ from waver.retrieval.embedder import Embedder
 from waver.server.bodies import BodyRoute
 from waver.server.collections import deadline
 from waver.server.errors import APIError, invalid
+from waver.server.piecewise import PiecewiseResponse, pieces
 from waver.server.runtime import ready_runtime
 from waver.server.schemas import EmbeddingsRequest
-from waver.server.writing import Written, pieces
 
 router = APIRouter(route_class=BodyRoute)
 
@@ -53,7 +53,7 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return b"".join(pieces({"object": "list", "data": data, "model": name, "usage": usage}))
 
-    return Written(await here.texts.run(shown))
+    return PiecewiseResponse(await here.texts.run(shown))
 
 
 def embed(

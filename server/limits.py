@@ -36,7 +36,7 @@ class LimitsMiddleware:
         `max_documents` bounds bodies that bring documents, `max_body` all others, and `max_total` the sum of all that
         are in memory."""
         self.app = app
-        self._room = Room(max_total)
+        self._budget = BodyBudget(max_total)
         self._max_body = max_body
         self._max_documents = max_documents
         self._max_headers = max_headers
@@ -61,7 +61,7 @@ class LimitsMiddleware:
             return await self.app(scope, self._bounded(receive, most), send)
         try:
             async with asyncio.timeout(self._body_timeout):
-                await self._room.take(announced)
+                await self._budget.take(announced)
         except TimeoutError:
             if not any(name == b"expect" for name, _ in headers):
                 await _drain(receive)
@@ -71,7 +71,7 @@ class LimitsMiddleware:
         try:
             return await self.app(scope, self._bounded(receive, most), send)
         finally:
-            self._room.give(announced)
+            self._budget.give(announced)
 
     def _bounded(self, receive: Receive, most: int) -> Receive:
         size, complete, left = 0, False, self._body_timeout
@@ -101,7 +101,7 @@ class LimitsMiddleware:
         return bounded
 
 
-class Room:
+class BodyBudget:
     """Memory budget of request bodies, in bytes: granted first in, first out, by a body's announced size, before it is
     read."""
 

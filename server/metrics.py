@@ -30,7 +30,7 @@ PAUSE = 0.05
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
-class Observed(Protocol):
+class ServerState(Protocol):
     """The server's state that gauges read."""
 
     engines: dict[str, Engine]
@@ -43,7 +43,7 @@ class Observed(Protocol):
 class Metrics:
     """All metrics of a server: counters and histograms, and gauges that are read at each scrape."""
 
-    def __init__(self, server: Observed) -> None:
+    def __init__(self, server: ServerState) -> None:
         self.registry = CollectorRegistry()
         here = self.registry
         self.requests = Counter("waver_requests", "Requests answered.", ["route", "status"], registry=here)
@@ -73,7 +73,7 @@ class Metrics:
         )
         self.drift = Drift()
         self._of_policies: dict[str, Counter] = {}
-        here.register(_Now(server, self.drift))
+        here.register(_GaugeCollector(server, self.drift))
         ProcessCollector(registry=here)
         GCCollector(registry=here)
 
@@ -98,7 +98,7 @@ class Metrics:
             await asyncio.sleep(PAUSE)
             self.loop_lag.observe(max(clock() - due, 0.0))
 
-    def looked_up(self, policies: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> None:
+    def observe_gate(self, policies: Sequence[Mapping[str, Any]], record: Mapping[str, Any]) -> None:
         """Record whether a gate fired, for drift detection; `record` is a report's `retrieval`."""
         if not record["seconds"]["gate"]:
             return  # the request ended before its gate had decided
@@ -107,8 +107,8 @@ class Metrics:
         self.drift.decided(asked["collection"], gate, record["threshold"], asked["expected_rate"], fired)
 
 
-class _Now(Collector):
-    def __init__(self, server: Observed, drift: Drift) -> None:
+class _GaugeCollector(Collector):
+    def __init__(self, server: ServerState, drift: Drift) -> None:
         self._server, self._drift = server, drift
 
     def collect(self) -> Iterator[Metric]:

@@ -49,7 +49,7 @@ async def make_plan(
         raise invalid(f"{len(prompts)} prompts times n = {body.n} are more than {bounds.max_choices} choices.", "n")
     context = runtime.context(route)
     schema = grammar(body.response_format)
-    await runtime.proofs.check(schema, runtime.engines[route.engine].tokens)
+    await runtime.schema_checks.check(schema, runtime.engines[route.engine].tokens)
     plan = Plan(
         route=route,
         prompts=[
@@ -78,7 +78,7 @@ async def make_plan(
         await _check(route, job)
         await asyncio.to_thread(check_engines, route.policies, job)
     except Exception:
-        runtime.aftercare.begin(route.policies, job, Answer("", (), "refused"))
+        runtime.after_hooks.begin(route.policies, job, Answer("", (), "refused"))
         raise
     return plan
 

@@ -88,10 +88,10 @@ def make_server(config: Config, on_loaded: Callable[[], None] = lambda: None) ->
     check_start(config)
     # These bring torch and transformers, which takes seconds.
     from waver.server.app import create_app
-    from waver.server.connections import Connections, affordable
+    from waver.server.connections import Connections, connection_limits
 
     app = create_app(config, on_failure=lambda: setattr(server, "should_exit", True), on_loaded=on_loaded)
-    most, backlog = affordable(config.server.max_connections)
+    most, backlog = connection_limits(config.server.max_connections)
     settings = uvicorn.Config(
         app,
         host=config.server.host,
@@ -121,7 +121,7 @@ def serve(config_path: str | Path | None = None, **flags: Any) -> int:
         config = load_config(config_path, {"server": given} if given else None)
         check_start(config)
         print(f"Waver loads its libraries and {', '.join(config.engines)}.", file=sys.stderr, flush=True)
-        server = make_server(config, on_loaded=keep_for_good)
+        server = make_server(config, on_loaded=freeze_garbage_collector)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
@@ -137,7 +137,7 @@ def serve(config_path: str | Path | None = None, **flags: Any) -> int:
     return 1 if failure or not server.started else 0
 
 
-def keep_for_good() -> None:
+def freeze_garbage_collector() -> None:
     """Exclude all present objects from garbage collection: scanning the libraries and models would stall every stream.
     For processes that only run a server."""
     gc.collect()

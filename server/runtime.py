@@ -30,22 +30,22 @@ from waver.policies.stores import Stores
 from waver.retrieval.base import RetrievalError
 from waver.retrieval.library import SEARCHES, Library
 from waver.server.admission import Admission
-from waver.server.aftercare import Aftercare
+from waver.server.after_hooks import AfterHooks
 from waver.server.bodies import Bodies
 from waver.server.config import Config
 from waver.server.errors import not_ready, server_stopping
 from waver.server.jobs import Jobs
 from waver.server.metrics import Metrics
-from waver.server.proofs import Proofs
 from waver.server.routing import Route, Router, model_names
-from waver.server.texts import Texts
+from waver.server.schema_checks import SchemaChecks
+from waver.server.texts import TokenizerPool
 
 log = structlog.get_logger("waver")
 
 INGESTS = 9
 """Requests that bring documents, all that wait for a thread or for their turn to write included: each holds its body in
 memory."""
-AFTERCARE_GRACE = 5.0
+AFTER_HOOKS_GRACE = 5.0
 """Seconds that what policies do after answers is given when the server stops."""
 
 
@@ -59,10 +59,10 @@ class Runtime:
         self.library = Library(config.retrieval)
         self.probes: dict[str, Probe] = {}
         self.stores = Stores(Path(config.state))
-        self.aftercare = Aftercare()
+        self.after_hooks = AfterHooks()
         self.bodies = Bodies(config.server.max_body_values)
-        self.texts = Texts(config.server.text_threads, config.server.max_queue)
-        self.proofs = Proofs(config.server.schema_seconds, config.server.schema_memory)
+        self.texts = TokenizerPool(config.server.text_threads, config.server.max_queue)
+        self.schema_checks = SchemaChecks(config.server.schema_seconds, config.server.schema_memory)
         self.searches = Admission(SEARCHES, config.server.max_queue)
         self.ingests = Admission(INGESTS, 0)
         self.jobs = Jobs()
@@ -105,7 +105,7 @@ class Runtime:
         on_loaded()
         self.loaded = True
         log.info("ready", engines=list(self.engines), seconds=round(time.perf_counter() - began, 2))
-        await asyncio.to_thread(self.proofs.warm, list(self.engines.values()))
+        await asyncio.to_thread(self.schema_checks.warm, list(self.engines.values()))
 
     async def _check_embedders(self) -> None:
         """Load the embedders.
@@ -129,12 +129,12 @@ class Runtime:
 
     async def stop(self) -> None:
         self.loaded = False
-        await self.aftercare.settle(AFTERCARE_GRACE)
+        await self.after_hooks.settle(AFTER_HOOKS_GRACE)
         await asyncio.gather(*(engine.aclose() for engine in self.engines.values()), return_exceptions=True)
         await asyncio.to_thread(self.stores.close)
         await self.jobs.aclose()
         await asyncio.to_thread(self.library.close)
-        for each in (self.proofs, self.texts, self.bodies):
+        for each in (self.schema_checks, self.texts, self.bodies):
             await asyncio.to_thread(each.close)
 
     @property

@@ -25,13 +25,13 @@ SLACK = 8
 """Tokens of a block that may be there only because the text was cut."""
 
 
-class Texts:
+class TokenizerPool:
     """Thread pool for tokenisation: at most `threads` at a time; at most `waiting` requests are queued, first in, first
     out."""
 
     def __init__(self, threads: int, waiting: int) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="texts")
-        self._turns = Admission(threads, waiting)
+        self._slots = Admission(threads, waiting)
 
     async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
         """Run work on a text in the pool.
@@ -39,7 +39,7 @@ class Texts:
         Raises:
             APIError: 429, too many wait.
         """
-        async with self._turns.slot():
+        async with self._slots.slot():
             return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     def close(self) -> None:

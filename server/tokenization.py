@@ -10,11 +10,11 @@ from fastapi import APIRouter, Request, Response
 from waver.server.bodies import BodyRoute
 from waver.server.chat import chat_ids
 from waver.server.errors import invalid
+from waver.server.piecewise import PiecewiseResponse, pieces
 from waver.server.runtime import ready_runtime
 from waver.server.sampling import check_ids
 from waver.server.schemas import DetokenizeRequest, TokenizeRequest
 from waver.server.texts import CHARACTERS_A_TOKEN, check_characters
-from waver.server.writing import Written, pieces
 
 router = APIRouter(route_class=BodyRoute)
 
@@ -39,7 +39,7 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Response:
         else:
             check_characters(body.prompt or "", most, "prompt")
             ids = await runtime.texts.run(engine.tokens.encode, body.prompt or "", body.add_special_tokens)
-        return Written(await runtime.texts.run(named, ids))
+        return PiecewiseResponse(await runtime.texts.run(named, ids))
 
 
 @router.post("/v1/detokenize", summary="Token ids to text")

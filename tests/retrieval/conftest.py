@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from waver.retrieval.base import Document, Prepared, Spec
+from waver.retrieval.base import CollectionSpec, Document, EmbeddedDocument
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.embedder import Embedder
 from waver.retrieval.faiss_store import FaissStore
@@ -33,8 +33,8 @@ def parsers() -> Iterator[Parsers]:
         yield made
 
 
-def spec(name: str = "notes") -> Spec:
-    return Spec(name, "made up", "0" * 64, DIMENSION)
+def spec(name: str = "notes") -> CollectionSpec:
+    return CollectionSpec(name, "made up", "0" * 64, DIMENSION)
 
 
 def new_store(root: Path, name: str = "notes") -> FaissStore:
@@ -48,10 +48,10 @@ def unit(seed: int, count: int = 1) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def prepared(name: str, seed: int, chunks: int = 2, **metadata: str | int) -> Prepared:
+def prepared(name: str, seed: int, chunks: int = 2, **metadata: str | int) -> EmbeddedDocument:
     """A document whose chunks point wherever the seed says; its words are its name, its seed and their number."""
     texts = tuple(f"{name} seed{seed} part{i}" for i in range(chunks))
-    return Prepared(Document(name, " ".join(texts), metadata=metadata), texts, unit(seed, chunks), texts[0])
+    return EmbeddedDocument(Document(name, " ".join(texts), metadata=metadata), texts, unit(seed, chunks), texts[0])
 
 
 def pdf(*pages: str, compress: bool = False, content: bytes | None = None) -> bytes:

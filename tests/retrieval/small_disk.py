@@ -15,7 +15,7 @@ from tests.retrieval.conftest import new_store, prepared, spec, unit
 from waver.retrieval.base import RetrievalError
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.faiss_store import FaissStore
-from waver.retrieval.library import FaissShelf
+from waver.retrieval.library import FaissBackend
 
 
 def step(name: str, work: Callable[[], object]) -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     disk.mkdir()
     same.mkdir()
     mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", disk)
-    store, shelf = new_store(disk), FaissShelf(RetrievalConfig(path=disk))
+    store, backend = new_store(disk), FaissBackend(RetrievalConfig(path=disk))
 
     def add(name: str, chunks: int) -> int:
         with store.writing() as writer:
@@ -52,16 +52,16 @@ def main() -> None:
             pass
     step("full", lambda: add("more", 500))
     step("find", lambda: len(store.find(unit(1)[0], "part3", 5, {})[0]))
-    step("make", lambda: shelf.create(spec("other")))
+    step("make", lambda: backend.create(spec("other")))
     (disk / "full").unlink()
     store.close()
 
     mount("--bind", disk, same)
     mount("-o", "remount,bind,ro", same)
-    shelf = FaissShelf(RetrievalConfig(path=same))
+    backend = FaissBackend(RetrievalConfig(path=same))
     step("open read-only", lambda: FaissStore(same / "notes").info().documents)
-    step("make read-only", lambda: shelf.create(spec("other")))
-    step("delete read-only", lambda: shelf.delete("notes", 0.1))
+    step("make read-only", lambda: backend.create(spec("other")))
+    step("delete read-only", lambda: backend.delete("notes", 0.1))
 
 
 if __name__ == "__main__":

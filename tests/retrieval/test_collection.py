@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from waver.retrieval.base import BadDocument, Damaged, Document, Exists, NoCollection, RetrievalError, Spec, Unavailable
+from waver.retrieval.base import (
+    BadDocument,
+    CollectionSpec,
+    Damaged,
+    Document,
+    Exists,
+    NoCollection,
+    RetrievalError,
+    Unavailable,
+)
 from waver.retrieval.collection import Collection
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.faiss_store import FaissStore
@@ -152,11 +161,11 @@ def test_a_damaged_collection_can_be_deleted(library: Library) -> None:
 def test_other_weights_do_not_search(library: Library) -> None:
     folder = Path(library.config.path) / "old"
     folder.mkdir(parents=True)
-    FaissStore.create(folder, Spec("old", "all-MiniLM-L6-v2", "f" * 64, 384))
+    FaissStore.create(folder, CollectionSpec("old", "all-MiniLM-L6-v2", "f" * 64, 384))
     with pytest.raises(Unavailable, match="other weights"):
         library.open("old").search_now("Who?")
     (folder.parent / "foreign").mkdir()
-    FaissStore.create(folder.parent / "foreign", Spec("foreign", "some/model", "f" * 64, 384))
+    FaissStore.create(folder.parent / "foreign", CollectionSpec("foreign", "some/model", "f" * 64, 384))
     with pytest.raises(RetrievalError, match=r"retrieval\.embedders"):
         library.open("foreign")
 

@@ -59,8 +59,8 @@ def test_the_library(library: Library, facts: Collection) -> None:
 
 
 def test_staged_is_unseen_until_published(library: Library) -> None:
-    library.shelf.create(spec("staged"))
-    store = library.shelf.open("staged")
+    library.backend.create(spec("staged"))
+    store = library.backend.open("staged")
     with store.writing() as writer:
         writer.add([prepared("d1", 1)])
         writer.stage([prepared("d1", 2), prepared("new", 3)])

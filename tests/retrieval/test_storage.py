@@ -18,7 +18,7 @@ from tests.retrieval.conftest import new_store, prepared, unit
 from waver.retrieval.base import Busy, Damaged, NoCollection, NoSpace, StorageError
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.faiss_store import FaissStore
-from waver.retrieval.library import FaissShelf
+from waver.retrieval.library import FaissBackend
 from waver.retrieval.storage import database_failure, file_failure
 
 
@@ -86,9 +86,9 @@ def test_a_folder_that_cannot_be_written(store: FaissStore, monkeypatch: pytest.
 
 def test_a_root_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    shelf = FaissShelf(RetrievalConfig(path=tmp_path / "file" / "collections"))
+    backend = FaissBackend(RetrievalConfig(path=tmp_path / "file" / "collections"))
     with pytest.raises(StorageError, match="cannot be written"):
-        shelf.create(new_store(tmp_path).spec)
+        backend.create(new_store(tmp_path).spec)
 
 
 def test_what_sqlite_says() -> None:

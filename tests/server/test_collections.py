@@ -343,7 +343,7 @@ def test_without_the_packages_there_is_a_sentence(
     library: Any, http: httpx.Client, facts: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.runtime.library.forget("facts")
-    monkeypatch.setattr(library.runtime.library, "_shelf", None)
+    monkeypatch.setattr(library.runtime.library, "_backend", None)
     loaded = {f"waver.retrieval.{name}" for name in ("faiss_store", "faiss_writer", "segments", "index")}
     for name in loaded & set(sys.modules):
         monkeypatch.delitem(sys.modules, name)

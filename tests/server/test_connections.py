@@ -18,7 +18,7 @@ import httpx
 import pytest
 import yaml
 
-from waver.server.connections import affordable
+from waver.server.connections import connection_limits
 
 HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
 BUSY = {
@@ -131,7 +131,7 @@ def test_the_limit_of_open_files_bounds_connections(monkeypatch: pytest.MonkeyPa
         (resource.RLIM_INFINITY, 4096, 2048),
     ):
         monkeypatch.setattr(resource, "getrlimit", lambda _, files=files: (files, files))
-        assert affordable(4096) == (most, backlog)
+        assert connection_limits(4096) == (most, backlog)
 
 
 @contextmanager

@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from waver.server.bodies import Bodies
 from waver.server.bodies_worker import REFERENCE
 from waver.server.errors import APIError
-from waver.server.limits import Room
+from waver.server.limits import BodyBudget
+from waver.server.piecewise import pieces
 from waver.server.schemas import DocumentsRequest
-from waver.server.writing import pieces
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]
@@ -224,7 +224,7 @@ def test_bodies_wait_for_room_before_they_are_read(start: Callable[..., Any]) ->
 
 
 async def test_room_is_given_in_order_and_given_back() -> None:
-    room, order = Room(100), []
+    room, order = BodyBudget(100), []
 
     async def one(name: str, size: int) -> None:
         await room.take(size)

@@ -214,7 +214,7 @@ def test_a_failure_is_logged_without_words_of_the_caller(
 ) -> None:
     assert ask(watched, {"fail": True}, user="bob").choices[0].finish_reason == "length"
     once(seen, "length")
-    until(lambda: not watched.runtime.aftercare._tasks, "the work after the answer", 10)
+    until(lambda: not watched.runtime.after_hooks._tasks, "the work after the answer", 10)
     out = "".join(capfd.readouterr())
     (line,) = [each for each in out.splitlines() if "a policy failed after an answer" in each]
     assert "watch" in line
@@ -233,7 +233,7 @@ def test_each_choice_ends_once(watched: Any, seen: list[Any]) -> None:
 
 def test_what_is_kept_belongs_to_its_owner(watched: Any, seen: list[Any]) -> None:
     ask(watched, {"note": "for bob"}, user="bob")
-    until(lambda: not watched.runtime.aftercare._tasks and bool(seen), "the note", 10)
+    until(lambda: not watched.runtime.after_hooks._tasks and bool(seen), "the note", 10)
     stores = watched.runtime.stores
     assert watched.run(stores.open("notes", "alice/bob").get("note")) == "for bob"
     assert watched.run(stores.open("notes", "alice/eve").get("note")) is None

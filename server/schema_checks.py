@@ -16,27 +16,27 @@ from waver.server.sampling import SCHEMA
 AT_ONCE = 2
 
 
-class Proofs:
+class SchemaChecks:
     """A schema checker for each tokenizer. `seconds` and `memory` (bytes) bound the compilation of one schema."""
 
     def __init__(self, seconds: float, memory: int) -> None:
         self._seconds, self._memory = seconds, memory
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="schema")
-        self._provers: list[tuple[TokenText, SchemaChecker]] = []
+        self._checkers: list[tuple[TokenText, SchemaChecker]] = []
 
     def warm(self, engines: Iterable[Engine]) -> None:
         """Start a process for each tokenizer; blocks."""
         for engine in engines:
             with suppress(Exception):  # a tokenizer that cannot be guided: requests are told
-                self._prover(engine.tokens).warm()
+                self._checker(engine.tokens).warm()
 
-    def _prover(self, tokens: TokenText) -> SchemaChecker:
-        for known, prover in self._provers:
+    def _checker(self, tokens: TokenText) -> SchemaChecker:
+        for known, checker in self._checkers:
             if known is tokens or differences(known, tokens) is None:
-                return prover
-        prover = SchemaChecker(tokens, self._seconds, self._memory)
-        self._provers.append((tokens, prover))
-        return prover
+                return checker
+        checker = SchemaChecker(tokens, self._seconds, self._memory)
+        self._checkers.append((tokens, checker))
+        return checker
 
     async def check(self, schema: str | None, tokens: TokenText) -> None:
         """Compile a schema in the checker's process, unless its result is cached.
@@ -46,14 +46,14 @@ class Proofs:
         """
         if schema is None:
             return
-        prover = self._prover(tokens)
-        complaint = prover.known(schema)
+        checker = self._checker(tokens)
+        complaint = checker.known(schema)
         if complaint is None:
-            complaint = await asyncio.get_running_loop().run_in_executor(self._threads, prover.complaint, schema)
+            complaint = await asyncio.get_running_loop().run_in_executor(self._threads, checker.complaint, schema)
         if complaint:
             raise invalid(f"{SCHEMA} cannot be enforced: {complaint}.", SCHEMA)
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
-        for _, prover in self._provers:
-            prover.close()
+        for _, checker in self._checkers:
+            checker.close()

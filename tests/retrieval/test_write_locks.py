@@ -1,4 +1,4 @@
-"""Turns to write: one at a time for each collection, waited for without a thread."""
+"""Write locks: one writer at a time for each collection, waited for without a thread."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from waver.retrieval.base import Busy
-from waver.retrieval.turns import Turns, busy
+from waver.retrieval.write_locks import WriteLocks, busy
 
 
 async def test_one_at_a_time_for_each_name() -> None:
-    turns, inside, most = Turns(5), {"a": 0, "b": 0}, {"a": 0, "b": 0}
+    locks, inside, most = WriteLocks(5), {"a": 0, "b": 0}, {"a": 0, "b": 0}
 
     def work(name: str) -> str:
         inside[name] += 1
@@ -22,9 +22,9 @@ async def test_one_at_a_time_for_each_name() -> None:
 
     with ThreadPoolExecutor(4) as threads:
         names = ["a", "b"] * 50
-        assert await asyncio.gather(*(turns.take(n, lambda n=n: work(n), threads) for n in names)) == names  # type: ignore[misc]
+        assert await asyncio.gather(*(locks.take(n, lambda n=n: work(n), threads) for n in names)) == names  # type: ignore[misc]
     assert most == {"a": 1, "b": 1}
-    assert not turns._locks
+    assert not locks._locks
 
 
 async def test_a_lock_elsewhere_is_waited_for_and_not_for_ever() -> None:
@@ -38,27 +38,27 @@ async def test_a_lock_elsewhere_is_waited_for_and_not_for_ever() -> None:
         return "written"
 
     with ThreadPoolExecutor(1) as threads:
-        assert await Turns(5).take("a", attempt, threads) == "written"
+        assert await WriteLocks(5).take("a", attempt, threads) == "written"
         left = 10**6
-        turns = Turns(0.2)
+        locks = WriteLocks(0.2)
         with pytest.raises(Busy):
-            await turns.take("a", attempt, threads)
-        first = asyncio.ensure_future(turns.take("a", attempt, threads))
+            await locks.take("a", attempt, threads)
+        first = asyncio.ensure_future(locks.take("a", attempt, threads))
         with pytest.raises(Busy):
-            await turns.take("a", attempt, threads)
+            await locks.take("a", attempt, threads)
         with pytest.raises(Busy):
             await first
 
 
 async def test_who_leaves_the_queue_lets_the_next_one_in() -> None:
-    turns = Turns(5)
+    locks = WriteLocks(5)
 
     def attempt() -> None:
         raise busy("a")
 
     with ThreadPoolExecutor(1) as threads:
-        first = asyncio.ensure_future(turns.take("a", attempt, threads))
+        first = asyncio.ensure_future(locks.take("a", attempt, threads))
         await asyncio.sleep(0.1)
-        second = asyncio.ensure_future(turns.take("a", lambda: "written", threads))
+        second = asyncio.ensure_future(locks.take("a", lambda: "written", threads))
         first.cancel()
         assert await second == "written"

@@ -16,7 +16,7 @@ POLL = 0.05
 """Seconds between two looks at a lock that another process holds."""
 
 
-class Turns:
+class WriteLocks:
     """Write locks of collections: coroutines of this process write to a collection one after the other."""
 
     def __init__(self, seconds: float) -> None:

@@ -19,12 +19,12 @@ AT_ONCE = 16
 """Answers that are worked on side by side; the others wait."""
 
 
-class Aftercare:
+class AfterHooks:
     """The running `after` hooks, one task per answer."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(AT_ONCE)
 
     def begin(self, policies: Sequence[Policy], job: Job, answer: Answer) -> None:
         """Start the `after` of each policy that has one, the outermost first, and return at once."""
@@ -46,7 +46,7 @@ class Aftercare:
             await asyncio.wait(late)
 
     async def _run(self, policies: Sequence[Policy], job: Job, answer: Answer) -> None:
-        async with self._turns:
+        async with self._slots:
             for policy in policies:
                 try:
                     async with asyncio.timeout(SECONDS):

@@ -44,7 +44,7 @@ def _holds_more(value: dict[str, Any]) -> bool:
     return any(isinstance(each, list | dict) for each in value.values())
 
 
-class Written(Response):
+class PiecewiseResponse(Response):
     """A JSON response that is sent in pieces, as the client reads them."""
 
     media_type = "application/json"

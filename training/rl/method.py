@@ -94,7 +94,7 @@ class Method:
     """State to keep in checkpoints: numbers, strings, lists, tensors. The hooks read and write this very dict."""
     measures: tuple[Measure, ...] = ()
     reads: frozenset[Readable] = frozenset()
-    """What its hooks read of the rows that not every trainer can say: a trainer that cannot refuses the method."""
+    """Fields of the rows that its hooks read and not every trainer provides: one that does not refuses the method."""
     needs_reference: bool = False
     """True if it reads `ref_logprob`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)

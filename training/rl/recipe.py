@@ -72,7 +72,7 @@ class Recipe:
 
     @cached_property
     def reads(self) -> frozenset[Readable]:
-        """What the settings and the methods read of the rows that not every trainer can say."""
+        """Return the fields of the rows that settings and methods read and not every trainer provides."""
         return frozenset(name for name in READABLE if self.readers(name))
 
     def readers(self, name: Readable) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a method declares that it reads of the rows: the hooks of each read that and nothing more."""
+"""Declared reads of methods: the hooks of each read the declared fields of the rows and nothing more."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_what_cannot_be_done_is_said(options: tuple[str, ...], reason: str, tmp_
 
 
 def test_a_reward_of_ones_own_says_what_is_right(tmp_path: Path) -> None:
-    """Where the recipe reads it; the rewards that come with Waver say it themselves."""
+    """Required if the recipe reads it; the rewards that come with Waver declare it themselves."""
     data = tmp_path / "data.jsonl"
     data.write_text('{"question": "1 + 1?", "answer": "2"}\n' * 3)
     own = ("--task", "custom", "--data", data, "--reward", "tests.training.rl.adapters.test_trl_correct:form")

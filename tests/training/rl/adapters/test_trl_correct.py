@@ -1,4 +1,4 @@
-"""Which rows are right in TRL: by which reward function and from what on; refused where it cannot be known."""
+"""Right rows in TRL: by a reward function and a least reward; a run that cannot know them is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from waver.training.rl.methods.ares import HARD, difficulty
 
 NAMES = ("form", "accuracy")
 VERILOG = torch.tensor([[0.1], [0.3], [0.3], [1.0]])
-"""What four designs earn: three compile or are right in part, one is right."""
+"""Rewards of four designs: three compile or are right in part, one is right."""
 
 
 def form(completions: list[Any], **_: Any) -> list[float]:

@@ -171,7 +171,8 @@ class _Discovery:
             return reply.stop_reason
         if wanted is True:
             raise ValueError(
-                f"{self._upstream.who} does not run Waver's plugin for vLLM; install waver there, or leave `plugin` out"
+                f"{self._upstream.who} does not run Waver's plugin for vLLM; install waver-llm there, or leave "
+                "`plugin` out"
             )
         return None
 

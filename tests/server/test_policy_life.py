@@ -116,7 +116,8 @@ def ask(watched: Any, policy: dict[str, Any] | None = None, **more: Any) -> Any:
     with sdk(watched) as client:
         body = {"policy": [{"name": "watch", **(policy or {})}], "ignore_eos": True} | more.pop("extra_body", {})
         options = {"model": "small", "messages": HELLO, "max_tokens": 8, "seed": 3, **more}
-        return client.chat.completions.create(**options, extra_body=body)
+        answer = client.chat.completions.create(**options, extra_body=body)
+        return list(answer) if more.get("stream") else answer  # read before the client is closed
 
 
 def once(seen: list[Any], ending: str) -> Any:
@@ -187,7 +188,7 @@ def test_refusal(watched: Any, seen: list[Any]) -> None:
 def test_content_filter_in_chat(watched: Any, seen: list[Any], stream: bool) -> None:
     said = ask(watched, {"text": "I cannot help with that."}, stream=stream, max_tokens=50)
     if stream:
-        chunks = list(said)
+        chunks = said
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
         last = chunks[-1]
     else:

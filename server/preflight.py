@@ -67,8 +67,11 @@ def _check_engine(name: str, engine: EngineConfig) -> None:
 
 
 def _check_retrieval(config: Config) -> None:
-    """Check that the packages of retrieval are installed, if a preset or a store in the configuration needs them."""
-    wanted = RETRIEVAL if any("collection" in policy for preset in config.presets.values() for policy in preset) else {}
+    """Check that the packages of retrieval are installed, if a preset, the store or a named embedder needs them."""
+    looks_up = any("collection" in policy for preset in config.presets.values() for policy in preset)
+    # A named embedder is loaded at the start.
+    named = not config.retrieval.model_fields_set.isdisjoint({"embedder", "embedders"})
+    wanted = RETRIEVAL if looks_up or named else {}
     if config.retrieval.store == "qdrant":
         wanted = {**RETRIEVAL, "qdrant_client": "qdrant"}
     for module, extra in wanted.items():

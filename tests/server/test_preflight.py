@@ -82,6 +82,7 @@ def test_a_folder_without_a_model_is_named_at_once(tmp_path: Path) -> None:
     [
         ("engines: {a: {backend: vllm, model: some/model}}", "vllm", "vllm"),
         ("engines: {a: {model: some/model}}\npresets: {p: [{name: l_rag, collection: c}]}", "faiss", "retrieval"),
+        ("engines: {a: {model: some/model}}\nretrieval: {embedder: some/encoder}", "faiss", "retrieval"),
         ("engines: {a: {model: some/model}}\nretrieval: {store: qdrant, url: 'http://q'}", "qdrant_client", "qdrant"),
     ],
 )

@@ -48,7 +48,10 @@ class RlRun:
     micro_batches: Annotated[int, Option("Passes an update; more take less memory.", least=1)] = 1
     length: Annotated[int, Option("The longest answer, in tokens.", least=1)] = 128
     temperature: Annotated[float, Option("Sampling temperature.", least=0.01)] = 1.0
-    learning_rate: Annotated[float, Option("Learning rate of AdamW, constant.", least=0.0)] = 1e-4
+    learning_rate: Annotated[
+        float | None,
+        Option("Learning rate of AdamW, constant.", least=0.0, shown="1e-4 for a bundled model, else 1e-6"),
+    ] = None
     held_out: Annotated[int, Option("Questions to judge by; 0 for none.", least=0)] = 128
     every: Annotated[int, Option("Steps between checkpoints, and between judgements.", least=1)] = 20
     keep: Annotated[int, Option("Checkpoints to keep, the last ones.", least=1)] = 2

@@ -12,6 +12,8 @@ from typing import Any, Self
 
 import torch
 
+from waver.training.rl.unknown import is_known
+
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     """Return at least float32: half precision is for models, not for losses."""
@@ -91,6 +93,9 @@ class Batch(Rollouts):
     """Named `[B, T]` or `[B]` tensors without gradient: measures of the old policy, and what controllers leave here."""
     live: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Named `[B, T]` measures of the policy as it is now, with gradient, such as `entropy`."""
+    correction: torch.Tensor | None = None
+    """`[B, T]` importance weights of rows that another engine drew: the policy loss is multiplied by them, and nothing
+    else sees them, neither a denominator nor what chooses tokens by their advantage."""
     totals: Mapping[str, float] = field(default_factory=dict)
     """Sums over the optimizer batch that these rows are a part of (see `counted`); empty if they are all of it."""
 
@@ -109,7 +114,7 @@ class Batch(Rollouts):
         old_logprob = at_least_float32(old_logprob.detach())
         mask = rollouts.mask.to(old_logprob.dtype)
         kept = {f.name: getattr(rollouts, f.name) for f in fields(Rollouts)}
-        return cls(
+        batch = cls(
             **kept | {"mask": mask},
             old_logprob=old_logprob,
             entropy=at_least_float32(entropy.detach()),
@@ -120,6 +125,7 @@ class Batch(Rollouts):
             ref_logprob=None if ref_logprob is None else at_least_float32(ref_logprob.detach()),
             measures={name: measure.detach() for name, measure in (measures or {}).items()},
         )
+        return without_padding(batch)
 
     @property
     def reference(self) -> torch.Tensor:
@@ -158,3 +164,19 @@ class Batch(Rollouts):
         for rows in order.tensor_split(parts):
             if len(rows):
                 yield self.select(rows)
+
+
+def without_padding(batch: Batch) -> Batch:
+    """Return the batch with 0 outside of the mask wherever the policy says something of a token.
+
+    A model may leave NaN at padding, and 0 times NaN is NaN in every sum over a mask.
+    """
+    outside = batch.mask == 0
+
+    def clean(x: Any) -> Any:
+        if isinstance(x, Mapping):
+            return {name: clean(value) for name, value in x.items()}
+        return x if not is_known(x) or x is None or x.shape != outside.shape else x.masked_fill(outside, 0)
+
+    names = ("old_logprob", "entropy", "logprob", "advantage", "weight", "ref_logprob", "measures", "live")
+    return replace(batch, **{name: clean(getattr(batch, name)) for name in names})

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from waver.entropy import shannon_entropy
 from waver.training.rl.advantages import advantages
-from waver.training.rl.batch import Batch, Rollouts, at_least_float32
+from waver.training.rl.batch import Batch, Rollouts, at_least_float32, without_padding
 from waver.training.rl.composition import RecipeError, check_pairs, merge_defaults, merge_measures
 from waver.training.rl.loss import aggregate, clipped, clipped_loss, importance_ratio, k3
 from waver.training.rl.method import Draw, Measure, Method
@@ -112,6 +112,8 @@ class Recipe:
             keep = mixed_groups(rollouts.correct, rollouts.group) | (rollouts.draw > 0)
         for _, hook in self._hooks("rollout_filter"):
             rows = keep.nonzero().squeeze(1)
+            if not len(rows):
+                break
             keep = torch.zeros_like(keep).index_fill(0, rows[hook(rollouts.select(rows))], True)
         return keep
 
@@ -156,7 +158,8 @@ class Recipe:
         for _, hook in self._hooks("advantage_transform"):
             batch = replace(batch, advantage=_by_token(hook(batch), batch))
         for _, hook in self._hooks("token_weight"):
-            batch = replace(batch, weight=batch.weight * hook(batch).to(batch.weight.dtype))
+            weight = hook(batch).to(batch.weight.dtype).masked_fill(batch.mask == 0, 0.0)
+            batch = replace(batch, weight=batch.weight * weight)
         metrics["selected"] = float((batch.mask * batch.weight).sum() / tokens)
         for method, hook in self._hooks("report"):
             metrics |= {f"{method.name}/{name}": value for name, value in hook(batch).items()}
@@ -171,9 +174,10 @@ class Recipe:
         s = self.settings
         if not batch.totals:
             batch = batch.counted()
+        batch = without_padding(batch)
         weight = batch.weight
         for _, hook in self._hooks("live_weight"):
-            weight = weight * hook(batch).detach()
+            weight = weight * hook(batch).detach().masked_fill(batch.mask == 0, 0.0)
         ratio = importance_ratio(batch.logprob, batch.old_logprob, batch.mask, s.ratio)
         replaced = [hook(batch, s) for _, hook in self._hooks("policy_loss")]
         matrix = replaced[0] if replaced else clipped_loss(ratio, batch.advantage, s.clip_low, s.clip_high, s.dual_clip)
@@ -185,7 +189,7 @@ class Recipe:
         total = aggregate(
             matrix,
             batch.mask,
-            weight,
+            weight if batch.correction is None else weight * batch.correction,
             s.aggregation,
             s.denominator,
             counted=batch.weight,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from trl import GRPOConfig
 
 from waver.engines.tokens import TokenText
 from waver.extras import how_to_install_vllm
+from waver.resources import MODELS
 from waver.training import job
 from waver.training.options import RlRun
 from waver.training.rl.adapters.trl_trainer import RecipeTrainer
@@ -44,23 +45,29 @@ from waver.training.tasks.verilog import need_simulator
 JUDGES: dict[str, Reward] = {"gsm8k": same_number, "verilog": passes_testbench}
 """Tasks whose questions come from a file, and who judges the answers."""
 
+BUNDLED_RATE, PRETRAINED_RATE = 1e-4, 1e-6
+
 console = Console()
 
 
-def parse_settings(base: str, methods: Sequence[str], given: Sequence[str], file: Path | None = None) -> dict[str, Any]:
-    """Return the arguments of `make_recipe` from a YAML file, and what the command line puts over it.
+def parse_settings(
+    base: str | None, methods: Sequence[str], given: Sequence[str], file: Path | None = None
+) -> dict[str, Any]:
+    """Return the arguments of `make_recipe` from a YAML file, and what the command line puts over it, the base too.
 
     `given` are `key=value` for the base and `method.key=value` for a method; values are read as JSON or YAML.
 
     Raises:
         ValueError: a setting is not key=value, or the file is not a mapping.
     """
-    recipe: dict[str, Any] = {"base": base}
+    recipe: dict[str, Any] = {"base": "grpo"}
     if file is not None:
         read = yaml.safe_load(file.read_text())
         if not isinstance(read, dict):
             raise ValueError(f"{file}: a recipe is a mapping with `base`, `methods` and settings")
         recipe |= read
+    if base is not None:
+        recipe["base"] = base
     listed = [{"name": m} if isinstance(m, str) else dict(m) for m in (*recipe.get("methods", ()), *methods)]
     for entry in given:
         key, sign, value = entry.partition("=")
@@ -118,6 +125,7 @@ def train(run: RlRun, out: Path, threads: int = 1) -> Path:
             f"{rows} rows a step ({run.prompts} prompts of {run.group}) cannot be cut into {run.updates} updates of "
             f"{run.micro_batches} micro-batches"
         )
+    run = replace(run, learning_rate=learning_rate(run))
     recipe = make_recipe(**{"max_length": run.length, **run.recipe})
     if run.vllm:
         check_vllm(recipe)
@@ -138,6 +146,14 @@ def train(run: RlRun, out: Path, threads: int = 1) -> Path:
     plot(out / "metrics.jsonl", out / "curves.png")
     console.print(f"The model is in {out / 'model'}, its curves in {out / 'curves.png'}.")
     return out / "model"
+
+
+def learning_rate(run: RlRun) -> float:
+    """Return the learning rate of a run. Where none is given: 1e-4 for a bundled model, which is small and made from
+    scratch, and 1e-6, the default of TRL and verl, for any other."""
+    if run.learning_rate is not None:
+        return run.learning_rate
+    return BUNDLED_RATE if MODELS.resolve() in Path(run.model).resolve().parents else PRETRAINED_RATE
 
 
 def check_vllm(recipe: Recipe) -> None:
@@ -188,7 +204,7 @@ def make_trainer(run: RlRun, recipe: Recipe, task: Verifiable, out: Path, *, res
         num_generations_eval=1,
         max_completion_length=run.length,
         temperature=run.temperature,
-        learning_rate=run.learning_rate,
+        learning_rate=learning_rate(run),
         lr_scheduler_type="constant",
         max_steps=run.steps * run.updates,
         seed=run.seed,

@@ -27,7 +27,7 @@ class Unknown(torch.Tensor):
     def __getitem__(self, _: Any) -> Unknown:
         return self
 
-    def __repr__(self, **_: Any) -> Any:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"Unknown({self.reason!r})"
 
     @classmethod

@@ -33,7 +33,10 @@ def train_rl(
     out: Annotated[Path, typer.Option(help="Folder for the run; a stopped run there goes on.")],
     run: RlRun,
     recipe: Annotated[Path | None, typer.Option(help="YAML: `base`, `methods` and settings.")] = None,
-    base: Annotated[str, typer.Option(help="`grpo`, `dapo`, `dr_grpo`, `gspo` or `rloo`.")] = "grpo",
+    base: Annotated[
+        str | None,
+        typer.Option(help="`grpo` (the default), `dapo`, `dr_grpo`, `gspo` or `rloo`; goes over that of --recipe."),
+    ] = None,
     method: Annotated[list[str] | None, typer.Option("--method", "-m", help="A method; repeatable.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the base, METHOD.KEY=VALUE of a method; repeatable.")

@@ -70,7 +70,7 @@ def test_hooks_compose() -> None:
     assert recipe.keep(rollouts(torch.ones(4, 1))).tolist() == [False, False, True, True]
     step, metrics = recipe.control(recipe.advantages(batch([[1, 1, 0]], old_logprob=[[-1, -2, 0]])))
     assert step.advantage.tolist() == [[3, 3, 0]]
-    assert step.weight.tolist() == [[0.25] * 3]
+    assert step.weight.tolist() == [[0.25, 0.25, 0]]
     assert metrics["selected"] == 0.25
     loss, metrics = recipe.loss(step)
     assert loss.item() == pytest.approx(-3 * 0.25 * 0.25 + 2 * -3)
@@ -124,6 +124,31 @@ def test_dapo_leaves_out_groups_without_a_signal_but_no_auxiliary_row() -> None:
     rows = rollouts(torch.ones(5, 1), group=[0, 0, 1, 1, 2], correct=[1, 0, 1, 1, 1], draw=[0, 0, 0, 0, 1])
     assert Recipe("dapo").keep(rows).tolist() == [True, True, False, False, True]
     assert Recipe("grpo").keep(rows).all()
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_filter_is_not_asked_about_nothing(name: str) -> None:
+    """DAPO has left out every group already."""
+    parameters = {"trained": 2} if name == "spine" else {}
+    rows = rollouts(torch.ones(4, 1), group=[0, 0, 1, 1], correct=[1, 1, 0, 0])
+    assert not Recipe("dapo", [load(name, **parameters)], dynamic_sampling=True).keep(rows).any()
+
+
+def test_importance_weights_scale_the_loss_and_choose_no_token() -> None:
+    """The weights of an engine that drew with other rounding: KL-Cov holds back the tokens that it would without."""
+    g = torch.Generator().manual_seed(0)
+    old, advantage = (torch.randn(4, 8, generator=g, dtype=F64) for _ in range(2))
+    recipe = Recipe(methods=[load("kl_cov", share=0.1)])
+    rows = batch(torch.ones(4, 8), old_logprob=old, logprob=old - 0.3, advantage=advantage)
+    plain, _ = recipe.loss(rows)
+    for factor in (0.0, 0.5, 2.0):
+        assert recipe.loss(replace(rows, correction=torch.full_like(old, factor)))[0] == pytest.approx(factor * plain)
+    uneven = torch.rand(4, 8, generator=g, dtype=F64) * 3
+    found, _ = recipe.loss(replace(rows, correction=uneven))
+    cov = (old - 0.3 - (old - 0.3).mean()) * (advantage - advantage.mean())
+    held = torch.zeros(32, dtype=F64).index_fill(0, cov.flatten().topk(3).indices, 1.0).view(4, 8)
+    expected = (uneven * (-advantage * math.exp(-0.3) + held * 0.3)).mean()
+    assert found == pytest.approx(float(expected))
 
 
 def test_kl_and_entropy_bonus_enter_the_loss() -> None:

@@ -24,7 +24,7 @@ from waver.cli import app
 from waver.training.job import read_lines
 from waver.training.options import RlRun
 from waver.training.pair.world import draw
-from waver.training.rl.run import parse_settings, questions
+from waver.training.rl.run import learning_rate, parse_settings, questions
 from waver.training.tasks.rewards import arithmetic
 
 SMALL_RUN = ("--steps", "2", "--prompts", "2", "--group", "4", "--held-out", "4", "--every", "1", "--chain", "3", "4")
@@ -80,6 +80,20 @@ def test_settings_of_the_command_line_go_over_the_file(tmp_path: Path) -> None:
         "methods": [{"name": "earl"}, {"name": "steer", "smallest": 0.25}, {"name": "lab.mine", "share": 2}],
         "kl": 1e-3,
     }
+
+
+def test_the_base_of_the_command_line_goes_over_the_file(tmp_path: Path) -> None:
+    (file := tmp_path / "recipe.yaml").write_text("base: gspo\n")
+    assert parse_settings("dapo", [], [], file)["base"] == "dapo"
+    assert parse_settings("grpo", [], [], file)["base"] == "grpo"
+    assert parse_settings(None, [], [], file)["base"] == "gspo"
+    assert parse_settings(None, [], [])["base"] == "grpo"
+
+
+def test_the_learning_rate_goes_by_the_model() -> None:
+    assert learning_rate(RlRun()) == 1e-4
+    assert learning_rate(RlRun(model="Qwen/Qwen2.5-0.5B")) == 1e-6
+    assert learning_rate(RlRun(model="Qwen/Qwen2.5-0.5B", learning_rate=3e-5)) == 3e-5
 
 
 @pytest.mark.parametrize(("given", "reason"), [("kl", "is not a setting"), ("steer.x=1", "add --method steer")])

@@ -71,3 +71,22 @@ def updates_per_generation(args: GRPOConfig) -> int:
             f"multiple of {updates}"
         )
     return updates
+
+
+def check_engine(recipe: Recipe, args: GRPOConfig, rollout_func: Any) -> None:
+    """Check that the rows can be drawn as the recipe's methods plan it.
+
+    Raises:
+        RecipeError: a method plans draws, and the rows come from an engine that cannot be told.
+    """
+    given = {
+        "use_vllm": args.use_vllm,
+        "use_transformers_continuous_batching": args.use_transformers_continuous_batching,
+        "rollout_func": rollout_func is not None,
+    }
+    planners = [method.name for method in recipe.methods if method.rollout_sampler is not None]
+    if planners and any(given.values()):
+        raise RecipeError(
+            f"{' and '.join(planners)} plans how rows are drawn, which only the trainer's own generation does: leave "
+            f"{' and '.join(name for name, there in given.items() if there)} out"
+        )

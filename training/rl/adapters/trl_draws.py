@@ -17,32 +17,40 @@ def drawn_by(trainer: Any, draw: Draw) -> Iterator[None]:
     """Apply a `Draw` to whatever the trainer generates in this block.
 
     Raises:
-        RecipeError: the rows come from an engine that cannot draw so.
+        RecipeError: the rule was not asked once, so that the rows are not drawn by it.
     """
     if draw.temperature == 1 and draw.logits is None:
         yield
         return
-    if trainer.use_vllm or trainer.use_transformers_continuous_batching or trainer.rollout_func is not None:
-        raise RecipeError(
-            "this recipe draws with a temperature or a rule of its own, which only the trainer's own generation does: "
-            "leave use_vllm, use_transformers_continuous_batching and rollout_func out"
-        )
     config, rule = trainer.generation_config, draw.logits
     plain = config.temperature
     config.temperature = plain * draw.temperature
-    handle = None
+    handle, asked = None, 0
     if rule is not None:
 
         def apply(_: torch.nn.Module, __: Any, output: Any) -> Any:
+            nonlocal asked
             # TRL's passes over finished rows give log-probabilities, and no logits.
             if (logits := getattr(output, "logits", None)) is not None:
+                asked += 1
                 output.logits = torch.cat([logits[:, :-1], rule(logits[:, -1].float()).to(logits).unsqueeze(1)], 1)
             return output
 
-        handle = trainer.accelerator.unwrap_model(trainer.model).register_forward_hook(apply)
+        handle = _generating(trainer.accelerator.unwrap_model(trainer.model)).register_forward_hook(apply)
     try:
         yield
+        if rule is not None and not asked:
+            raise RecipeError(
+                f"the model, a {type(trainer.model).__name__}, generates without the rule on logits that the recipe "
+                "draws by: train the plain model, or without that method"
+            )
     finally:
         config.temperature = plain
         if handle is not None:
             handle.remove()
+
+
+def _generating(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the model whose forward pass `generate` calls: the one inside of PEFT's wrapper, else the model itself."""
+    inside = getattr(model, "get_base_model", None)
+    return model if inside is None else inside()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from waver.training.rl.adapters.forward import ForwardPass, check_attention, forward, from_entropy, needs_logits
-from waver.training.rl.adapters.trl_arguments import as_recipe, updates_per_generation
+from waver.training.rl.adapters.trl_arguments import as_recipe, check_engine, updates_per_generation
 from waver.training.rl.adapters.trl_correct import Correct, Judge, make_judge
 from waver.training.rl.adapters.trl_draws import drawn_by
 from waver.training.rl.adapters.trl_rows import rollouts, stack, turns
@@ -33,8 +34,8 @@ STATE = "recipe.pt"
 class RecipeTrainer(GRPOTrainer):
     """TRL's trainer with a recipe. All arguments are TRL's but the last two.
 
-    Evaluation is TRL's own. Rows that no reward function scores are left out of their groups. Groups that
-    are filtered out are not drawn anew.
+    Evaluation is TRL's own, with the recipe's coefficient of the KL term. Rows that no reward function scores are left
+    out of their groups. Groups that are filtered out are not drawn anew.
 
     Args:
         recipe: a `Recipe`, a name, or a mapping of `make_recipe`'s arguments. It remembers: a new one for each run.
@@ -47,6 +48,7 @@ class RecipeTrainer(GRPOTrainer):
     """
 
     _tag_names = ("trl", "grpo", "waver")
+    beta: float
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class RecipeTrainer(GRPOTrainer):
     ) -> None:
         self.recipe = as_recipe(recipe, args.max_completion_length)
         self.per_generation = updates_per_generation(args)
+        check_engine(self.recipe, args, options.get("rollout_func"))
         args = copy.copy(args)
         # TRL loads the frozen reference, and asks it, where its own coefficient is not 0.
         args.beta = 1.0 if self.recipe.needs_reference else 0.0
@@ -75,13 +78,24 @@ class RecipeTrainer(GRPOTrainer):
         self._totals: dict[str, float] = {}
         self._update: dict[str, float] = {}
 
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Give TRL's own loss, which evaluation reports, the recipe's coefficient of the KL term."""
+        training, settings = self.beta, self.recipe.settings
+        self.beta = settings.kl if settings.kl_in == "loss" else 0.0
+        try:
+            yield
+        finally:
+            self.beta = training
+
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         self._scores: torch.Tensor = super()._calculate_rewards(*args, **kwargs)
         return self._scores
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
-            return super()._generate_and_score_completions(inputs)
+            with self._evaluating():
+                return super()._generate_and_score_completions(inputs)
         parts, scores, groups, draws = [], [], [], []
         for i, draw in enumerate(self.recipe.plan()):
             chosen = self._share(inputs, draw.share)
@@ -130,7 +144,7 @@ class RecipeTrainer(GRPOTrainer):
         rows, metrics = self.recipe.control(self.recipe.advantages(batch.select(kept)))
         self._note({name: value for name, value in metrics.items() if name != "reward"})  # TRL logs that one
         if "importance_sampling_ratio" in generated:  # vLLM drew with other rounding: see TRL
-            rows = replace(rows, advantage=rows.advantage * generated["importance_sampling_ratio"][kept])
+            rows = replace(rows, correction=generated["importance_sampling_ratio"][kept].expand_as(rows.mask))
         return rows
 
     def _share(self, inputs: list[dict[str, Any]], share: float) -> list[int]:
@@ -182,7 +196,8 @@ class RecipeTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         if not self.model.training:
-            return super()._compute_loss(model, inputs)
+            with self._evaluating():
+                return super()._compute_loss(model, inputs)
         accumulation = self.args.gradient_accumulation_steps
         at = self._step % self.args.steps_per_generation
         if at % accumulation == 0:

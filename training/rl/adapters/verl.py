@@ -112,8 +112,8 @@ def policy_loss(recipe: Recipe) -> Callable[..., tuple[torch.Tensor, dict[str, f
         for name, given in (("tokens", "batch_num_tokens"), ("rows", "global_batch_size")):
             if whole.get(given) is not None:
                 totals[name] = float(whole[given]) / share
-        weight = batch.weight if rollout_is_weights is None else rollout_is_weights.detach()
-        batch = replace(batch, logprob=log_prob, advantage=advantages, weight=weight, totals=totals)
+        given_weights = None if rollout_is_weights is None else rollout_is_weights.detach()
+        batch = replace(batch, logprob=log_prob, advantage=advantages, correction=given_weights, totals=totals)
         total, metrics = recipe.loss(batch)
         return total, {f"actor/{name}": value for name, value in metrics.items()}
 

@@ -10,7 +10,7 @@ right (at least 2/3, at least 1/3, less):
     R        = reward + term(excess): see `shaping`; right answers lose what is in excess (easy), off on either side
                (medium) or missing (hard), hard ones gain by effort, and wrong ones gain a little by effort everywhere
     alpha   += 0.05 (mean N - tgt) for easy and medium, 0.05 (tgt - mean N) for hard, within [0, 2]
-    loss    += mean of beta kappa rho^m kl,  m = 1 inside windows;  kappa *= 1 + a (KL outside windows / delta - 1)
+    loss    += mean of beta kappa rho^m kl,  m = 1 inside windows;  kappa *= 1 + a min(KL outside / delta - 1, 1)
 
 Use it on DAPO for reasoning whose length should follow difficulty. Cost: a pass of the reference model, unless `beta`
 is 0. N grows with length; where lengths are capped, `per_thousand` counts per 1000 tokens.
@@ -23,7 +23,7 @@ is scored as easy; here buckets come first. Exact entropies replace those of ten
 code: the paper's quantile of tokens is hardly ever reached by a mean of four. How the last w windows of a row are
 filled up for its quantile is read as the mean entropy up to there. The trigger words, the branching of rollouts, the
 token bonus of its algorithm 1 (undefined symbols) and the choice of data before RL are left out; rho, a, delta, the
-split of beta and the bounds of kappa were not found and are ours. Its optimizer is called AEPO too.
+split of beta, the bounds of kappa and of its step were not found and are ours. Its optimizer is called AEPO too.
 """
 
 from __future__ import annotations
@@ -137,8 +137,12 @@ def gap(count: torch.Tensor, correct: torch.Tensor, bucket: int, target: float) 
 
 
 def followed(kappa: float, kl: float, p: Parameters) -> float:
-    """Return the next kappa, within 1e-3 and 100."""
-    return min(max(kappa * (1 + p.kl_rate * (kl / p.kl_target - 1)), 1e-3), 1e2)
+    """Return the next kappa, within 1e-3 and 100.
+
+    The error counts as 1 at most, so that kappa grows by no more than 1 + a in a step: k3 of a single strayed token
+    can be a thousand times delta, and would take kappa to its bound at once.
+    """
+    return min(max(kappa * (1 + p.kl_rate * min(kl / p.kl_target - 1, 1.0)), 1e-3), 1e2)
 
 
 State = dict[str, Any]

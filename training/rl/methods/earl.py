@@ -27,6 +27,7 @@ from pydantic import Field
 
 from waver.training.rl.batch import Batch
 from waver.training.rl.method import Method
+from waver.training.rl.quantiles import quantile
 from waver.training.strict import Strict
 
 
@@ -48,9 +49,9 @@ def thresholds(
 ) -> torch.Tensor:
     """Return tau, `[B, 1]` nats: for each row or, the same for all, of the valid tokens of the batch. NaN without
     any."""
-    valid = entropy.masked_fill(mask == 0, torch.nan)
     if scope == "batch":
-        return valid.flatten().nanquantile(1 - share).expand(len(entropy), 1)
+        return quantile(entropy[mask > 0], 1 - share).expand(len(entropy), 1)
+    valid = entropy.masked_fill(mask == 0, torch.nan)
     return valid.nanquantile(1 - share, dim=1, keepdim=True)
 
 

@@ -29,6 +29,7 @@ import torch
 from pydantic import Field
 
 from waver.training.rl import Batch, Method, Strict
+from waver.training.rl.quantiles import quantile
 
 EPS = 1e-8
 
@@ -108,7 +109,7 @@ def modulated(advantage: torch.Tensor, entropy: torch.Tensor, steps: Steps, p: P
         return torch.zeros_like(advantage)
     of_step = steps.mean(entropy) if p.window is None else steps.most(entropy, p.window)
     if p.outliers:
-        of_step = of_step.clamp(of_step.quantile(p.outliers), of_step.quantile(1 - p.outliers))
+        of_step = of_step.clamp(quantile(of_step, p.outliers), quantile(of_step, 1 - p.outliers))
     n = normalise(of_step)
     f = (-p.clarity * n).exp()
     goes_on = torch.cat([steps.row[1:] == steps.row[:-1], steps.row.new_zeros(1, dtype=torch.bool)])

@@ -37,6 +37,7 @@ from pydantic import Field, model_validator
 from waver.training.rl.batch import Batch
 from waver.training.rl.entropy_change import discriminator, expected_discriminator
 from waver.training.rl.method import Measure, Method
+from waver.training.rl.quantiles import quantile as quantile_of
 from waver.training.strict import Strict
 
 TINY = 1e-8
@@ -95,7 +96,7 @@ def scale_of(omega: torch.Tensor, mask: torch.Tensor, floor: float = 0.02, quant
     valid = omega.abs()[mask > 0]
     if not len(valid):
         return omega.new_tensor(floor)
-    return (valid.max() if quantile == 1 else valid.quantile(quantile)).clamp(min=floor)
+    return (valid.max() if quantile == 1 else quantile_of(valid, quantile)).clamp(min=floor)
 
 
 def exponential(omega: torch.Tensor, scale: torch.Tensor, smallest: float = 0.8) -> torch.Tensor:

@@ -50,8 +50,8 @@ def arguments(folder: Path, **given: Any) -> GRPOConfig:
 
 
 def made(kind: type, folder: Path, *, prompts: int = 8, model: dict[str, Any] | None = None, **given: Any) -> Any:
-    """A trainer of that class. `recipe` and `correct` go to it, `model` to the loading, most else to its arguments."""
-    options = {name: given.pop(name) for name in ("recipe", "correct") if name in given}
+    """A trainer of that class. Its own arguments go to it, `model` to the loading, most else to its arguments."""
+    options = {name: given.pop(name) for name in ("recipe", "correct", "rollout_func", "peft_config") if name in given}
     return kind(
         AutoModelForCausalLM.from_pretrained(SMALL, **model or {}),
         given.pop("reward_funcs", reward),

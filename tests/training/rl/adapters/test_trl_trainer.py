@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("trl")
 from tests.training.rl.adapters.sums import made, reward
 from waver.entropy import shannon_entropy
 from waver.training.rl import Batch, Draw, Measure, Method, Recipe, RecipeError
+from waver.training.rl.adapters.trl_draws import drawn_by
 from waver.training.rl.adapters.trl_rows import is_cut, stack, turns
 from waver.training.rl.adapters.trl_trainer import RecipeTrainer
 
@@ -149,6 +151,78 @@ def test_auxiliary_draws_are_groups_of_their_own(tmp_path: Path) -> None:
     assert trainer.generation_config.temperature == 1.3
 
 
+def wrapped(model: Any) -> Any:
+    """A model that generates through the one inside, as PEFT's wrapper does."""
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = model
+
+        def get_base_model(self) -> Any:
+            return self.inside
+
+        def forward(self, **given: Any) -> Any:
+            return self.inside(**given)
+
+    return Wrapper()
+
+
+class Answer(torch.nn.Module):
+    """Gives logits."""
+
+    def forward(self) -> Any:
+        return SimpleNamespace(logits=torch.zeros(1, 2, 9))
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, wrapped])
+def test_a_rule_on_logits_reaches_the_model_that_generates(wrap: Any) -> None:
+    inside = Answer()
+    model = wrap(inside)
+    plain = SimpleNamespace(temperature=1.0)
+    trainer = SimpleNamespace(
+        model=model, generation_config=plain, accelerator=SimpleNamespace(unwrap_model=lambda model: model)
+    )
+    with drawn_by(trainer, Draw(logits=Only(7))):
+        drawn = inside().logits
+    assert drawn[0, -1].argmax() == 7
+    assert not drawn[0, 0].any()
+    assert not inside().logits.any()
+    with pytest.raises(RecipeError, match="generates without the rule"), drawn_by(trainer, Draw(logits=Only(7))):
+        pass
+
+
+def test_a_rule_on_logits_holds_under_lora(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    seen: list[Batch] = []
+    method = named(
+        rollout_sampler=lambda plan: (Draw(logits=Only(7)),),
+        step_controller=lambda batch: seen.append(batch) or batch,
+    )
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    recipe = Recipe("grpo", [method])
+    made(RecipeTrainer, tmp_path, recipe=recipe, peft_config=lora, max_steps=1, max_completion_length=4).train()
+    assert (seen[0].tokens == 7).all()
+
+
+def test_the_evaluation_weighs_the_kl_term_as_the_recipe_does(tmp_path: Path) -> None:
+    """Every answer of a question earns the same, so that what is left of TRL's loss is the KL term."""
+
+    def same(completions: list[Any], **_: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+    recipe = Recipe("grpo", kl=0.25)
+    trainer = made(RecipeTrainer, tmp_path, recipe=recipe, reward_funcs=same, per_device_eval_batch_size=8)
+    with torch.no_grad():
+        for weight in trainer.model.parameters():
+            weight.mul_(1.02)
+    trainer.eval_dataset = trainer.train_dataset
+    found = trainer.evaluate()
+    assert found["eval_kl"] > 1e-4
+    assert found["eval_loss"] == pytest.approx(0.25 * found["eval_kl"], rel=0.2)
+    assert trainer.beta == 1
+
+
 def test_nothing_to_learn_from_leaves_the_weights_alone(tmp_path: Path) -> None:
     """Every group is alike, and DAPO drops it: no step, not even by the momentum and decay of the optimizer."""
 
@@ -184,6 +258,9 @@ def test_rows_without_a_score_are_left_out(tmp_path: Path) -> None:
         ({"steps_per_generation": 3, "per_device_train_batch_size": 4}, "must not mix rows of two generations"),
         ({"num_iterations": 2, "save_strategy": "steps", "save_steps": 3}, "a multiple of 2"),
         ({"recipe": "nothing"}, "there is no method 'nothing'"),
+        ({"recipe": "aepo", "use_vllm": True}, "aepo plans how rows are drawn.*leave use_vllm out"),
+        ({"recipe": "hapo", "rollout_func": print}, "hapo plans.*leave rollout_func out"),
+        ({"recipe": "hapo", "use_transformers_continuous_batching": True}, "leave use_transformers_continuous"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments: dict[str, Any], reason: str, tmp_path: Path) -> None:

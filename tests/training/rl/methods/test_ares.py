@@ -118,6 +118,10 @@ def test_controllers() -> None:
     assert followed(1.0, 0.02, p) == pytest.approx(1.1)
     assert followed(1.0, 0.005, p) == pytest.approx(0.95)
     assert followed(100.0, 1.0, p) == 100
+    kappas = [1.0]
+    for _ in range(4):
+        kappas.append(followed(kappas[-1], 10.0, p))  # the largest KL that k3 gives
+    assert kappas == pytest.approx([1.1**i for i in range(5)])
     assert followed(1e-3, 0.0, p) == 1e-3
 
 

@@ -125,7 +125,8 @@ class Batch(Rollouts):
             ref_logprob=None if ref_logprob is None else at_least_float32(ref_logprob.detach()),
             measures={name: measure.detach() for name, measure in (measures or {}).items()},
         )
-        return without_padding(batch)
+        batch = without_padding(batch)
+        return replace(batch, logprob=batch.old_logprob)
 
     @property
     def reference(self) -> torch.Tensor:

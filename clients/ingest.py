@@ -14,10 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 PATIENCE = 120.0
 """Seconds for which a busy server is asked again."""
+PARTLY = 3
+"""The exit status where some of what was given was not taken in."""
 
 
 class Outcome(Protocol):
-    """The result for one file: `state` is `added`, `unchanged` or `skipped`."""
+    """The result for one file: `state` is `added`, `unchanged` or `skipped`; `warnings` say what was lost of it."""
 
     @property
     def id(self) -> str: ...
@@ -29,6 +31,8 @@ class Outcome(Protocol):
     def bytes(self) -> int: ...
     @property
     def reason(self) -> str: ...
+    @property
+    def warnings(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Uploaded:
     chunks: int = 0
     bytes: int = 0
     reason: str = ""
+    warnings: Sequence[str] = ()
 
 
 class Refused(Exception):
@@ -64,7 +69,11 @@ def upload(
             raise Refused(_message(made))
         for name, file in files:
             try:
+                name.encode()
                 data = file.read_bytes()
+            except UnicodeEncodeError:
+                yield Uploaded(name, "skipped", reason="its name is not UTF-8")
+                continue
             except OSError as error:
                 yield Uploaded(name, "skipped", reason=error.strerror or "it cannot be read")
                 continue
@@ -75,7 +84,8 @@ def upload(
             elif answer.status_code != 200:
                 raise Refused(_message(answer))
             else:
-                yield Uploaded(name, "added", sum(each["chunks"] for each in answer.json()["documents"]), len(data))
+                (taken,) = answer.json()["documents"]
+                yield Uploaded(name, "added", taken["chunks"], len(data), warnings=taken.get("warnings", ()))
 
 
 def _send(http: httpx.Client, path: str, **content: object) -> httpx.Response:
@@ -102,11 +112,12 @@ def show(outcomes: Iterable[Outcome], total: int, collection: str) -> int:
     """Show progress on standard error and a summary at the end.
 
     Returns:
-        The exit status: 1 if every file was skipped.
+        The exit status: 0 if all was taken in whole, 1 if every file was skipped, 3 if some were or lost something.
     """
     console = Console(stderr=True)
     counts = {"added": 0, "unchanged": 0, "skipped": 0}
     chunks = size = 0
+    partly = False
     begun = time.perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
@@ -114,10 +125,14 @@ def show(outcomes: Iterable[Outcome], total: int, collection: str) -> int:
         for each in outcomes:
             counts[each.state] += 1
             chunks, size = chunks + each.chunks, size + each.bytes
-            if each.state == "skipped":
-                console.print(f"skipped {each.id}: {each.reason}", markup=False, highlight=False, soft_wrap=True)
+            partly = partly or each.state == "skipped" or bool(each.warnings)
+            for line in [f"skipped {each.id}: {each.reason}"] * (each.state == "skipped") + [
+                f"warning {each.id}: {warning}" for warning in each.warnings
+            ]:
+                printable = line.encode("utf-8", "backslashreplace").decode()
+                console.print(printable, markup=False, highlight=False, soft_wrap=True)
             progress.advance(task)
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "added")
     seconds = time.perf_counter() - begun
     console.print(f"{collection}: {said}; {chunks} chunks, {size / 1e6:.1f} MB in {seconds:.1f} s", highlight=False)
-    return int(counts["skipped"] == total)
+    return 1 if counts["skipped"] == total else PARTLY if partly else 0

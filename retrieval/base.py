@@ -69,13 +69,15 @@ class Unreachable(RetrievalError):
 
 @dataclass(frozen=True)
 class Document:
-    """A named text. Two documents with the same `digest` are equal: it is that of the file, else of all fields."""
+    """A text with a name. `digest` says whether it has changed: of the file it came from, or else of all it holds.
+    `warnings` say what was lost or guessed when it was read; they are not stored."""
 
     id: str
     text: str
     title: str = ""
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
     digest: str = ""
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.digest:
@@ -84,8 +86,19 @@ class Document:
 
 
 @dataclass(frozen=True)
+class Parsed:
+    """Content of a file: its title (may be empty), its text, the metadata that it carries itself, and a sentence
+    for each thing that was lost or guessed."""
+
+    title: str
+    text: str
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class EmbeddedDocument:
-    """A document ready to be stored: its chunks, their unit vectors `[chunks, dimension]`, and its lead sentences."""
+    """A document ready to be stored: chunks and their unit vectors `[chunks, dimension]`, and its lead sentences."""
 
     document: Document
     chunks: tuple[str, ...]

@@ -1,4 +1,7 @@
-"""Split texts into chunks of at most so many tokens, at the ends of paragraphs or sentences where possible."""
+"""Texts to chunks of at most so many tokens, cut where paragraphs or sentences end wherever that can be.
+
+The rows of tables (lines that begin with `waver.retrieval.tables.MARK`) are cut only where one is longer than a chunk.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waver.retrieval.scanning import windows
+from waver.retrieval.tables import MARK
 
 Offsets = npt.NDArray[np.int64]
 
@@ -28,6 +32,8 @@ LONG, PART = 64, 2
 """Characters of a span that counts as several tokens, and of each of these: rather too many tokens than too few."""
 BROKEN_EARLY = 0.5
 """A chunk may end at a sentence's end once it is so full."""
+INDENTED = 256
+"""Characters before a chunk's first word that may be its line's indentation."""
 PARAGRAPH_EARLY = 0.75
 """And at a paragraph's end rather than a later sentence's once it is so full."""
 
@@ -71,21 +77,47 @@ def pieces(text: str, tokens: Tokens, most: int, overlap: int) -> Iterator[Piece
     paragraphs = _first_tokens(starts, _ends(_PARAGRAPH, text))
     sentences = np.union1d(paragraphs, _first_tokens(starts, sentence_starts(text)))
     words = np.flatnonzero(np.r_[True, starts[1:] > spans[:-1, 1]])
+    anywhere = words
+    inside = _inside_rows(text, starts)
+    if inside.any():
+        paragraphs, sentences, words = (cuts[~inside[cuts]] for cuts in (paragraphs, sentences, words))
     n, begin = len(spans), 0
     while True:
         end = begin + most
         if end >= n:
-            yield Piece(int(starts[begin]), int(spans[-1, 1]), n - begin)
+            yield Piece(_indented(text, int(starts[begin])), int(spans[-1, 1]), n - begin)
             return
         end = (
             _last(paragraphs, begin + int(most * PARAGRAPH_EARLY), end)
             or _last(sentences, begin + int(most * BROKEN_EARLY), end)
             or _last(words, begin + most // 2, end)
+            or (_last(words, begin, end) if inside.any() else 0)
+            or _last(anywhere, begin + most // 2, end)
             or end
         )
-        yield Piece(int(starts[begin]), int(spans[end - 1, 1]), end - begin)
+        yield Piece(_indented(text, int(starts[begin])), int(spans[end - 1, 1]), end - begin)
         back = max(end - overlap, begin + 1)
         begin = _first(sentences, back, end) or _first(words, back, end) or end
+
+
+def _inside_rows(text: str, starts: Offsets) -> npt.NDArray[np.bool_]:
+    """Tell which tokens `[tokens]` stand in a row of a table behind its first one."""
+    edges = np.zeros(len(starts) + 1, np.int64)
+    place = 0 if text.startswith(MARK) else text.find(f"\n{MARK}") + 1 or -1
+    while place >= 0:
+        end = text.find("\n", place)
+        first, last = np.searchsorted(starts, (place, end if end >= 0 else len(text)))
+        if last > first + 1:
+            edges[first + 1] += 1
+            edges[last] -= 1
+        place = text.find(f"\n{MARK}", end) + 1 or -1 if end >= 0 else -1
+    return np.cumsum(edges)[:-1] > 0
+
+
+def _indented(text: str, start: int) -> int:
+    """Return where a chunk begins: with its line's indentation, if the word at `start` is a line's first."""
+    line = text.rfind("\n", max(start - INDENTED, 0), start) + 1
+    return line if (line or start <= INDENTED) and text[line:start].isspace() else start
 
 
 def sentence_starts(text: str) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ DEPTH = 4
 """Each ranking is read so many times deeper than passages are wanted before they are fused."""
 AT_LEAST = 20
 MOST_ID, MOST_METADATA = 512, 64
+UNNAMEABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Characters that no id has: they do not pass through addresses, logs and terminals."""
 MOST_VALUES = 1000
 """Of a filter, all its keys together."""
 
@@ -42,6 +45,7 @@ class Stored:
     id: str
     chunks: int
     changed: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,12 +115,15 @@ class Collection:
         """Chunk and embed the documents that have changed, without waiting for a writer.
 
         Raises:
-            BadDocument: one of them cannot be kept.
+            BadDocument: one of them cannot be kept, or two have one id.
             Cancelled: `token` was.
         """
-        documents = list({each.id: each for each in documents}.values())
+        names: set[str] = set()
         for document in documents:
             check(document)
+            if document.id in names:
+                raise BadDocument(f"Two documents are called '{document.id[:80]}': one would replace the other.")
+            names.add(document.id)
         new = [each for each in documents if (self.store.digest(each.id) or ("",))[0] != each.digest]
         return Addition(tuple(documents), {each.id: self.prepare(each, token) for each in new})
 
@@ -134,7 +141,9 @@ class Collection:
         out = []
         for each in addition.documents:
             before, now = known[each.id], new.get(each.id)
-            out.append(Stored(each.id, len(now.chunks) if now else before[1] if before else 0, now is not None))
+            out.append(
+                Stored(each.id, len(now.chunks) if now else before[1] if before else 0, now is not None, each.warnings)
+            )
         return out
 
     def remove(self, document: str) -> bool:
@@ -195,13 +204,9 @@ class Collection:
 
 
 def check(document: Document) -> None:
-    """Check a document's id and metadata.
-
-    Raises:
-        BadDocument: its id or metadata cannot be kept.
-    """
-    if not document.id.strip() or len(document.id) > MOST_ID:
-        raise BadDocument(f"A document's id has 1 to {MOST_ID} characters.")
+    """Raises:
+    BadDocument: its id or metadata cannot be kept."""
+    check_id(document.id)
     if len(document.metadata) > MOST_METADATA:
         raise BadDocument(f"The document '{document.id[:80]}' has more than {MOST_METADATA} keys of metadata.")
     for value in document.metadata.values():
@@ -209,6 +214,17 @@ def check(document: Document) -> None:
             raise BadDocument(f"The metadata of '{document.id[:80]}' should be strings, numbers, true, false or null.")
         if isinstance(value, float) and not math.isfinite(value):
             raise BadDocument(f"The metadata of '{document.id[:80]}' should be numbers that JSON knows, not {value}.")
+
+
+def check_id(name: str) -> None:
+    """Raises:
+    BadDocument: no document can be called so."""
+    if not name.strip() or len(name) > MOST_ID:
+        raise BadDocument(f"A document's id has 1 to {MOST_ID} characters.")
+    if found := UNNAMEABLE.search(name):
+        what = "is not UTF-8" if "\ud800" <= found[0] <= "\udfff" else "has a line break or another control character"
+        shown = name[:80].encode("unicode_escape").decode()
+        raise BadDocument(f"The id '{shown}' {what}: such a document could not be asked for.")
 
 
 def check_filter(where: Filter) -> None:

@@ -12,23 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from waver.retrieval.base import BadDocument, Document, EmbeddedDocument, Scalar, TooLarge, Writer
-from waver.retrieval.collection import Collection, check
+from waver.retrieval.base import BadDocument, Document, EmbeddedDocument, Parsed, Scalar, TooLarge, Writer
+from waver.retrieval.collection import MOST_METADATA, Collection, check, check_id
 from waver.retrieval.parsing import Parsers
 
 BATCH = 256
 """Chunks that are written at a time: what is lost at most when an ingestion is cut off."""
+READING = 2
+"""Raised when files of some kind are read differently, so that they are read anew when they come again."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of one file; `reason` says why it was skipped."""
+    """Result of one file; `reason` says why it was skipped, `warnings` what was lost or guessed."""
 
     id: str
     state: Literal["added", "unchanged", "skipped"]
     chunks: int = 0
     bytes: int = 0
     reason: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def files(path: Path) -> list[tuple[str, Path]]:
@@ -50,8 +53,16 @@ def files(path: Path) -> list[tuple[str, Path]]:
 
 
 def file_digest(data: bytes, metadata: Mapping[str, Scalar]) -> str:
-    """Return the digest of a document that comes from a file."""
-    return hashlib.sha256(data + json.dumps(dict(metadata), sort_keys=True).encode()).hexdigest()
+    """Return the digest of a document that comes from a file. It changes with the way in which files are read."""
+    read = json.dumps([READING, dict(metadata)], sort_keys=True).encode()
+    return hashlib.sha256(data + read).hexdigest()
+
+
+def document_of(name: str, found: Parsed, metadata: Mapping[str, Scalar], digest: str) -> Document:
+    """A file's document: what is said of it overrides what it says itself, of which as much is kept as there may be."""
+    own = [(key, value) for key, value in found.metadata.items() if key not in metadata]
+    kept = own[: max(MOST_METADATA - len(metadata), 0)]
+    return Document(name, found.text, found.title, {**dict(kept), **metadata}, digest, found.warnings)
 
 
 def ingest(
@@ -97,6 +108,7 @@ def _read(
     file: Path,
     metadata: Mapping[str, Scalar],
 ) -> tuple[EmbeddedDocument | None, Outcome]:
+    check_id(name)
     size = file.stat().st_size
     parsers.check_size(size)
     data = file.read_bytes()
@@ -106,8 +118,7 @@ def _read(
         return None, Outcome(name, "unchanged", searchable[1], size)
     if staged is not None and staged[0] == digest:
         return None, Outcome(name, "added", staged[1], size)
-    title, text = parsers.parse(data, name)
-    document = Document(name, text, title, metadata, digest)
+    document = document_of(name, parsers.parse(data, name), metadata, digest)
     check(document)
     prepared = collection.prepare(document)
-    return prepared, Outcome(name, "added", len(prepared.chunks), size)
+    return prepared, Outcome(name, "added", len(prepared.chunks), size, warnings=document.warnings)

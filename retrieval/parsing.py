@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from pathlib import Path
 from types import TracebackType
 
 from waver.isolation import Exhausted, Overdue, Workers
-from waver.retrieval.base import BadDocument, TooLarge
-from waver.retrieval.formats import clean, decode, kind_of
+from waver.retrieval.base import BadDocument, Parsed, TooLarge
+from waver.retrieval.encoding import is_utf8, refuse_binary
+from waver.retrieval.formats import charset_of, clean, kind_of
 
 FAILED = "reading it failed: it is damaged, or takes more memory than is allowed"
 WORKER = Path(__file__).with_name("worker.py")
@@ -30,8 +32,8 @@ class Parsers:
         if size > self._max_file:
             raise TooLarge(f"it is larger than {self._max_file} bytes")
 
-    def parse(self, data: bytes, name: str, content_type: str = "") -> tuple[str, str]:
-        """Return a document's title (may be empty) and text.
+    def parse(self, data: bytes, name: str, content_type: str = "") -> Parsed:
+        """Read a document.
 
         Raises:
             BadDocument: it cannot be read, or holds no text.
@@ -41,28 +43,32 @@ class Parsers:
         if not data.strip():
             raise BadDocument("it is empty")
         kind = kind_of(data, name, content_type)
-        if kind == "text":
-            if len(data) > 2 * self._max_text:  # UTF-16 has two bytes for what may be one
-                raise TooLarge(f"its text is larger than {self._max_text} bytes")
-            title, text = "", clean(decode(data))
-            if len(text.encode("utf-8", "replace")) > self._max_text:
+        if kind == "text" and len(data) > 4 * self._max_text + 4:  # UTF-32 has four bytes for what may be one
+            raise TooLarge(f"its text is larger than {self._max_text} bytes")
+        charset = charset_of(content_type)
+        if kind == "text" and is_utf8(data) and not data.startswith(BOM_UTF8) and not charset and b"\0" not in data:
+            refuse_binary(data)
+            found = Parsed("", clean(data.decode()))  # quick, and most are
+            if len(found.text.encode("utf-8", "replace")) > self._max_text:
                 raise TooLarge(f"its text is larger than {self._max_text} bytes")
         else:
-            title, text = self._ask(kind, data)
-        if not text:
+            found = self._ask(kind, data, charset)
+        if not found.text:
             raise BadDocument("it holds no text")
-        return title, text
+        return found
 
-    def _ask(self, kind: str, data: bytes) -> tuple[str, str]:
+    def _ask(self, kind: str, data: bytes, charset: str) -> Parsed:
         try:
-            answer, text = self._workers.ask({"kind": kind, "most": self._max_text}, data, self._seconds)
+            answer, text = self._workers.ask(
+                {"kind": kind, "most": self._max_text, "charset": charset}, data, self._seconds
+            )
         except Overdue:
             raise BadDocument(f"reading it took longer than {self._seconds:g} s") from None
         except Exhausted:
             raise BadDocument(FAILED) from None
         if "error" in answer:
             raise (TooLarge if answer["error"] == "TooLarge" else BadDocument)(answer["message"])
-        return answer["title"], text.decode("utf-8")
+        return Parsed(answer["title"], text.decode("utf-8"), answer["metadata"], tuple(answer["warnings"]))
 
     def close(self) -> None:
         self._workers.close()

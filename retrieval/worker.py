@@ -1,4 +1,4 @@
-"""Worker script that extracts documents for `waver.retrieval.parsing`: bytes in, title and text out."""
+"""The script that reads documents for `waver.retrieval.parsing`: bytes in; title, text and what belongs to them out."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ from waver.retrieval.formats import READERS, clean
 
 
 def handle(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
-    """Extract a document of format `kind`, of at most `most` bytes of text. Return its `title`, and its text in UTF-8
-    as data; on failure return `error`, the exception's name, and its `message`."""
+    """Read a document of the kind `kind`, of at most `most` bytes of text, which its
+    sender said to be in `charset`: its `title`, `metadata` and `warnings`, and
+    its text in UTF-8. Where it cannot be read: `error`, which is the exception's name, and its `message`."""
     try:
-        title, found = READERS[request["kind"]](data, request["most"])
-        text = clean(found).encode("utf-8", "replace")
+        found = READERS[request["kind"]](data, request["most"], request["charset"])
+        text = clean(found.text).encode("utf-8", "replace")
         if len(text) > request["most"]:
             raise TooLarge(f"its text is larger than {request['most']} bytes")
     except (BadDocument, TooLarge) as error:
         return {"error": type(error).__name__, "message": str(error)}, b""
-    return {"title": clean(title)[:500]}, text
+    return {
+        "title": clean(found.title).strip()[:500],
+        "metadata": dict(found.metadata),
+        "warnings": list(found.warnings),
+    }, text
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from starlette.datastructures import UploadFile
 from waver.extras import how_to_install
 from waver.retrieval.base import BadDocument, Document, Scalar, TooLarge, Unavailable
 from waver.retrieval.cancellation import CancelToken
+from waver.retrieval.collection import Stored
 from waver.retrieval.formats import clean
-from waver.retrieval.ingest import file_digest
+from waver.retrieval.ingest import document_of, file_digest
 from waver.retrieval.parsing import Parsers
 from waver.server.collections import deadline
 from waver.server.errors import APIError, invalid
@@ -79,7 +80,13 @@ async def add(request: Request, name: str) -> dict[str, Any]:
     for each in stored:
         here.metrics.documents.labels("stored" if each.changed else "unchanged").inc()
     here.jobs.spawn(partial(library.tidy, collection), f"rebuilding the index of '{name}'")
-    return {"documents": [{"id": each.id, "chunks": each.chunks} for each in stored]}
+    return {"documents": [shown(each) for each in stored]}
+
+
+def shown(stored: Stored) -> dict[str, Any]:
+    """A document as it is answered: with `warnings`, if anything was lost or guessed."""
+    found: dict[str, Any] = {"id": stored.id, "chunks": stored.chunks}
+    return {**found, "warnings": list(stored.warnings)} if stored.warnings else found
 
 
 async def uploads(request: Request, most: int) -> tuple[list[tuple[str, str, bytes]], dict[str, Scalar]]:
@@ -106,6 +113,8 @@ async def uploads(request: Request, most: int) -> tuple[list[tuple[str, str, byt
                         f"{MOST_METADATA} characters together.",
                         "metadata",
                     ) from None
+            elif field == "file":
+                raise invalid("A part 'file' should have a filename=\"...\": filename* alone is not read.", "file")
             else:
                 raise invalid(f"There is no part '{field[:80]}': 'file', once or more, and 'metadata'.", field[:80])
     if not files:
@@ -121,10 +130,10 @@ def read_files(
     for name, content_type, data in files:
         token.check()
         try:
-            title, text = parsers.parse(data, name, content_type)
+            found = parsers.parse(data, name, content_type)
         except (BadDocument, TooLarge) as error:
             raise type(error)(f"The file '{name[:80]}' cannot be taken in: {error}.") from error
-        documents.append(Document(name, text, title, metadata, file_digest(data, metadata)))
+        documents.append(document_of(name, found, metadata, file_digest(data, metadata)))
     return documents
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from waver.clients.ingest import Uploaded, show
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -18,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "notes" / "deep").mkdir(parents=True)
     (tmp_path / "notes" / "a.md").write_text("# Arn\n\nThe Arn is 412 km long.")
-    (tmp_path / "notes" / "deep" / "b.txt").write_text("Osk makes cheese.")
+    (tmp_path / "notes" / "deep" / "b.txt").write_bytes(b"Osk makes cheese.\xff")
     (tmp_path / "notes" / "c.zip").write_bytes(b"PK\x03\x04" + bytes(50))
     return tmp_path / "notes"
 
@@ -36,7 +38,8 @@ def test_here_and_seen_by_a_server(folder: Path, tmp_path: Path, start: Callable
     file = tmp_path / "waver.yaml"
     file.write_text(yaml.safe_dump({"engines": {"small": {"model": "models/small"}}, "retrieval": section}))
     done = ingest(folder, "--collection", "notes", "--config", file, "--metadata", "lang=en")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 3, done.stderr
+    assert "warning deep/b.txt: 1 character could not be read" in done.stderr
     assert "2 added, 1 skipped; 2 chunks" in done.stderr
     assert "skipped c.zip: this is a ZIP archive" in done.stderr
     again = ingest(folder, "-n", "notes", "-c", file, "-m", "lang=en")
@@ -46,11 +49,31 @@ def test_here_and_seen_by_a_server(folder: Path, tmp_path: Path, start: Callable
         (first, _) = http.post("/v1/collections/notes/search", json=question).json()["passages"]
         assert (first["document"], first["title"]) == ("a.md", "Arn")
         done = ingest(folder, "-n", "there", "--base-url", running.v1, "-m", "lang=en")
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 3, done.stderr
+        assert "warning deep/b.txt: 1 character could not be read" in done.stderr
         assert "2 added, 1 skipped" in done.stderr
         assert http.get("/v1/collections/there").json()["documents"] == 2
         passages = http.post("/v1/collections/there/search", json=question).json()["passages"]
         assert {each["document"] for each in passages} == {"a.md", "deep/b.txt"}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "status"),
+    [
+        ([Uploaded("a", "added"), Uploaded("b", "unchanged")], 0),
+        ([Uploaded("a", "skipped", reason="empty"), Uploaded("\udcff", "skipped", reason="its name")], 1),
+        ([Uploaded("a", "added"), Uploaded("\udcff", "skipped", reason="its name is not UTF-8")], 3),
+        ([Uploaded("a", "added", warnings=["page 2 of 3: damaged"])], 3),
+    ],
+)
+def test_the_exit_status_tells_what_was_lost(
+    outcomes: list[Uploaded], status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert show(outcomes, len(outcomes), "notes") == status
+    shown = capfd.readouterr().err
+    for each in outcomes:
+        assert not each.reason or f"skipped {'a' if each.id == 'a' else chr(92) + 'udcff'}: {each.reason}" in shown
+        assert all(f"warning {each.id}: {warning}" in shown for warning in each.warnings)
 
 
 @pytest.mark.parametrize(

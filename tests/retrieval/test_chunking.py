@@ -90,3 +90,25 @@ def test_blocks_change_nothing(embedder: Embedder) -> None:
 def test_an_overlap_leaves_room(most: int, overlap: int) -> None:
     with pytest.raises(ValueError, match="half a chunk"):
         list(pieces("a b", Words(), most, overlap))
+
+
+@pytest.mark.parametrize("before", ["", "Some words stand before it. " * 4 + "\n\n"])
+def test_rows_of_tables_are_not_cut(before: str) -> None:
+    rows = [f"| Name: person {i}. And so on! | Text: {'word ' * (i % 7)}. |" for i in range(60)]
+    found = list(chunks(before + "\n".join(rows) + "\n\nThe end.", Words(), 40, 12))
+    assert len(found) > 20
+    for chunk in found:
+        for line in chunk.splitlines():
+            assert line in rows or not line.startswith("| ")
+            assert "person" not in line or line in rows
+    assert {line for chunk in found for line in chunk.splitlines()} >= set(rows)
+    long = "| a: " + "word " * 100 + "|"
+    assert {"| b: 1 |", "| c: 2 |"} <= {
+        line for chunk in chunks(f"| b: 1 |\n{long}\n| c: 2 |", Words(), 30, 0) for line in chunk.splitlines()
+    }
+
+
+def test_a_chunk_keeps_the_indentation_of_its_first_line() -> None:
+    code = "\n".join(f"    call({i})" for i in range(100))
+    for chunk in chunks(f"def f():\n{code}", Words(), 40, 8):
+        assert all(line.startswith(("    ", "def")) for line in chunk.splitlines())

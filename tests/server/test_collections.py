@@ -139,6 +139,45 @@ def test_files(http: httpx.Client, facts: str) -> None:
     assert texts == {"Rules\n\nBe kind.", "Cheese.", "The mill is old.", "Grüße"}
 
 
+def test_what_was_lost_is_told(http: httpx.Client, facts: str) -> None:
+    russian = "Река течёт на север."
+    files = [
+        ("file", ("a.pdf", pdf("One.", "", "Three."), "application/pdf")),
+        ("file", ("b.txt", b"The mill is old.\xff", "text/plain")),
+        ("file", ("c.txt", russian.encode("cp1251"), "text/plain; charset=windows-1251")),
+        ("file", ("d.html", f"<meta charset=windows-1251>{russian}".encode("cp1251"), "text/html")),
+        ("file", ("e.md", b"---\ntitle: Rules\nlang: en\n---\nUse List<String>.", "text/markdown")),
+    ]
+    answer = http.post(f"{facts}/documents", files=files, data={"metadata": '{"from": "files"}'})
+    assert {each["id"]: each.get("warnings") for each in answer.json()["documents"]} == {
+        "a.pdf": ["page 2 of 3: no text layer, needs text recognition (OCR)"],
+        "b.txt": ["1 character could not be read: damaged or cut off"],
+        "c.txt": None,
+        "d.html": None,
+        "e.md": None,
+    }
+    found = http.post(f"{facts}/search", json={"query": "mill", "top_k": 9, "filter": {"from": "files"}})
+    passages = {each["document"]: each for each in found.json()["passages"]}
+    assert passages["c.txt"]["text"] == passages["d.html"]["text"] == russian
+    assert (passages["e.md"]["title"], passages["e.md"]["text"]) == ("Rules", "Use List<String>.")
+    assert passages["e.md"]["metadata"]["lang"] == "en"
+
+
+def test_one_name_twice_is_refused_by_name(http: httpx.Client, facts: str) -> None:
+    files = [("file", ("twin.txt", text, "text/plain")) for text in (b"one", b"two")]
+    assert "'twin.txt'" in error(http.post(f"{facts}/documents", files=files), 400)["message"]
+    documents = [{"id": "twin", "text": text} for text in ("one", "one")]
+    assert "'twin'" in error(http.post(f"{facts}/documents", json={"documents": documents}), 400)["message"]
+    for name in ("a\nb", "a\rb", "\u2028", "x\x85", "a\0"):
+        answer = http.post(f"{facts}/documents", json={"documents": [{"id": f"x{name}x", "text": "x"}]})
+        assert "line break" in error(answer, 400)["message"]
+    body = b"--x\r\nContent-Disposition: form-data; name=file; filename*=UTF-8''a.txt\r\n\r\ntext\r\n--x--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    found = error(http.post(f"{facts}/documents", content=body, headers=headers), 400)
+    assert (found["param"], "filename*" in found["message"]) == ("file", True)
+    assert http.get(facts).json()["documents"] == 2
+
+
 def archive() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as zipped:

@@ -27,6 +27,9 @@ def ingest(
     with the reason. Without a server, everything becomes searchable at once in the end; an ingestion that was stopped
     changes nothing, and goes on where it was when it is run again. A server that uses the same folder sees the result
     at once. With --base-url, a server that wants a key gets the one in WAVER_API_KEY.
+
+    Exit status: 0 when all was taken in whole, 1 when nothing was, 3 when files were skipped or parts of them lost or
+    guessed, each of which is said.
     """
     from waver.clients.ingest import Refused
     from waver.retrieval.base import RetrievalError

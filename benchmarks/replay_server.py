@@ -9,7 +9,6 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,10 @@ KEYS_VARIABLE = "WAVER_REPLAY_KEYS"
 START = 900.0
 """Seconds that a server may take to start."""
 GROUP = "vllm.logits_processors"
+DISTRIBUTIONS = ("waver", "waver-llm")
+"""Names that Waver has had on a package index."""
+RELEASE = "0.1.0"
+"""The version in the metadata that is written; nothing depends on it."""
 VLLM_ARGS: dict[str, Any] = {
     "dtype": "float32",
     "enforce_eager": True,
@@ -82,19 +85,20 @@ def environment(tree: Path, folder: Path) -> dict[str, str]:
     """Return variables under which Python imports that checkout, and vLLM loads its plugin and not that of an installed
     one.
 
-    vLLM finds plugins by the metadata of installed distributions, and takes the first of each name: one is written to
-    `folder`, from the checkout's pyproject.toml.
+    vLLM finds plugins by the metadata of installed distributions: for each name that Waver's has had, one is written to
+    `folder`, which hides an installed one; that of the checkout's pyproject.toml names its plugin.
 
     Raises:
         RuntimeError: another plugin would be loaded.
     """
     project = tomllib.loads((tree / "pyproject.toml").read_text())["project"]
-    release = project.get("version") or version("waver")  # or the checkout takes it from its code
-    info = folder / f"waver-{release}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: waver\nVersion: {release}\n")
     plugin = project["entry-points"][GROUP]["waver"]
-    (info / "entry_points.txt").write_text(f"[{GROUP}]\nwaver = {plugin}\n")
+    for name in {*DISTRIBUTIONS, project["name"]}:
+        info = folder / f"{name.replace('-', '_')}-{RELEASE}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {RELEASE}\n")
+        if name == project["name"]:
+            (info / "entry_points.txt").write_text(f"[{GROUP}]\nwaver = {plugin}\n")
     found = {"PYTHONPATH": f"{folder}{os.pathsep}{tree}", KEYS_VARIABLE: KEY}
     module = plugin.split(":")[0]
     code = (

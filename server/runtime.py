@@ -61,7 +61,7 @@ class Runtime:
         self.stores = Stores(Path(config.state))
         self.after_hooks = AfterHooks()
         self.bodies = Bodies(config.server.max_body_values)
-        self.texts = TokenizerPool(config.server.text_threads, config.server.max_queue)
+        self.texts = TokenizerPool(config.server.text_threads, config.server.max_concurrency + config.server.max_queue)
         self.schema_checks = SchemaChecks(config.server.schema_seconds, config.server.schema_memory)
         self.searches = Admission(SEARCHES, config.server.max_queue)
         self.ingests = Admission(INGESTS, 0)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -56,6 +57,7 @@ class Workers:
         self._turn = threading.BoundedSemaphore(at_once)
         self._idle: list[Worker] = []
         self._closed = False
+        weakref.finalize(self, _end_all, self._idle)  # also where nobody closes it
 
     def ask(self, header: Header, data: bytes, seconds: float) -> tuple[dict[str, Any], bytes]:
         """Return the answer of the script's `handle`, within `seconds`.
@@ -98,14 +100,18 @@ class Workers:
 
     def close(self) -> None:
         self._closed = True
-        while self._idle:
-            self._idle.pop().end()
+        _end_all(self._idle)
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _end_all(workers: list[Worker]) -> None:
+    while workers:
+        workers.pop().end()
 
 
 class Worker:

@@ -75,7 +75,7 @@ def test_a_run_goes_on_exactly_and_is_served(
 def test_settings_of_the_command_line_go_over_the_file(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("base: dapo\nmethods: [earl, {name: steer, smallest: 0.5}]\nkl: 0.1\n")
     given = ["kl=1e-3", "steer.smallest=0.25", "lab.mine.share=2"]
-    assert parse_settings("grpo", ["lab.mine"], given, tmp_path / "recipe.yaml") == {
+    assert parse_settings(None, ["lab.mine"], given, tmp_path / "recipe.yaml") == {
         "base": "dapo",
         "methods": [{"name": "earl"}, {"name": "steer", "smallest": 0.25}, {"name": "lab.mine", "share": 2}],
         "kl": 1e-3,

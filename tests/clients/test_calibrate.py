@@ -56,6 +56,7 @@ def world(start: Callable[..., Running], settings: dict[str, Any]) -> Iterator[R
         assert http.post("/v1/collections", json={"name": "velmora"}).status_code == 200
         rows = [{"id": each.id, "text": each.text} for each in chosen]
         rows += [{"id": each.name, "text": each.description(random.Random(1))} for each in towns()["frequent"]]
+        rows = list({row["id"]: row for row in rows}.values())
         assert http.post("/v1/collections/velmora/documents", json={"documents": rows}).status_code == 200
     yield running
     structlog.configure(**before)

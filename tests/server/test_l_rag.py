@@ -38,7 +38,7 @@ def world(start: Callable[..., Running], tmp_path_factory: pytest.TempPathFactor
     chosen = [each for each in documents() if each.text in asked] + documents()[:10]
     with running.http() as http:
         assert http.post("/v1/collections", json={"name": "velmora"}).status_code == 200
-        rows = [{"id": each.id, "text": each.text} for each in chosen]
+        rows = [{"id": id, "text": text} for id, text in {each.id: each.text for each in chosen}.items()]
         assert http.post("/v1/collections/velmora/documents", json={"documents": rows}).status_code == 200
     return running
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -115,8 +116,10 @@ def test_without_the_kernels_help_a_thread_ends_the_process(tmp_path: Path, monk
     parents = [4242, 4242, 4242, 1]
     monkeypatch.setattr(lifeline, "BEAT", 0.05)
     monkeypatch.setattr(lifeline, "end_with_parent", lambda: None)
-    monkeypatch.setattr(lifeline.os, "kill", lambda process, signal: ended.append((process, signal)))
-    monkeypatch.setattr(lifeline.os, "getppid", lambda: parents.pop(0))
+    system = SimpleNamespace(**vars(os))  # of this module alone: others call it meanwhile
+    system.kill = lambda process, signal: ended.append((process, signal))
+    system.getppid = lambda: parents.pop(0)
+    monkeypatch.setattr(lifeline, "os", system)
     lifeline.hold(tmp_path / "gone", 4242)
     until(lambda: ended == [(os.getpid(), signal.SIGKILL)], "the end", 5)
     assert not parents

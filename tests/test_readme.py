@@ -98,6 +98,14 @@ def test_a_probe_is_trained_on_the_examples(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "README.md").exists()
 
 
+def test_a_model_is_trained(tmp_path: Path) -> None:
+    listing, train = commands("train rl --out")
+    assert "earl" in run(listing, tmp_path)
+    shorter = train.replace("--out run", f"--out {tmp_path / 'run'}").replace("--steps 20", "--steps 1")
+    run(f"{shorter} --prompts 2 --group 2 --held-out 0", tmp_path)
+    assert (tmp_path / "run" / "model" / "config.json").exists()
+
+
 def test_every_make_target_is_one() -> None:
     known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     named = set(re.findall(r"\bmake ([a-z-]+)", README))

@@ -116,8 +116,8 @@ def test_without_the_kernels_help_a_thread_ends_the_process(tmp_path: Path, monk
     parents = [4242, 4242, 4242, 1]
     monkeypatch.setattr(lifeline, "BEAT", 0.05)
     monkeypatch.setattr(lifeline, "end_with_parent", lambda: None)
-    system = SimpleNamespace(**vars(os))  # of this module alone: others call it meanwhile
-    system.kill = lambda process, signal: ended.append((process, signal))
+    system = SimpleNamespace(**vars(os))  # of this module alone: others call it meanwhile, as do engines that run
+    system.kill = lambda process, signal: ended.append((process, signal)) if signal else os.kill(process, signal)
     system.getppid = lambda: parents.pop(0)
     monkeypatch.setattr(lifeline, "os", system)
     lifeline.hold(tmp_path / "gone", 4242)

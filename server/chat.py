@@ -15,12 +15,12 @@ from waver.policies.job import UserTurn
 from waver.server.answer import Answer, FinishedChoice
 from waver.server.assembly import Piece, Token
 from waver.server.bodies import BodyRoute
+from waver.server.chat_schemas import ChatPrompt, ChatRequest, Message, TokenizeRequest
 from waver.server.decoding import Prompt
 from waver.server.errors import invalid
 from waver.server.logprobs import chat_logprobs
 from waver.server.plan import caller, make_plan
 from waver.server.runtime import ready_runtime
-from waver.server.schemas import ChatPrompt, ChatRequest, Message, TokenizeRequest
 from waver.server.texts import TokenizerPool, check_length, check_tokens
 
 router = APIRouter(route_class=BodyRoute)

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Request, Response
 
 from waver.server.bodies import BodyRoute
 from waver.server.chat import chat_ids
+from waver.server.chat_schemas import TokenizeRequest
 from waver.server.errors import invalid
 from waver.server.piecewise import PiecewiseResponse, pieces
 from waver.server.runtime import ready_runtime
 from waver.server.sampling import check_ids
-from waver.server.schemas import DetokenizeRequest, TokenizeRequest
+from waver.server.schemas import DetokenizeRequest
 from waver.server.texts import CHARACTERS_A_TOKEN, check_characters
 
 router = APIRouter(route_class=BodyRoute)

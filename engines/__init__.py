@@ -3,6 +3,7 @@ makes one for an adapter on the model of another engine."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from waver.engines.config import EngineConfig, LoraConfig, ModelConfig, TransformersConfig, UpstreamConfig, VllmConfig
@@ -29,6 +30,10 @@ def load_engine(name: str, config: ModelConfig) -> Engine:
     Raises:
         ValueError: the model cannot be loaded; the message says why and what to do.
     """
+    return _with_template(_load(name, config), config)
+
+
+def _load(name: str, config: ModelConfig) -> Engine:
     match config:
         case TransformersConfig():
             from waver.engines.transformers import TransformersEngine
@@ -44,6 +49,21 @@ def load_engine(name: str, config: ModelConfig) -> Engine:
             return UpstreamEngine(name, config)
 
 
+def _with_template(engine: Engine, config: EngineConfig) -> Engine:
+    """Give an engine the chat template of its configuration, if there is one.
+
+    Raises:
+        ValueError: it cannot be read, or is no template.
+    """
+    if config.chat_template is not None:
+        try:
+            source = Path(config.chat_template).expanduser().read_text(encoding="utf-8")
+            engine.tokens = engine.tokens.with_template(source)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"engine {engine.name!r}: chat_template {config.chat_template!r}: {error}") from error
+    return engine
+
+
 async def load_adapter(name: str, config: LoraConfig, base: Engine) -> Engine:
     """Load an adapter beside the model of an engine that is loaded; on the event loop that requests will run in.
 
@@ -54,4 +74,4 @@ async def load_adapter(name: str, config: LoraConfig, base: Engine) -> Engine:
 
     if not isinstance(base, VllmEngine):
         raise ValueError(f"engine {name!r}: {base.name!r} does not run under vLLM, and only there are adapters loaded")
-    return await base.with_adapter(name, config.model)
+    return _with_template(await base.with_adapter(name, config.model), config)

@@ -11,6 +11,17 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model: str
+    chat_template: str | None = Field(
+        default=None, description="a Jinja file that takes the place of the model's own chat template"
+    )
+    tool_parser: str | None = Field(
+        default=None,
+        description="how calls of tools are read: `hermes`, `hf`, or one of vLLM's; default: as the template shows",
+    )
+    reasoning_parser: Literal["auto", "think", "none"] = Field(
+        default="auto",
+        description="whether a think block is told apart from the answer; `auto`: where model or template know one",
+    )
 
 
 class TransformersConfig(_Config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import copy
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -114,47 +115,109 @@ class TokenText:
         known = self.tokenizer.get_vocab()
         return (known["<think>"], known["</think>"]) if {"<think>", "</think>"} <= known.keys() else None
 
+    @cached_property
+    def knows_thinking(self) -> bool:
+        """Return whether the model writes think blocks, as far as its tokens and its chat template tell."""
+        return self.think is not None or "</think>" in self.template_source
+
+    def close_think(self) -> list[int]:
+        """Encode the end of a think block, and the line breaks behind it."""
+        if self.think is None:
+            return self.encode_plain("\n</think>\n\n")
+        return [*self.encode_plain("\n"), self.think[1], *self.encode_plain("\n\n")]
+
+    def in_think(self, ids: Sequence[int]) -> bool:
+        """Return whether ids end in a think block that the turn they end in has opened."""
+        tail = 0
+        for i in reversed(ids):
+            if self.think is not None and i in self.think:
+                return i == self.think[0]
+            if self.is_special(i):
+                break
+            tail += 1
+        if self.think is not None or not tail:
+            return False
+        text = self.decode(ids[len(ids) - tail :])
+        return text.rfind("<think>") > text.rfind("</think>")
+
     def stream(self) -> TextStream:
         """Make an incremental detokeniser."""
         return TextStream(self)
+
+    @cached_property
+    def template_source(self) -> str:
+        """The source of the chat template, or of all of them where the model has several; empty where it has none."""
+        source = self.tokenizer.chat_template
+        return "\n".join(map(str, source.values())) if isinstance(source, dict) else source or ""
+
+    def with_template(self, source: str) -> TokenText:
+        """Return the same tokenizer with another chat template.
+
+        Raises:
+            ValueError: it is no Jinja template.
+        """
+        try:
+            Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
+        except TemplateError as error:
+            if "generation" not in source:  # a tag of transformers' own
+                raise ValueError(f"this is no chat template: {error}") from error
+        tokenizer = copy.copy(self.tokenizer)
+        tokenizer.chat_template = source
+        return TokenText(tokenizer, self.eos_ids)
+
+    @cached_property
+    def renders_tools(self) -> bool:
+        """Return whether the chat template shows a model the tools that it may call."""
+        return "tools" in self._asked_by_template
 
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
         **template_kwargs: Any,
     ) -> list[int]:
-        """Encode a conversation by the model's chat template. Control tokens that a message spells stay plain text.
+        """Encode a conversation by the model's chat template. Control tokens that a message, or the description of a
+        tool, spells stay plain text.
+
+        Args:
+            tools: what the model may call, as OpenAI's API describes it.
 
         Raises:
             ValueError: the tokenizer has no chat template, or the template refuses the conversation.
         """
         if not self.tokenizer.chat_template:
             raise ValueError("this model has no chat template; use /v1/completions")
-        options = {k: v for k, v in template_kwargs.items() if k in self._template_variables} | {
+        options = {k: v for k, v in template_kwargs.items() if k in self.template_variables} | {
             "add_generation_prompt": add_generation_prompt and not continue_final_message,
             "continue_final_message": continue_final_message,
             "tokenize": False,
         }
+        if tools:
+            options["tools"] = [dict(tool) for tool in tools]
         try:
             text = cast(str, self.tokenizer.apply_chat_template([dict(m) for m in messages], **options))
             if not self._spells_control([*messages, options]):
                 return self.encode(text, add_special_tokens=False)
             return self._encode_guarded(messages, options)
-        except (TemplateError, ValueError, TypeError, LookupError) as error:
+        except (TemplateError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             raise ValueError(f"the chat template refuses this conversation: {error}") from error
 
     @cached_property
-    def _template_variables(self) -> frozenset[str]:
+    def template_variables(self) -> frozenset[str]:
         """The names that the chat template uses and a request may set: none that the tokenizer itself provides."""
-        source = self.tokenizer.chat_template
+        return self._asked_by_template - {"messages", "tools", "documents", *self.tokenizer.special_tokens_map}
+
+    @cached_property
+    def _asked_by_template(self) -> frozenset[str]:
+        """The names that the chat template uses and does not define."""
+        source = self.template_source
         try:
             environment = Environment(extensions=["jinja2.ext.loopcontrols"])
-            asked = meta.find_undeclared_variables(environment.parse(source if isinstance(source, str) else ""))
+            return frozenset(meta.find_undeclared_variables(environment.parse(source)))
         except TemplateError:  # tags of transformers' own
-            asked = {"enable_thinking"}
-        return frozenset(asked - {"messages", "tools", "documents", *self.tokenizer.special_tokens_map})
+            return frozenset({"enable_thinking", *(["tools"] if re.search(r"\btools\b", source) else [])})
 
     @cached_property
     def _control_words(self) -> list[str]:
@@ -169,7 +232,7 @@ class TokenText:
         if isinstance(value, str):
             return any(word in value for word in self._control_words)
         if isinstance(value, Mapping):
-            return any(map(self._spells_control, value.values()))
+            return any(self._spells_control(each) for pair in value.items() for each in pair)
         return isinstance(value, list | tuple) and any(map(self._spells_control, value))
 
     def _encode_guarded(self, messages: Sequence[Mapping[str, Any]], options: dict[str, Any]) -> list[int]:
@@ -181,13 +244,16 @@ class TokenText:
             if isinstance(value, str):
                 return self._control_pattern.sub(lambda found: f"{lot}b{found.group()}{lot}e", value)
             if isinstance(value, Mapping):
-                return {key: guarded(each) for key, each in value.items()}
+                return {guarded(key): guarded(each) for key, each in value.items()}
             return [guarded(each) for each in value] if isinstance(value, list | tuple) else value
 
-        marked = [
-            {key: f"\ue000{lot}:{i}\ue001" if key == "content" and each else guarded(each) for key, each in m.items()}
-            for i, m in enumerate(messages)
-        ]
+        def marked_turn(i: int, turn: Mapping[str, Any]) -> dict[str, Any]:
+            # Templates put results of tools into JSON, which would escape what stands in place of a mark.
+            whole = turn.get("content") and turn.get("role") != "tool"
+            mark = {"content": f"\ue000{lot}:{i}\ue001"} if whole else {}
+            return guarded({key: each for key, each in turn.items() if key not in mark}) | mark
+
+        marked = [marked_turn(i, turn) for i, turn in enumerate(messages)]
         text = cast(str, self.tokenizer.apply_chat_template(marked, **guarded(options)))
         ids: list[int] = []
         plain = False

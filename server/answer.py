@@ -14,13 +14,14 @@ from typing import Any, Protocol
 import structlog
 from fastapi import Request, Response
 
-from waver.engines.base import Finish, Step
+from waver.engines.base import Step
 from waver.policies.report import total
-from waver.server.assembly import Piece, Token
+from waver.server.assembly import Piece, Reason, Token
 from waver.server.decoding import Decoding, Plan
 from waver.server.disconnect import ClientGone, while_connected
 from waver.server.errors import from_exception
 from waver.server.logprobs import trace
+from waver.server.message.parts import Content, Message
 from waver.server.piecewise import PiecewiseResponse, pieces
 from waver.server.runtime import Runtime
 from waver.server.schemas import Generation
@@ -44,7 +45,8 @@ class FinishedChoice:
     texts: list[str] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
     traced: list[Step] = field(default_factory=list)
-    finish: Finish | None = None
+    message: Message = field(default_factory=Message)
+    finish: Reason | None = None
     ended_by: Token | None = None
 
     @property
@@ -53,6 +55,7 @@ class FinishedChoice:
 
     def add(self, piece: Piece) -> None:
         self.texts.append(piece.text)
+        self.message.add((Content(piece.text),) if piece.parts is None else piece.parts)
         self.tokens += piece.tokens
         self.traced += piece.traced
         self.finish = piece.finish or self.finish
@@ -174,7 +177,9 @@ class Answer:
             await self._close(request)
 
     def _shows(self, piece: Piece) -> bool:
-        return bool(piece.finish or piece.text or piece.tokens or (self.body.trace and piece.traced))
+        if piece.parts is not None and not piece.parts and not self.plan.logprobs:
+            return bool(self.body.trace and piece.traced)
+        return bool(piece.finish or piece.text or piece.tokens or piece.parts or (self.body.trace and piece.traced))
 
     def _openings(self) -> Iterator[dict[str, Any]]:
         # All of them before anything else: the SDK wants new indices in ascending order.
@@ -197,9 +202,16 @@ class Answer:
     def _trace(self, steps: list[Step] | tuple[Step, ...]) -> dict[str, Any]:
         return {"trace": trace(steps, self.tokens)} if self.body.trace else {}
 
-    def _usage(self) -> dict[str, int]:
+    def _usage(self) -> dict[str, Any]:
         prompt, completion = self.plan.prompt_tokens, self.decoding.completion_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        usage: dict[str, Any] = {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
+        if self.plan.message is not None and self.plan.message.thinks:
+            usage["completion_tokens_details"] = {"reasoning_tokens": self.decoding.reasoning_tokens}
+        return usage
 
     def _running_usage(self) -> dict[str, Any]:
         options = self.body.stream_options

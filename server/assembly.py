@@ -10,9 +10,14 @@ import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 
 from waver.engines.base import Finish, Step
 from waver.engines.tokens import TokenText
+from waver.server.message.parts import Part
+
+Reason = Finish | Literal["tool_calls"]
+"""Why a choice ended, as clients are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +34,16 @@ class Piece:
     """An addition to one choice: text with its tokens, or its end.
 
     `traced` are all tokens that were spent on it: also those that a stop string cut away. `ended_by` is the token that
-    ended the answer and has no text.
+    ended the answer and has no text. `parts` are what the text adds to a message; None where it is all content.
     """
 
     index: int
     text: str = ""
     tokens: tuple[Token, ...] = ()
     traced: tuple[Step, ...] = ()
-    finish: Finish | None = None
+    finish: Reason | None = None
     ended_by: Token | None = None
+    parts: tuple[Part, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -92,7 +98,7 @@ class TextAssembly:
         self._held.clear()
         return pieces
 
-    def end(self, finish: Finish, by: Step | None = None) -> Piece:
+    def end(self, finish: Reason, by: Step | None = None) -> Piece:
         """Return the last piece, which has no text."""
         token = Token(by, self._tokens.token_bytes(by.token), self.offset) if by else None
         return Piece(self.index, finish=finish, ended_by=token, traced=(by,) if by else ())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from waver.server.schemas import Body, Generation, Many, Text
+from waver.server.tools.schemas import MOST_TOOLS, Tool, ToolFields
+
+MOST_CALLS = 512
 
 
 class TextPart(Body):
@@ -14,34 +17,65 @@ class TextPart(Body):
     text: Text
 
 
+class RefusalPart(Body):
+    """What a model said when it refused to answer; a part of an assistant's message."""
+
+    type: Literal["refusal"]
+    refusal: Text
+
+    @property
+    def text(self) -> str:
+        return self.refusal
+
+
+ContentPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
+
+
 class Function(Body):
     name: Text
-    arguments: Text
+    arguments: Text = ""
 
 
 class ToolCall(Body):
-    id: Text
+    id: Text = ""
     type: Literal["function"] = "function"
     function: Function
 
 
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Text | Many[TextPart] | None = None
+    content: Text | Many[ContentPart] | None = None
     name: Text | None = None
-    tool_calls: list[ToolCall] = Field([], max_length=512)
+    refusal: Text | None = None
+    reasoning_content: Text | None = None
+    reasoning: Text | None = None
+    tool_calls: list[ToolCall] = Field([], max_length=MOST_CALLS)
+    function_call: Function | None = None
     tool_call_id: Text | None = None
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        """Return the calls of tools, also that of the older API."""
+        older = [] if self.function_call is None else [ToolCall(function=self.function_call)]
+        return [*self.tool_calls, *older]
+
+    @property
+    def thought(self) -> str | None:
+        """Return the reasoning before the answer."""
+        return self.reasoning_content or self.reasoning
 
     @property
     def strings(self) -> list[str]:
         """Yield every string that a chat template may use."""
-        calls = [part for call in self.tool_calls for part in (call.id, call.function.name, call.function.arguments)]
-        return [each for each in (self.text, self.name, self.tool_call_id, *calls) if each]
+        calls = [part for call in self.calls for part in (call.id, call.function.name, call.function.arguments)]
+        return [each for each in (self.text, self.name, self.tool_call_id, self.thought, *calls) if each]
 
     @property
     def text(self) -> str | None:
         """Return the content as one string."""
-        return "".join(part.text for part in self.content) if isinstance(self.content, list) else self.content
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.refusal if self.content is None else self.content
 
 
 class ChatPrompt(Body):
@@ -53,7 +87,7 @@ class ChatPrompt(Body):
     chat_template_kwargs: dict[str, Any] = Field({})
 
 
-class ChatRequest(ChatPrompt, Generation):
+class ChatRequest(ToolFields, ChatPrompt, Generation):
     """POST /v1/chat/completions."""
 
     logprobs: bool = False
@@ -68,6 +102,7 @@ class TokenizeRequest(Body):
     model: Text | None = None
     prompt: Text | None = None
     messages: Many[Message] | None = None
+    tools: Many[Tool] = Field([], max_length=MOST_TOOLS)
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     continue_final_message: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +18,7 @@ from waver.policies.report import Report
 from waver.retrieval.base import RetrievalError
 from waver.server.assembly import Piece, TextAssembly
 from waver.server.echo import echo, score
+from waver.server.message.reading import MessageFormat, Reading
 from waver.server.routing import Route
 from waver.server.runtime import Runtime
 from waver.server.sampling import choice_seed
@@ -57,6 +58,8 @@ class Plan:
     logprobs: bool
     timeout: float
     caller: Caller
+    message: MessageFormat | None = None
+    """How the text is read as a chat's message; None: it stays a text."""
     shared: dict[Any, Any] = field(default_factory=dict)
     """State that the jobs of all choices share."""
 
@@ -73,6 +76,7 @@ class Plan:
 class _Record:
     """Result of one choice: the text and tokens that were sent to the client, and how it ended."""
 
+    reading: Reading | None = None
     text: list[str] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     finish: Finish | None = None
@@ -112,6 +116,7 @@ class Decoding:
         self.plan = plan
         self.reports = [new_report(runtime, plan.route) for _ in range(plan.choices)]
         self._runtime = runtime
+        self._readings: list[Reading] = []
         self._pieces: deque[Piece] = deque()
         self._backlog = 0
         self._roomy = asyncio.Event()
@@ -128,6 +133,10 @@ class Decoding:
     @property
     def completion_tokens(self) -> int:
         return sum(report.completion_tokens for report in self.reports)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return sum(reading.reasoning_tokens for reading in self._readings)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
@@ -237,13 +246,14 @@ class Decoding:
             self._put(assembly.end("length"))
             return
         job = replace(new_job(here, route, prompt, sampling, report, self.plan.caller), shared=self.plan.shared)
-        record = _Record()
+        record = _Record(self._reading(route))
         try:
             async with aclosing(Proceed(route.policies)(job)) as steps:
                 async for step in steps:
                     if not self._roomy.is_set():  # a client that reads slowly
                         await self._roomy.wait()
-                    for piece in self._next(step, job, assembly, record):
+                    pieces = self._next(step, job, assembly, record)
+                    for piece in pieces if record.reading is None else self._read(pieces, record, report):
                         self._put(piece)
                     if record.finish:
                         return
@@ -260,6 +270,8 @@ class Decoding:
 
     def _next(self, step: Step, job: Job, assembly: TextAssembly, record: _Record) -> list[Piece]:
         """Make the pieces that a step adds to its choice; sets `record.finish` where the answer ends with it."""
+        if record.reading is not None and not record.tokens and job.report.think_open is not None:
+            record.reading.begin(job.report.think_open)
         silent = step.token == NO_TOKEN
         pieces: list[Piece] = []
         if not silent:
@@ -281,6 +293,32 @@ class Decoding:
         if record.finish:
             pieces.append(assembly.end(record.finish, step if silent and step.token != NO_TOKEN else None))
         return pieces
+
+    def _reading(self, route: Route) -> Reading | None:
+        """Begin to read a choice as a message, if it is one."""
+        if self.plan.message is None:
+            return None
+        reading = Reading(self.plan.message, self._runtime.engines[route.engine].tokens)
+        self._readings.append(reading)
+        return reading
+
+    def _read(self, pieces: list[Piece], record: _Record, report: Report) -> Iterator[Piece]:
+        """Give pieces the parts that they add to a message; ends the choice where the message is complete."""
+        reading = record.reading
+        assert reading is not None
+        for piece in pieces:
+            if piece.finish is None:
+                yield reading.push(piece)
+        if reading.done and record.finish is None:
+            record.finish, record.ending = "stop", "stop"
+            pieces = [Piece(pieces[-1].index, finish="stop")]
+        if record.finish is not None:
+            parts, reason = reading.finish(record.finish)
+            if reading.broken:
+                report.extra["broken_tool_calls"] = reading.broken
+            if parts:
+                yield Piece(pieces[-1].index, parts=parts)
+            yield replace(pieces[-1], finish=reason)
 
     def _count(self) -> None:
         metrics = self._runtime.metrics

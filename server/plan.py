@@ -16,9 +16,10 @@ from waver.retrieval.base import RetrievalError
 from waver.server.auth import SCOPE_KEY
 from waver.server.decoding import Plan, Prompt, new_job, new_report
 from waver.server.errors import from_exception, invalid
+from waver.server.message.reading import MessageFormat
 from waver.server.routing import Route
 from waver.server.runtime import Runtime
-from waver.server.sampling import first_seed, grammar, sampling, token_limit
+from waver.server.sampling import SCHEMA, first_seed, grammar, sampling, token_limit
 from waver.server.schemas import Generation
 from waver.server.settings import ServerConfig
 
@@ -35,8 +36,13 @@ async def make_plan(
     logprobs: bool,
     top_logprobs: int,
     deadline: float,
+    message: MessageFormat | None = None,
+    calls: str | None = None,
 ) -> Plan:
     """Check a request and plan its decoding.
+
+    Args:
+        message: how the text is read. calls: the JSON schema of calls that are forced; it goes over `response_format`.
 
     Raises:
         APIError: something about the request cannot be, or a policy cannot do its part.
@@ -48,8 +54,10 @@ async def make_plan(
     if body.n * len(prompts) > bounds.max_choices:
         raise invalid(f"{len(prompts)} prompts times n = {body.n} are more than {bounds.max_choices} choices.", "n")
     context = runtime.context(route)
-    schema = grammar(body.response_format)
-    await runtime.schema_checks.check(schema, runtime.engines[route.engine].tokens)
+    schema = grammar(body.response_format) if calls is None else calls
+    param = SCHEMA if calls is None else "tools"
+    if schema is not None:
+        await runtime.schema_checks.check(schema, param, runtime.engines[route.engine].tokens)
     plan = Plan(
         route=route,
         prompts=[
@@ -69,6 +77,7 @@ async def make_plan(
         logprobs=logprobs,
         timeout=max(deadline - asyncio.get_running_loop().time(), 0.0),
         caller=caller,
+        message=message,
     )
     check_weight(plan, bounds, body.trace)
     first = plan.prompts[0]  # the others are of its kind
@@ -77,7 +86,9 @@ async def make_plan(
     try:
         await _check(route, job)
         await asyncio.to_thread(check_engines, route.policies, job)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, Unsupported) and calls is not None and error.param == "response_format":
+            error.param = "tool_choice"
         runtime.after_hooks.begin(route.policies, job, Answer("", (), "refused"))
         raise
     return plan

@@ -39,6 +39,7 @@ from waver.server.metrics import Metrics
 from waver.server.routing import Route, Router, model_names
 from waver.server.schema_checks import SchemaChecks
 from waver.server.texts import TokenizerPool
+from waver.server.tools.parsers import tool_parser
 
 log = structlog.get_logger("waver")
 
@@ -91,6 +92,7 @@ class Runtime:
             await asyncio.gather(*(warm_up(each, name in guided) for name, each in loaded.items()))
             everything = self.engines | loaded
             self.engines = {name: everything[name] for name in self.config.engines}
+            await asyncio.to_thread(check_parsers, self.config.engines, self.engines)
             self.metrics.declare(policies().values())
             self._router = Router(self.config, self.engines, self.probes)
         except Exception as error:
@@ -180,6 +182,20 @@ class Runtime:
         if self._router is None:
             raise not_ready("The engines are still starting.")
         return self._router.route(model, policy)
+
+
+def check_parsers(configs: Mapping[str, EngineConfig], engines: Mapping[str, Engine]) -> None:
+    """Load the parsers of tool calls that the configuration names; blocks.
+
+    Raises:
+        ValueError: there is no such parser.
+    """
+    for name, config in configs.items():
+        if config.tool_parser is not None:
+            try:
+                tool_parser(config.tool_parser, engines[name].tokens)
+            except ValueError as error:
+                raise ValueError(f"engine '{name}': {error}") from error
 
 
 async def load_engines(configs: Mapping[str, EngineConfig], there: Mapping[str, Engine]) -> dict[str, Engine]:

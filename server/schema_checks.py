@@ -11,7 +11,6 @@ from waver.engines.base import Engine
 from waver.engines.schema_check import SchemaChecker
 from waver.engines.tokens import TokenText, differences
 from waver.server.errors import invalid
-from waver.server.sampling import SCHEMA
 
 AT_ONCE = 2
 
@@ -38,20 +37,18 @@ class SchemaChecks:
         self._checkers.append((tokens, checker))
         return checker
 
-    async def check(self, schema: str | None, tokens: TokenText) -> None:
-        """Compile a schema in the checker's process, unless its result is cached.
+    async def check(self, schema: str, param: str, tokens: TokenText) -> None:
+        """Compile a schema in the checker's process, unless its result is cached; `param` is the field with it.
 
         Raises:
             APIError: 400, it cannot be compiled or satisfied, or takes too long or too much memory.
         """
-        if schema is None:
-            return
         checker = self._checker(tokens)
         complaint = checker.known(schema)
         if complaint is None:
             complaint = await asyncio.get_running_loop().run_in_executor(self._threads, checker.complaint, schema)
         if complaint:
-            raise invalid(f"{SCHEMA} cannot be enforced: {complaint}.", SCHEMA)
+            raise invalid(f"{param} cannot be enforced: {complaint}.", param)
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)

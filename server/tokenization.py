@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from waver.server.bodies import BodyRoute
-from waver.server.chat import chat_ids
+from waver.server.chat_prompt import chat_ids
 from waver.server.chat_schemas import TokenizeRequest
 from waver.server.errors import invalid
 from waver.server.piecewise import PiecewiseResponse, pieces
@@ -36,7 +36,8 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Response:
 
     async with asyncio.timeout_at(runtime.deadline(None)):
         if body.messages is not None:
-            ids = await chat_ids(body, body.messages, engine.tokens, runtime.texts, most)
+            tools = [tool.for_template() for tool in body.tools]
+            ids = await chat_ids(body, body.messages, engine.tokens, runtime.texts, most, tools)
         else:
             check_characters(body.prompt or "", most, "prompt")
             ids = await runtime.texts.run(engine.tokens.encode, body.prompt or "", body.add_special_tokens)

@@ -147,6 +147,8 @@ class DiffAdapt(Policy):
         else:
             job.report.extra["strategy"] = chosen = self._drawn(job) if self.strategy == "shuffled" else self.strategy
             answer = proceed(ways[chosen])
+        if (taken := job.report.extra.get("strategy")) in ways:
+            job.report.think_open = job.writer.tokens.in_think(ways[taken].prompt_ids)
         async with aclosing(answer) as steps:
             async for step in steps:
                 yield step

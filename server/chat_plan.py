@@ -1,0 +1,126 @@
+"""Plan the answer to a conversation: its prompt, what it may call, and how its text is read.
+
+Every endpoint that answers conversations makes a `ChatRequest` of its own body, and has it planned here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fastapi import Request
+
+from waver.engines.tokens import TokenText
+from waver.server.chat_prompt import chat_ids, user_turn
+from waver.server.chat_schemas import ChatRequest
+from waver.server.conversation import turns
+from waver.server.decoding import Plan, Prompt
+from waver.server.errors import invalid
+from waver.server.message.reading import MessageFormat
+from waver.server.plan import caller, make_plan
+from waver.server.routing import Route
+from waver.server.runtime import Runtime
+from waver.server.tools.forced import ForcedCalls
+from waver.server.tools.offer import Offer, offer
+from waver.server.tools.parsers import tool_parser
+
+OLDER = ("functions", "function_call")
+"""Fields of the API before `tools`."""
+
+
+async def plan_chat(request: Request, runtime: Runtime, body: ChatRequest, route: Route, deadline: float) -> Plan:
+    """Check a request and plan its decoding.
+
+    Raises:
+        APIError: something about the request cannot be, or a policy cannot do its part.
+        Unsupported, EngineError: an engine cannot do its part.
+    """
+    refuse_functions(body)
+    offered = offer(body)
+    tokens = runtime.engines[route.engine].tokens
+    how = await runtime.texts.run(message_format, runtime, route.engine, offered, body)
+    tools = offered.for_template if offered else []
+    ids = await chat_ids(body, body.messages, tokens, runtime.texts, runtime.context(route), tools)
+    conversation = turns(body.messages)
+    opened, closing = how.thinks and tokens.in_think(ids), list[int]()
+    if opened and guided(body, offered):  # the grammar holds from the first token on: there is no thinking
+        opened, closing = False, tokens.close_think()
+    question = user_turn(body, conversation, tokens, tools, closing)
+    prompt = Prompt((*ids, *closing), question=question, messages=conversation)
+    return await make_plan(
+        runtime,
+        route,
+        body,
+        caller(request, body),
+        [prompt],
+        body.max_completion_tokens or body.max_tokens,
+        body.logprobs,
+        body.top_logprobs or 0,
+        deadline,
+        message=replace(how, opened=opened) if how.thinks or how.calls else None,
+        calls=offered.schema() if offered and offered.forced else None,
+    )
+
+
+def guided(body: ChatRequest, offered: Offer | None) -> bool:
+    """Return whether a grammar decides the form of the answer."""
+    wanted = body.response_format is not None and body.response_format.type != "text"
+    return wanted or (offered is not None and offered.forced)
+
+
+def message_format(runtime: Runtime, engine: str, offered: Offer | None, body: ChatRequest) -> MessageFormat:
+    """Decide how the text of an answer is read as a message. Blocks where a parser has to be loaded.
+
+    Raises:
+        APIError: 400, tools are offered, and the engine's model cannot be told of them, or its calls cannot be read.
+    """
+    config, tokens = runtime.config.engines[engine], runtime.engines[engine].tokens
+    thinks = config.reasoning_parser == "think" or (config.reasoning_parser == "auto" and tokens.knows_thinking)
+    if offered is None:
+        return MessageFormat(thinks)
+    check_renders(engine, tokens)
+    if offered.forced:
+        return MessageFormat(thinks, calls=ForcedCalls)
+    if guided(body, offered):
+        raise invalid(
+            "response_format cannot be combined with tools that the model is free to call: leave one of them out, or "
+            "force a call by tool_choice.",
+            "response_format",
+        )
+    parser = tool_parser(config.tool_parser, tokens)
+    if parser is None:
+        raise invalid(
+            f"Nothing tells how the model of engine '{engine}' writes its calls: name a tool_parser in the engine's "
+            "configuration, or force a call by tool_choice.",
+            "tools",
+        )
+    return MessageFormat(
+        thinks,
+        calls=lambda: parser.make(offered, body.stream),
+        markers=parser.markers,
+        single=offered.single,
+    )
+
+
+def check_renders(engine: str, tokens: TokenText) -> None:
+    """Refuse tools where the chat template does not show them to the model.
+
+    Raises:
+        APIError: 400.
+    """
+    if not tokens.renders_tools:
+        raise invalid(
+            f"The chat template of engine '{engine}' shows no tools to its model. Use an engine whose model knows "
+            "tools, or name a template that shows them as chat_template in the engine's configuration.",
+            "tools",
+        )
+
+
+def refuse_functions(body: ChatRequest) -> None:
+    """Refuse the API before `tools`, which is never silently ignored.
+
+    Raises:
+        APIError: 400.
+    """
+    for name in OLDER:
+        if (body.model_extra or {}).get(name) not in (None, [], "none"):
+            raise invalid(f"'{name}' is not supported: use tools and tool_choice.", name)

@@ -94,6 +94,8 @@ class Chat:
     notes: Console
     system: str | None = None
     messages: list[ChatCompletionMessageParam] = field(default_factory=list)
+    _thinks: bool = False
+    """Whether the last that was printed is reasoning."""
 
     def reset(self) -> None:
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
@@ -123,13 +125,20 @@ class Chat:
             self.notes.print(summary(last), style="dim", highlight=False, soft_wrap=True)
 
     def show(self, chunk: ChatCompletionChunk, pending: list[TracedToken]) -> str:
-        """Print a chunk's text; `pending` keeps the tokens whose text is still to come."""
+        """Print a chunk's text; `pending` keeps the tokens whose text is still to come. Reasoning goes to the notes."""
         if not chunk.choices:
             return ""
         content = chunk.choices[0].delta.content or ""
         pending += trace(chunk.choices[0])
+        if thought := getattr(chunk.choices[0].delta, "reasoning_content", None):
+            self.notes.print(Text(printable(thought), style="dim italic"), end="", soft_wrap=True)
+            self._thinks = True
+            pending.clear()
         if not content:
             return ""
+        if self._thinks:
+            self.notes.print("\n")
+            self._thinks = False
         if not self.out.is_terminal:
             self.out.file.write(content)
             self.out.file.flush()

@@ -65,6 +65,8 @@ class WaverReport(BaseModel):
     catch_up_tokens: dict[str, int] = {}
     """Tokens that each engine had to read because another engine had written them."""
     discarded_tokens: int = 0
+    broken_tool_calls: int = 0
+    """Texts that began as calls of tools and are none."""
     truncation: TruncationSummary | None = None
     retrieval: dict[str, Any] | None = None
     strategy: str | None = None

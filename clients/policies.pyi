@@ -76,6 +76,9 @@ def forced_answer(
 ) -> dict[str, Any]:
     """Bring an answer that its limit would cut off to its end, within that limit."""
 
+def think_budget(*, tokens: int = ..., words: str = ...) -> dict[str, Any]:
+    """End a think block that has used up its budget, and let the answer follow."""
+
 def ead(
     *,
     small: str = ...,

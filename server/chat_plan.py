@@ -10,6 +10,8 @@ from dataclasses import replace
 from fastapi import Request
 
 from waver.engines.tokens import TokenText
+from waver.policies.base import STAGES
+from waver.policies.think.think_budget import ThinkBudget
 from waver.server.chat_prompt import chat_ids, user_turn
 from waver.server.chat_schemas import ChatRequest
 from waver.server.conversation import turns
@@ -35,6 +37,7 @@ async def plan_chat(request: Request, runtime: Runtime, body: ChatRequest, route
         Unsupported, EngineError: an engine cannot do its part.
     """
     refuse_functions(body)
+    route = with_think_budget(route, body.thinking_token_budget)
     offered = offer(body)
     tokens = runtime.engines[route.engine].tokens
     how = await runtime.texts.run(message_format, runtime, route.engine, offered, body)
@@ -75,11 +78,12 @@ def message_format(runtime: Runtime, engine: str, offered: Offer | None, body: C
     """
     config, tokens = runtime.config.engines[engine], runtime.engines[engine].tokens
     thinks = config.reasoning_parser == "think" or (config.reasoning_parser == "auto" and tokens.knows_thinking)
+    plain = MessageFormat(thinks, include_reasoning=body.include_reasoning)
     if offered is None:
-        return MessageFormat(thinks)
+        return plain
     check_renders(engine, tokens)
     if offered.forced:
-        return MessageFormat(thinks, calls=ForcedCalls)
+        return replace(plain, calls=ForcedCalls)
     if guided(body, offered):
         raise invalid(
             "response_format cannot be combined with tools that the model is free to call: leave one of them out, or "
@@ -93,12 +97,20 @@ def message_format(runtime: Runtime, engine: str, offered: Offer | None, body: C
             "configuration, or force a call by tool_choice.",
             "tools",
         )
-    return MessageFormat(
-        thinks,
-        calls=lambda: parser.make(offered, body.stream),
-        markers=parser.markers,
-        single=offered.single,
+    return replace(
+        plain, calls=lambda: parser.make(offered, body.stream), markers=parser.markers, single=offered.single
     )
+
+
+def with_think_budget(route: Route, tokens: int | None) -> Route:
+    """Add the policy `think_budget` to a route, or set its budget; None: leave it as it is."""
+    if tokens is None:
+        return route
+    own = next((policy for policy in route.policies if isinstance(policy, ThinkBudget)), ThinkBudget())
+    budget = own.model_copy(update={"tokens": tokens})
+    chosen = [*(policy for policy in route.policies if policy is not own), budget]
+    ordered = tuple(sorted(chosen, key=lambda policy: STAGES.index(policy.stage)))
+    return replace(route, policies=ordered, places={**route.places, budget.name: "thinking_token_budget"})
 
 
 def check_renders(engine: str, tokens: TokenText) -> None:

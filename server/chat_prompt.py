@@ -70,7 +70,7 @@ def render(
         ValueError: the template refuses the conversation.
     """
     generate = body.add_generation_prompt and not body.continue_final_message
-    return tokens.chat(conversation, generate, body.continue_final_message, tools, **body.chat_template_kwargs)
+    return tokens.chat(conversation, generate, body.continue_final_message, tools, **body.template_variables)
 
 
 def user_turn(

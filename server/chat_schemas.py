@@ -85,11 +85,21 @@ class ChatPrompt(Body):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = Field({})
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """Return the variables of the chat template, under the names that templates have for thinking."""
+        effort = self.reasoning_effort
+        thinks = {} if effort is None else dict.fromkeys(("enable_thinking", "thinking"), effort != "none")
+        return {**thinks, **({} if effort is None else {"reasoning_effort": effort}), **self.chat_template_kwargs}
 
 
 class ChatRequest(ToolFields, ChatPrompt, Generation):
     """POST /v1/chat/completions."""
 
+    include_reasoning: bool = True
+    thinking_token_budget: int | None = Field(None, ge=0, lt=2**31)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
     max_tokens: int | None = Field(None, ge=1)
@@ -108,3 +118,8 @@ class TokenizeRequest(Body):
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = Field({})
     return_token_strs: bool = False
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """Return the variables of the chat template."""
+        return self.chat_template_kwargs

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 HARMLESS = frozenset({
-    "user", "metadata", "store", "service_tier", "parallel_tool_calls", "reasoning_effort", "modalities", "prediction",
+    "user", "metadata", "store", "service_tier", "modalities", "prediction",
     "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "verbosity", "suffix", "best_of",
 })  # fmt: skip
 """OpenAI's fields that change nothing here; `suffix` and `best_of` are checked where they matter."""

@@ -17,18 +17,14 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import ClassVar, Literal
-from weakref import WeakValueDictionary
 
 from pydantic import Field
 
-from waver.engines.base import Engine, Step, Unsupported
-from waver.engines.tokens import TokenText
+from waver.engines.base import Step, Unsupported
 from waver.policies.base import CounterSpec, Policy, Proceed, Stage
 from waver.policies.job import Job, continuation
 from waver.policies.report import Report
-
-_SCORE: WeakValueDictionary[int, Engine] = WeakValueDictionary()
-"""Engines that have been seen to score a text, by id."""
+from waver.policies.think.given_words import check_scoring, given
 
 
 class ForcedAnswer(Policy):
@@ -62,18 +58,11 @@ class ForcedAnswer(Policy):
         return (("waver_forced_answers", ()),) if report.extra.get("forced_answer", {}).get("forced") else ()
 
     async def check(self, job: Job) -> None:
-        engine = job.writer
         if job.sampling.grammar is not None:
-            raise Unsupported("a forced answer would break what response_format asks for; use one of them", "policy")
-        if _SCORE.get(id(engine)) is not engine:
-            try:
-                await engine.score((*job.prompt_ids[-1:], *engine.tokens.encode_plain(self.words))[:2])
-            except Unsupported as error:
-                raise Unsupported(
-                    f"forced_answer has its words scored, and engine {engine.name!r} does not score a given text",
-                    "policy",
-                ) from error
-            _SCORE[id(engine)] = engine
+            raise Unsupported(
+                "a forced answer would break what response_format or a forced call asks for; use one of them", "policy"
+            )
+        await check_scoring(job, self.words, self.name)
 
     def possible_jobs(self, job: Job) -> list[Job]:
         if self._limit(job) == job.sampling.max_tokens:
@@ -106,10 +95,10 @@ class ForcedAnswer(Policy):
         if not said:
             job.report.extra["forced_answer"] = {"forced": True, "after": len(before) - start}
         if rest:
+            async with aclosing(given(job, written, rest)) as told:
+                async for step in told:
+                    yield step
             written += rest
-            scored = await job.writer.score((*job.prompt_ids, *written), job.sampling.top_logprobs)
-            for step in scored[-len(rest) :]:
-                yield step
         text, stream = "", job.writer.tokens.stream()
         async with aclosing(proceed(self._last(job, written))) as steps:
             async for step in steps:
@@ -122,7 +111,7 @@ class ForcedAnswer(Policy):
     def _limit(self, job: Job) -> int:
         """Return the most tokens before the words: all, where there is no room for words and what they announce."""
         sampling, tokens = job.sampling, job.writer.tokens
-        longest = len(_closing(tokens)) + len(tokens.encode_plain(self.words))
+        longest = (len(tokens.close_think()) if tokens.think else 0) + len(tokens.encode_plain(self.words))
         room = min(sampling.max_tokens // 2, sampling.max_tokens - sampling.min_tokens)
         return sampling.max_tokens - (min(longest + self.tokens, room) if room > longest else 0)
 
@@ -139,17 +128,10 @@ class ForcedAnswer(Policy):
         """Encode what stands between a prompt with an answer that was cut off and the answer's end."""
         tokens = job.writer.tokens
         thinking = tokens.think and next((i for i in reversed(ids) if i in tokens.think), None) == tokens.think[0]
-        return (*(_closing(tokens) if thinking else ()), *tokens.encode_plain(self.words))
+        return (*(tokens.close_think() if thinking else ()), *tokens.encode_plain(self.words))
 
     def _last(self, job: Job, written: Sequence[int]) -> Job:
         """Make the job that goes on behind the words."""
         inner = continuation(job, written, job.engine, max_new=self.tokens)
         temperature = job.sampling.temperature if self.temperature is None else self.temperature
         return replace(inner, sampling=replace(inner.sampling, temperature=temperature, min_tokens=0))
-
-
-def _closing(tokens: TokenText) -> list[int]:
-    """Encode the end of a think block, where a model has them."""
-    if tokens.think is None:
-        return []
-    return [*tokens.encode_plain("\n"), tokens.think[1], *tokens.encode_plain("\n\n")]

@@ -107,7 +107,7 @@ def opening(tokens: TokenText, prompt_ids: Sequence[int], strategy: Strategy) ->
     front = begun if last == opens else [opens, *begun]
     if strategy.think:
         return tuple(front)
-    return (*front, *tokens.encode_plain("\n"), closes, *tokens.encode_plain("\n\n"))
+    return (*front, *tokens.close_think())
 
 
 def _followed_by(with_context: Callable[[str], Sequence[int]], words: Sequence[int]) -> Callable[[str], Sequence[int]]:

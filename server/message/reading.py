@@ -18,7 +18,7 @@ class MessageFormat:
 
     `thinks`: it may begin with a think block, which the prompt may have `opened`. `calls` begins to read calls in what
     follows; None: there are none. `markers`: control tokens that are part of what `calls` reads; None: all of them.
-    `single`: the answer ends with its first call.
+    `single`: the answer ends with its first call. `include_reasoning`: reasoning is a part of the message.
     """
 
     thinks: bool = False
@@ -26,6 +26,7 @@ class MessageFormat:
     calls: Callable[[], PartReader] | None = None
     markers: frozenset[str] | None = frozenset()
     single: bool = False
+    include_reasoning: bool = True
 
 
 class Reading:
@@ -35,7 +36,7 @@ class Reading:
         self.reasoning_tokens = 0
         self._block = ThinkBlock(how.opened) if how.thinks else None
         self._calls = None if how.calls is None else how.calls()
-        self._single = how.single
+        self._single, self._included = how.single, how.include_reasoning
         self._tokens = tokens
         self._markers = how.markers
 
@@ -68,7 +69,7 @@ class Reading:
             reasoning, text = self._block.push(text)
             if before or reasoning or self._block.inside:
                 self.reasoning_tokens += len(piece.tokens)
-        if reasoning:
+        if reasoning and self._included:
             parts.append(Reasoning(reasoning))
         if text:
             parts += self._rest(text, piece)
@@ -79,7 +80,7 @@ class Reading:
         parts: list[Part] = []
         if self._block is not None:
             reasoning, text = self._block.finish()
-            parts += [Reasoning(reasoning)] if reasoning else []
+            parts += [Reasoning(reasoning)] if reasoning and self._included else []
             if text:
                 parts += self._rest(text)
         if self._calls is not None:

@@ -55,11 +55,16 @@ async function ask(text) {
       const traced = choice.waver?.trace ?? [];
       all.push(...traced);
       pending.push(...traced);
-      const content = choice.delta.content;
-      if (!content) continue;
+      const thought = choice.delta.reasoning_content ?? "", content = choice.delta.content ?? "";
+      if (!thought && !content) continue;
+      if (content && !answer && words.querySelector(".thought")) words.append("\n\n");
       answer += content;
       const follow = innerHeight + scrollY > document.documentElement.scrollHeight - 80;
-      for (const [part, token] of spans(content, pending.splice(0))) words.append(tokenSpan(part, token));
+      for (const [part, token] of spans(thought + content, pending.splice(0))) {
+        const span = tokenSpan(part, token);
+        if (thought) span.classList?.add("thought");
+        words.append(span);
+      }
       if (follow) turn.scrollIntoView({ block: "end" });
     }
     messages = [...messages, { role: "assistant", content: answer }];

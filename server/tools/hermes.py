@@ -33,6 +33,8 @@ class HermesCalls:
         self._state: Literal["content", "call", "behind", "done"] = "content"
         self._held = ""
         """White space and the beginning of a tag that may follow it: content only if no tag does."""
+        self._gap = ""
+        """White space in front of the call that is being read."""
         self._json = JsonCalls(0, new_id)
         self._calls = 0
         """Calls that have been begun, complete or not."""
@@ -71,6 +73,7 @@ class HermesCalls:
         if start >= 0:
             if before := text[:start].rstrip():
                 out.append(Content(before))
+            self._gap = text[len(before) : start]
             self._state, self._json = "call", JsonCalls(self._calls, self._new_id)
             return text[start + len(OPENS) :]
         safe = len(text[: len(text) - overlap(text, OPENS)].rstrip())
@@ -116,7 +119,7 @@ class HermesCalls:
         if self._json.complete and not raw.strip(" \t\r\n,]"):  # an array that was not closed
             return
         if not self._json.complete:
-            raw = OPENS + raw
+            raw = self._gap + OPENS + raw
         self.broken += 1
         # Its end may be the beginning of a tag.
         safe = len(raw) - overlap(raw, OPENS)

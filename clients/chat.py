@@ -95,7 +95,7 @@ class Chat:
     system: str | None = None
     messages: list[ChatCompletionMessageParam] = field(default_factory=list)
     _thinks: bool = False
-    """Whether the last that was printed is reasoning."""
+    """True while the last that was printed is reasoning."""
 
     def reset(self) -> None:
         self.messages = [{"role": "system", "content": self.system}] if self.system else []

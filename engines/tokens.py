@@ -251,7 +251,7 @@ class TokenText:
             # Templates put results of tools into JSON, which would escape what stands in place of a mark.
             whole = turn.get("content") and turn.get("role") != "tool"
             mark = {"content": f"\ue000{lot}:{i}\ue001"} if whole else {}
-            return guarded({key: each for key, each in turn.items() if key not in mark}) | mark
+            return {**guarded({key: each for key, each in turn.items() if key not in mark}), **mark}
 
         marked = [marked_turn(i, turn) for i, turn in enumerate(messages)]
         text = cast(str, self.tokenizer.apply_chat_template(marked, **guarded(options)))

@@ -50,7 +50,7 @@ class Report:
     catch_up: dict[str, int] = field(default_factory=dict)
     """Tokens that each engine had to read after a switch because another engine had written them."""
     think_open: bool | None = None
-    """Whether words that a policy has put in front of the answer end in a think block; None: there are none."""
+    """True if words that a policy has put in front of the answer end in a think block; None: there are none."""
     filtered_by: str | None = None
     """Name of the policy that withheld the answer, whose `finish_reason` is then `content_filter`."""
     _writer: str | None = None

@@ -17,7 +17,7 @@ from waver.engines.tokens import TokenText
 from waver.server.message.parts import Part
 
 Reason = Finish | Literal["tool_calls"]
-"""Why a choice ended, as clients are told."""
+"""The reason why a choice ended, as clients are told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ class TextPart(Body):
 
 
 class RefusalPart(Body):
-    """What a model said when it refused to answer; a part of an assistant's message."""
+    """The text of a refusal; a part of an assistant's message."""
 
     type: Literal["refusal"]
     refusal: Text

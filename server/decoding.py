@@ -59,7 +59,7 @@ class Plan:
     timeout: float
     caller: Caller
     message: MessageFormat | None = None
-    """How the text is read as a chat's message; None: it stays a text."""
+    """The way to read the text as a chat's message; None: it stays a text."""
     shared: dict[Any, Any] = field(default_factory=dict)
     """State that the jobs of all choices share."""
 

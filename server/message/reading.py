@@ -14,7 +14,7 @@ from waver.server.message.thinking import CLOSES, OPENS, ThinkBlock
 
 @dataclass(frozen=True)
 class MessageFormat:
-    """How the text of an answer is to be read.
+    """The way to read the text of an answer.
 
     `thinks`: it may begin with a think block, which the prompt may have `opened`. `calls` begins to read calls in what
     follows; None: there are none. `markers`: control tokens that are part of what `calls` reads; None: all of them.

@@ -29,7 +29,7 @@ class JsonCalls:
         self.raw: list[str] = []
         """The characters of the call that is being read, and of what stands before it; empty behind a complete call."""
         self.begun = False
-        """Whether a call's beginning was passed on that is not complete."""
+        """True while a call has been passed on in part."""
         self.next, self._new_id = first, new_id
         self._scanner = JsonScanner()
         self._level = 1
@@ -42,7 +42,7 @@ class JsonCalls:
         self._held: list[str] | None = None
         """The arguments, as far as they have not been passed on; None before them."""
         self._streams = False
-        """Whether the value that is being read is passed on as it comes."""
+        """True while the value that is being read is passed on as it comes."""
 
     @property
     def ended(self) -> bool:

@@ -14,7 +14,7 @@ from waver.server.tools.schemas import AllowedChoice, NamedFunction, Tool, ToolF
 
 @dataclass(frozen=True)
 class Offer:
-    """What a model is offered: the tools, and whether it has to call one. `single`: one call at most."""
+    """The tools that a model is offered, and whether it has to call one. `single`: one call at most."""
 
     tools: tuple[Tool, ...]
     forced: bool = False

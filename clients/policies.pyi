@@ -31,6 +31,51 @@ class Hard(TypedDict, total=False):
     top_p: float | None
     share: float
 
+def scr(
+    *,
+    top_k: int = ...,
+    confirm: Literal["listwise", "pointwise", "probability"] = ...,
+    statements: int = ...,
+    threshold: float = ...,
+    max_entropy: float | None = ...,
+    uncertain: Literal["pointwise", "direct"] = ...,
+    floor: float | None = ...,
+    engine: str | None = ...,
+    shared: bool = ...,
+    instruction: str = ...,
+) -> dict[str, Any]:
+    """Use facts that were corrected where the model confirms that they bear on the question."""
+
+def simplemem(
+    *,
+    recall: bool = ...,
+    remember: bool = ...,
+    engine: str | None = ...,
+    extraction: Literal["engine", "turns"] = ...,
+    novelty: Literal["entities", "surprisal"] = ...,
+    window: int = ...,
+    stride: int = ...,
+    threshold: float = ...,
+    alpha: float = ...,
+    safety_net: bool = ...,
+    idle: float = ...,
+    consolidate: bool = ...,
+    cluster_threshold: float = ...,
+    affinity_mix: float = ...,
+    decay: float = ...,
+    linkage: Literal["complete", "single"] = ...,
+    plan: Literal["engine", "words"] = ...,
+    least: int = ...,
+    most: int = ...,
+    base: int = ...,
+    slope: float = ...,
+    dense_weight: float = ...,
+    lexical_weight: float = ...,
+    symbolic_weight: float = ...,
+    instruction: str = ...,
+) -> dict[str, Any]:
+    """Remember facts of conversations and recall those that a question needs."""
+
 def diffadapt(
     *,
     strategy: Literal["auto", "easy", "normal", "hard", "shuffled", "oracle"] = ...,

@@ -1,8 +1,8 @@
 """Define policies: middleware around decoding.
 
 A request's policies are sorted by `stage` and wrapped around the engine, outermost first:
-`admit > prompt > search > finish > decode > sample > engine`. Each one's `decode(job, proceed)` yields steps, and
-`proceed(job)` runs what is inside.
+`admit > guard > remember > prompt > search > finish > decode > sample > engine`. Each one's `decode(job, proceed)`
+yields steps, and `proceed(job)` runs what is inside.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from waver.engines.base import Step
 from waver.policies.answer import Answer
 from waver.policies.job import Job
 from waver.policies.report import Report
+from waver.policies.services import Services
 
-Stage = Literal["admit", "prompt", "search", "finish", "decode", "sample"]
-STAGES: tuple[Stage, ...] = ("admit", "prompt", "search", "finish", "decode", "sample")
+Stage = Literal["admit", "guard", "remember", "prompt", "search", "finish", "decode", "sample"]
+STAGES: tuple[Stage, ...] = ("admit", "guard", "remember", "prompt", "search", "finish", "decode", "sample")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ class Policy(BaseModel):
     def acts_after(cls) -> bool:
         """Return whether it has an `after` of its own."""
         return cls.after is not Policy.after
+
+    @classmethod
+    async def background(cls, services: Services) -> None:
+        """Work beside all requests for as long as the server runs, on what outlives them. It is cancelled when the
+        server stops, and started again a while after it has failed."""
 
     def possible_jobs(self, job: Job) -> list[Job]:
         """Return one job of each kind that `decode` may hand on, so that what an engine would refuse of it in the

@@ -1,13 +1,14 @@
-"""Helpers for policies: ask an engine for a whole text, decode a job of its own, emit a fixed text."""
+"""Helpers for policies: ask an engine for a whole text or JSON, decode a job of its own, emit a fixed text."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from waver.engines.base import NO_TOKEN, Engine, Sampling, Step
+from waver.engines.base import NO_TOKEN, Engine, Sampling, Step, Unsupported
 from waver.policies.job import Job
 from waver.policies.report import Report
 
@@ -34,7 +35,7 @@ async def draft(job: Job, prompt_ids: Sequence[int], sampling: Sampling, engine:
 
 
 async def ask(
-    job: Job, messages: Sequence[Mapping[str, str]], max_tokens: int, engine: Engine | None = None, **sampling: float
+    job: Job, messages: Sequence[Mapping[str, str]], max_tokens: int, engine: Engine | None = None, **sampling: Any
 ) -> str:
     """Ask an engine (default: the job's writer) for a whole text; greedily, unless `sampling` says how.
 
@@ -50,9 +51,34 @@ async def ask(
     room = min(max_tokens, writer.context_length - len(ids))
     if room <= 0:
         return ""
-    how = Sampling(**{"temperature": 0.0, "logprobs": False, **sampling, "max_tokens": room})  # type: ignore[arg-type]
+    how = Sampling(**{"temperature": 0.0, "logprobs": False, **sampling, "max_tokens": room})
     steps = await draft(job, ids, how, writer)
     return writer.tokens.decode([step.token for step in steps if step.token != NO_TOKEN]).strip()
+
+
+async def ask_json(
+    job: Job,
+    messages: Sequence[Mapping[str, str]],
+    schema: Mapping[str, Any],
+    max_tokens: int,
+    engine: Engine | None = None,
+    **sampling: Any,
+) -> Any:
+    """Ask an engine for JSON that follows a schema, as `ask` does; an engine that cannot be guided writes freely, and
+    what stands between the first brace and the last is read.
+
+    Returns:
+        What it wrote, which may be cut off by `max_tokens` and then is None, as is everything that is no JSON.
+    """
+    try:
+        text = await ask(job, messages, max_tokens, engine, grammar=json.dumps(schema), **sampling)
+    except Unsupported:
+        text = await ask(job, messages, max_tokens, engine, **sampling)
+    begin, end = text.find("{"), text.rfind("}")
+    try:
+        return json.loads(text[begin : end + 1]) if 0 <= begin < end else None
+    except (ValueError, RecursionError):
+        return None
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,21 @@ from waver.policies.stores import Stores
 if TYPE_CHECKING:
     from waver.retrieval.embedder import Embedder
     from waver.retrieval.library import Library
+    from waver.retrieval.memory.facts import Facts
+    from waver.retrieval.memory.memories import Memories
 
 
 @dataclass(frozen=True)
 class Services:
-    """The engines and probes of the configuration, by name, its collections of documents and its stores for what
-    outlives a request (None: there are none)."""
+    """The engines and probes of the configuration, by name, its collections of documents, its stores for what outlives
+    a request, the memories of conversations and facts (None: there are none)."""
 
     engines: Mapping[str, Engine]
     library: Library | None = None
     probes: Mapping[str, Probe] = field(default_factory=dict)
     stores: Stores | None = None
+    memories: Memories | None = None
+    facts: Facts | None = None
 
     @property
     def embedder(self) -> Embedder | None:

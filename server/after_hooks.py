@@ -53,10 +53,10 @@ class AfterHooks:
                         await policy.after(job, answer)
                 except Exception as error:
                     # Its message may quote the prompt or the caller: only its kind and place are logged.
-                    log.error("a policy failed after an answer", policy=policy.name, error=_place(error))
+                    log.error("a policy failed after an answer", policy=policy.name, error=place(error))
 
 
-def _place(error: BaseException) -> str:
+def place(error: BaseException) -> str:
     """Return the type of an exception and the line that raised it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -21,7 +21,9 @@ from waver.server import (
     completions,
     documents,
     embeddings,
+    facts,
     health,
+    memories,
     metrics,
     models,
     page,
@@ -114,7 +116,8 @@ def create_app(
     )
     app.state.runtime = runtime
     install_handlers(app)
-    for part in (chat, completions, embeddings, collections, documents, models, tokenization, health, metrics, page):
+    answers = (chat, completions, embeddings, tokenization)
+    for part in (*answers, collections, documents, facts, memories, models, health, metrics, page):
         app.include_router(part.router)
     app.mount("/static", page.files)
     return app

@@ -7,6 +7,7 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from waver.server.answer import Answer
+from waver.server.auth import SCOPE_KEY
 from waver.server.bodies import BodyRoute
 from waver.server.chat_format import ChatFormatter
 from waver.server.chat_plan import plan_chat
@@ -22,7 +23,7 @@ async def chat_completions(request: Request, body: ChatRequest) -> Response:
     runtime = ready_runtime(request)
     if body.top_logprobs and not body.logprobs:
         raise invalid("top_logprobs needs 'logprobs': true.", "top_logprobs")
-    route = runtime.route(body.model, body.policy)
+    route = runtime.route(body.model, body.policy, request.scope.get(SCOPE_KEY))
     deadline = runtime.deadline(body.timeout)
     async with asyncio.timeout_at(deadline):
         plan = await plan_chat(request, runtime, body, route, deadline)

@@ -12,6 +12,7 @@ from waver.engines.tokens import TokenText
 from waver.policies.job import UserTurn
 from waver.server.answer import Answer, FinishedChoice
 from waver.server.assembly import Piece, Token
+from waver.server.auth import SCOPE_KEY
 from waver.server.bodies import BodyRoute
 from waver.server.decoding import Prompt
 from waver.server.errors import invalid
@@ -33,7 +34,7 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
         raise invalid("suffix is not supported.", "suffix")
     if extra.get("best_of") not in (None, body.n):
         raise invalid("best_of is not supported; use n.", "best_of")
-    route = runtime.route(body.model, body.policy)
+    route = runtime.route(body.model, body.policy, request.scope.get(SCOPE_KEY))
     tokens = runtime.engines[route.engine].tokens
     given = as_list(body.prompt)
     if len(given) > runtime.config.server.max_choices:

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from waver.engines import EngineConfig, LoraConfig, UpstreamConfig, VllmConfig
 from waver.resources import DEFAULT_CONFIG, PACKAGE
 from waver.retrieval.config import RetrievalConfig
+from waver.retrieval.memory.config import MemoryConfig
 from waver.server.settings import ServerConfig
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -39,6 +40,10 @@ class Config(BaseSettings):
     """Python modules with policies, gates or transforms of your own; also `WAVER_MODULES`, a JSON list."""
     state: str = "data/state"
     """Folder for what policies keep between requests, by owner."""
+    pinned: dict[str, list[dict[str, Any]]] = {}
+    """Policies of every request with a key, by the key's name (`*`: all requests): no request can change them or leave
+    them out."""
+    memory: MemoryConfig = MemoryConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     server: ServerConfig = ServerConfig()
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from fastapi import Request
 
@@ -139,7 +142,15 @@ async def _check(route: Route, job: Job) -> None:
 
 
 def caller(request: Request, body: Generation) -> Caller:
-    """Tell who asks: the name of the request's key, and its field `user` where that is a text of reasonable length."""
+    """Tell who asks: the name of the request's key, and its field `user`."""
     user = (body.model_extra or {}).get("user")
-    known = isinstance(user, str) and len(user) <= MOST_USER_CHARACTERS
-    return Caller(request.scope.get(SCOPE_KEY), user if known else None)
+    return Caller(request.scope.get(SCOPE_KEY), None if user is None else user_name(user))
+
+
+def user_name(user: Any) -> str:
+    """Return the name of a user: a text of reasonable length as it is. Others are turned into one, so that no two users
+    are ever taken for the same."""
+    name = user if isinstance(user, str) else json.dumps(user, sort_keys=True)
+    if len(name) <= MOST_USER_CHARACTERS:
+        return name
+    return f"sha256:{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,14 +53,20 @@ class Router:
                 self._presets[name] = parse(items, engines, config.policies, probes)
             except PolicyError as error:
                 raise ValueError(f"preset '{name}': {error.param}: {error}") from error
+        for name, items in config.pinned.items():
+            try:
+                parse(items, engines, config.policies, probes)
+            except PolicyError as error:
+                raise ValueError(f"pinned '{name}': {error.param}: {error}") from error
 
     @property
     def main_engine(self) -> str:
         """Return the engine of a preset whose policies choose none: the largest."""
         return self._largest(self._engines)
 
-    def route(self, model: str | None, policy: Any = None) -> Route:
-        """Resolve a request's `model` and `policy`.
+    def route(self, model: str | None, policy: Any = None, key: str | None = None) -> Route:
+        """Resolve a request's `model` and `policy`. What the configuration pins for the key with this name goes over
+        them.
 
         Raises:
             APIError: 404, no such model or preset; 400, the policy is neither a name nor a list.
@@ -77,6 +83,10 @@ class Router:
             policies = parse(items, self._engines, self._config.policies, self._probes)
             places = {item["name"]: f"policy[{i}]" for i, item in enumerate(items)}
             label = ",".join(each.name for each in policies) or "none"
+        if pinned := self._pinned(key):
+            items = self._config.presets[preset] if preset is not None else policy or []
+            policies = parse(_over(items, pinned), self._engines, self._config.policies, self._probes)
+            places = {name: place for name, place in places.items() if name not in {each["name"] for each in pinned}}
         used = engines_used(policies, engine)
         if engine not in used:  # prompts and text are made with the tokenizer of those who write
             engine = self._largest(used)
@@ -99,6 +109,11 @@ class Router:
             )
         return preset, engine
 
+    def _pinned(self, key: str | None) -> list[dict[str, Any]]:
+        """Return the policies of every request with a key; its own go over those of all."""
+        pinned = self._config.pinned
+        return _over(pinned.get("*", []), pinned.get(key, []) if key is not None else [])
+
     def _named(self, policy: Any) -> str | None:
         """Find the preset that a request's `policy` names; None for a list of policies."""
         if isinstance(policy, list):
@@ -113,6 +128,12 @@ class Router:
 
     def _largest(self, names: Collection[str]) -> str:
         return max(names, key=lambda name: self._engines[name].parameters)
+
+
+def _over(items: Sequence[dict[str, Any]], pinned: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put policies over others of the same names."""
+    names = {each["name"] for each in pinned}
+    return [*(each for each in items if each["name"] not in names), *pinned]
 
 
 def model_names(config: Config) -> list[str]:

@@ -29,8 +29,11 @@ from waver.policies.services import Services
 from waver.policies.stores import Stores
 from waver.retrieval.base import RetrievalError
 from waver.retrieval.library import SEARCHES, Library
+from waver.retrieval.memory.facts import Facts
+from waver.retrieval.memory.memories import Memories
 from waver.server.admission import Admission
 from waver.server.after_hooks import AfterHooks
+from waver.server.background import Background
 from waver.server.bodies import Bodies
 from waver.server.config import Config
 from waver.server.errors import not_ready, server_stopping
@@ -60,7 +63,11 @@ class Runtime:
         self.library = Library(config.retrieval)
         self.probes: dict[str, Probe] = {}
         self.stores = Stores(Path(config.state))
+        self.memories = Memories(Path(config.state), config.memory, self.library.embedder)
+        limits = config.memory
+        self.facts = Facts(Path(config.state), limits.max_facts, limits.lock_seconds, self.library.embedder)
         self.after_hooks = AfterHooks()
+        self.background = Background()
         self.bodies = Bodies(config.server.max_body_values)
         self.texts = TokenizerPool(config.server.text_threads, config.server.max_concurrency + config.server.max_queue)
         self.schema_checks = SchemaChecks(config.server.schema_seconds, config.server.schema_memory)
@@ -106,6 +113,7 @@ class Runtime:
             return
         on_loaded()
         self.loaded = True
+        self.background.start(policies().values(), self.services)
         log.info("ready", engines=list(self.engines), seconds=round(time.perf_counter() - began, 2))
         await asyncio.to_thread(self.schema_checks.warm, list(self.engines.values()))
 
@@ -132,8 +140,11 @@ class Runtime:
     async def stop(self) -> None:
         self.loaded = False
         await self.after_hooks.settle(AFTER_HOOKS_GRACE)
+        await self.background.stop()
         await asyncio.gather(*(engine.aclose() for engine in self.engines.values()), return_exceptions=True)
         await asyncio.to_thread(self.stores.close)
+        await asyncio.to_thread(self.memories.close)
+        await asyncio.to_thread(self.facts.close)
         await self.jobs.aclose()
         await asyncio.to_thread(self.library.close)
         for each in (self.schema_checks, self.texts, self.bodies):
@@ -142,7 +153,7 @@ class Runtime:
     @property
     def services(self) -> Services:
         """Return the services that policies may use."""
-        return Services(self.engines, self.library, self.probes, self.stores)
+        return Services(self.engines, self.library, self.probes, self.stores, self.memories, self.facts)
 
     def deadline(self, timeout: float | None) -> float:
         """Return the time by which a request must be answered, on the event loop's clock: by its own `timeout`, at most
@@ -172,8 +183,8 @@ class Runtime:
         """Return the valid values of a request's `model`."""
         return model_names(self.config)
 
-    def route(self, model: str | None, policy: Any = None) -> Route:
-        """Resolve a request's `model` and `policy`.
+    def route(self, model: str | None, policy: Any = None, key: str | None = None) -> Route:
+        """Resolve a request's `model` and `policy`, under the key of this name.
 
         Raises:
             APIError: 404, no such model or preset; 503, the engines are not loaded.
@@ -181,7 +192,7 @@ class Runtime:
         """
         if self._router is None:
             raise not_ready("The engines are still starting.")
-        return self._router.route(model, policy)
+        return self._router.route(model, policy, key)
 
 
 def check_parsers(configs: Mapping[str, EngineConfig], engines: Mapping[str, Engine]) -> None:

@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from waver.retrieval.memory.facts import Statement
+from waver.retrieval.memory.unit import Time
+
 HARMLESS = frozenset({
     "user", "metadata", "store", "service_tier", "modalities", "prediction",
     "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "verbosity", "suffix", "best_of",
@@ -163,3 +166,37 @@ class EmbeddingsRequest(Body):
     model: Text | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1)
+
+
+class TurnBody(Body):
+    """A turn of a conversation to be remembered."""
+
+    speaker: Text = Field(min_length=1, max_length=128)
+    text: Text = Field(min_length=1)
+    time: Annotated[Time, Field(strict=False)] | None = None
+    source: Text = Field("", max_length=128)
+
+
+class MemoriesRequest(Body):
+    """POST /v1/memories: memories as they were exported, or the turns of a conversation."""
+
+    memories: Annotated[Many[dict[str, Any]], Field(min_length=1, max_length=10_000)] | None = None
+    turns: Annotated[Many[TurnBody], Field(min_length=1, max_length=1000)] | None = None
+    conversation: Text | None = Field(None, max_length=256)
+    policy: dict[str, Any] = {}
+    user: Text | None = Field(None, max_length=4096)
+
+
+class FactsRequest(Body):
+    """POST /v1/facts."""
+
+    facts: Annotated[Many[Statement], Field(min_length=1, max_length=10_000)]
+    user: Text | None = Field(None, max_length=4096)
+
+
+class MemorySearchRequest(Body):
+    """POST /v1/memories/search."""
+
+    query: Text = Field(min_length=1)
+    top_k: int = Field(5, ge=1, le=100)
+    user: Text | None = Field(None, max_length=4096)

@@ -1,4 +1,4 @@
-"""Turn pydantic's errors about a request body into one readable sentence and the name of the field."""
+"""Turn pydantic's errors about a request into one readable sentence and the name of the field."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ SENTENCES = {
     "float_type": "should be a number",
 }
 
+ADDRESS = ("path", "query")
+"""Places of what is wrong in the address of a request, not in its body."""
+
 
 def explain(errors: Sequence[Any], body: Any) -> tuple[str, str | None]:
     """Return the most specific error as `(message, param)`, `param` in the form `messages[0].content`."""
@@ -26,7 +29,12 @@ def explain(errors: Sequence[Any], body: Any) -> tuple[str, str | None]:
         reason = str(errors[0].get("ctx", {}).get("error", "")).lower()
         return f"The body is not valid JSON: {reason} at character {errors[0]['loc'][-1]}.", None
     # Every branch of a union complains; the one that got furthest into the body is the one that was meant.
-    where = [path(error["loc"][1:], body, missing=error["type"] == "missing") for error in errors]
+    where = [
+        [str(error["loc"][1])]
+        if error["loc"][0] in ADDRESS
+        else path(error["loc"][1:], body, missing=error["type"] == "missing")
+        for error in errors
+    ]
     deepest = max(range(len(errors)), key=lambda i: (len(where[i]), not errors[i]["type"].endswith("_type")))
     error, param = errors[deepest], ".".join(where[deepest]).replace(".[", "[")[:200]
     if not param:

@@ -27,10 +27,24 @@ export function reportView(report, tokens) {
     const { kept_mean: kept, crop_entropy_mean: even } = report.truncation;
     figures.push(["drawn from", `${kept.toFixed(1)} tokens, ${even.toFixed(3)} nats`]);
   }
+  if (report.memory) {
+    const { recalled, searched, complexity, prompt_tokens: read } = report.memory;
+    figures.push(["recalled", `${recalled.length} of ${searched}, complexity ${complexity.toFixed(2)}, ${read} tokens`]);
+  }
+  if (report.facts) figures.push(["facts", `${report.facts.route}, ${report.facts.candidates.length} candidates`]);
   if (report.strategy) figures.push(["strategy", report.strategy]);
   const list = make("dl", {}, ...figures.map(([k, v]) => make("div", {}, make("dt", {}, k), make("dd", {}, String(v)))));
   const threshold = report.policy.find((policy) => typeof policy.threshold === "number")?.threshold;
-  return make("div", { class: "report" }, bar, list, ...(tokens.length > 1 ? [sparkline(tokens, threshold)] : []));
+  return make("div", { class: "report" }, bar, list, ...quoted(report), ...(tokens.length > 1 ? [sparkline(tokens, threshold)] : []));
+}
+
+/** What was put in front of the question: memories and facts, each with its score. */
+function quoted(report) {
+  const confirmed = report.facts?.candidates.filter((fact) => report.facts.confirmed.includes(fact.id)) ?? [];
+  const lines = [...(report.memory?.recalled ?? []), ...confirmed];
+  if (!lines.length) return [];
+  const items = lines.map((each) => make("li", {}, `${each.score.toFixed(2)}  ${each.text}`));
+  return [make("details", { class: "quoted" }, make("summary", {}, `${lines.length} quoted`), make("ol", {}, ...items))];
 }
 
 /** Entropy over the tokens, the engine of each as a strip below, a policy's threshold as a dashed line. */

@@ -13,7 +13,9 @@ from waver import __version__
 from waver.cli.bench import bench
 from waver.cli.calibrate import calibrate_l_rag
 from waver.cli.chat import chat
+from waver.cli.facts import facts
 from waver.cli.ingest import ingest
+from waver.cli.memory import memory
 from waver.cli.serve import serve
 from waver.cli.train_bundled import train_bundled
 from waver.cli.train_probe import train_probe
@@ -47,6 +49,8 @@ def main(
 app.command()(serve)
 app.command()(chat)
 app.command()(ingest)
+app.add_typer(memory, name="memory")
+app.add_typer(facts, name="facts")
 
 train = typer.Typer(no_args_is_help=True, help="Train models.")
 train.command("bundled")(train_bundled)

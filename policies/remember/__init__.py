@@ -1,0 +1,1 @@
+"""Policies that remember: what conversations said, for those who said it."""

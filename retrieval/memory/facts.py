@@ -1,0 +1,324 @@
+"""Keep facts that correct what a model remembers: plain sentences of an owner, edited over time.
+
+A fact with the subject and relation of an earlier one replaces it. What was replaced stays readable, with the time at
+which it ended, until it is erased; only what holds now is searched.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from waver.retrieval.base import BadDocument, RetrievalError, Vectors
+from waver.retrieval.cancellation import in_thread
+from waver.retrieval.embedder import Embedder
+from waver.retrieval.memory.database import Layout, OwnedFile
+from waver.retrieval.memory.unit import MOST_CONTENT, encodable, exact, sentence
+
+FILE = "facts.sqlite3"
+LAYOUT = Layout(
+    mark=0x57464354,  # "WFCT"
+    version=1,
+    name="facts",
+    schema="""
+CREATE TABLE owners (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,
+    generation INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE facts (id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, text TEXT NOT NULL,
+    subject TEXT, relation TEXT, begun REAL NOT NULL, ended REAL, embedder TEXT NOT NULL, vector BLOB NOT NULL);
+CREATE INDEX facts_owner ON facts (owner, ended);
+CREATE INDEX facts_key ON facts (owner, subject, relation);
+""",
+)
+COLUMNS = "id, text, subject, relation, begun, ended"
+OUTSIDE = ("object", "format", "id", "begun", "ended")
+"""Keys of an export that are not the statement's."""
+THREADS = 2
+OPEN = 32
+"""Owners whose facts are held in memory for searches."""
+Result = TypeVar("Result")
+Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(encodable)]
+
+
+class Statement(BaseModel):
+    """A fact as it is given: a self-contained sentence, and what it says something about, if that is known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: Annotated[str, Field(min_length=1, max_length=MOST_CONTENT), AfterValidator(encodable)]
+    subject: Name | None = None
+    relation: Name | None = None
+
+    @property
+    def key(self) -> tuple[str, str] | None:
+        """Return what an earlier statement must have in common with it to be replaced."""
+        if self.subject is None or self.relation is None:
+            return None
+        return self.subject.casefold().strip(), self.relation.casefold().strip()
+
+
+def read_statement(data: Any) -> Statement:
+    """Read the JSON object of an export, or one written by hand: its `text`, and `subject` and `relation` if known.
+
+    Raises:
+        BadDocument: it is none.
+    """
+    if not isinstance(data, Mapping) or data.get("object", "fact") != "fact":
+        raise BadDocument("A fact is a JSON object with a 'text'.")
+    if data.get("format", LAYOUT.version) != LAYOUT.version:
+        raise BadDocument(f"This is no fact of format {LAYOUT.version}.")
+    try:
+        return Statement.model_validate({key: value for key, value in data.items() if key not in OUTSIDE})
+    except ValidationError as error:
+        raise BadDocument(f"A fact cannot be kept: {sentence(error)}.") from None
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A statement with its id, and the time in which it held (seconds since 1970); `ended` is None while it does."""
+
+    id: int
+    text: str
+    subject: str | None
+    relation: str | None
+    begun: float
+    ended: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON object of an answer or an export."""
+        out: dict[str, Any] = {"object": "fact", "format": LAYOUT.version, "id": self.id, "text": self.text}
+        out |= {key: value for key in ("subject", "relation") if (value := getattr(self, key)) is not None}
+        for key in ("begun", "ended"):
+            if (moment := getattr(self, key)) is not None:
+                out[key] = datetime.fromtimestamp(moment, UTC).isoformat()
+        return out
+
+
+class Facts:
+    """The facts of all owners in one folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        most: int,
+        lock_seconds: float,
+        embedder: Callable[[], Embedder],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Set up; nothing is read or written yet.
+
+        Args:
+            most: facts of an owner, those that were replaced included. clock: seconds since 1970.
+        """
+        self.most, self.clock = most, exact(clock)
+        self.file = OwnedFile(folder / FILE, LAYOUT, lock_seconds)
+        self.embedder = embedder
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="facts")
+        self._held: OrderedDict[str, tuple[tuple[int, int], list[Fact], Vectors]] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, owner: str) -> OwnFacts:
+        """Return the facts of one owner."""
+        return OwnFacts(self, owner)
+
+    async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """Run blocking work in a thread."""
+        return await in_thread(self._threads, work, *arguments)
+
+    async def ready(self) -> None:
+        """Load the embedder, if it is not there yet.
+
+        Raises:
+            Unavailable: it cannot be loaded.
+        """
+        embedder = self.embedder()
+        if not embedder.loaded:
+            await self.run(lambda: embedder.model)
+
+    async def search(self, owners: Sequence[str], question: str, count: int) -> list[tuple[Fact, float]]:
+        """Return the `count` facts of these owners that hold now and are the most similar to a question, with their
+        cosines; most similar first, of equal ones the newest."""
+
+        def work() -> list[tuple[Fact, float]]:
+            found = []
+            for owner in dict.fromkeys(owners):
+                facts, vectors = self._now(owner)
+                if facts:
+                    found += zip(facts, (vectors @ self.embedder().question(question)).tolist(), strict=True)
+            return nearest(found, count)
+
+        return await self.run(work)
+
+    def _now(self, name: str) -> tuple[list[Fact], Vectors]:
+        """Return the facts of an owner that hold, and their vectors. Blocks."""
+        none: tuple[list[Fact], Vectors] = ([], np.zeros((0, 1), np.float32))
+        if not self.file.there:
+            return none
+        with self.file.reading() as db:
+            row = db.execute("SELECT id, generation FROM owners WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                return none
+            with self._lock:
+                held = self._held.get(name)
+                if held is not None and held[0] == row:
+                    self._held.move_to_end(name)
+                    return held[1:]
+            read = db.execute(
+                f"SELECT {COLUMNS}, embedder, vector FROM facts WHERE owner = ? AND ended IS NULL ORDER BY id",
+                row[:1],
+            ).fetchall()
+        facts, vectors = [Fact(*each[:6]) for each in read], self._vectors(read)
+        with self._lock:
+            self._held[name] = (row, facts, vectors)
+            while len(self._held) > OPEN:
+                self._held.popitem(last=False)
+        return facts, vectors
+
+    def _vectors(self, read: Sequence[Sequence[Any]]) -> Vectors:
+        """Return the vectors of rows; those of other weights are made anew and kept."""
+        embedder = self.embedder()
+        stale = [i for i, row in enumerate(read) if row[6] != embedder.fingerprint]
+        vectors = np.zeros((len(read), embedder.dimension), np.float32)
+        for i, row in enumerate(read):
+            if row[6] == embedder.fingerprint:
+                vectors[i] = np.frombuffer(row[7], np.float32)
+        if stale:
+            vectors[stale] = embedder.embed([read[i][1] for i in stale])
+            with self.file.changing() as db:
+                rows = [(embedder.fingerprint, vectors[i].tobytes(), read[i][0]) for i in stale]
+                db.executemany("UPDATE facts SET embedder = ?, vector = ? WHERE id = ?", rows)
+        return vectors
+
+    def forget_held(self, name: str) -> None:
+        """Drop what searches hold of an owner."""
+        with self._lock:
+            self._held.pop(name, None)
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        self.file.close()
+
+
+def nearest(scored: Sequence[tuple[Fact, float]], count: int) -> list[tuple[Fact, float]]:
+    """Return the `count` best of facts with their cosines, best first; of equal ones the newest."""
+    return sorted(scored, key=lambda each: (-each[1], -each[0].begun, -each[0].id))[:count]
+
+
+class OwnFacts:
+    """The facts of one owner. No method sees or changes another's."""
+
+    def __init__(self, all_: Facts, name: str) -> None:
+        self._all, self.name = all_, name
+
+    async def add(self, statements: Sequence[Statement]) -> list[Fact]:
+        """Add facts in their order, all or none; each ends those that hold with its subject and relation, or its words.
+
+        Raises:
+            RetrievalError: there is no room for them, or they cannot be written.
+        """
+
+        def work() -> list[Fact]:
+            embedder = self._all.embedder()
+            vectors = embedder.embed([each.text for each in statements])
+            now = self._all.clock()
+            with self._all.file.changing() as db:
+                db.execute("INSERT OR IGNORE INTO owners (name) VALUES (?)", (self.name,))
+                owner = db.execute("SELECT id FROM owners WHERE name = ?", (self.name,)).fetchone()[0]
+                made = [
+                    _add(db, owner, each, now, embedder.fingerprint, vector.tobytes())
+                    for each, vector in zip(statements, vectors, strict=True)
+                ]
+                count = db.execute("SELECT count(*) FROM facts WHERE owner = ?", (owner,)).fetchone()[0]
+                if count > self._all.most:
+                    raise RetrievalError(
+                        f"There would be {count} facts; at most {self._all.most} are kept, those that were replaced "
+                        "included. Erase some first."
+                    )
+                _changed(db, owner)
+                return made
+
+        return await self._all.run(work) if statements else []
+
+    async def listed(self, at: float | None = None, history: bool = False) -> list[Fact]:
+        """Return facts in the order of their ids: those that hold now, or held at a moment (seconds since 1970), or
+        with `history` all of them."""
+
+        def work(db: sqlite3.Connection, owner: int) -> list[Fact]:
+            where: str = ""
+            values: tuple[float, ...] = ()
+            if not history and at is None:
+                where = " AND ended IS NULL"
+            elif at is not None:
+                where, values = " AND begun <= ? AND (ended IS NULL OR ended > ?)", (at, at)
+            rows = db.execute(f"SELECT {COLUMNS} FROM facts WHERE owner = ?{where} ORDER BY id", (owner, *values))
+            return [Fact(*row) for row in rows]
+
+        return await self._all.run(self._read, work, [])
+
+    async def get(self, fact: int) -> Fact | None:
+        """Return one fact, whether it still holds or not; None where there is none."""
+
+        def work(db: sqlite3.Connection, owner: int) -> Fact | None:
+            row = db.execute(f"SELECT {COLUMNS} FROM facts WHERE owner = ? AND id = ?", (owner, fact)).fetchone()
+            return None if row is None else Fact(*row)
+
+        return await self._all.run(self._read, work, None)
+
+    async def forget(self, fact: int) -> bool:
+        """Erase one fact from the file; return whether there was one. What it had replaced does not hold again."""
+        return await self._all.run(self._erase, "id = ?", (fact,)) > 0
+
+    async def erase(self) -> int:
+        """Erase all facts, and return how many there were."""
+        return await self._all.run(self._erase, "1", ())
+
+    def _read(self, work: Callable[[sqlite3.Connection, int], Result], otherwise: Result) -> Result:
+        if not self._all.file.there:
+            return otherwise
+        with self._all.file.reading() as db:
+            row = db.execute("SELECT id FROM owners WHERE name = ?", (self.name,)).fetchone()
+            return otherwise if row is None else work(db, row[0])
+
+    def _erase(self, where: str, values: Sequence[Any]) -> int:
+        if not self._all.file.there:
+            return 0
+        with self._all.file.changing() as db:
+            row = db.execute("SELECT id FROM owners WHERE name = ?", (self.name,)).fetchone()
+            if row is None:
+                return 0
+            count = db.execute(f"DELETE FROM facts WHERE owner = ? AND {where}", (row[0], *values)).rowcount
+            _changed(db, row[0])
+            if not db.execute("SELECT 1 FROM facts WHERE owner = ? LIMIT 1", row).fetchone():
+                db.execute("DELETE FROM owners WHERE id = ?", row)
+        self._all.forget_held(self.name)
+        if count:
+            self._all.file.purge()
+        return count
+
+
+def _add(db: sqlite3.Connection, owner: int, statement: Statement, now: float, embedder: str, vector: bytes) -> Fact:
+    key = statement.key
+    ended = "UPDATE facts SET ended = ? WHERE owner = ? AND ended IS NULL AND "
+    db.execute(ended + "text = ?", (now, owner, statement.text))
+    if key is not None:
+        db.execute(ended + "subject = ? AND relation = ?", (now, owner, *key))
+    subject, relation = (statement.subject, statement.relation) if key is None else key
+    row = (owner, statement.text, subject, relation, now, embedder, vector)
+    done = db.execute(
+        "INSERT INTO facts (owner, text, subject, relation, begun, embedder, vector) VALUES (?, ?, ?, ?, ?, ?, ?)", row
+    )
+    return Fact(int(done.lastrowid or 0), statement.text, subject, relation, now)
+
+
+def _changed(db: sqlite3.Connection, owner: int) -> None:
+    db.execute("UPDATE owners SET generation = generation + 1 WHERE id = ?", (owner,))

@@ -1,0 +1,388 @@
+"""Open the memories of an owner. Whatever is changed is on disk when a method returns.
+
+Methods are coroutines that work in threads of their own. The file is made when the first thing is remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
+
+import numpy as np
+
+from waver.retrieval.base import Vectors
+from waver.retrieval.cancellation import in_thread
+from waver.retrieval.embedder import Embedder
+from waver.retrieval.memory import rows, turns
+from waver.retrieval.memory.config import MemoryConfig
+from waver.retrieval.memory.database import OwnedFile
+from waver.retrieval.memory.index import Index
+from waver.retrieval.memory.rows import ALWAYS, Span
+from waver.retrieval.memory.turns import Turn, Work
+from waver.retrieval.memory.unit import Memory, Unit, exact
+
+FILE = "memories.sqlite3"
+THREADS = 4
+OPEN = 32
+"""Owners whose memories are held in memory for searches."""
+DAY = 86_400.0
+HISTORY = 256
+"""Most turns before a window that are handed to whoever reads it."""
+Result = TypeVar("Result")
+
+
+class Memories:
+    """The memories of all owners in one folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: MemoryConfig,
+        embedder: Callable[[], Embedder],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Set up; nothing is read or written yet.
+
+        Args:
+            embedder: returns what makes the vectors. clock: seconds since 1970.
+        """
+        self.config, self.clock = config, exact(clock)
+        self.file = OwnedFile(folder / FILE, rows.LAYOUT, config.lock_seconds)
+        self.arrived = asyncio.Event()
+        """Set when work has come that is due."""
+        self._embedder = embedder
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="memory")
+        self._indexes: OrderedDict[str, tuple[tuple[int, int], Index]] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, owner: str) -> OwnMemories:
+        """Return the memories of one owner."""
+        return OwnMemories(self, owner)
+
+    async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """Run blocking work in a thread."""
+        return await in_thread(self._threads, work, *arguments)
+
+    async def ready(self) -> None:
+        """Load the embedder, if it is not there yet.
+
+        Raises:
+            Unavailable: it cannot be loaded.
+        """
+        embedder = self._embedder()
+        if not embedder.loaded:
+            await self.run(lambda: embedder.model)
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return unit vectors `[texts, dimension]`.
+
+        Raises:
+            Unavailable: the embedder cannot be loaded.
+        """
+        return await self.run(lambda: self._embedder().embed(list(texts)))
+
+    async def question(self, text: str) -> Vectors:
+        """Return the unit vector of a question; recent ones are cached."""
+        return await self.run(lambda: self._embedder().question(text))
+
+    def embedded(self, units: Sequence[Unit]) -> tuple[Vectors, str]:
+        """Return the vectors of units and the fingerprint of the weights that made them. Blocks."""
+        embedder = self._embedder()
+        return embedder.embed([unit.content for unit in units]), embedder.fingerprint
+
+    async def claim(self) -> Work | None:
+        """Take work that is due, if there is any; it comes again unless it is finished in time."""
+
+        def work() -> Work | None:
+            if not self.file.there:
+                return None
+            with self.file.changing() as db:
+                return turns.claim(db, self.clock(), HISTORY)
+
+        return await self.run(work)
+
+    async def next_due(self) -> float | None:
+        """Return in how many seconds work is due; None where there is none."""
+
+        def work() -> float | None:
+            if not self.file.there:
+                return None
+            with self.file.reading() as db:
+                due = turns.next_due(db)
+            return None if due is None else max(due - self.clock(), 0.0)
+
+        return await self.run(work)
+
+    async def finish(
+        self, work: Work, units: Sequence[Unit], start: int, covered: int, due: float | None, history: int
+    ) -> list[int]:
+        """Store what a window gave and go on to the next one, in one transaction; return the ids of new memories.
+
+        Args:
+            start: number of the turn at which the next window begins. covered: number behind the last turn read.
+            due: in how many seconds the work goes on; None: it is done. history: turns before `start` that are kept.
+        """
+        now = self.clock()
+
+        def store() -> list[int]:
+            vectors, embedder = self.embedded(units) if units else (np.zeros((0, 0), np.float32), "")
+            with self.file.changing() as db:
+                at = None if due is None else now + due
+                if not turns.advance(db, work, start, covered, at, start - history):
+                    return []
+                made = rows.add(db, work.owner, units, vectors, embedder, now)
+                self._limit(db, work.owner)
+                return made
+
+        return await self.run(store)
+
+    async def postpone(self, work: Work, seconds: float) -> None:
+        """Try work again in a while."""
+
+        def later() -> None:
+            with self.file.changing() as db:
+                turns.postpone(db, work, self.clock() + seconds)
+
+        await self.run(later)
+
+    async def expire(self) -> None:
+        """Forget what is older than the configured age, of all owners."""
+        if self.config.max_days is None or not self.file.there:
+            return
+
+        def work() -> None:
+            oldest = self.clock() - (self.config.max_days or 0) * DAY
+            with self.file.reading() as db:
+                found = rows.expiring(db, oldest)
+            if not found:
+                return
+            with self.file.changing() as db:
+                for owner in found:
+                    self._limit(db, owner)
+            self.file.purge()
+
+        await self.run(work)
+
+    def _limit(self, db: Any, owner: int) -> None:
+        days = self.config.max_days
+        rows.limit(db, owner, self.config.max_memories, None if days is None else self.clock() - days * DAY)
+
+    def index(self, name: str) -> Index:
+        """Return the memories of an owner as they are now, ready for searches. Blocks."""
+        if not self.file.there:
+            return EMPTY
+        with self.file.reading() as db:
+            owner = rows.owner_of(db, name)
+            if owner is None:
+                return EMPTY
+            key = (owner, rows.generation(db, owner))
+            with self._lock:
+                found = self._indexes.get(name)
+                if found is not None and found[0] == key:
+                    self._indexes.move_to_end(name)
+                    return found[1]
+            read = db.execute(
+                f"SELECT {rows.COLUMNS}, embedder, vector FROM memories WHERE owner = ? ORDER BY id", (owner,)
+            ).fetchall()
+        made = self._indexed(read)
+        with self._lock:
+            self._indexes[name] = (key, made)
+            while len(self._indexes) > OPEN:
+                self._indexes.popitem(last=False)
+        return made
+
+    def _indexed(self, read: Sequence[Sequence[Any]]) -> Index:
+        """Make an index of rows; vectors of other weights are made anew and kept."""
+        if not read:
+            return EMPTY
+        embedder = self._embedder()
+        memories = [rows.memory(row[:4]) for row in read]
+        vectors = np.zeros((len(read), embedder.dimension), np.float32)
+        stale = [i for i, row in enumerate(read) if row[4] != embedder.fingerprint]
+        for i, row in enumerate(read):
+            if row[4] == embedder.fingerprint:
+                vectors[i] = np.frombuffer(row[5], np.float32)
+        if stale:
+            vectors[stale] = embedder.embed([memories[i].unit.content for i in stale])
+            with self.file.changing() as db:
+                db.executemany(
+                    "UPDATE memories SET embedder = ?, vector = ? WHERE id = ?",
+                    [(embedder.fingerprint, vectors[i].tobytes(), memories[i].id) for i in stale],
+                )
+        return Index(memories, vectors)
+
+    def forget_index(self, name: str) -> None:
+        """Drop what searches hold of an owner."""
+        with self._lock:
+            self._indexes.pop(name, None)
+
+    async def idle(self, seconds: float) -> None:
+        """Wait until work arrives, for at most so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.arrived.wait()
+        except TimeoutError:
+            pass
+        self.arrived.clear()
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        self.file.close()
+
+
+EMPTY = Index((), np.zeros((0, 1), np.float32))
+
+
+class OwnMemories:
+    """The memories of one owner. No method sees or changes another's."""
+
+    def __init__(self, all_: Memories, name: str) -> None:
+        self._all, self.name = all_, name
+
+    async def index(self) -> Index:
+        """Return what there is now, ready for searches."""
+        return await self._all.run(self._all.index, self.name)
+
+    async def add(self, units: Sequence[Unit]) -> list[int]:
+        """Remember units; return the ids of those that are new.
+
+        Raises:
+            RetrievalError: they cannot be written, or the embedder cannot be loaded.
+        """
+
+        def work() -> list[int]:
+            vectors, embedder = self._all.embedded(units)
+            with self._all.file.changing() as db:
+                owner = rows.owner_of(db, self.name, make=True)
+                assert owner is not None
+                made = rows.add(db, owner, units, vectors, embedder, self._all.clock())
+                self._all._limit(db, owner)
+                return made
+
+        return await self._all.run(work) if units else []
+
+    async def question(self, text: str) -> Vectors:
+        """Return the unit vector of a question."""
+        return await self._all.question(text)
+
+    async def merge(self, abstract: Unit, ids: Sequence[int]) -> int | None:
+        """Remember an abstract and archive what it stands for, all of which must still be there; return its id, or None
+        where something was forgotten meanwhile."""
+
+        def work() -> int | None:
+            vectors, embedder = self._all.embedded([abstract])
+            with self._all.file.changing() as db:
+                owner = rows.owner_of(db, self.name)
+                if owner is None:
+                    return None
+                marks = ",".join("?" * len(ids))
+                statement = f"SELECT count(*) FROM memories WHERE owner = ? AND archived_by IS NULL AND id IN ({marks})"
+                if db.execute(statement, (owner, *ids)).fetchone()[0] != len(ids):
+                    return None
+                made = rows.add(db, owner, [abstract], vectors, embedder, self._all.clock())
+                if not made:
+                    return None
+                rows.archive(db, owner, ids, made[0])
+                return made[0]
+
+        return await self._all.run(work)
+
+    async def say(
+        self, said: Sequence[Turn], settings: Mapping[str, Any], window: int, idle: float, name: str | None = None
+    ) -> int:
+        """Keep the new turns of a conversation, to be made memories of in the background; return how many there are.
+
+        Args:
+            settings: how, for whoever claims the work. window: turns of a window; as many are due at once.
+            idle: seconds after the last turn until a shorter rest is due. name: of the conversation, if it has one.
+        """
+
+        def work() -> tuple[int, bool]:
+            now, most = self._all.clock(), self._all.config.max_turns
+            with self._all.file.changing() as db:
+                owner = rows.owner_of(db, self.name, make=True)
+                assert owner is not None
+                thread, new = turns.append(db, owner, said, name, now, most)
+                full = turns.unread(db, thread)[1] >= window
+                if new:
+                    turns.schedule(db, owner, thread, now if full else now + idle, settings)
+                return new, bool(new) and (full or idle <= 0)
+
+        new, due = await self._all.run(work)
+        if due:
+            self._all.arrived.set()
+        return new
+
+    async def novelties(self, most: int) -> list[tuple[float, float | None]]:
+        """Return the novelty of the last windows, and their surprisal (nats a token) where it was measured."""
+
+        def work() -> list[tuple[float, float | None]]:
+            with self._all.file.reading() as db:
+                owner = rows.owner_of(db, self.name)
+                return db.execute(
+                    "SELECT novelty, surprisal FROM scores WHERE owner = ? ORDER BY created DESC LIMIT ?", (owner, most)
+                ).fetchall()
+
+        return await self._all.run(work) if self._all.file.there else []
+
+    async def score(self, novelty: float, surprisal: float | None, most: int) -> None:
+        """Keep the scores of a window, of the last `most` ones."""
+
+        def work() -> None:
+            with self._all.file.changing() as db:
+                owner = rows.owner_of(db, self.name)
+                if owner is None:
+                    return
+                db.execute("INSERT INTO scores VALUES (?, ?, ?, ?)", (owner, self._all.clock(), novelty, surprisal))
+                db.execute(
+                    "DELETE FROM scores WHERE owner = ? AND created < (SELECT min(created) FROM (SELECT created FROM "
+                    "scores WHERE owner = ? ORDER BY created DESC LIMIT ?))",
+                    (owner, owner, most),
+                )
+
+        await self._all.run(work)
+
+    async def page(self, span: Span = ALWAYS, after_id: int = 0, most: int = -1) -> list[Memory]:
+        """Return memories in the order of their ids, archived ones included."""
+        return await self._all.run(self._read, lambda db, owner: rows.listed(db, owner, span, after_id, most), [])
+
+    async def waiting(self, span: Span = ALWAYS) -> list[dict[str, object]]:
+        """Return the turns whose text is still kept."""
+        return await self._all.run(self._read, lambda db, owner: rows.waiting(db, owner, span), [])
+
+    def _read(self, work: Callable[[Any, int], Result], otherwise: Result) -> Result:
+        if not self._all.file.there:
+            return otherwise
+        with self._all.file.reading() as db:
+            owner = rows.owner_of(db, self.name)
+            return otherwise if owner is None else work(db, owner)
+
+    async def erase(self, span: Span = ALWAYS) -> int:
+        """Erase what was remembered in a stretch of time, from the file too; return how many memories there were."""
+        return await self._all.run(self._erase, lambda db, owner: rows.erase(db, owner, span))
+
+    async def forget(self, memory: int) -> bool:
+        """Erase one memory and the abstracts made of it; return whether there was one."""
+
+        def work(db: Any, owner: int) -> int:
+            row = db.execute("SELECT 1 FROM memories WHERE owner = ? AND id = ?", (owner, memory)).fetchone()
+            return 0 if row is None else rows.remove(db, owner, [memory])
+
+        return await self._all.run(self._erase, work) > 0
+
+    def _erase(self, work: Callable[[Any, int], int]) -> int:
+        if not self._all.file.there:
+            return 0
+        with self._all.file.changing() as db:
+            owner = rows.owner_of(db, self.name)
+            count = 0 if owner is None else work(db, owner)
+        self._all.forget_index(self.name)
+        if owner is not None:
+            self._all.file.purge()
+        return count

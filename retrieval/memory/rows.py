@@ -1,0 +1,222 @@
+"""Read and change the rows of one owner's memories, within a transaction of `waver.retrieval.memory.database`."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from waver.retrieval.base import Vectors
+from waver.retrieval.memory.database import Layout
+from waver.retrieval.memory.unit import Memory, Unit
+
+LAYOUT = Layout(
+    mark=0x574D454D,  # "WMEM"
+    version=1,
+    name="memories",
+    schema="""
+CREATE TABLE owners (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,
+    generation INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE memories (id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, digest TEXT NOT NULL,
+    data TEXT NOT NULL, created REAL NOT NULL, archived_by INTEGER, embedder TEXT NOT NULL, vector BLOB NOT NULL);
+CREATE UNIQUE INDEX memories_digest ON memories (owner, digest);
+CREATE INDEX memories_archived ON memories (archived_by);
+CREATE TABLE threads (id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, name TEXT,
+    next INTEGER NOT NULL DEFAULT 0, covered INTEGER NOT NULL DEFAULT 0);
+CREATE UNIQUE INDEX threads_name ON threads (owner, name);
+CREATE TABLE turns (id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, thread INTEGER NOT NULL,
+    number INTEGER NOT NULL, digest TEXT NOT NULL, speaker TEXT NOT NULL, text TEXT NOT NULL, source TEXT NOT NULL,
+    said REAL NOT NULL, created REAL NOT NULL);
+CREATE UNIQUE INDEX turns_digest ON turns (owner, digest);
+CREATE UNIQUE INDEX turns_number ON turns (thread, number);
+CREATE TABLE work (thread INTEGER PRIMARY KEY, owner INTEGER NOT NULL, due REAL NOT NULL, settings TEXT NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0, erased INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX work_due ON work (due);
+CREATE TABLE scores (owner INTEGER NOT NULL, created REAL NOT NULL, novelty REAL NOT NULL, surprisal REAL);
+CREATE INDEX scores_owner ON scores (owner, created);
+""",
+)
+"""Owners, memories with their vectors, turns that wait, and work to do."""
+CHUNK = 500
+"""Ids in one statement."""
+COLUMNS = "id, created, data, archived_by"
+
+
+class Span(NamedTuple):
+    """A stretch of time in which something was remembered, in seconds since 1970; open where None."""
+
+    after: float | None = None
+    before: float | None = None
+
+
+ALWAYS = Span()
+
+
+def owner_of(db: sqlite3.Connection, name: str, make: bool = False) -> int | None:
+    """Return the id of an owner; with `make`, a new one where there is none."""
+    row = db.execute("SELECT id FROM owners WHERE name = ?", (name,)).fetchone()
+    if row is None and make:
+        return db.execute("INSERT INTO owners (name) VALUES (?)", (name,)).lastrowid
+    return None if row is None else int(row[0])
+
+
+def generation(db: sqlite3.Connection, owner: int) -> int:
+    """Return the number that grows with every change of an owner's memories."""
+    row = db.execute("SELECT generation FROM owners WHERE id = ?", (owner,)).fetchone()
+    return -1 if row is None else int(row[0])
+
+
+def changed(db: sqlite3.Connection, owner: int) -> None:
+    db.execute("UPDATE owners SET generation = generation + 1 WHERE id = ?", (owner,))
+
+
+def add(
+    db: sqlite3.Connection, owner: int, units: Sequence[Unit], vectors: Vectors, embedder: str, now: float
+) -> list[int]:
+    """Store units with their unit vectors `[units, dimension]`; return the ids of those that are new: what has the same
+    words as one that is there is left out."""
+    made = []
+    for unit, vector in zip(units, vectors, strict=True):
+        row = (owner, unit.digest, unit.model_dump_json(exclude_defaults=True), now, embedder, vector.tobytes())
+        done = db.execute(
+            "INSERT OR IGNORE INTO memories (owner, digest, data, created, embedder, vector) VALUES (?, ?, ?, ?, ?, ?)",
+            row,
+        )
+        if done.rowcount:
+            made.append(int(done.lastrowid or 0))
+    if made:
+        changed(db, owner)
+    return made
+
+
+def archive(db: sqlite3.Connection, owner: int, ids: Sequence[int], abstract: int) -> None:
+    """Move memories behind the abstract that stands for them."""
+    db.executemany(
+        "UPDATE memories SET archived_by = ? WHERE owner = ? AND id = ? AND id != ?",
+        [(abstract, owner, each, abstract) for each in ids],
+    )
+    changed(db, owner)
+
+
+def remove(db: sqlite3.Connection, owner: int, ids: Sequence[int], abstracts: bool = True) -> int:
+    """Delete memories; return how many. What a deleted abstract had archived is live again.
+
+    Args:
+        abstracts: also delete the abstracts that were written from them, as these repeat what they said.
+    """
+    doomed, frontier = set(ids), set(ids)
+    while frontier and abstracts:
+        rows = _each(db, "SELECT archived_by FROM memories WHERE id IN ({})", frontier)
+        frontier = {parent for (parent,) in rows if parent is not None} - doomed
+        doomed |= frontier
+    count = 0
+    for some in _chunks(sorted(doomed)):
+        marks = ",".join("?" * len(some))
+        count += db.execute(f"DELETE FROM memories WHERE owner = ? AND id IN ({marks})", (owner, *some)).rowcount
+        db.execute(f"UPDATE memories SET archived_by = NULL WHERE owner = ? AND archived_by IN ({marks})",
+                   (owner, *some))  # fmt: skip
+    if count:
+        changed(db, owner)
+    return count
+
+
+def erase(db: sqlite3.Connection, owner: int, span: Span) -> int:
+    """Delete what was remembered in a stretch of time: memories, abstracts made of them, and turns that wait. With an
+    open stretch nothing is left of the owner. Returns how many memories there were."""
+    where, values = _within(span)
+    ids = [row[0] for row in db.execute(f"SELECT id FROM memories WHERE owner = ?{where}", (owner, *values))]
+    count = remove(db, owner, ids)
+    for table in ("turns", "scores"):
+        db.execute(f"DELETE FROM {table} WHERE owner = ?{where}", (owner, *values))
+    # What is being made of erased turns at this moment is not stored.
+    db.execute("UPDATE work SET due = 0, erased = erased + 1 WHERE owner = ?", (owner,))
+    if span == ALWAYS:
+        for table in ("threads", "work", "memories"):
+            db.execute(f"DELETE FROM {table} WHERE owner = ?", (owner,))
+        db.execute("DELETE FROM owners WHERE id = ?", (owner,))
+    return count
+
+
+def listed(db: sqlite3.Connection, owner: int, span: Span = ALWAYS, after_id: int = 0, most: int = -1) -> list[Memory]:
+    """Return memories in the order of their ids, archived ones included: at most so many with ids from `after_id`."""
+    where, values = _within(span)
+    rows = db.execute(
+        f"SELECT {COLUMNS} FROM memories WHERE owner = ? AND id > ?{where} ORDER BY id LIMIT ?",
+        (owner, after_id, *values, most),
+    )
+    return [memory(row) for row in rows]
+
+
+def memory(row: Sequence[object]) -> Memory:
+    """Make a memory of a row of `COLUMNS`."""
+    number, created, data, parent = row
+    return Memory(
+        id=number,
+        created=datetime.fromtimestamp(created, UTC),  # type: ignore[arg-type]
+        unit=Unit.model_validate_json(str(data)),
+        archived_by=parent,
+    )
+
+
+def limit(db: sqlite3.Connection, owner: int, most: int, oldest: float | None) -> None:
+    """Forget memories from before `oldest`, and beyond `most` the oldest ones, of which archived ones go first."""
+    if oldest is not None:
+        rows = db.execute("SELECT id FROM memories WHERE owner = ? AND created < ?", (owner, oldest)).fetchall()
+        remove(db, owner, [row[0] for row in rows])
+        db.execute("DELETE FROM turns WHERE owner = ? AND created < ?", (owner, oldest))
+        db.execute("DELETE FROM scores WHERE owner = ? AND created < ?", (owner, oldest))
+    count = db.execute("SELECT count(*) FROM memories WHERE owner = ?", (owner,)).fetchone()[0]
+    if count > most:
+        rows = db.execute(
+            "SELECT id FROM memories WHERE owner = ? ORDER BY archived_by IS NULL, created, id LIMIT ?",
+            (owner, count - most),
+        ).fetchall()
+        remove(db, owner, [row[0] for row in rows], abstracts=False)
+
+
+def waiting(db: sqlite3.Connection, owner: int, span: Span = ALWAYS) -> list[dict[str, object]]:
+    """Return the turns whose text is still kept, as JSON objects of an export."""
+    where, values = _within(span)
+    rows = db.execute(
+        f"SELECT speaker, text, said FROM turns WHERE owner = ? AND text != ''{where} ORDER BY id", (owner, *values)
+    )
+    return [
+        {"object": "turn", "speaker": speaker, "text": text,
+         "time": datetime.fromtimestamp(said, UTC).isoformat()}
+        for speaker, text, said in rows
+    ]  # fmt: skip
+
+
+def expiring(db: sqlite3.Connection, oldest: float) -> list[int]:
+    """Return the owners who have something from before a moment."""
+    rows = db.execute(
+        "SELECT owner FROM memories WHERE created < ? UNION SELECT owner FROM turns WHERE created < ?", (oldest, oldest)
+    )
+    return [row[0] for row in rows]
+
+
+def _within(span: Span) -> tuple[str, list[float]]:
+    parts, values = "", []
+    if span.after is not None:
+        parts, values = " AND created >= ?", [span.after]
+    if span.before is not None:
+        parts, values = parts + " AND created < ?", [*values, span.before]
+    return parts, values
+
+
+def _each(db: sqlite3.Connection, statement: str, ids: set[int]) -> list[tuple[int | None]]:
+    found = []
+    for some in _chunks(sorted(ids)):
+        found += db.execute(statement.format(",".join("?" * len(some))), some).fetchall()
+    return found
+
+
+def _chunks(ids: Sequence[int]) -> list[Sequence[int]]:
+    return [ids[i : i + CHUNK] for i in range(0, len(ids), CHUNK)]
+
+
+def as_line(value: object) -> str:
+    """Return a line of an export."""
+    return json.dumps(value, ensure_ascii=False) + "\n"

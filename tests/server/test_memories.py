@@ -1,0 +1,217 @@
+"""Memories over HTTP: two users of two keys, what each of them gets back, erasure, pinned policies, and a restart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from tests.conftest import Running, until
+from waver.cli import app
+from waver.retrieval.embedder import Embedder
+
+KEYS = {"alice": "sk-alice", "bob": "sk-bob"}
+TURNS = {"name": "simplemem", "extraction": "turns", "plan": "words", "window": 2, "stride": 2, "idle": 0.0,
+         "consolidate": False}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="module")
+def config(state: Path) -> dict[str, Any]:
+    return {
+        "state": str(state),
+        "retrieval": {"path": str(state / "collections")},
+        "pinned": {"bob": [TURNS]},
+        "default_preset": None,
+    }
+
+
+@pytest.fixture(scope="module")
+def server(start: Callable[..., Running], config: dict[str, Any], embedder: Embedder) -> Iterator[Running]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WAVER_MEMORY_KEYS", ",".join(f"{name}:{key}" for name, key in KEYS.items()))
+        running = start(config=config, api_keys_env="WAVER_MEMORY_KEYS")
+        running.runtime.library.embedders["all-MiniLM-L6-v2"] = embedder
+        yield running
+
+
+def caller(server: Running, key: str = "alice") -> httpx.Client:
+    return server.http(headers={"authorization": f"Bearer {KEYS[key]}"})
+
+
+def chat(http: httpx.Client, text: str, user: str | None, policy: Any = (TURNS,), **more: Any) -> Any:
+    body = {"model": "small", "messages": [{"role": "user", "content": text}], "max_tokens": 4, "user": user,
+            "policy": list(policy), "ignore_eos": True, "seed": 1, **more}  # fmt: skip
+    response = http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def exported(http: httpx.Client, user: str | None, **params: Any) -> list[dict[str, Any]]:
+    response = http.get("/v1/memories", params={"user": user, **params} if user else params)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("application/x-ndjson")
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+def contents(http: httpx.Client, user: str | None) -> list[str]:
+    return [each["content"] for each in exported(http, user) if each["object"] == "memory"]
+
+
+def test_what_one_says_comes_back_to_them_alone(server: Running) -> None:
+    with caller(server) as alice, caller(server, "bob") as bob:
+        chat(alice, "My red boat lies in Corton", "anna")
+        until(lambda: bool(contents(alice, "anna")), "the memory")
+        assert contents(alice, "anna")[0] == "user: My red boat lies in Corton"
+        recalled = chat(alice, "Where is the boat?", "anna")["waver"]["memory"]["recalled"]
+        assert "user: My red boat lies in Corton" in recalled[0]["text"]
+        for http, user in ((alice, "eve"), (alice, None), (bob, "anna")):
+            assert exported(http, user) == []
+            assert (
+                chat(http, "Where is the boat?", user, [TURNS | {"remember": False}])["waver"]["memory"]["recalled"]
+                == []
+                if http is alice
+                else True
+            )
+        found = alice.post("/v1/memories/search", json={"query": "boat", "user": "anna"}).json()["memories"]
+        assert found[0]["content"] == "user: My red boat lies in Corton"
+        assert alice.post("/v1/memories/search", json={"query": "boat", "user": "eve"}).json() == {"memories": []}
+
+
+def test_users_that_are_no_short_texts_are_told_apart(server: Running) -> None:
+    with caller(server) as http:
+        for user in ("x" * 600, "x" * 601):
+            http.post("/v1/memories", json={"memories": [{"content": f"{len(user)}"}], "user": user})
+        assert contents(http, "x" * 600) == ["600"]
+        chat(http, "I am number seven", 7)  # type: ignore[arg-type]
+        until(lambda: bool(contents(http, "7")), "the memory")
+        assert exported(http, None) == []
+
+
+def test_export_import_and_erasure(server: Running) -> None:
+    with caller(server) as http:
+        units = [{"content": f"Fact number {i}", "time": "2026-01-02", "persons": ["Anna"]} for i in range(3)]
+        added = http.post("/v1/memories", json={"memories": units, "user": "carl"}).json()
+        assert added == {"object": "memories.added", "added": 3, "known": 0}
+        lines = exported(http, "carl")
+        assert [each["content"] for each in lines] == ["Fact number 0", "Fact number 1", "Fact number 2"]
+        again = http.post("/v1/memories", json={"memories": lines, "user": "dora"}).json()
+        assert again["added"] == 3
+        assert http.post("/v1/memories", json={"memories": lines, "user": "carl"}).json()["known"] == 3
+        first = lines[0]["id"]
+        assert http.get(f"/v1/memories/{first}", params={"user": "carl"}).json()["content"] == "Fact number 0"
+        for user in ("dora", "eve"):
+            assert http.get(f"/v1/memories/{first}", params={"user": user}).status_code == 404
+            assert http.delete(f"/v1/memories/{first}", params={"user": user}).status_code == 404
+        assert http.delete(f"/v1/memories/{first}", params={"user": "carl"}).json()["deleted"]
+        assert http.delete("/v1/memories", params={"user": "carl", "before": "2020-01-01"}).json()["deleted"] == 0
+        assert http.delete("/v1/memories", params={"user": "carl", "after": "2020-01-01"}).json()["deleted"] == 2
+        assert exported(http, "carl") == []
+        assert len(exported(http, "dora")) == 3
+
+
+def test_a_conversation_is_brought_and_found(server: Running) -> None:
+    said = [{"speaker": "Anna", "text": "I moved to Oslo", "time": "2023-05-07T10:00:00Z", "source": "D1:1"},
+            {"speaker": "Ben", "text": "How is the weather there?", "source": "D1:2"}]  # fmt: skip
+    with caller(server) as http:
+        body = {"turns": said, "user": "locomo", "conversation": "c1",
+                "policy": {key: value for key, value in TURNS.items() if key != "name"}}  # fmt: skip
+        assert http.post("/v1/memories", json=body).json()["added"] == 2
+        assert http.post("/v1/memories", json=body).json()["known"] == 2
+        until(lambda: len(contents(http, "locomo")) == 2, "the memories")
+        (first, _) = exported(http, "locomo")[:2]
+        assert (first["sources"], first["time"]) == (["D1:1"], "2023-05-07T10:00:00Z")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "send", "status", "param"),
+    [
+        ("POST", "/v1/memories", {"json": {}}, 400, "memories"),
+        ("POST", "/v1/memories", {"json": {"memories": [{"text": "x"}]}}, 400, "memories[0]"),
+        ("POST", "/v1/memories", {"json": {"turns": [{"speaker": "a", "text": "b", "time": "soon"}]}}, 400,
+         "turns[0].time"),
+        ("POST", "/v1/memories", {"json": {"turns": [{"speaker": "a", "text": "b"}], "policy": {"window": 0}}}, 400,
+         "policy[0].window"),
+        ("POST", "/v1/memories", {"json": {"turns": [{"speaker": "a", "text": "b"}], "policy": {"engine": "no"}}}, 400,
+         "policy.engine"),
+        ("GET", "/v1/memories", {"params": {"after": "soon"}}, 400, "after"),
+        ("GET", "/v1/memories", {"params": {"after": "0001-01-01T00:00:00+14:00"}}, 400, "after"),
+        ("DELETE", "/v1/memories/x", {}, 400, "memory"),
+        ("DELETE", "/v1/memories/99999999999999999999", {}, 400, "memory"),
+        ("GET", "/v1/memories/0", {}, 404, "memory"),
+        ("POST", "/v1/memories/search", {"json": {"query": ""}}, 400, "query"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told(
+    server: Running, method: str, path: str, send: dict[str, Any], status: int, param: str
+) -> None:
+    with caller(server) as http:
+        response = http.request(method, path, **send)
+    assert response.status_code == status, response.text
+    assert response.json()["error"]["param"] == param
+
+
+def test_pinned_policies_cannot_be_left_out(server: Running) -> None:
+    with caller(server, "bob") as http:
+        for policy in ([], [TURNS | {"remember": False, "recall": False}]):
+            said = chat(http, "I am Bob", "b", policy)["waver"]
+            assert [each["name"] for each in said["policy"]] == ["simplemem"]
+            assert said["policy"][0]["remember"]
+            assert "memory" in said
+        until(lambda: bool(contents(http, "b")), "the memory")
+
+
+def test_it_stands_beside_other_policies(server: Running) -> None:
+    with caller(server) as http:
+        http.post("/v1/memories", json={"memories": [{"content": "The river is the Sorn"}], "user": "many"})
+        http.post("/v1/collections", json={"name": "notes"})
+        rows = [{"id": "d", "text": "The bird is the heron"}]
+        assert http.post("/v1/collections/notes/documents", json={"documents": rows}).status_code == 200
+        policies = [
+            {"name": "ead", "threshold": 3.0},
+            {"name": "l_rag", "collection": "notes", "gate": "always"},
+            {"name": "top_w"},
+            TURNS,
+        ]
+        said = chat(http, "Which river, which bird?", "many", policies, trace=True)["waver"]
+        assert [each["text"] for each in said["memory"]["recalled"]] == ["The river is the Sorn"]
+        assert [each["document"] for each in said["retrieval"]["passages"]] == ["d"]
+        assert "truncation" in said
+        assert set(said["tokens"]) == {"small", "large"}
+        metrics = http.get("/metrics").text
+        assert 'waver_recalls_total{outcome="recalled"}' in metrics
+
+
+def test_the_command_line(server: Running, state: Path, config: dict[str, Any], tmp_path: Path,
+                          monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setenv("WAVER_STATE", str(state))
+    file = tmp_path / "memories.jsonl"
+    file.write_text('{"content": "Zoe sails"}\n{"object": "turn", "speaker": "x", "text": "y"}\n\n')
+
+    def run(*words: str, status: int = 0) -> str:
+        done = CliRunner().invoke(app, ["memory", *words, "--key", "alice", "--user", "zoe"])
+        assert done.exit_code == status, done.output
+        return done.output
+
+    assert "1 remembered, 0 known" in run("import", str(file))
+    assert "Zoe sails" in run("show")
+    with caller(server) as http:  # which runs meanwhile
+        assert contents(http, "zoe") == ["Zoe sails"]
+        (line,) = run("export").splitlines()
+        assert json.loads(line)["content"] == "Zoe sails"
+        assert "Zoe sails" in run("show", "who sails?")
+        assert "no memory 0" in run("forget", "0", status=1)
+        run("forget", status=2)
+        assert "1 forgotten" in run("forget", "--all")
+        assert contents(http, "zoe") == []
+    file.write_text("{]\n")
+    assert "line 1" in run("import", str(file), status=1)

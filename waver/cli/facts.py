@@ -1,0 +1,171 @@
+"""Run `waver facts`: add, show, export, import and forget facts that correct a model, in a configuration's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from waver.cli.fill import config_option
+
+if TYPE_CHECKING:
+    from waver.retrieval.memory.facts import Facts, OwnFacts
+
+Config = Annotated[Path | None, config_option("A YAML file; its `state` says where facts are.")]
+Key = Annotated[str | None, typer.Option("--key", help="Name of the API key.", show_default="none")]
+User = Annotated[str | None, typer.Option("--user", help="The `user` of the requests.", show_default="all of the key")]
+Replaced = Annotated[bool, typer.Option("--history", help="Also facts that were replaced.")]
+
+facts = typer.Typer(
+    no_args_is_help=True,
+    help="Correct what a model remembers, for the policy `scr`: facts of a key and a user. A server may run meanwhile.",
+)
+
+
+@facts.command()
+def add(
+    text: Annotated[str, typer.Argument(help="A sentence that can be understood alone.")],
+    subject: Annotated[str | None, typer.Option(help="What it is about.")] = None,
+    relation: Annotated[str | None, typer.Option(help="What it says of that, in a word or two.")] = None,
+    key: Key = None,
+    user: User = None,
+    config: Config = None,
+) -> None:
+    """Add a fact. With --subject and --relation it replaces the one that holds for these."""
+
+    async def work(own: OwnFacts, _: Facts) -> None:
+        from waver.retrieval.memory.facts import Statement
+
+        (made,) = await own.add([Statement(text=text, subject=subject, relation=relation)])
+        typer.echo(f"fact {made.id}")
+
+    _run(config, key, user, work)
+
+
+@facts.command()
+def show(
+    question: Annotated[
+        str | None, typer.Argument(help="Show the candidates for it.", show_default="all facts")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-k", min=1, help="Most candidates for a question.")] = 5,
+    history: Replaced = False,
+    key: Key = None,
+    user: User = None,
+    config: Config = None,
+) -> None:
+    """List facts, one a line: id, and what it says."""
+
+    async def work(own: OwnFacts, every: Facts) -> None:
+        if question is not None:
+            for fact, cosine in await every.search([own.name], question, count):
+                typer.echo(f"{fact.id}  {cosine:.3f}  {fact.text}")
+            return
+        for fact in await own.listed(history=history):
+            typer.echo(f"{fact.id}  {fact.text}{'' if fact.ended is None else '  (replaced)'}")
+
+    _run(config, key, user, work)
+
+
+@facts.command()
+def export(history: Replaced = False, key: Key = None, user: User = None, config: Config = None) -> None:
+    """Print facts as JSON lines."""
+
+    async def work(own: OwnFacts, _: Facts) -> None:
+        from waver.retrieval.memory.rows import as_line
+
+        for fact in await own.listed(history=history):
+            typer.echo(as_line(fact.as_dict()), nl=False)
+
+    _run(config, key, user, work)
+
+
+@facts.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help='JSON lines: {"text": …, "subject": …, "relation": …}.')],
+    key: Key = None,
+    user: User = None,
+    config: Config = None,
+) -> None:
+    """Add the facts of a file, in its order; those that are said to have ended are left out."""
+
+    async def work(own: OwnFacts, _: Facts) -> None:
+        statements = _statements(file)
+        typer.echo(f"{len(await own.add(statements))} facts")
+
+    _run(config, key, user, work)
+
+
+@facts.command()
+def forget(
+    ids: Annotated[list[int] | None, typer.Argument(help="Facts to forget.", show_default="none")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Forget all of this key and user.")] = False,
+    key: Key = None,
+    user: User = None,
+    config: Config = None,
+) -> None:
+    """Erase facts from the file and its journal."""
+    if bool(ids) == everything:
+        raise typer.BadParameter("give ids, or --all.")
+
+    async def work(own: OwnFacts, _: Facts) -> None:
+        if not ids:
+            typer.echo(f"{await own.erase()} forgotten")
+            return
+        missing = [each for each in ids if not await own.forget(each)]
+        typer.echo(f"{len(ids) - len(missing)} forgotten")
+        if missing:
+            typer.echo(f"there is no fact {', '.join(map(str, missing))}", err=True)
+            raise typer.Exit(1)
+
+    _run(config, key, user, work)
+
+
+def _run(
+    config: Path | None, key: str | None, user: str | None, work: Callable[[OwnFacts, Facts], Coroutine[Any, Any, None]]
+) -> None:
+    """Do work with the facts of a key and a user; errors are a sentence and status 1."""
+    import asyncio
+
+    from waver.policies.job import Caller
+    from waver.retrieval.base import RetrievalError
+    from waver.retrieval.library import Library
+    from waver.retrieval.memory.facts import Facts
+    from waver.server.config import load_config
+
+    try:
+        configured = load_config(config)
+        library = Library(configured.retrieval)
+        limits = configured.memory
+        every = Facts(Path(configured.state), limits.max_facts, limits.lock_seconds, library.embedder)
+        try:
+            asyncio.run(work(every.of(Caller(key, user).owner), every))
+        finally:
+            every.close()
+            library.close()
+    except (RetrievalError, ValueError, OSError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+
+
+def _statements(file: Path) -> list[Any]:
+    """Read the facts of a file.
+
+    Raises:
+        ValueError: a line is no JSON, or no fact.
+    """
+    import json
+
+    from waver.retrieval.memory.facts import read_statement
+
+    found = []
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                data = json.loads(line) if line.strip() else {"ended": True}
+                if not isinstance(data, dict) or not data.get("ended"):
+                    found.append(read_statement(data))
+            except ValueError as error:
+                raise ValueError(f"{file}, line {number}: {error}") from None
+    return found

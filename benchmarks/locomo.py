@@ -46,7 +46,7 @@ CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
 """The fifth, questions that the conversation does not answer, has no recall."""
 EVIDENCE = re.compile(r"D\d{1,4}:\d{1,4}")
 SESSION = re.compile(r"session_(\d{1,4})")
-GATES = {"simplemem": {}, "simplemem without safety net": {"safety_net": False},
+GATES: dict[str, dict[str, Any]] = {"simplemem": {}, "simplemem without safety net": {"safety_net": False},
          "simplemem without a gate": {"threshold": 0.0}}  # fmt: skip
 TIME = "%I:%M %p on %d %B, %Y"
 

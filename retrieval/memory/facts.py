@@ -150,7 +150,7 @@ class Facts:
         cosines; most similar first, of equal ones the newest."""
 
         def work() -> list[tuple[Fact, float]]:
-            found = []
+            found: list[tuple[Fact, float]] = []
             for owner in dict.fromkeys(owners):
                 facts, vectors = self._now(owner)
                 if facts:

@@ -49,6 +49,8 @@ class Work:
     owner: int
     owner_name: str
     settings: Mapping[str, Any]
+    tries: int
+    """How often it was begun before."""
     erased: int
     """How often something of the thread was erased."""
     due: float
@@ -175,7 +177,7 @@ def claim(db: sqlite3.Connection, now: float, history: int) -> Work | None:
         ).fetchall()
         turns = tuple(Turn(speaker, text, said, source) for _, speaker, text, said, source in found)
         numbers = tuple(each[0] for each in found)
-        return Work(thread, owner, name, json.loads(settings), erased, due, start, covered, numbers, turns)
+        return Work(thread, owner, name, json.loads(settings), tries, erased, due, start, covered, numbers, turns)
 
 
 def advance(db: sqlite3.Connection, work: Work, start: int, covered: int, due: float | None, keep: int) -> bool:

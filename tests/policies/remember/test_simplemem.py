@@ -22,7 +22,7 @@ from tests.policies.remembering import (
     remembering,
     speaking,
 )
-from waver.engines.base import Unsupported
+from waver.engines.base import EngineError, Unsupported
 from waver.policies.remember import windows
 from waver.policies.remember.extraction import ASK, SCHEMA
 from waver.policies.remember.simplemem import INSTRUCTION, SimpleMem
@@ -133,6 +133,21 @@ async def test_what_is_no_list_of_facts_is_asked_again_and_then_given_up(memorie
     assert len({each.seed for each in engine.sampled}) == 4
     assert await contents(memories) == []
     assert await read_all(engine, memories) == 0
+
+
+async def test_an_engine_that_is_down_is_asked_again_later(memories: Memories, clock: Clock) -> None:
+    def down(prompt: str) -> str:
+        raise EngineError("gone")
+
+    engine = speaking(down)
+    await talk(engine, memories, policy(), "I am Anna", "Hi", "from Rome", "Fine")
+    assert await read_all(engine, memories) == 1
+    assert await contents(memories) == []
+    engine.reply = lambda prompt: facts("Anna is from Rome.")
+    assert await read_all(engine, memories) == 0
+    clock.now += 31
+    assert await read_all(engine, memories) == 1
+    assert await contents(memories) == ["Anna is from Rome."]
 
 
 async def test_facts_that_cannot_be_understood_alone_are_left_out(memories: Memories) -> None:

@@ -44,7 +44,7 @@ def scr(
     shared: bool = ...,
     instruction: str = ...,
 ) -> dict[str, Any]:
-    """Use facts that were corrected where the model confirms that they bear on the question."""
+    """Answer with corrected facts where they bear on the question."""
 
 def simplemem(
     *,
@@ -74,7 +74,7 @@ def simplemem(
     symbolic_weight: float = ...,
     instruction: str = ...,
 ) -> dict[str, Any]:
-    """Remember facts of conversations and recall those that a question needs."""
+    """Remember conversations, and recall what a question needs."""
 
 def diffadapt(
     *,

@@ -30,6 +30,8 @@ log = structlog.get_logger("waver")
 
 KEPT_ENDINGS: tuple[Ending, ...] = ("stop", "stop_string", "length")
 """Answers that are remembered: neither those that were withheld, nor those that failed."""
+THOUGHT = "</think>"
+"""The end of what a model thinks before it answers."""
 HISTORY_WINDOWS = 3
 """Windows before a window that are its history."""
 SCORES = 200
@@ -67,11 +69,12 @@ def conversation(job: Job, answer: Answer, now: float) -> list[Turn]:
     """Return the turns of a request and its answer: what users and assistants said."""
     messages = job.messages or [{"role": "user", "content": job.question.text if job.question else ""}]
     said = [
-        Turn(str(message.get("name") or message["role"]), message["content"], now)
+        Turn(str(message.get("name") or message["role"]), message["content"].strip(), now)
         for message in messages
         if message.get("role") in ("user", "assistant") and isinstance(message.get("content"), str)
     ]
-    return [turn for turn in (*said, Turn("assistant", answer.text, now)) if turn.text.strip()]
+    spoken = answer.text.rpartition(THOUGHT)[2].strip()  # as the client will send it back
+    return [turn for turn in (*said, Turn("assistant", spoken, now)) if turn.text]
 
 
 def beside(job: Job, engine: str | None) -> Job:

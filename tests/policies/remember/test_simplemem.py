@@ -179,6 +179,13 @@ async def test_what_failed_or_was_withheld_is_not_remembered(memories: Memories,
     assert await memories.of("key/anna").waiting() == []
 
 
+async def test_what_a_model_thinks_is_not_remembered(memories: Memories) -> None:
+    await policy().after(
+        remembering(speaking(lambda prompt: ""), memories, " Hello\n"), ended("<think>Hm.</think>\n Hi")
+    )
+    assert [each["text"] for each in await memories.of("key/anna").waiting()] == ["Hello", "Hi"]
+
+
 async def test_of_several_choices_one_is_remembered(memories: Memories) -> None:
     job = remembering(speaking(lambda prompt: ""), memories, "Hello")
     for text in ("one", "two"):

@@ -51,6 +51,7 @@ async def make_plan(
         APIError: something about the request cannot be, or a policy cannot do its part.
         Unsupported, EngineError: an engine cannot do its part.
     """
+    runtime.check_pins(route, caller.key)
     bounds = runtime.config.server
     if body.n > bounds.max_n:
         raise invalid(f"n should be at most {bounds.max_n}.", "n")

@@ -83,10 +83,11 @@ class Router:
             policies = parse(items, self._engines, self._config.policies, self._probes)
             places = {item["name"]: f"policy[{i}]" for i, item in enumerate(items)}
             label = ",".join(each.name for each in policies) or "none"
-        if pinned := self._pinned(key):
+        if pinned := self.pinned(key):
             items = self._config.presets[preset] if preset is not None else policy or []
             policies = parse(_over(items, pinned), self._engines, self._config.policies, self._probes)
             places = {name: place for name, place in places.items() if name not in {each["name"] for each in pinned}}
+            label = label if preset is not None else ",".join(each.name for each in policies)
         used = engines_used(policies, engine)
         if engine not in used:  # prompts and text are made with the tokenizer of those who write
             engine = self._largest(used)
@@ -109,7 +110,7 @@ class Router:
             )
         return preset, engine
 
-    def _pinned(self, key: str | None) -> list[dict[str, Any]]:
+    def pinned(self, key: str | None) -> list[dict[str, Any]]:
         """Return the policies of every request with a key; its own go over those of all."""
         pinned = self._config.pinned
         return _over(pinned.get("*", []), pinned.get(key, []) if key is not None else [])

@@ -194,6 +194,17 @@ class Runtime:
             raise not_ready("The engines are still starting.")
         return self._router.route(model, policy, key)
 
+    def check_pins(self, route: Route, key: str | None) -> None:
+        """Check that a route has what the configuration pins for a key.
+
+        Raises:
+            RuntimeError: it was resolved without the key.
+        """
+        assert self._router is not None
+        missing = {each["name"] for each in self._router.pinned(key)} - {policy.name for policy in route.policies}
+        if missing:
+            raise RuntimeError(f"a request was about to run without the pinned {', '.join(sorted(missing))}")
+
 
 def check_parsers(configs: Mapping[str, EngineConfig], engines: Mapping[str, Engine]) -> None:
     """Load the parsers of tool calls that the configuration names; blocks.

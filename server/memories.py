@@ -70,7 +70,7 @@ async def remember(request: Request, body: MemoriesRequest) -> dict[str, Any]:
         for each in body.turns or ()
     ]
     settings = policy.settings(here.route(None, []).engine)
-    new = await own.say(said, settings, policy.window, policy.idle, body.conversation)
+    new = await own.say(said, settings, policy.sizes[0], policy.idle, body.conversation)
     return {"object": "turns.added", "added": new, "known": len(said) - new}
 
 

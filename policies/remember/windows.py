@@ -34,6 +34,8 @@ THOUGHT = "</think>"
 """The end of what a model thinks before it answers."""
 HISTORY_WINDOWS = 3
 """Windows before a window that are its history."""
+SHOWN = 3
+"""Facts that an engine is shown in version 2."""
 SCORES = 200
 """Windows whose scores set the threshold of the surprisal."""
 PAUSE = 30.0
@@ -49,6 +51,7 @@ class Remembering(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
+    version: Literal[1, 2] = 1
     engine: str
     extraction: Literal["engine", "turns"]
     novelty: Literal["entities", "surprisal"]
@@ -134,8 +137,10 @@ async def _read(services: Services, memories: Memories, work: Work, settings: Re
     history = [turn for n, turn in by_number.items() if work.next - kept <= n < work.next and turn.text]
     units: Sequence[Unit] = ()
     job = alone(services, settings.engine)
-    if window and end > work.covered and await _novel(memories, work, job, settings, window, history):
-        found = verbatim(window) if settings.extraction == "turns" else await extract(job, window)
+    unread = bool(window) and end > work.covered
+    if unread and (settings.version == 2 or await _novel(memories, work, job, settings, window, history)):
+        known = await _latest(memories, work.owner_name) if settings.version == 2 else ()
+        found = verbatim(window) if settings.extraction == "turns" else await extract(job, window, known)
         if found is None:
             log.warning("an engine wrote no valid facts; a window is not remembered", engine=settings.engine)
         units = found or ()
@@ -144,8 +149,14 @@ async def _read(services: Services, memories: Memories, work: Work, settings: Re
     more = bool(rest) and rest[-1] >= end
     due = None if not more else 0.0 if len(rest) >= settings.window else settings.idle
     made = await memories.finish(work, units, start, end, due, kept)
-    if made and settings.consolidate:
+    if made and settings.consolidate and settings.version == 1:
         await consolidate(memories, work.owner_name, job, settings, made)
+
+
+async def _latest(memories: Memories, owner: str) -> list[str]:
+    """Return the last facts that were remembered, which an engine is not to repeat."""
+    index = await memories.of(owner).index()
+    return [each.unit.content for each in index.memories[-SHOWN:]]
 
 
 async def _novel(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.policies.injections import INJECTIONS
@@ -25,11 +27,15 @@ from tests.policies.remembering import (
 from waver.engines.base import EngineError, Unsupported
 from waver.policies.remember import windows
 from waver.policies.remember.extraction import ASK, SCHEMA
+from waver.policies.remember.planned import union
+from waver.policies.remember.recall import Plan
 from waver.policies.remember.simplemem import INSTRUCTION, SimpleMem
 from waver.retrieval.embedder import Embedder
+from waver.retrieval.memory.index import Constraints, Index
 from waver.retrieval.memory.memories import Memories
-from waver.retrieval.memory.unit import Unit
+from waver.retrieval.memory.unit import Memory, Unit
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FACTS = ("Anna keeps a red boat in the harbour of Corton", "Anna was born in 1990", "Bob plays the violin")
 
 
@@ -242,6 +248,53 @@ async def test_an_engine_plans_how_many(memories: Memories) -> None:
     assert len((await ask(engine, memories, policy(least=1, base=1), "Where is it?"))["memory"]["recalled"]) == 3
     engine.reply = lambda prompt: "Yes."  # which is no plan
     assert (await ask(engine, memories, policy(), "Where is it?"))["memory"]["complexity"] == 0
+
+
+async def test_version_2_plans_queries_and_reflects(memories: Memories) -> None:
+    await memories.of("key/anna").add([Unit(content=each) for each in FACTS])
+    said = iter([False, True])
+
+    def reply(prompt: str) -> str:
+        if "`needed`" in prompt:
+            return json.dumps({"needed": ["the boat"], "queries": ["red boat", "red boat", "harbour"]})
+        if "`complete`" in prompt:
+            done = next(said)
+            return json.dumps({"complete": done, "queries": [] if done else ["violin"]})
+        return "Yes."
+
+    engine = speaking(reply)
+    record = (await ask(engine, memories, policy(version=2, most=2), "Where is it?"))["memory"]
+    assert record["queries"] == ["Where is it?", "red boat", "harbour", "violin"]
+    assert record["reflections"] == 1
+    assert len(record["recalled"]) == 2
+    assert FACTS[0] in [each["text"] for each in record["recalled"]]
+    engine.reply = lambda prompt: "Yes."  # neither a plan nor a reflection
+    record = (await ask(engine, memories, policy(version=2), "Where is it?"))["memory"]
+    assert (record["queries"], record["reflections"]) == (["Where is it?"], 0)
+    assert len(record["recalled"]) == 3
+
+
+async def test_version_2_reads_every_window_and_shows_the_last_facts(memories: Memories, clock: Clock) -> None:
+    await memories.of("key/anna").add([Unit(content=each) for each in FACTS])
+    engine = speaking(lambda prompt: facts())
+    assert policy(version=2, window=None, stride=None).sizes == (40, 38)
+    which = policy(version=2, stride=4, threshold=99.0, safety_net=False)
+    await talk(engine, memories, which, "how are you", "fine", "nice", "yes")
+    assert await read_all(engine, memories) == 1
+    (prompt,) = engine.asked
+    assert all(each in prompt for each in FACTS)
+
+
+def test_the_union_keeps_its_order() -> None:
+    units = [Unit(content=f"note {i}", persons=("Anna",) if i == 0 else ()) for i in range(40)]
+    many = [Memory(id=i, created=NOW, unit=unit) for i, unit in enumerate(units, 1)]
+    at = np.linspace(0, 1.5, 40)
+    index = Index(many, np.stack([np.cos(at), np.sin(at)], axis=1).astype(np.float32))
+    found = union(index, [np.array([0, 1], np.float32)], "note 3", Plan(0.0, (), Constraints(("Anna",))))
+    assert found[:25] == list(range(39, 14, -1))
+    assert found[25] == 3
+    assert found[-1] == 0
+    assert len(found) == len(set(found))
 
 
 async def test_nobody_recalls_what_is_another_s(memories: Memories) -> None:

@@ -72,3 +72,49 @@ class Requests:
         """The sampling options to send."""
         limit = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
         return {"temperature": self.temperature, **limit}
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What `waver calibrate inv_entropy` measures, of which model, and how evidence is drawn. None: the server's
+    default."""
+
+    model: Annotated[str, Option("The engine, or waver/PRESET, that answers.")] = "large"
+    measures: Annotated[
+        tuple[str, ...], Option("A measure; repeatable.", flags=("--measure",), shown="all of them")
+    ] = ()
+    scorer: Annotated[str, Option("When an answer is right: contains, exact or number.")] = "contains"
+    perturbations: Annotated[int | None, Option("Other wordings of a question.", least=1)] = None
+    replications: Annotated[int | None, Option("Answers to each wording.", least=1)] = None
+    perturb: Annotated[str | None, Option("How wordings are made: paraphrase or gaap.")] = None
+    similarity: Annotated[str | None, Option("How texts are compared: embedding, abs or words.")] = None
+    instruction: Annotated[str | None, Option("What is added to the question for these answers.")] = None
+    temperatures: Annotated[
+        tuple[float, ...],
+        Option("Sample at it too, for TSU; repeatable, rising.", flags=("--at",), shown="the default"),
+    ] = ()
+    max_tokens: Annotated[int, Option("The most tokens of an answer.", least=1)] = 256
+    at_once: Annotated[int, Option("Questions in the air at a time.", least=1)] = 2
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """Return the body of a request, without its message."""
+        from waver.policies.uncertainty.measures import MEASURES
+
+        named = ("perturbations", "replications", "perturb", "similarity", "instruction")
+        given = {name: value for name in named if (value := getattr(self, name)) is not None}
+        measures = list(self.measures or MEASURES)
+        return {"model": self.model, "measures": measures, "max_tokens": self.max_tokens, "temperature": 0, **given}
+
+
+@dataclass(frozen=True)
+class Pursuit:
+    """What `waver calibrate c_ip` calibrates: which model, on how many random histories of how many questions."""
+
+    model: Annotated[str, Option("The engine, or waver/PRESET, that predicts.")] = "large"
+    length: Annotated[int, Option("Longest history, in questions.", least=1, most=64)] = 20
+    count: Annotated[int, Option("Histories of each length to calibrate on.", least=2)] = 100
+    fresh: Annotated[int, Option("Histories of each length to check the coverage on.", least=0)] = 20
+    alpha: Annotated[float, Option("Share of truths that sets may miss, for the check.", least=0.001, most=0.5)] = 0.1
+    seed: Annotated[int, Option("Seed of the histories.")] = 1
+    at_once: Annotated[int, Option("Requests in the air at a time.", least=1)] = 8

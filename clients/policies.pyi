@@ -31,6 +31,29 @@ class Hard(TypedDict, total=False):
     top_p: float | None
     share: float
 
+def inv_entropy(
+    *,
+    measure: str = ...,
+    also: list[str] = ...,
+    perturbations: int = ...,
+    replications: int = ...,
+    draws: int = ...,
+    temperature: float = ...,
+    answer_tokens: int = ...,
+    instruction: str = ...,
+    perturb: Literal["paraphrase", "gaap"] = ...,
+    similarity: Literal["embedding", "abs", "words"] = ...,
+    calibration: str | None = ...,
+    level: float | None = ...,
+    then: Literal["report", "say", "engine", "look_up", "refuse"] = ...,
+    engine: str | None = ...,
+    collection: str | None = ...,
+    words: str = ...,
+    refusal: str = ...,
+    details: bool = ...,
+) -> dict[str, Any]:
+    """Report how uncertain an answer is, and say so, ask a larger model, look it up or refuse above a level."""
+
 def scr(
     *,
     top_k: int = ...,
@@ -76,6 +99,40 @@ def simplemem(
     instruction: str = ...,
 ) -> dict[str, Any]:
     """Remember conversations, and recall what a question needs."""
+
+def c_ip(
+    *,
+    task: str = ...,
+    alpha: float = ...,
+    length: int = ...,
+    epsilon: float = ...,
+    select: Literal["c_ip", "ip", "bound", "random"] = ...,
+    predictor: Literal["model", "table"] = ...,
+    error: float = ...,
+    thresholds: str | None = ...,
+    consider: int = ...,
+    predict: bool = ...,
+) -> dict[str, Any]:
+    """Ask back: find out which of a task's hypotheses holds with as few questions as the wanted coverage allows."""
+
+def entropy_judger(
+    *,
+    samples: int = ...,
+    select: Literal["auto", "judge", "vote", "min_entropy", "random", "oracle"] = ...,
+    judge: str | None = ...,
+    threshold: float | None = ...,
+    topology: Literal["single", "sequential", "centralized", "debate", "hybrid"] = ...,
+    rounds: int = ...,
+    roles: dict[str, str] = ...,
+    temperature: float = ...,
+    top_p: float = ...,
+    entropy: Literal["drawn", "raw"] = ...,
+    answers: Literal["auto", "boxed", "number", "exact", "none"] = ...,
+    reference: bool = ...,
+    features: bool = ...,
+    answer: str | None = ...,
+) -> dict[str, Any]:
+    """Draw several answers and give the best: by a vote, by a judge of their entropies, or by the least entropy."""
 
 def diffadapt(
     *,

@@ -1,8 +1,8 @@
 """Define policies: middleware around decoding.
 
 A request's policies are sorted by `stage` and wrapped around the engine, outermost first:
-`admit > guard > remember > prompt > search > finish > decode > sample > engine`. Each one's `decode(job, proceed)`
-yields steps, and `proceed(job)` runs what is inside.
+`admit > guard > remember > ask > select > prompt > search > finish > decode > sample > engine`. Each one's
+`decode(job, proceed)` yields steps, and `proceed(job)` runs what is inside.
 """
 
 from __future__ import annotations
@@ -19,8 +19,19 @@ from waver.policies.job import Job
 from waver.policies.report import Report
 from waver.policies.services import Services
 
-Stage = Literal["admit", "guard", "remember", "prompt", "search", "finish", "decode", "sample"]
-STAGES: tuple[Stage, ...] = ("admit", "guard", "remember", "prompt", "search", "finish", "decode", "sample")
+Stage = Literal["admit", "guard", "remember", "ask", "select", "prompt", "search", "finish", "decode", "sample"]
+STAGES: tuple[Stage, ...] = (
+    "admit",
+    "guard",
+    "remember",
+    "ask",
+    "select",
+    "prompt",
+    "search",
+    "finish",
+    "decode",
+    "sample",
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,12 @@ class Policy(BaseModel):
     def extra_sequences(self) -> int:
         """Most sequences that are drawn beside each choice; a server bounds them for a whole request."""
         return 0
+
+    @property
+    def helping_engines(self) -> tuple[str, ...]:
+        """Names of engines that take part beside the one that the request asks for; the configuration must have
+        them."""
+        return ()
 
     def counted(self, report: Report) -> Iterable[tuple[str, tuple[str, ...]]]:
         """Tell which of its counters an answer moves, each by its name and the values of its labels."""

@@ -19,6 +19,8 @@ from waver.policies.retrieve.gate_registry import gates
 from waver.policies.sample.shaping import as_policy
 
 ALONE = {
+    "ask": "{} and {} both hold the conversation; use one of them",
+    "select": "{} and {} both choose among answers; use one of them",
     "decode": "{} and {} both choose the engine that writes; use one of them",
     "sample": "{} and {} both choose the tokens that may be drawn; use one, or the request's own top_p and min_p",
 }
@@ -118,6 +120,9 @@ def _one(
     for field in policy.engine_fields:
         if (engine := getattr(policy, field)) not in engines:
             raise PolicyError(f"unknown engine {engine[:64]!r}; there are {', '.join(engines)}", f"{param}.{field}")
+    for engine in policy.helping_engines:
+        if engine not in engines:
+            raise PolicyError(f"unknown engine {engine[:64]!r}; there are {', '.join(engines)}", param)
     names = [getattr(policy, field) for field in policy.engine_fields]
     for other in names[1:]:
         if reason := differences(engines[names[0]].tokens, engines[other].tokens):
@@ -190,7 +195,8 @@ def check_engines(policies: Sequence[Policy], job: Job) -> None:
 def engines_used(policies: Sequence[Policy], default_engine: str) -> tuple[str, ...]:
     """Name the engines that may write, in the policies' order; the default one where no policy chooses."""
     chosen = [getattr(policy, field) for policy in policies for field in policy.engine_fields]
-    return tuple(dict.fromkeys(chosen)) or (default_engine,)
+    helping = [name for policy in policies for name in policy.helping_engines]
+    return tuple(dict.fromkeys([*(chosen or [default_engine]), *helping]))
 
 
 def describe(defaults: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:

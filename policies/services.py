@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from waver.engines.base import Engine
+from waver.engines.judge import Judge
 from waver.engines.probe import Probe
 from waver.policies.stores import Stores
 
 if TYPE_CHECKING:
+    from waver.policies.ask.task import AskTask
+    from waver.policies.ask.thresholds import Thresholds
+    from waver.policies.uncertainty.calibration import Calibration
     from waver.retrieval.embedder import Embedder
     from waver.retrieval.library import Library
     from waver.retrieval.memory.facts import Facts
@@ -19,8 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Services:
-    """The engines and probes of the configuration, by name, its collections of documents, its stores for what outlives
-    a request, the memories of conversations and facts (None: there are none)."""
+    """The engines, probes, judges and calibrations of the configuration, by name, its collections of documents, its
+    stores for what outlives a request, the memories of conversations and facts (None: there are none)."""
 
     engines: Mapping[str, Engine]
     library: Library | None = None
@@ -28,6 +32,13 @@ class Services:
     stores: Stores | None = None
     memories: Memories | None = None
     facts: Facts | None = None
+    judges: Mapping[str, Judge] = field(default_factory=dict)
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    tasks: Mapping[str, AskTask] = field(default_factory=dict)
+    """What policies of the stage `ask` may find out, by name."""
+    thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
+    extra_tokens: int = 2**18
+    """Most tokens that the policies of one request may draw beside its answers."""
 
     @property
     def embedder(self) -> Embedder | None:

@@ -28,6 +28,7 @@ from waver.server import (
     models,
     page,
     tokenization,
+    uncertainty,
 )
 from waver.server.auth import OPEN_FILES, AuthMiddleware
 from waver.server.config import Config
@@ -116,7 +117,7 @@ def create_app(
     )
     app.state.runtime = runtime
     install_handlers(app)
-    answers = (chat, completions, embeddings, tokenization)
+    answers = (chat, completions, uncertainty, embeddings, tokenization)
     for part in (*answers, collections, documents, facts, memories, models, health, metrics, page):
         app.include_router(part.router)
     app.mount("/static", page.files)

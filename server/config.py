@@ -36,6 +36,14 @@ class Config(BaseSettings):
     """Defaults for policies' parameters, by policy name."""
     probes: dict[Name, str] = {}
     """Folders of probes (`waver train probe`), by the names that requests may use."""
+    judges: dict[Name, str] = {}
+    """Folders of judges (`waver train judge`), by the names that requests may use."""
+    calibrations: dict[Name, str] = {}
+    """Folders of calibrated uncertainty (`waver calibrate inv_entropy`), by the names that requests may use."""
+    tasks: dict[Name, str] = {}
+    """Files of tasks that policies may ask users about (`c_ip`), beside those that come with Waver."""
+    thresholds: dict[Name, str] = {}
+    """Folders of thresholds (`waver calibrate c_ip`), by the names that requests may use."""
     modules: list[str] = []
     """Python modules with policies, gates or transforms of your own; also `WAVER_MODULES`, a JSON list."""
     state: str = "data/state"
@@ -57,10 +65,10 @@ class Config(BaseSettings):
             for name, engine in engines.items()
         }
 
-    @field_validator("probes")
+    @field_validator("probes", "judges", "calibrations", "tasks", "thresholds")
     @classmethod
-    def _find_probes(cls, probes: dict[str, str]) -> dict[str, str]:
-        return {name: find_model(folder) for name, folder in probes.items()}
+    def _find_folders(cls, folders: dict[str, str]) -> dict[str, str]:
+        return {name: find_model(folder) for name, folder in folders.items()}
 
     @model_validator(mode="after")
     def _check_names(self) -> Config:

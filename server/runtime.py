@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from fastapi import Request
@@ -23,10 +23,14 @@ from waver.engines import (
     plugins,
 )
 from waver.engines.base import Engine, Sampling, Unsupported
+from waver.engines.judge import Judge
 from waver.engines.probe import Probe
+from waver.policies.ask.task import AskTask, ready_tasks
+from waver.policies.ask.thresholds import Thresholds
 from waver.policies.registry import policies
 from waver.policies.services import Services
 from waver.policies.stores import Stores
+from waver.policies.uncertainty.calibration import Calibration
 from waver.retrieval.base import RetrievalError
 from waver.retrieval.library import SEARCHES, Library
 from waver.retrieval.memory.facts import Facts
@@ -45,6 +49,7 @@ from waver.server.texts import TokenizerPool
 from waver.server.tools.parsers import tool_parser
 
 log = structlog.get_logger("waver")
+Loaded = TypeVar("Loaded")
 
 INGESTS = 9
 """Requests that bring documents, all that wait for a thread or for their turn to write included: each holds its body in
@@ -62,6 +67,10 @@ class Runtime:
         self.admission = Admission(config.server.max_concurrency, config.server.max_queue)
         self.library = Library(config.retrieval)
         self.probes: dict[str, Probe] = {}
+        self.judges: dict[str, Judge] = {}
+        self.calibrations: dict[str, Calibration] = {}
+        self.tasks: dict[str, AskTask] = {}
+        self.thresholds: dict[str, Thresholds] = {}
         self.stores = Stores(Path(config.state))
         self.memories = Memories(Path(config.state), config.memory, self.library.embedder)
         limits = config.memory
@@ -92,7 +101,14 @@ class Runtime:
         began = time.perf_counter()
         try:
             await asyncio.to_thread(plugins.load, self.config.modules)
-            self.probes = await asyncio.to_thread(load_probes, self.config.probes)
+            self.probes = await asyncio.to_thread(load_named, "probe", self.config.probes, Probe.load)
+            self.judges = await asyncio.to_thread(load_named, "judge", self.config.judges, Judge.load)
+            self.calibrations = await asyncio.to_thread(
+                load_named, "calibration", self.config.calibrations, Calibration.load
+            )
+            ready = {name: str(file) for name, file in ready_tasks().items()}
+            self.tasks = await asyncio.to_thread(load_named, "task", {**ready, **self.config.tasks}, AskTask.load)
+            self.thresholds = await asyncio.to_thread(load_named, "thresholds", self.config.thresholds, Thresholds.load)
             await self._check_embedders()
             loaded = await load_engines(missing, self.engines)
             guided = [n for n in loaded if not isinstance(self.config.engines[n], UpstreamConfig)]
@@ -153,7 +169,19 @@ class Runtime:
     @property
     def services(self) -> Services:
         """Return the services that policies may use."""
-        return Services(self.engines, self.library, self.probes, self.stores, self.memories, self.facts)
+        return Services(
+            self.engines,
+            self.library,
+            self.probes,
+            self.stores,
+            self.memories,
+            self.facts,
+            self.judges,
+            self.calibrations,
+            self.tasks,
+            self.thresholds,
+            self.config.server.max_extra_tokens,
+        )
 
     def deadline(self, timeout: float | None) -> float:
         """Return the time by which a request must be answered, on the event loop's clock: by its own `timeout`, at most
@@ -251,8 +279,8 @@ async def load_engines(configs: Mapping[str, EngineConfig], there: Mapping[str, 
     return loaded
 
 
-def load_probes(folders: Mapping[str, str]) -> dict[str, Probe]:
-    """Load the probes of the configuration, by name.
+def load_named(kind: str, folders: Mapping[str, str], load: Callable[[Path], Loaded]) -> dict[str, Loaded]:
+    """Load the probes, the judges or the calibrations of the configuration, by name.
 
     Raises:
         ValueError: one of them cannot be read.
@@ -260,9 +288,9 @@ def load_probes(folders: Mapping[str, str]) -> dict[str, Probe]:
     loaded = {}
     for name, folder in folders.items():
         try:
-            loaded[name] = Probe.load(Path(folder))
+            loaded[name] = load(Path(folder))
         except ValueError as error:
-            raise ValueError(f"probe '{name}': {error}") from error
+            raise ValueError(f"{kind} '{name}': {error}") from error
     return loaded
 
 

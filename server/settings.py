@@ -31,6 +31,9 @@ class ServerConfig(BaseModel):
     echoed, times what is listed for each."""
     max_extra_sequences: int = Field(256, ge=1)
     """Most sequences that the policies of a request may draw besides its choices."""
+    max_extra_tokens: int = Field(2**18, ge=1)
+    """Most tokens that policies which choose, search or measure may draw besides a request's answers; where they are
+    spent, the best answer so far is given."""
     max_text_characters: int = Field(2**18, ge=1024)
     """Of a text to tokenise or to search for; of a prompt as many as its engine's context can hold."""
     text_threads: int = Field(2, ge=1)

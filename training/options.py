@@ -79,6 +79,20 @@ class ProbeAnswers:
     at_once: Annotated[int, Option("Answers in the making at a time.", least=1)] = 64
 
 
+@dataclass(frozen=True)
+class JudgeAnswers:
+    """The runs that a judge learns from: of which model, how many, and how they are scored."""
+
+    model: Annotated[str, Option("The engine, or waver/PRESET, that is asked.")] = "large"
+    scorer: Annotated[
+        str, Option("When an answer is right: number (its last one is), contains, or MODULE:FUNCTION.")
+    ] = "number"
+    samples: Annotated[int, Option("Runs of each question.", least=1, most=64)] = 5
+    max_tokens: Annotated[int, Option("The most tokens of a text.", least=1)] = 1024
+    seed: Annotated[int, Option("Seed of the runs.")] = 1
+    at_once: Annotated[int, Option("Questions in the air at a time.", least=1)] = 8
+
+
 def read_beta(given: str) -> Beta:
     """Read a number of nats, or the name of a way to find one.
 

@@ -11,13 +11,14 @@ import typer
 
 from waver import __version__
 from waver.cli.bench import bench
-from waver.cli.calibrate import calibrate_l_rag
+from waver.cli.calibrate import calibrate_c_ip, calibrate_inv_entropy, calibrate_l_rag
 from waver.cli.chat import chat
 from waver.cli.facts import facts
 from waver.cli.ingest import ingest
 from waver.cli.memory import memory
 from waver.cli.serve import serve
 from waver.cli.train_bundled import train_bundled
+from waver.cli.train_judge import train_judge
 from waver.cli.train_probe import train_probe
 from waver.cli.train_rl import train_rl
 
@@ -56,10 +57,13 @@ train = typer.Typer(no_args_is_help=True, help="Train models.")
 train.command("bundled")(train_bundled)
 train.command("rl")(train_rl)
 train.command("probe")(train_probe)
+train.command("judge")(train_judge)
 app.add_typer(train, name="train")
 
 calibrate = typer.Typer(no_args_is_help=True, help="Set a policy's threshold from questions of your own.")
 calibrate.command("l_rag")(calibrate_l_rag)
+calibrate.command("inv_entropy")(calibrate_inv_entropy)
+calibrate.command("c_ip")(calibrate_c_ip)
 app.add_typer(calibrate, name="calibrate")
 
 app.add_typer(bench, name="bench")

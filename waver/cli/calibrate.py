@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from waver.cli.fill import config_option, filled, pairs
-from waver.clients.options import Calibration, Requests
+from waver.clients.options import Calibration, Measuring, Pursuit, Requests
 
 
 @filled(calibration=Calibration, requests=Requests)
@@ -61,6 +61,93 @@ def calibrate_l_rag(
     except yaml.YAMLError as error:
         raise typer.BadParameter(f"the value cannot be read: {error}", param_hint="--set") from None
     except (ValueError, Refused) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    raise typer.Exit(status)
+
+
+@filled(wanted=Measuring)
+def calibrate_inv_entropy(
+    questions: Annotated[Path, typer.Argument(help="JSONL: `question`, and `answer`, a text or a list of texts.")],
+    out: Annotated[Path, typer.Option(help="Folder for the calibration; a stopped run there goes on.")],
+    wanted: Measuring,
+    base_url: Annotated[
+        str | None, typer.Option(help="A server's address, with /v1.", show_default="one is started for the while")
+    ] = None,
+    config: Annotated[Path | None, config_option("A YAML file, for the server that is started.")] = None,
+) -> None:
+    """Turn measures of uncertainty into the probability that an answer is wrong.
+
+    Every question is answered once, and measured by all measures, or those that --measure names. What is right is known
+    from the file; isotonic regression does the rest. The table compares the measures: how well they find wrong answers
+    (AUROC), how good the probabilities are on other questions (Brier), and with several --at whether they rise with the
+    temperature (TSU). Bring some hundred questions of the kind that users ask: a calibration fits one model and one way
+    of measuring.
+
+    A server that wants a key gets the one in WAVER_API_KEY.
+
+        waver calibrate inv_entropy questions.jsonl --out calibrations/mine --model large
+    """
+    import os
+
+    from waver.clients.questions import Refused, check, read
+    from waver.clients.uncertainty import calibrate
+
+    try:
+        asked = read(questions)
+        check(asked, wanted.scorer, questions)
+        if unknown := [question.line for question in asked if not question.answers]:
+            raise Refused(f"{questions}, line {unknown[0]} has no answer: calibration needs them all.")
+        if base_url is not None:
+            status = calibrate(asked, wanted, base_url, os.environ.get("WAVER_API_KEY"), out, typer.echo)
+        else:
+            from waver.server.run import serving
+
+            with serving(config) as (address, key):
+                status = calibrate(asked, wanted, address, key, out, typer.echo)
+    except (ValueError, Refused) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    raise typer.Exit(status)
+
+
+@filled(wanted=Pursuit)
+def calibrate_c_ip(
+    task: Annotated[str, typer.Argument(help="A task of the server, such as animals.")],
+    out: Annotated[Path, typer.Option(help="Folder for the thresholds; a stopped run there goes on.")],
+    wanted: Pursuit,
+    base_url: Annotated[
+        str | None, typer.Option(help="A server's address, with /v1.", show_default="one is started for the while")
+    ] = None,
+    config: Annotated[Path | None, config_option("A YAML file, for the server that is started.")] = None,
+) -> None:
+    """Calibrate the conformal sets of `c_ip` for a task and a model.
+
+    The model is shown random histories of questions and answers of every length, whose truth is known; how probable it
+    holds that truth gives the thresholds, for any alpha. Fresh histories check that the sets hold the truth as often as
+    they should. A configuration names the folder: `thresholds: {mine: OUT}`.
+
+    A server that wants a key gets the one in WAVER_API_KEY.
+
+        waver calibrate c_ip animals --out thresholds/animals --model large
+    """
+    import os
+
+    from waver.clients.asking import calibrate
+
+    try:
+        if base_url is not None:
+            status = calibrate(task, wanted, base_url, os.environ.get("WAVER_API_KEY"), out, typer.echo)
+        else:
+            from waver.server.run import serving
+
+            with serving(config) as (address, key):
+                status = calibrate(task, wanted, address, key, out, typer.echo)
+    except ValueError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:

@@ -1,0 +1,1 @@
+"""Policies that ask the user back."""

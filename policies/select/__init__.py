@@ -1,0 +1,1 @@
+"""Policies that draw several answers and choose among them."""

@@ -42,7 +42,7 @@ def members(f: ArrayLike, tau: float) -> NDArray[np.bool_]:
 
 def sizes(f: ArrayLike, tau: float) -> Array:
     """Return the size of each set, `[...]`; an empty one counts 1."""
-    return np.maximum(members(f, tau).sum(-1), 1).astype(np.float64)
+    return np.asarray(np.maximum(members(f, tau).sum(-1), 1), np.float64)
 
 
 def expected_size(f: ArrayLike, tau: float) -> float:

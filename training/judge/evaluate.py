@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from waver.choice import Candidate, Rule, choose, early_stop
 from waver.stats import auroc
@@ -44,7 +43,7 @@ class Evaluation:
 
 def evaluate(lines: Sequence[Mapping[str, Any]], held_out: Rows) -> Evaluation:
     """Evaluate every rule on `[questions, runs]` probabilities that come from other questions."""
-    judged = [not row for row in np.isnan(held_out).any(1).tolist()]
+    judged = [not any(map(math.isnan, row)) for row in held_out.tolist()]
     runs = [
         [
             Candidate(one["answer"], one["entropy"], float(p), one["right"])

@@ -186,9 +186,13 @@ async def test_reports_and_stops(tokens: TokenText) -> None:
         vague += [{"role": "assistant", "content": question}, {"role": "user", "content": "who knows"}]
     assert (await turn(job_of(engine, vague), task="small", predictor="table"))[1]["stopped"] == "questions"
     ended = [*conversation(SMALL, []), {"role": "assistant", "content": "It is: dog."}]
-    said, told = await turn(job_of(engine, [*ended, {"role": "user", "content": "yes"}]), task="small")
+    said, told = await turn(
+        job_of(engine, [*ended, {"role": "user", "content": "yes"}]), task="small", predictor="table"
+    )
     assert (said, told["outcome"], told["truth"]) == ("Good.", "right", "dog")
-    said, told = await turn(job_of(engine, [*ended, {"role": "user", "content": "no, a cat"}]), task="small")
+    said, told = await turn(
+        job_of(engine, [*ended, {"role": "user", "content": "no, a cat"}]), task="small", predictor="table"
+    )
     assert (told["outcome"], told["truth"]) == ("wrong", "cat")
 
 

@@ -64,7 +64,7 @@ class Candidate:
 
     def expanded(self) -> Array:
         """Return the prediction after each hypothesis's own answer, `[hypotheses, hypotheses]`."""
-        return self.f[np.asarray(self.labels)]
+        return np.asarray(self.f[np.asarray(self.labels)], np.float64)
 
 
 class ConformalPursuit(Policy):

@@ -76,7 +76,7 @@ class Requests:
 
 @dataclass(frozen=True)
 class Measuring:
-    """What `waver calibrate inv_entropy` measures, of which model, and how evidence is drawn. None: the server's
+    """Settings of `waver calibrate inv_entropy`: measures, model, and how evidence is drawn. None: the server's
     default."""
 
     model: Annotated[str, Option("The engine, or waver/PRESET, that answers.")] = "large"
@@ -109,7 +109,7 @@ class Measuring:
 
 @dataclass(frozen=True)
 class Pursuit:
-    """What `waver calibrate c_ip` calibrates: which model, on how many random histories of how many questions."""
+    """Settings of `waver calibrate c_ip`: the model, and random histories of how many questions."""
 
     model: Annotated[str, Option("The engine, or waver/PRESET, that predicts.")] = "large"
     length: Annotated[int, Option("Longest history, in questions.", least=1, most=64)] = 20

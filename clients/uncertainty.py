@@ -122,7 +122,7 @@ async def _ask(http: httpx.AsyncClient, question: Question, wanted: Measuring, h
 
 @dataclass(frozen=True)
 class Row:
-    """What one measure is worth: AUROC for wrong answers, Brier score of its calibration on held-out questions, the
+    """Worth of one measure: AUROC for wrong answers, Brier score of its calibration on held-out questions, the
     share of questions on which it rises with the temperature (TSU)."""
 
     measure: str

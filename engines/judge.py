@@ -24,8 +24,11 @@ from waver.engines.fingerprint import Fingerprint
 
 
 class Convention(BaseModel):
-    """How traces were taken. `entropy`: of the distribution that is drawn from, after temperature and truncation
-    (`drawn`), or of the model's own (`raw`). `beside`: names of other policies that were in force."""
+    """Convention in which traces were taken.
+
+    `entropy`: of the distribution that is drawn from, after temperature and truncation (`drawn`), or of the model's own
+    (`raw`). `beside`: names of other policies that were in force.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,7 +38,7 @@ class Convention(BaseModel):
     topology: str = "single"
     rounds: int = 1
     compared: bool = False
-    """Whether a single solver's run was there to compare with."""
+    """True if a single solver's run was there to compare with."""
     beside: tuple[str, ...] = ()
 
     def differences(self, other: Convention) -> str:

@@ -35,7 +35,7 @@ class Services:
     judges: Mapping[str, Judge] = field(default_factory=dict)
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     tasks: Mapping[str, AskTask] = field(default_factory=dict)
-    """What policies of the stage `ask` may find out, by name."""
+    """Tasks of policies of the stage `ask`, by name."""
     thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
     extra_tokens: int = 2**18
     """Most tokens that the policies of one request may draw beside its answers."""

@@ -25,7 +25,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class History:
-    """What is known of a conversation: questions with answers, and where the last thing said was a guess, the place of
+    """State of a conversation: questions with answers, and where the last thing said was a guess, the place of
     the guess and of what the user then called right (None: it was wrong, or is not known)."""
 
     asked: tuple[Asked, ...] = ()

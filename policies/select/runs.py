@@ -24,7 +24,7 @@ Measure = Literal["drawn", "raw"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How runs are drawn and read."""
+    """Settings of runs: how they are drawn and read."""
 
     topology: Topology = "single"
     rounds: int = 1

@@ -41,7 +41,7 @@ INSTRUCTIONS = {
 
 @dataclass(frozen=True)
 class Said:
-    """What a role said in a round."""
+    """Text of a role in a round."""
 
     role: str
     round: int

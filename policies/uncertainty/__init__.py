@@ -1,1 +1,1 @@
-"""How uncertain an answer is: measures of a model's answers, a policy that acts on them, and their calibration."""
+"""Uncertainty of answers: measures of a model's answers, a policy that acts on them, and their calibration."""

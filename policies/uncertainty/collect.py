@@ -39,7 +39,7 @@ ALTERNATIVES = 20
 
 @dataclass(frozen=True)
 class Settings:
-    """How evidence is drawn."""
+    """Settings of evidence: how it is drawn."""
 
     perturbations: int = 9
     replications: int = 5

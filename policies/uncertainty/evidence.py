@@ -26,7 +26,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What measures read; parts that none of them needs are empty.
+    """Input of measures; parts that none of them needs are empty.
 
     `entropies`: of the tokens of the answer given (nats). `variants`: the question as it is, then its other wordings.
     `answers`: for each variant as many answers. `inputs` `[variants, variants]` and `outputs` `[answers, answers]`

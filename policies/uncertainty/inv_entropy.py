@@ -49,7 +49,7 @@ SHOWN = 200
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found: the score that counts, the probability of being wrong where it is calibrated, and a report."""
+    """Result of measuring: the score that counts, the probability of being wrong if calibrated, and a report."""
 
     score: float | None
     probability: float | None

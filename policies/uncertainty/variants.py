@@ -71,7 +71,7 @@ def roulette(similarities: Sequence[float]) -> list[float]:
 
 def joined(tokens: Sequence[str]) -> str:
     """Write tokens as a text, without spaces before punctuation."""
-    return re.sub(r"\s+([^\w\s])", r"\1", " ".join(tokens)).strip()
+    return "".join(token if not token[:1].isalnum() else f" {token}" for token in tokens).strip()
 
 
 async def gaap(

@@ -104,7 +104,7 @@ class World:
         return float(np.mean(held))
 
     def play(self, rng: np.random.Generator, truth: int, way: str, tau: list[float]) -> list[bool]:
-        """Whether the best guess is right, after 0 to LENGTH questions."""
+        """Tell whether the best guess is right, after 0 to LENGTH questions."""
         logits, left = self.prior.copy(), list(range(ATTRIBUTES))
         right = [int(logits.argmax()) == truth]
         for k in range(LENGTH):

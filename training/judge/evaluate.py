@@ -32,7 +32,7 @@ class Evaluation:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a judge's record keeps of it."""
+        """Return the part that a judge's record keeps."""
         return {
             "auroc": self.auroc,
             "auroc_of_low_entropy": self.entropy_auroc,

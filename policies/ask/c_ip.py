@@ -40,7 +40,8 @@ from waver.engines.base import Step, Unsupported
 from waver.engines.fingerprint import fingerprint
 from waver.entropy.conformal import bound, entropy, expected_size, members, nothing_to_gain
 from waver.policies.ask.history import GUESS, Asked, History, read
-from waver.policies.ask.predictors import Array, by_model, by_table
+from waver.policies.ask.predictors import by_model
+from waver.policies.ask.table import Array, by_table
 from waver.policies.ask.task import AskTask
 from waver.policies.ask.thresholds import Thresholds, from_table, taus
 from waver.policies.base import CounterSpec, Policy, Proceed, Stage

@@ -1,7 +1,4 @@
-"""Predictors of a task's hypotheses from questions and answers: a model by the letters of options, or the task's table.
-
-Both give `f_y`, probabilities over the hypotheses alone (C-IP, arXiv 2507.03279).
-"""
+"""Predict a task's hypotheses by a model: the letters of the options (C-IP, arXiv 2507.03279)."""
 
 from __future__ import annotations
 
@@ -10,17 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from waver.engines.base import Sampling, Unsupported
 from waver.policies.ask.history import Asked
+from waver.policies.ask.table import Array
 from waver.policies.ask.task import LETTERS, AskTask
 from waver.policies.base import Proceed
 from waver.policies.budget import Budget, Ledger, metered
 from waver.policies.helpers import together
 from waver.policies.job import Job
 
-Array = NDArray[np.float64]
 ALTERNATIVES = 20
 """Likeliest tokens among which the letters of the options are looked for."""
 PROMPT = (
@@ -28,22 +24,6 @@ PROMPT = (
     "Which option is it? Answer with its letter only."
 )
 PREFIX = "The letter is"
-
-
-def by_table(task: AskTask, asked: Sequence[Asked], error: float) -> Array:
-    """Compute `f_y` `[hypotheses]` from the task's answers, each of which is wrong with the probability `error`."""
-    odds = math.log((1 - error) / error)
-    known = [each for each in asked if each.answer is not None]
-    fits = task.table[[each.question for each in known]] == np.array([[each.answer] for each in known], bool).reshape(
-        -1, 1
-    )
-    return softmax(odds * fits.sum(0).astype(np.float64))
-
-
-def softmax(logits: Array) -> Array:
-    """Normalise `[classes]` logits."""
-    p = np.exp(logits - logits.max())
-    return np.asarray(p / p.sum(), np.float64)
 
 
 def prompt(job: Job, task: AskTask, asked: Sequence[Asked]) -> tuple[int, ...]:

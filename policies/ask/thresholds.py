@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from waver.engines.fingerprint import Fingerprint
 from waver.entropy.conformal import threshold
 from waver.policies.ask.history import Asked
-from waver.policies.ask.predictors import Array, by_table
+from waver.policies.ask.table import Array, by_table
 from waver.policies.ask.task import AskTask
 
 CALIBRATION = 100

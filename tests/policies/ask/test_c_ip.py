@@ -21,7 +21,8 @@ from waver.engines.fingerprint import fingerprint
 from waver.engines.tokens import TokenText
 from waver.policies.ask.c_ip import ConformalPursuit
 from waver.policies.ask.history import Asked, read, yes_or_no
-from waver.policies.ask.predictors import by_table, of_alternatives
+from waver.policies.ask.predictors import of_alternatives
+from waver.policies.ask.table import by_table
 from waver.policies.ask.task import LETTERS, AskTask, ready_tasks
 from waver.policies.ask.thresholds import Thresholds, coverage, from_table, random_history, taus
 from waver.policies.base import Proceed

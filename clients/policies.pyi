@@ -167,6 +167,7 @@ def l_rag(
     pooling: Literal["mean", "first", "max", "prefix_k"] = ...,
     prefix: int = ...,
     draft_tokens: int | None = ...,
+    draft_end: Literal["line", "length"] = ...,
     signal: Literal["margin", "entropy", "variance"] = ...,
     samples: int = ...,
     rate: float = ...,

@@ -36,6 +36,11 @@ class EngineError(RuntimeError):
         self.detail = detail
 
 
+def not_a_number(engine: str) -> EngineError:
+    """Make the error of a request whose logits hold NaN or infinity: no token can be drawn from them."""
+    return EngineError(f"engine {engine!r} computed logits that are not finite numbers (NaN or infinity)")
+
+
 class EngineBusy(EngineError):
     """An engine has no room now. The server answers 429. `retry_after`: seconds after which to ask again."""
 

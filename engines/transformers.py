@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from waver.engines.attention import last_attention
-from waver.engines.base import EngineError, Inside, Sampling, Step, Unsupported, reason
+from waver.engines.base import EngineError, Inside, Sampling, Step, Unsupported, not_a_number, reason
 from waver.engines.config import TransformersConfig
 from waver.engines.grammar import Grammar
 from waver.engines.inverse_cdf import warm_up
@@ -331,6 +331,8 @@ class TransformersEngine:
 
     def _advance(self, sequence: SequenceState, step: Step) -> Step | EngineError:
         """Append a step's token to its sequence, unless an eager gate fires; the step with why the segment ends."""
+        if math.isnan(step.entropy):
+            return not_a_number(self.name)
         if sequence.matcher is not None and sequence.matcher.is_error():
             return EngineError(f"engine {self.name!r} could not follow the JSON schema any further")
         if sequence.state is not None:
@@ -378,6 +380,8 @@ class TransformersEngine:
                 read, scored = ids[start : start + stride], ids[start + 1 : start + 1 + stride]
                 logits = self._raw(self._runner.read(scratch, start, list(read))[: len(scored)])
                 steps += self._measure(logits, torch.tensor(scored, device=logits.device), [top_logprobs] * len(scored))
+            if any(math.isnan(step.entropy) for step in steps):
+                raise not_a_number(self.name)
             return steps
 
         return await self._in_thread(work)

@@ -75,7 +75,8 @@ def typical(logits: torch.Tensor, p: torch.Tensor) -> Crop:
         ranked, ids = nearness.topk(width, dim=-1)
         mass = logits.softmax(-1).gather(-1, ids).double()
         n = (mass.cumsum(-1) - mass < p[:, None]).sum(-1).clamp(min=1)
-        return keep_where(logits, nearness >= ranked.gather(-1, n[:, None] - 1)), n >= width
+        every = (p >= 1.0)[:, None] & (logits > -torch.inf)  # float32 masses may add up to 1 before the last
+        return keep_where(logits, every | (nearness >= ranked.gather(-1, n[:, None] - 1))), n >= width
 
     return rank_progressively(attempt, (POOL, logits.shape[-1]), logits, nearness, p)
 

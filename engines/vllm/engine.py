@@ -7,6 +7,7 @@ that decodes speculatively, and bounds them.
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from prometheus_client.core import Metric
 
-from waver.engines.base import EngineError, Inside, Sampling, Step, Unsupported
+from waver.engines.base import EngineError, Inside, Sampling, Step, Unsupported, not_a_number
 from waver.engines.vllm.core import Running
 from waver.engines.vllm.model import VllmModel
 from waver.engines.vllm.ring import TOP
@@ -132,6 +133,8 @@ class VllmEngine(ABC):
 
     def _bounded(self, token: int, known: Any, top: int) -> Step:
         """Make a step from vLLM's own log-probabilities, its entropy bounded by the likeliest tokens."""
+        if math.isnan(known[token].logprob):
+            raise not_a_number(self.name)
         best = sorted(((i, each.logprob) for i, each in known.items()), key=lambda pair: -pair[1])[:TOP]
         low, high = entropy_bounds(torch.tensor([value for _, value in best]), self.model.known)
         bounds = float(low), float(high)

@@ -13,7 +13,7 @@ from itertools import chain, pairwise
 import structlog
 import torch
 
-from waver.engines.base import NO_TOKEN, EngineError, Finish, Gate, Inside, Sampling, Step, Unsupported
+from waver.engines.base import NO_TOKEN, EngineError, Finish, Gate, Inside, Sampling, Step, Unsupported, not_a_number
 from waver.engines.grammar import Grammar
 from waver.engines.transforms import needs_geometry
 from waver.engines.vllm.core import Running
@@ -124,6 +124,8 @@ class ExactVllmEngine(VllmEngine):
         raise EngineError(f"engine {self.name!r} ended an answer without a reason")
 
     def _step(self, token: int, entry: Entry, finish: Finish | None) -> Step:
+        if math.isnan(entry.entropy):
+            raise not_a_number(self.name)
         return Step(
             token, entry.logprob, entry.entropy, self.name, entry.top, finish,
             kept=entry.kept, crop_entropy=entry.crop_entropy,

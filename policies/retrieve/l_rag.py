@@ -3,7 +3,7 @@
 Tier 1 answers from the question and, where `documents` are named, their summaries. Over the first tokens of that
 answer, its draft, with H_t the entropy of the raw next-token distribution:
 
-    U = (1/T) Σ_{t<=T} H_t      T: at most `draft_tokens`, up to a line's end; the stop token is left out
+    U = (1/T) Σ_{t<=T} H_t      T: at most `draft_tokens`, up to the end of the first line that says something
     U <= threshold: the draft is the answer, and goes on as it is written
     U >  threshold: tier 2: `top_k` passages for the question, quoted in front of it; the draft is thrown away
 
@@ -11,6 +11,8 @@ Details:
 - The paper gives two thresholds, 0.5 and 1.0, without their unit, and neither pooling, draft length nor prompts: those
   here are reconstructions, and each is a parameter. A threshold fits one model, template and pooling (`waver
   calibrate`).
+- The stop token, line breaks and think blocks are no part of a draft; a draft that a model thinks before is held back
+  with its thoughts.
 - The gate speaks as soon as it cannot but fire, or once the draft is complete; nothing is streamed before. An empty
   draft retrieves. Where no passage is found the first tier answers, and the report's `passages` are empty.
 - The draft is drawn as the request says; its entropies are those of the raw distribution. Under `ead` both engines
@@ -36,7 +38,7 @@ from waver.policies.job import Job
 from waver.policies.report import Report
 from waver.policies.retrieve.gate_registry import gates
 from waver.policies.retrieve.gates.base import Gate, GateSettings
-from waver.policies.retrieve.gates.draft import Draft, Pooling
+from waver.policies.retrieve.gates.draft import Beginning, DraftEnd, Pooling
 from waver.policies.retrieve.lookup import Lookup, LookupParameters, open_collection
 from waver.policies.retrieve.sentences import by_sentence
 
@@ -96,6 +98,9 @@ class LRAG(LookupParameters, Policy):
     draft_tokens: int | None = Field(
         default=None, ge=1, le=1024, description="most tokens of a draft", json_schema_extra=_default_drafts
     )
+    draft_end: DraftEnd = Field(
+        default="line", description="whether a draft ends with its first line, or only with its most tokens"
+    )
     signal: Literal["margin", "entropy", "variance"] = Field(default="margin", description="what targ looks at")
     samples: int = Field(default=20, ge=2, le=64, description="answers that seakr, and targ's variance, draw")
     rate: float = Field(default=0.5, ge=0.0, le=1.0, description="share of requests for which random retrieves")
@@ -111,6 +116,7 @@ class LRAG(LookupParameters, Policy):
             draft_tokens=self.draft_tokens or kind.draft_tokens,
             pooling=self.pooling,
             prefix=self.prefix,
+            draft_end=self.draft_end,
             signal=self.signal,
             samples=self.samples,
             rate=self.rate,
@@ -155,7 +161,7 @@ async def two_tiers(job: Job, proceed: Proceed, lookup: Lookup, gate: Gate) -> A
     Nothing is yielded before the gate has decided."""
     assert job.question is not None
     first = gate.prepare(await lookup.with_summaries() if gate.summaries else job)
-    draft = Draft(first, first.prompt_ids, gate.longest)
+    draft = Beginning(first, first.prompt_ids, gate.longest, end=gate.settings.draft_end)
     verdict = await gate.decide(draft)
     if verdict is not None:
         lookup.decided(verdict.score)

@@ -71,6 +71,31 @@ async def test_a_failed_pass_fails_only_its_own(
     assert await tokens(engine, a, ignore_eos=True) == expected
 
 
+async def test_logits_that_are_no_numbers_fail_their_request_alone(
+    load: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, (a, b, *_) = load(), prompts(4, seed=7)
+    expected = await tokens(engine, b, ignore_eos=True)
+    extend, read = engine._runner.extend, engine._runner.read
+
+    def overflowing(slots: list[int], starts: list[int], rows: list[list[int]]) -> torch.Tensor:
+        logits = extend(slots, starts, rows)
+        for row, slot in enumerate(slots):
+            if engine._slots.held[slot][: len(a)] == a:
+                logits[row, 5] = torch.nan if starts[row] % 2 else torch.inf
+        return logits
+
+    monkeypatch.setattr(engine._runner, "extend", overflowing)
+    failed, whole = await asyncio.gather(*(tokens(engine, p, ignore_eos=True) for p in (a, b)), return_exceptions=True)
+    assert isinstance(failed, EngineError)
+    assert "NaN" in str(failed)
+    assert whole == expected
+    assert engine.active == 0
+    monkeypatch.setattr(engine._runner, "read", lambda *given: read(*given) * torch.nan)
+    with pytest.raises(EngineError, match="NaN"):
+        await engine.score(a)
+
+
 async def test_close(load: Callable[..., TransformersEngine]) -> None:
     engine, asked = load(), prompts(3, seed=8)
     running = [asyncio.create_task(steps(engine, p, max_tokens=200, ignore_eos=True)) for p in asked]

@@ -74,6 +74,14 @@ def test_typical_may_drop_the_top_token() -> None:
     assert sets(truncation.typical(torch.tensor([P]).log(), parameter(0.2))) == [{1}]
 
 
+def test_the_whole_mass_keeps_every_token() -> None:
+    """Masses in float32 may add up to 1 before the last token."""
+    logits = torch.randn(4, 5000, generator=torch.Generator().manual_seed(3)) * 6
+    logits[:, ::7] = -torch.inf
+    for name in ("typical", "top_p"):
+        assert rule(name)(logits, torch.ones(4)).kept.tolist() == [5000 - len(range(0, 5000, 7))] * 4
+
+
 def test_digits_of_the_check_vector() -> None:
     """H = 1.5254761, thresholds of eta .0615232 and .0972768, sigma .8663566: read off where a set changes."""
     logits = torch.tensor([P], dtype=torch.float64).log()

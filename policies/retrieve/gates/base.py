@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from waver.engines.base import Inside
 from waver.policies.job import Job
-from waver.policies.retrieve.gates.draft import Draft, Pooling
+from waver.policies.retrieve.gates.draft import Draft, DraftEnd, Pooling
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class GateSettings:
     draft_tokens: int
     pooling: Pooling = "mean"
     prefix: int = 4
+    draft_end: DraftEnd = "line"
     signal: Literal["margin", "entropy", "variance"] = "margin"
     samples: int = 20
     rate: float = 0.5

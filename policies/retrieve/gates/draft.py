@@ -11,13 +11,14 @@ from waver.engines.base import Step
 from waver.policies.job import Job
 
 Pooling = Literal["mean", "first", "max", "prefix_k"]
+DraftEnd = Literal["line", "length"]
 
 
 @dataclass
 class Draft:
-    """The beginning of an answer, or one sentence of it.
+    """One sentence of an answer, or its beginning.
 
-    `before` are the ids that stand in front of it; it has at most `longest` tokens, or goes up to a line's end.
+    `before` are the ids that stand in front of it; it has at most `longest` tokens.
     """
 
     job: Job
@@ -26,16 +27,55 @@ class Draft:
     steps: list[Step] = field(default_factory=list)
     complete: bool = False
 
-    def read(self, step: Step) -> None:
-        """Add a token."""
-        self.steps.append(step)
-        newline = b"\n" in self.job.writer.tokens.token_bytes(step.token)
-        self.complete = bool(step.finish or newline or len(self.told) >= self.longest)
-
     @property
     def told(self) -> list[Step]:
         """Its tokens, without the stop token behind an answer, which is no part of it."""
         return without_stop(self.steps, self.job)
+
+
+@dataclass
+class Beginning(Draft):
+    """The beginning of an answer while it is written: what it says in up to `longest` tokens.
+
+    Think blocks and tokens that are nothing but line breaks are passed over: they are held back with the draft, but say
+    nothing of the answer. With `end` "line" it is complete, too, at the end of the first line that says something.
+    """
+
+    end: DraftEnd = "line"
+
+    def __post_init__(self) -> None:
+        tokens = self.job.writer.tokens
+        self._thinking = tokens.in_think(self.before)
+        self._thought = ""
+        """The open block's text, where a model spells its tags in several tokens."""
+        self._content: list[Step] = []
+
+    def read(self, step: Step) -> None:
+        """Add a token."""
+        self.steps.append(step)
+        ended = self._says(step)
+        self.complete = bool(step.finish or ended or len(self.told) >= self.longest)
+
+    @property
+    def told(self) -> list[Step]:
+        return without_stop(self._content, self.job)
+
+    def _says(self, step: Step) -> bool:
+        """Keep a token that says something of the answer; return whether it ends the draft."""
+        tokens = self.job.writer.tokens
+        if tokens.think is not None and step.token in tokens.think:
+            self._thinking = step.token == tokens.think[0]
+            return False
+        spelt = tokens.token_bytes(step.token)
+        if self._thinking:
+            if tokens.think is None:
+                self._thought += spelt.decode(errors="replace")
+                self._thinking = "</think>" not in self._thought
+            return False
+        newline = b"\n" in spelt
+        if not newline or spelt.strip():
+            self._content.append(step)
+        return newline and self.end == "line" and bool(self.told)
 
 
 def without_stop(steps: Sequence[Step], job: Job) -> list[Step]:
@@ -69,11 +109,11 @@ def above_threshold(
         Whether the score is above the threshold, and the score (infinite for an empty draft, which is above any); None
         while more tokens have to be seen.
     """
-    if not draft.steps:
-        return None
-    score = pooled(values, pooling, prefix) if values else math.inf
+    if not values:
+        return (True, math.inf) if draft.complete else None
+    score = pooled(values, pooling, prefix)
     if draft.complete:
-        return not values or score > threshold, score
+        return score > threshold, score
     # No value is negative, so a sum that would do for a complete draft cannot shrink, nor can a maximum.
     least = score if pooling == "max" else sum(values) / draft.longest
     return (True, score) if least > threshold else None

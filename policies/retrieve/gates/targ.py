@@ -21,8 +21,11 @@ from waver.policies.retrieve.gates.sampled import sample_answers
 def disagreement(samples: Sequence[Sequence[int]]) -> float:
     """Compute how much sampled prefixes differ: at each position 1 - Σ f², f the shares of the tokens that stand there
     (the total variance of their one-hot vectors), averaged over positions. A sample that has ended counts as another
-    token. TARG names a variance over sampled prefixes without a formula; this is a reconstruction."""
+    token; samples that are all empty do not differ. TARG names a variance over sampled prefixes without a formula; this
+    is a reconstruction."""
     columns = [Counter(column) for column in zip_longest(*samples)]
+    if not columns:
+        return 0.0
     return sum(1 - sum((n / len(samples)) ** 2 for n in column.values()) for column in columns) / len(columns)
 
 
@@ -65,4 +68,4 @@ def of_samples(score: float, draft: Draft, threshold: float) -> Verdict | None:
     """Decide by a score that is known before the draft: below the threshold only an empty answer fires."""
     if score > threshold:
         return Verdict(True, score)
-    return Verdict(not draft.told, score) if draft.steps else None
+    return Verdict(not draft.told, score) if draft.told or draft.complete else None

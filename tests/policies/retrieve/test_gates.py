@@ -38,6 +38,7 @@ def test_targ() -> None:
     assert disagreement([[1, 2], [1, 2]]) == 0
     assert disagreement([[1, 2], [1, 3]]) == pytest.approx(0.25)
     assert disagreement([[1], [1, 3]]) == pytest.approx(0.25), "who has ended says something else"
+    assert disagreement([[], [], []]) == 0
 
 
 def test_dragin() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,29 @@ async def test_a_draft_ends_with_its_line(tokens: TokenText, library: Library) -
     engine = Played(tokens, "a\nb", entropies=(0.1, 0.1, 50.0))
     _, report = await answer(asking(only(engine), "played", QUESTION, library), l_rag(threshold=1.0))
     assert report["retrieval"]["score"] == pytest.approx(0.1)
+
+
+async def test_line_breaks_and_thoughts_are_no_part_of_a_draft(tokens: TokenText, library: Library) -> None:
+    """They would be what decides where a template opens a think block, or a model begins with an empty line."""
+
+    async def score(said: str, entropies: list[float], before: str = "", **options: Any) -> float:
+        assert len(tokens.encode(said)) + 1 == len(entropies), "one for each token, and for the end"
+        engine = Played(tokens, said, entropies=entropies)
+        job = asking(only(engine), "played", QUESTION, library)
+        job = replace(job, prompt_ids=(*job.prompt_ids, *tokens.encode(before)))
+        text, report = await answer(job, l_rag(threshold=1.0, **options))
+        assert text == said
+        return float(report["retrieval"]["score"])
+
+    assert await score("\n\nab\nc", [50.0, 0.1, 0.3, 50.0, 50.0, 50.0]) == pytest.approx(0.2)
+    assert await score("a\nb", [0.1, 50.0, 0.3, 50.0], draft_end="length", draft_tokens=2) == pytest.approx(0.2)
+    thought = [50.0] * len(tokens.encode("so\nlong</think>"))
+    for signal in ("entropy", "margin"):
+        found = await score(
+            "so\nlong</think>\n\nab\nc", [*thought, 50.0, 0.1, 0.3, 50.0, 50.0, 50.0], "<think>\n",
+            gate="targ", signal=signal,
+        )  # fmt: skip
+        assert found == pytest.approx(0.2 if signal == "entropy" else math.exp(-9))
 
 
 async def test_an_empty_draft_looks_things_up(tokens: TokenText, library: Library) -> None:

@@ -16,6 +16,8 @@ from waver.training.rl.registry import names as methods
 ROOT = Path(__file__).resolve().parent.parent
 UNCITED = {"random_switch", "route"}
 """Policies of no paper."""
+WEIGHTS = {"kappatune"}
+"""Methods of commands of their own that change a model's weights."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_every_system_is_listed_with_files_that_exist(generator: Any) -> None:
         assert (ROOT / entry["test"]).is_file(), entry["test"]
     listed = {name for entry in built for name in entry["system"].split(", ")}
     chosen = {"entropy_judger", "inv_entropy", "conformal_information_pursuit"}
-    assert {"ead", "l_rag", "top_w", "diffadapt", "simplemem", "scr", *chosen, *methods()} == listed
+    assert {"ead", "l_rag", "top_w", "diffadapt", "simplemem", "scr", *chosen, *WEIGHTS, *methods()} == listed
 
 
 def paths(text: str) -> set[str]:

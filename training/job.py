@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,43 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     partial = path.with_name(path.name + ".partial")
     write(partial)
     os.replace(partial, path)
+
+
+def replace_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a folder beside `path` and put it in its place at once: a crash leaves the old one or the new one.
+
+    `path` becomes a link to a folder beside it with a number in its name. Of the folders before, none is left.
+
+    Raises:
+        ValueError: `path` is there and no such link.
+    """
+    if path.exists() and not path.is_symlink():
+        raise ValueError(f"{path} is in the way: it is not a folder that this command has made")
+    before = [each for each in path.parent.glob(f"{path.name}.*") if each.suffix[1:].isdigit()]
+    made = path.with_name(f"{path.name}.{max([int(each.suffix[1:]) for each in before], default=0) + 1}")
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write(partial)
+    for each in (*partial.rglob("*"), partial):
+        _to_disk(each)
+    os.replace(partial, made)
+    link = path.with_name(path.name + ".link")
+    link.unlink(missing_ok=True)
+    link.symlink_to(made.name)
+    os.replace(link, path)
+    _to_disk(path.parent)
+    for each in before:
+        shutil.rmtree(each, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -26,7 +26,13 @@ def waver(*arguments: str) -> subprocess.CompletedProcess[str]:
     "arguments",
     [
         *(["--help"], ["--version"], ["serve", "--help"], ["chat", "-h"], ["ingest", "-h"], ["bench", "-h"]),
-        *(["calibrate", "l_rag", "-h"], ["train", "rl", "-h"], ["train", "probe", "-h"], ["train", "bundled", "-h"]),
+        *(
+            ["calibrate", "l_rag", "-h"],
+            ["train", "rl", "-h"],
+            ["train", "probe", "-h"],
+            ["train", "bundled", "-h"],
+            ["tune", "-h"],
+        ),
     ],
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:

@@ -21,6 +21,7 @@ from waver.cli.train_bundled import train_bundled
 from waver.cli.train_judge import train_judge
 from waver.cli.train_probe import train_probe
 from waver.cli.train_rl import train_rl
+from waver.cli.tune import tune
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,6 +51,7 @@ def main(
 app.command()(serve)
 app.command()(chat)
 app.command()(ingest)
+app.command()(tune)
 app.add_typer(memory, name="memory")
 app.add_typer(facts, name="facts")
 

@@ -1,0 +1,1 @@
+"""Tune models: choose which weights may change, and train them on texts."""

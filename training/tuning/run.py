@@ -1,0 +1,108 @@
+"""Run `waver tune`: train chosen tensors of a model, or LoRA adapters on chosen layers, on texts.
+
+The folder holds `model/` (to serve; with LoRA the adapters are merged), `adapter/` with LoRA, `selection.json` (which
+tensors were trained), `kappas.json`, `metrics.jsonl`, `report.json` (losses before and after) and `run.json`. The same
+command in the same folder goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+from transformers import Trainer
+
+from waver.extras import how_to_install
+from waver.training import checkpoints, job
+from waver.training.texts import Text, mean_loss, padded, read_texts
+from waver.training.tuning import selection, trainer
+from waver.training.tuning.kappatune import Candidate
+from waver.training.tuning.options import TuneRun
+
+RATE, LORA_RATE = 5e-5, 2e-4
+
+console = Console()
+
+
+def tune(data: Path, held_out: Path | None, run: TuneRun, out: Path, threads: int = 1) -> dict[str, Any]:
+    """Tune, or go on; returns the report.
+
+    Args:
+        data: texts to learn. held_out: texts of what the model must not forget.
+
+    Raises:
+        ValueError: what is asked for cannot be done, or `out` holds another run. OSError: a file cannot be read.
+    """
+    selection.check(run)
+    if run.rank and find_spec("peft") is None:
+        raise ValueError(f"LoRA needs peft: {how_to_install('train')}")
+    torch.set_num_threads(threads)
+    model, tokens = checkpoints.load(run.model)
+    texts = {"learned": read_texts(data, tokens, run.length)}
+    if held_out is not None:
+        texts["held_out"] = read_texts(held_out, tokens, run.length)
+    files = {name: checkpoints.sha256(file) for name, file in (("data", data), ("held_out", held_out)) if file}
+    job.claim(out, asdict(run) | files)
+    if (done := job.read_record(out / "report.json")) is not None:
+        console.print(f"done already: the model is in {out / 'model'}")
+        return done
+    console.print("computing condition numbers")
+    chosen = selection.select(model, run, out / "kappas.json")
+    losses = {name: {"before": mean_loss(model, found)} for name, found in texts.items()}
+    if run.rank:
+        trained, rank = selection.adapted(model, chosen, run)
+        count = sum(weight.numel() for weight in trained.parameters() if weight.requires_grad)
+    else:
+        trained, rank, count = model, 0, selection.train_only(model, chosen)
+    _write(out / "selection.json", _listed(chosen, count, rank))
+    console.print(f"training {count:,} parameters in {len(chosen)} tensors" + (f", LoRA of rank {rank}" * bool(rank)))
+    _train(trained, texts["learned"], run, out)
+    if run.rank:
+        trained.eval()
+        job.replace_folder(out / "adapter", trained.save_pretrained)  # type: ignore[arg-type]
+        model = trained.merge_and_unload()  # type: ignore[operator]
+    for name, found in texts.items():
+        losses[name]["after"] = mean_loss(model, found)
+    report = {"parameters": count, "tensors": len(chosen), "rank": rank, "losses": losses}
+    checkpoints.save(out / "model", model, tokens, checkpoints.stored_dtype(run.model))
+    _write(out / "report.json", report)
+    trainer.drop_checkpoints(out)
+    for name, loss in losses.items():
+        console.print(f"{name}: loss {loss['before']:.4f} before, {loss['after']:.4f} after")
+    console.print(f"The model is in {out / 'model'}.")
+    return report
+
+
+def _train(model: nn.Module, texts: Sequence[Text], run: TuneRun, out: Path) -> None:
+    rate = run.learning_rate if run.learning_rate is not None else (LORA_RATE if run.rank else RATE)
+    schedule = trainer.Schedule(run.steps, run.batch, rate, run.every, run.seed)
+    made = Trainer(
+        model,
+        trainer.arguments(out, schedule),
+        data_collator=lambda rows: padded([row["value"] for row in rows]),
+        train_dataset=trainer.as_rows(texts),  # type: ignore[arg-type]
+        callbacks=[trainer.Watch(out / "metrics.jsonl", console)],
+    )
+    trainer.run(made, out, console)
+
+
+def _listed(chosen: Sequence[Candidate], count: int, rank: int) -> dict[str, Any]:
+    tensors = [
+        {"name": each.name, "kappa": each.kappa if math.isfinite(each.kappa) else None, "shape": each.shape}
+        for each in chosen
+    ]
+    return {"parameters": count, "rank": rank, "tensors": tensors}
+
+
+def _write(file: Path, content: Any) -> None:
+    text = json.dumps(content, indent=1) + "\n"
+    job.replace_file(file, partial(Path.write_text, data=text, encoding="utf-8"))

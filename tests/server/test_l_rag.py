@@ -196,6 +196,6 @@ def test_a_client_that_leaves_frees_its_lookup(world: Running, client: openai.Op
             if number > 3:
                 break
         stream.close()
-        assert world.idle(within=2.0)
+        assert world.idle(within=30)
     time.sleep(0.05)
     assert world.active == 0

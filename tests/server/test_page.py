@@ -227,7 +227,7 @@ def test_stop_and_new_chat(page: Page, running: Running) -> None:
             break
     else:
         pytest.fail("no answer could be stopped")
-    assert running.idle(within=2)
+    assert running.idle(within=30)
     assert page.one("#send").is_displayed()
     page.one("#new").click()
     assert not page.all("article")

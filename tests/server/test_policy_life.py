@@ -122,7 +122,7 @@ def ask(watched: Any, policy: dict[str, Any] | None = None, **more: Any) -> Any:
 
 def once(seen: list[Any], ending: str) -> Any:
     """The one call of `after`; another would come within its time."""
-    until(lambda: bool(seen), "the end of the answer", 10)
+    until(lambda: bool(seen), "the end of the answer")
     asyncio.run(asyncio.sleep(0.1))
     assert [answer.ending for _, answer in seen] == [ending]
     return seen[0]
@@ -150,7 +150,7 @@ def test_length_and_what_the_job_carries(watched: Any, seen: list[Any]) -> None:
 
 def test_stop_string(watched: Any, seen: list[Any]) -> None:
     first = ask(watched).choices[0].message.content
-    until(lambda: bool(seen), "the end of the answer", 10)
+    until(lambda: bool(seen), "the end of the answer")
     seen.clear()
     cut = ask(watched, stop=[first[2:4]])
     assert cut.choices[0].finish_reason == "stop"
@@ -165,7 +165,7 @@ def test_client_gone(watched: Any, seen: list[Any]) -> None:
             lines = response.iter_lines()
             while "content" not in next(lines):
                 pass
-    assert watched.idle(within=5)
+    assert watched.idle(within=30)
     _, answer = once(seen, "client_gone")
     assert 0 < len(answer.token_ids) < 900
 
@@ -215,7 +215,7 @@ def test_a_failure_is_logged_without_words_of_the_caller(
 ) -> None:
     assert ask(watched, {"fail": True}, user="bob").choices[0].finish_reason == "length"
     once(seen, "length")
-    until(lambda: not watched.runtime.after_hooks._tasks, "the work after the answer", 10)
+    until(lambda: not watched.runtime.after_hooks._tasks, "the work after the answer")
     out = "".join(capfd.readouterr())
     (line,) = [each for each in out.splitlines() if "a policy failed after an answer" in each]
     assert "watch" in line
@@ -227,14 +227,14 @@ def test_a_failure_is_logged_without_words_of_the_caller(
 
 def test_each_choice_ends_once(watched: Any, seen: list[Any]) -> None:
     ask(watched, n=3)
-    until(lambda: len(seen) >= 3, "the end of all answers", 10)
+    until(lambda: len(seen) >= 3, "the end of all answers")
     asyncio.run(asyncio.sleep(0.1))
     assert sorted(answer.ending for _, answer in seen) == ["length"] * 3
 
 
 def test_what_is_kept_belongs_to_its_owner(watched: Any, seen: list[Any]) -> None:
     ask(watched, {"note": "for bob"}, user="bob")
-    until(lambda: not watched.runtime.after_hooks._tasks and bool(seen), "the note", 10)
+    until(lambda: not watched.runtime.after_hooks._tasks and bool(seen), "the note")
     stores = watched.runtime.stores
     assert watched.run(stores.open("notes", "alice/bob").get("note")) == "for bob"
     assert watched.run(stores.open("notes", "alice/eve").get("note")) is None
@@ -245,7 +245,7 @@ def test_a_key_without_a_name_has_one(watched: Any, seen: list[Any]) -> None:
         client.chat.completions.create(
             model="small", messages=HELLO, max_tokens=1, extra_body={"policy": [{"name": "watch"}]}
         )
-    until(lambda: bool(seen), "the end of the answer", 10)
+    until(lambda: bool(seen), "the end of the answer")
     assert seen[0][0].caller.key.startswith("key-")
     with pytest.raises(openai.AuthenticationError):
         watched.openai(api_key=f"alice:{KEY}").models.list()

@@ -21,6 +21,8 @@ from waver.benchmarks.processes import free_port
 from waver.server.run import CLOSE, FLUSH
 
 GRACE = 1
+SLACK = 60
+"""Seconds more than a server has to end, for machines that do much else: without an end it would take minutes."""
 LONG = {"prompt": "The", "max_tokens": 1000, "ignore_eos": True, "policy": [], "model": "small"}
 SLOW = """
 import sys, time
@@ -72,14 +74,14 @@ def answers(url: str) -> bool:
 
 def test_streams_end_with_an_error_and_answers_with_a_status(begin: Begin) -> None:
     process, url = begin("import sys; from waver.server.run import serve; sys.exit(serve(sys.argv[1]))")
-    begun, whole = threading.Event(), list[httpx.Response]()
+    whole = list[httpx.Response]()
     many = {**LONG, "n": 32}  # longer than the grace on any machine
-    other = threading.Thread(target=lambda: whole.append(httpx.post(f"{url}/v1/completions", json=many, timeout=60)))
+    other = threading.Thread(target=lambda: whole.append(httpx.post(f"{url}/v1/completions", json=many, timeout=120)))
     other.start()
-    with httpx.stream("POST", f"{url}/v1/completions", json={**many, "stream": True}, timeout=60) as answer:
+    with httpx.stream("POST", f"{url}/v1/completions", json={**many, "stream": True}, timeout=120) as answer:
         lines = answer.iter_lines()
         next(lines)
-        begun.set()
+        until(lambda: "waver_requests_running 2.0" in httpx.get(f"{url}/metrics", timeout=120).text, "both requests")
         process.send_signal(signal.SIGTERM)
         told = time.monotonic()
         rest = [line for line in lines if line]
@@ -89,24 +91,24 @@ def test_streams_end_with_an_error_and_answers_with_a_status(begin: Begin) -> No
     other.join()
     assert whole[0].status_code == 503
     assert whole[0].json()["error"]["code"] == "server_stopping"
-    process.wait(FLUSH + CLOSE)
-    assert time.monotonic() - told < GRACE + FLUSH + CLOSE
+    process.wait(FLUSH + CLOSE + SLACK)
+    assert time.monotonic() - told < GRACE + FLUSH + CLOSE + SLACK
 
 
 def test_an_ingest_does_not_keep_the_process(begin: Begin, tmp_path: Path) -> None:
     """Its thread cannot be stopped; what it has not acknowledged is not there."""
     process, url = begin(SLOW)
-    assert httpx.post(f"{url}/v1/collections", json={"name": "c"}, timeout=60).status_code == 200
+    assert httpx.post(f"{url}/v1/collections", json={"name": "c"}, timeout=120).status_code == 200
     answered = list[httpx.Response]()
     body = {"documents": [{"id": "d", "text": "Some text."}]}
     bringing = threading.Thread(
-        target=lambda: answered.append(httpx.post(f"{url}/v1/collections/c/documents", json=body, timeout=60))
+        target=lambda: answered.append(httpx.post(f"{url}/v1/collections/c/documents", json=body, timeout=120))
     )
     bringing.start()
     until(lambda: "ingesting" in (tmp_path / "log").read_text(), "the ingest")
     process.terminate()
     told = time.monotonic()
-    process.wait(GRACE + FLUSH + CLOSE + 5)
-    assert time.monotonic() - told < GRACE + FLUSH + CLOSE + 2
+    process.wait(GRACE + FLUSH + CLOSE + SLACK)
+    assert time.monotonic() - told < GRACE + FLUSH + CLOSE + SLACK
     bringing.join()
     assert answered[0].status_code == 503

@@ -129,8 +129,8 @@ def test_a_client_that_leaves_frees_both(front: Running, running: Running, polic
             lines = (line for line in response.iter_lines() if line)
             for _ in range(events):
                 next(lines)
-        assert front.idle(within=5)
-        assert running.idle(within=5)
+        assert front.idle(within=30)
+        assert running.idle(within=30)
 
 
 @pytest.mark.parametrize(
@@ -166,10 +166,10 @@ def test_a_lost_upstream(lone: tuple[Running, Wire]) -> None:
         assert response.status_code == 503
         assert response.json()["error"]["code"] == "engine_unavailable"
         assert "retry-after" in response.headers
-        until(lambda: http.get("/ready").status_code == 503, "/ready to tell", 5)
+        until(lambda: http.get("/ready").status_code == 503, "/ready to tell")
         assert "only" in http.get("/ready").json()["error"]["message"]
         wire.away = False
-        until(lambda: http.get("/ready").status_code == 200, "/ready to tell", 15)
+        until(lambda: http.get("/ready").status_code == 200, "/ready to tell")
         assert http.post("/v1/completions", json=body).status_code == 200
 
 
@@ -192,7 +192,7 @@ def test_an_upstream_that_breaks_off_ends_the_stream_with_an_error(lone: tuple[R
     assert lines[-1] == "[DONE]"
     assert "broke off" in json.loads(lines[-2])["error"]["message"]
     assert json.loads(lines[0])["choices"][0]["text"]
-    assert front.idle(within=5)
+    assert front.idle(within=30)
 
 
 @needs_vllm
@@ -248,7 +248,7 @@ def test_a_failure_before_the_first_token_is_a_status(lone: tuple[Running, Wire]
     for word in ("internal", "memory", "127.0.0.1", "http"):
         assert word not in response.text
     wire.reply = None
-    until(lambda: front.runtime.ready, "the upstream to be found up", 15)
+    until(lambda: front.runtime.ready, "the upstream to be found up")
 
 
 def test_an_upstream_that_accepts_and_stays_silent_is_not_ready(start: Callable[..., Running]) -> None:
@@ -274,7 +274,7 @@ def test_an_upstream_that_accepts_and_stays_silent_is_not_ready(start: Callable[
             assert "said nothing" in lines[-2]
             assert http.get("/ready").status_code == 503
             wire.silent, wire.reply = False, None
-            until(lambda: http.get("/ready").status_code == 200, "the upstream to be found up", 20)
+            until(lambda: http.get("/ready").status_code == 200, "the upstream to be found up")
             assert http.post("/v1/completions", json={**body, "stream": False}).status_code == 200
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
@@ -166,37 +167,44 @@ def test_a_killed_engine_core_ends_every_stream_and_comes_back(vllm_running: Any
     state, expected = (vllm_running.run(runtime.engines[e].hidden_state(prompt)) for e in ("large", "embedded-large"))
     assert float((state - expected).norm() / expected.norm()) < 1e-4
     assert engine.restarts == restarts + 1
-    assert vllm_running.idle(within=10)
+    assert vllm_running.idle(within=30)
 
 
-@pytest.mark.parametrize("stopped", ["core", "worker"])
-def test_an_engine_that_hangs_ends_every_stream_and_comes_back(vllm_running: Any, stopped: str) -> None:
-    """A process of it does not run any more: nothing dies, and no token comes."""
-    engine = vllm_running.runtime.engines["small"]
-    restarts = engine.restarts
-    core = engine.model.core.running.llm.engine_core.resources.engine_manager.processes[0].pid
-    (worker,) = (process for process, name in descendants(core).items() if name.startswith("VLLM::Worker"))
-    body = {"model": "small", "prompt": "What is", "max_tokens": 900, "ignore_eos": True, "stream": True}
+def test_engines_that_hang_end_every_stream_and_come_back(vllm_running: Any) -> None:
+    """A process of each does not run any more, the core of one and the worker of the other: nothing dies, and no token
+    comes."""
+    engines = {name: vllm_running.runtime.engines[name] for name in ("small", "large")}
+    restarts = {name: engine.restarts for name, engine in engines.items()}
+    processes = {}
+    for name, engine in engines.items():
+        core = engine.model.core.running.llm.engine_core.resources.engine_manager.processes[0].pid
+        (worker,) = (process for process, title in descendants(core).items() if title.startswith("VLLM::Worker"))
+        processes[name] = core, worker
+    body = {"prompt": "What is", "max_tokens": 900, "ignore_eos": True, "stream": True}
     with vllm_running.http() as http:
-        with http.stream("POST", "/v1/completions", json=body) as answer:
-            lines = answer.iter_lines()
-            next(lines)
-            os.kill(core if stopped == "core" else worker, signal.SIGSTOP)
+        with ExitStack() as stack:
+            lines = {}
+            for name in engines:
+                answer = stack.enter_context(http.stream("POST", "/v1/completions", json={**body, "model": name}))
+                lines[name] = answer.iter_lines()
+                next(lines[name])
+                os.kill(processes[name][0 if name == "small" else 1], signal.SIGSTOP)
             began = time.monotonic()
-            rest = [line for line in lines if line and not line.startswith(":")]
-        assert time.monotonic() - began < 40
-        assert rest[-1] == "data: [DONE]"
-        assert '"error"' in rest[-2]
+            rests = [[line for line in each if line and not line.startswith(":")] for each in lines.values()]
+        assert time.monotonic() - began < 90
+        for rest in rests:
+            assert rest[-1] == "data: [DONE]"
+            assert '"error"' in rest[-2]
         assert http.get("/ready").status_code == 503
         deadline = time.monotonic() + 600
         while http.get("/ready").status_code != 200 and time.monotonic() < deadline:
             time.sleep(0.5)
-        again = http.post("/v1/completions", json={"model": "small", "prompt": "What is", "max_tokens": 5})
-    assert again.status_code == 200, again.text
-    assert engine.restarts == restarts + 1
-    assert running_state(core) is None
-    assert running_state(worker) is None
-    assert vllm_running.idle(within=10)
+        for name, engine in engines.items():
+            again = http.post("/v1/completions", json={"model": name, "prompt": "What is", "max_tokens": 5})
+            assert again.status_code == 200, again.text
+            assert engine.restarts == restarts[name] + 1
+            assert [running_state(process) for process in processes[name]] == [None, None]
+    assert vllm_running.idle(within=30)
 
 
 def test_a_client_that_leaves_frees_both_engines(vllm_running: Any) -> None:
@@ -211,7 +219,7 @@ def test_a_client_that_leaves_frees_both_engines(vllm_running: Any) -> None:
         with vllm_running.http() as http, http.stream("POST", "/v1/chat/completions", json=body) as answer:
             for _, _line in zip(range(turn + 1), answer.iter_lines(), strict=False):
                 pass
-        assert vllm_running.idle(within=5)
+        assert vllm_running.idle(within=30)
 
 
 @pytest.mark.parametrize("name", ["small", "large"])
@@ -221,7 +229,7 @@ def test_a_client_that_leaves_frees_the_worker(vllm_running: Any, name: str) -> 
     body = {"model": name, "prompt": "What is", "max_tokens": 900, "ignore_eos": True, "stream": True}
     with vllm_running.http() as http, http.stream("POST", "/v1/completions", json=body) as answer:
         next(answer.iter_lines())
-    assert vllm_running.idle(within=5)
+    assert vllm_running.idle(within=30)
     time.sleep(0.3)
     before = words.copy()
     newest = before[before[..., 0] == before[..., 0].max()]

@@ -125,7 +125,7 @@ def test_what_was_answered_504_while_it_waited_is_not_done(library: Any, http: h
             pool.submit(lambda: http.delete(f"{COLLECTIONS}/a").status_code),
         ]
         assert [each.result() for each in given_up] == [504] * 3
-    until(lambda: not library.runtime.jobs._tokens, "what was given up", 20)
+    until(lambda: not library.runtime.jobs._tokens, "what was given up")
     assert library.runtime.ingests.running == 0
     (found,) = http.post(f"{COLLECTIONS}/a/search", json={"query": "late river"}).json()["passages"]
     assert found["document"] == "old"
@@ -138,7 +138,7 @@ def test_a_place_is_free_when_the_work_has_ended(
         assert add(http, "a", "slow", "A glacier is slow.") == 504
         assert library.runtime.ingests.running == 1
         going_on.set()
-        until(lambda: library.runtime.ingests.running == 0, "the end of the work", 20)
+        until(lambda: library.runtime.ingests.running == 0, "the end of the work")
     assert http.get(f"{COLLECTIONS}/a").json()["documents"] == 1
     monkeypatch.undo()
     # A body that came at once is not told to have been late.

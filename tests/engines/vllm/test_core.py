@@ -33,7 +33,7 @@ class Fragile(Core):
         self.stopped: list[Any] = []
         self.broken = False
         self.silence, self.answers = 0.0, True
-        super().__init__("fragile", VllmConfig(model="no model", heartbeat_timeout=2, step_timeout=10 * SHORT), warm)
+        super().__init__("fragile", VllmConfig(model="no model", heartbeat_timeout=2, step_timeout=40 * SHORT), warm)
 
     def _start(self) -> Running:
         self.starts.append(time.monotonic())
@@ -125,7 +125,7 @@ def test_an_engine_that_dies_soon_again_is_tried_less_and_less(make: Callable[..
     fragile.kill()
     died = time.monotonic()
     until(lambda: fragile.running is not None, "the engine")
-    assert fragile.starts[-1] - died < 8 * SHORT  # it lived long, so its death is the first again
+    assert fragile.starts[-1] - died < 16 * SHORT  # it lived long, so its death is the first again
 
 
 def test_who_asks_meets_an_engine_that_has_answered(
@@ -182,10 +182,10 @@ def test_an_engine_that_hangs_is_ended_and_started_again(make: Callable[..., Fra
         fragile.silence = 2.1
     else:
         fragile.answers = False
-    until(lambda: fragile.stopped == [first.llm], "the end of the engine", 10)
+    until(lambda: fragile.stopped == [first.llm], "the end of the engine")
     assert first.llm.engine_core.resources.engine_dead
     fragile.silence, fragile.answers = 0.0, True
-    until(lambda: fragile.running is not None, "the engine", 10)
+    until(lambda: fragile.running is not None, "the engine")
     assert fragile.restarts >= 1
 
 

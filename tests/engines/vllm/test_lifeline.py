@@ -63,9 +63,9 @@ def test_a_process_beats_whatever_it_does_and_not_while_it_is_stopped(line: Life
     assert longest < 6 * BEAT  # it shares its cores with other tests
     for process in (idle, busy):
         os.kill(process, signal.SIGSTOP)
-        until(lambda: line.silence() > 8 * BEAT, "the silence", 30)
+        until(lambda: line.silence() > 8 * BEAT, "the silence")
         os.kill(process, signal.SIGCONT)
-        until(lambda: line.silence() < 3 * BEAT, "the beat", 30)
+        until(lambda: line.silence() < 3 * BEAT, "the beat")
 
 
 def test_a_process_that_has_ended_is_none_that_hangs(line: Lifeline) -> None:
@@ -107,7 +107,7 @@ def test_processes_end_with_a_server_that_is_killed(sit: Sit) -> None:
     assert [running_state(process) in "SRT" for process in processes] == [True] * 4
     server.kill()
     server.wait()
-    until(lambda: all(running_state(process) in (None, "Z") for process in processes), "their end", 5)
+    until(lambda: all(running_state(process) in (None, "Z") for process in processes), "their end")
 
 
 def test_without_the_kernels_help_a_thread_ends_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,5 +121,5 @@ def test_without_the_kernels_help_a_thread_ends_the_process(tmp_path: Path, monk
     system.getppid = lambda: parents.pop(0)
     monkeypatch.setattr(lifeline, "os", system)
     lifeline.hold(tmp_path / "gone", 4242)
-    until(lambda: ended == [(os.getpid(), signal.SIGKILL)], "the end", 5)
+    until(lambda: ended == [(os.getpid(), signal.SIGKILL)], "the end")
     assert not parents

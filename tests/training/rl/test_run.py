@@ -145,6 +145,7 @@ def test_training_sums_are_not_those_held_out() -> None:
     assert task.reward(texts, question=[row["question"]] * 2, answer=[row["answer"]] * 2) == [1, 0]
 
 
+@pytest.mark.starts_vllm
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 def test_rows_are_drawn_by_vllm(tmp_path: Path) -> None:
     """In a process of its own, which vLLM's engine then shares; uncompiled, for it is soon over."""

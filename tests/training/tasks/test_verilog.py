@@ -21,7 +21,7 @@ module tb;
   reference ref1(.a(a), .y(good));
   inverter dut(.a(a), .y(y));
   initial begin
-    for (i = 0; i < 200; i = i + 1) begin a = i[0]; #1 if (y !== good) errors = errors + 1; end
+    for (i = 0; i < 600; i = i + 1) begin a = i[0]; #1 if (y !== good) errors = errors + 1; end
     $display("Mismatches: %0d in %0d samples", errors, 200);
     $finish;
   end

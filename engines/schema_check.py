@@ -8,6 +8,7 @@ it is needed.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import threading
@@ -37,9 +38,9 @@ class SchemaChecker:
     def __init__(self, tokens: TokenText, seconds: float, memory: int) -> None:
         self._tokens, self._seconds = tokens, seconds
         self._workers = Workers(WORKER, memory, at_once=2, opening=self._opening)
-        self._known: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        """Error messages by schema, and until when each holds."""
-        self._trying: dict[str, threading.Lock] = {}
+        self._known: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
+        """Error messages by a schema's hash, and until when each holds."""
+        self._trying: dict[bytes, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def _opening(self) -> tuple[Mapping[str, Any], bytes]:
@@ -55,27 +56,31 @@ class SchemaChecker:
     def known(self, schema: str) -> str | None:
         """Look up the error message of a schema that was checked lately: empty if it passed; None if it was not
         checked."""
+        return self._recall(digest(schema))
+
+    def _recall(self, key: bytes) -> str | None:
         with self._lock:
-            complaint, until = self._known.get(schema, ("", 0.0))
+            complaint, until = self._known.get(key, ("", 0.0))
             if time.monotonic() >= until:
                 return None
-            self._known.move_to_end(schema)
+            self._known.move_to_end(key)
             return complaint
 
     def complaint(self, schema: str) -> str:
         """Check a schema, and return an error message; empty if it passes. Concurrent calls check it once."""
+        key = digest(schema)
         with self._lock:
-            turn = self._trying.setdefault(schema, threading.Lock())
+            turn = self._trying.setdefault(key, threading.Lock())
         with turn:
-            found = self.known(schema)
+            found = self._recall(key)
             if found is None:
                 found, lasting = self._try(schema)
                 with self._lock:
-                    self._known[schema] = found, math.inf if lasting else time.monotonic() + DOUBTED
+                    self._known[key] = found, math.inf if lasting else time.monotonic() + DOUBTED
                     while len(self._known) > REMEMBERED:
                         self._known.popitem(last=False)
         with self._lock:
-            self._trying.pop(schema, None)
+            self._trying.pop(key, None)
         return found
 
     def _try(self, schema: str) -> tuple[str, bool]:
@@ -97,3 +102,8 @@ class SchemaChecker:
     def close(self) -> None:
         """End the workers."""
         self._workers.close()
+
+
+def digest(schema: str) -> bytes:
+    """Hash a schema: results are kept by it, as a schema may be large."""
+    return hashlib.blake2b(schema.encode(), digest_size=16).digest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -171,8 +171,10 @@ class TransformersEngine:
             )
         self._check_known(ids, "prompt")
 
-    def _check_known(self, ids: Iterable[int], param: str) -> None:
+    def _check_known(self, ids: Collection[int], param: str) -> None:
         known = min(self.vocabulary, self.tokens.vocab_size)
+        if not ids or (min(ids) >= 0 and max(ids) < known):  # the quickest way to look at a whole context
+            return
         unknown = next((i for i in ids if not 0 <= i < known), None)
         if unknown is not None:
             raise Unsupported(f"there is no token {unknown}: {self.name!r} knows 0 to {known - 1}", param)

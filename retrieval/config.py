@@ -27,6 +27,7 @@ class RetrievalConfig(BaseModel):
     api_key_env: str = Field(default="QDRANT_API_KEY", description="variable with Qdrant's key")
     index: Literal["auto", "flat", "hnsw", "ivf_pq"] = Field(default="auto", description="FAISS index; by size if auto")
     device: str = Field(default="cpu", description="where the embedder runs: `cpu`, `cuda`, …")
+    max_collections: int = Field(default=1000, ge=1, description="that may be made")
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="of a request that brings documents")
     max_file_bytes: int = Field(default=64 * 2**20, ge=1024, description="of one document as it comes")
     max_text_bytes: int = Field(default=16 * 2**20, ge=1024, description="of the text found in one document")

@@ -53,6 +53,7 @@ class Database:
         """
         self._file = file
         self._idle: list[sqlite3.Connection] = []
+        self._closed = False
         self._lock = threading.Lock()
         try:
             self._inode = file.stat().st_ino
@@ -108,8 +109,9 @@ class Database:
                 db.execute("PRAGMA synchronous = FULL")
             yield db
             with self._lock:
-                self._idle.append(db)
-            db = None
+                if not self._closed:
+                    self._idle.append(db)
+                    db = None
         except sqlite3.DatabaseError as error:
             raise database_failure(error, self._file.name, self._file.parent.name) from error
         finally:
@@ -144,7 +146,9 @@ class Database:
                 raise
 
     def close(self) -> None:
+        """Close the connections; those in use are closed once they are no longer."""
         with self._lock:
+            self._closed = True
             while self._idle:
                 self._idle.pop().close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import threading
 from collections import OrderedDict
@@ -46,7 +47,8 @@ class Embedder:
         self._plain: Any = None
         self._fingerprint = ""
         self._loading, self._running = threading.Lock(), threading.Lock()
-        self._asked: OrderedDict[str, Vectors] = OrderedDict()
+        self._asked: OrderedDict[bytes, Vectors] = OrderedDict()
+        """Vectors of questions by their hashes: a question may be as long as its sender likes."""
 
     @property
     def loaded(self) -> bool:
@@ -126,13 +128,14 @@ class Embedder:
 
     def question(self, text: str) -> Vectors:
         """Return the unit vector `[dimension]` of a question; recent ones are cached."""
+        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         try:
-            self._asked.move_to_end(text)
-            return self._asked[text]
+            self._asked.move_to_end(key)
+            return self._asked[key]
         except KeyError:
             vector: Vectors = self.embed([text])[0]
             vector.flags.writeable = False
-        self._asked[text] = vector
+        self._asked[key] = vector
         while len(self._asked) > REMEMBERED:
             self._asked.popitem(last=False)
         return vector

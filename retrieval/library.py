@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ from waver.retrieval.storage import FULL, file_failure, storing
 from waver.retrieval.write_locks import WriteLocks
 
 NAME = re.compile(r"[a-z0-9_-]{1,64}")
+MOST_OPEN = 64
+"""Collections that are kept open, each with a few files; those that were not used for longest are closed."""
 SEARCHES, READERS, COMPUTERS, WRITERS = 4, 3, 3, 4
 """Threads for searches, for short reads, for parsing and embedding of documents, and for commits."""
 Result = TypeVar("Result")
@@ -90,7 +93,7 @@ class Library:
         self._tidier = ThreadPoolExecutor(1, thread_name_prefix="tidy")
         self._write_locks = WriteLocks(config.lock_seconds)
         self._untidy: set[str] = set()
-        self._open: dict[str, Collection] = {}
+        self._open: OrderedDict[str, Collection] = OrderedDict()
         self._lock = threading.Lock()
         self._backend: Backend | None = None
 
@@ -213,13 +216,19 @@ class Library:
         """Create an empty collection.
 
         Raises:
-            RetrievalError: the name, the embedder or the sizes will not do.
+            RetrievalError: the name, the embedder or the sizes will not do, or there are too many collections.
             Exists: there is one of this name.
         """
         check_name(name)
         model = self.embedder(embedder)
-        if name in self.names():
+        there = self.names()
+        if name in there:
             raise Exists(f"There is a collection '{name}' already.")
+        if len(there) >= self.config.max_collections:
+            raise RetrievalError(
+                f"There are {len(there)} collections, which is all there is room for: delete one, or raise "
+                "retrieval.max_collections in the configuration."
+            )
         if not 8 <= chunk_tokens <= model.most_tokens:
             raise RetrievalError(f"chunk_tokens should be 8 to {model.most_tokens}, which is all '{model.name}' reads.")
         if not 0 <= chunk_overlap <= chunk_tokens // 2:
@@ -241,6 +250,8 @@ class Library:
         backend = self.backend
         with self._lock:
             found = self._open.get(name)
+            if found is not None:
+                self._open.move_to_end(name)
         if found is not None:
             if found.store.current:
                 return found
@@ -257,8 +268,11 @@ class Library:
         collection = Collection(store, embedder, self._searches)
         with self._lock:
             kept = self._open.setdefault(name, collection)
+            closing = [self._open.popitem(last=False)[1] for _ in range(len(self._open) - MOST_OPEN)]
         if kept is not collection:
-            store.close()
+            closing.append(collection)
+        for each in closing:
+            each.store.close()
         return kept
 
     def forget(self, name: str) -> None:

@@ -20,9 +20,9 @@ from waver.server.assembly import Piece, Reason, Token
 from waver.server.decoding import Decoding, Plan
 from waver.server.disconnect import ClientGone, while_connected
 from waver.server.errors import from_exception
-from waver.server.logprobs import trace
+from waver.server.logprobs import trace_entry
 from waver.server.message.parts import Content, Message
-from waver.server.piecewise import PiecewiseResponse, pieces
+from waver.server.piecewise import Listed, PiecewiseResponse, pieces
 from waver.server.runtime import Runtime
 from waver.server.schemas import Generation
 from waver.server.sse import EventStream, dump
@@ -87,7 +87,7 @@ class Answer:
         self.plan = plan
         self.formatter = formatter
         self.runtime = runtime
-        self.tokens = runtime.engines[plan.route.engine].tokens
+        self._traced = trace_entry(runtime.engines[plan.route.engine].tokens)
         self.decoding = Decoding(plan, runtime)
         self.head = {
             "id": f"{formatter.prefix}-{uuid.uuid4().hex}",
@@ -139,21 +139,21 @@ class Answer:
                 choices[piece.index].add(piece)
         if sum(len(choice.tokens) for choice in choices) * (1 + self.plan.sampling.top_logprobs) < INLINE:
             return b"".join(self._written(choices))
-        return await self.runtime.texts.run(lambda: b"".join(self._written(choices)))
+        return await self.runtime.shaping.run(lambda: b"".join(self._written(choices)))
 
     def _written(self, choices: list[FinishedChoice]) -> Iterator[bytes]:
-        """Yield the response as JSON. Choices are serialised one by one: the objects of all of them together can be
-        millions, which would make a garbage collection long enough to stall the event loop."""
+        """Yield the response as JSON, in which what can be long is made while it is written."""
         reports = self.decoding.reports
         several = len(choices) > 1
         yield dump(self.head)[:-1] + b',"choices":['
         for i, (choice, own) in enumerate(zip(choices, reports, strict=True)):
             shown = self.formatter.complete(choice)
             if several:
-                shown["waver"] = own.as_dict() | self._trace(choice.traced)
+                shown["waver"] = own.as_dict() | self._trace(Listed(choice.traced, self._traced))
             yield b"," if i else b""
             yield from pieces(shown, depth=2)  # as deep as it stands in the whole
-        report = total(reports).as_dict() | ({} if several else self._trace(choices[0].traced))
+        traced = {} if several else self._trace(Listed(choices[0].traced, self._traced))
+        report = total(reports).as_dict() | traced
         rest = pieces({"usage": self._usage(), "waver": report})
         yield b"]," + next(rest)[1:]
         yield from rest
@@ -190,7 +190,7 @@ class Answer:
     def _chunk(self, piece: Piece) -> dict[str, Any]:
         choice = self.formatter.part(piece)
         chunk = {**self.head, "choices": [choice], **self._running_usage()}
-        own = self._trace(piece.traced) if piece.traced else {}
+        own = self._trace(list(map(self._traced, piece.traced))) if piece.traced else {}
         if piece.finish:
             chunk["waver"] = self.decoding.reports[piece.index].as_dict()
             if self.plan.choices > 1:
@@ -199,8 +199,8 @@ class Answer:
             choice["waver"] = own
         return chunk
 
-    def _trace(self, steps: list[Step] | tuple[Step, ...]) -> dict[str, Any]:
-        return {"trace": trace(steps, self.tokens)} if self.body.trace else {}
+    def _trace(self, entries: list[dict[str, Any]] | Listed) -> dict[str, Any]:
+        return {"trace": entries} if self.body.trace else {}
 
     def _usage(self) -> dict[str, Any]:
         prompt, completion = self.plan.prompt_tokens, self.decoding.completion_tokens

@@ -38,6 +38,7 @@ from waver.server.limits import LimitsMiddleware
 from waver.server.logs import LogMiddleware
 from waver.server.origin import OriginMiddleware
 from waver.server.runtime import Runtime
+from waver.server.turns import TurnsMiddleware
 
 THIS_MACHINE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
@@ -86,6 +87,7 @@ def create_app(
         redirect_slashes=False,
         middleware=[
             Middleware(LogMiddleware, runtime=runtime),
+            Middleware(TurnsMiddleware),
             Middleware(
                 CORSMiddleware,
                 allow_origins=bounds.cors_origins,

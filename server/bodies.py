@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from waver.isolation import Exhausted, Overdue, Workers
 from waver.server.bodies_worker import REFERENCE, UNREADABLE
 from waver.server.errors import APIError
+from waver.server.turns import Turns
 
 WORKER = Path(__file__).with_name("bodies_worker.py")
 INLINE = 64 * 2**10
@@ -33,17 +34,21 @@ class Bodies:
         self._most = most
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="bodies")
         self._workers = Workers(WORKER, MEMORY, AT_ONCE)
+        self._turns = Turns()
 
     async def parse(self, data: bytes) -> Any:
-        """Parse a JSON body.
+        """Parse a JSON body. Callers go on one after the other, as validation comes next.
 
         Raises:
             RequestValidationError: it is not JSON.
             APIError: 413, it holds more values than are allowed, or takes too long or too much memory.
         """
         if len(data) <= INLINE:
+            await self._turns.wait()
             return loads(data)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self.parse_apart, data)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, self.parse_apart, data)
+        await self._turns.wait()
+        return found
 
     def parse_apart(self, data: bytes) -> Any:
         """Parse a body in a separate process, blocking the calling thread. Raises the same as `parse`."""

@@ -7,9 +7,10 @@ from typing import Any
 
 from waver.engines.tokens import TokenText
 from waver.server.answer import FinishedChoice
-from waver.server.assembly import Piece, Token
-from waver.server.logprobs import chat_logprobs
+from waver.server.assembly import Piece
+from waver.server.logprobs import chat_entry
 from waver.server.message.parts import Arguments, CallStart, Content, Part, Reasoning
+from waver.server.piecewise import Listed
 
 
 class ChatFormatter:
@@ -20,9 +21,8 @@ class ChatFormatter:
     chunk = "chat.completion.chunk"
 
     def __init__(self, tokens: TokenText, logprobs: bool, top: int) -> None:
-        self._tokens = tokens
         self._wanted = logprobs
-        self._top = top
+        self._entry = chat_entry(tokens, top)
 
     def opening(self, index: int) -> dict[str, Any]:
         return self._choice(index, delta={"role": "assistant", "content": ""})
@@ -31,10 +31,11 @@ class ChatFormatter:
         if piece.finish:
             return self._choice(piece.index, delta={}, finish_reason=piece.finish)
         parts = [Content(piece.text)] if piece.parts is None else piece.parts
-        return self._choice(piece.index, delta=delta(parts), logprobs=self._logprobs(piece.tokens))
+        made = list(map(self._entry, piece.tokens)) if self._wanted else []
+        return self._choice(piece.index, delta=delta(parts), logprobs=self._logprobs(made))
 
     def complete(self, choice: FinishedChoice) -> dict[str, Any]:
-        logprobs = self._logprobs(choice.tokens)
+        logprobs = self._logprobs(Listed(choice.tokens, self._entry))
         return self._choice(choice.index, message=message(choice), logprobs=logprobs, finish_reason=choice.finish)
 
     def _choice(
@@ -42,8 +43,8 @@ class ChatFormatter:
     ) -> dict[str, Any]:
         return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason}
 
-    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        return {"content": chat_logprobs(tokens, self._tokens, self._top), "refusal": None} if self._wanted else None
+    def _logprobs(self, content: list[dict[str, Any]] | Listed) -> dict[str, Any] | None:
+        return {"content": content, "refusal": None} if self._wanted else None
 
 
 def delta(parts: Sequence[Part]) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from waver.server.schemas import Body, Generation, Many, Text
+from waver.server.schemas import Body, Generation, Many, Plain, Text
 from waver.server.tools.schemas import MOST_TOOLS, Tool, ToolFields
 
 MOST_CALLS = 512
@@ -49,7 +49,7 @@ class Message(Body):
     refusal: Text | None = None
     reasoning_content: Text | None = None
     reasoning: Text | None = None
-    tool_calls: list[ToolCall] = Field([], max_length=MOST_CALLS)
+    tool_calls: Many[ToolCall] = Field([], max_length=MOST_CALLS)
     function_call: Function | None = None
     tool_call_id: Text | None = None
 
@@ -78,13 +78,29 @@ class Message(Body):
         return self.refusal if self.content is None else self.content
 
 
+MOST_PARTS = 8192
+"""Parts of contents and calls of tools in a conversation; each of them is validated on the event loop."""
+
+
+def _of_few_parts(messages: Any) -> Any:
+    """Check the number of parts in a conversation that was not validated yet."""
+    if isinstance(messages, list):
+        inside = [each.get(key) for each in messages if isinstance(each, dict) for key in ("content", "tool_calls")]
+        if sum(len(each) for each in inside if isinstance(each, list)) > MOST_PARTS:
+            raise ValueError(f"should have at most {MOST_PARTS} parts and calls of tools together.")
+    return messages
+
+
+Messages = Annotated[Many[Message], BeforeValidator(_of_few_parts)]
+
+
 class ChatPrompt(Body):
     """The fields of a chat request from which the prompt is rendered."""
 
-    messages: Many[Message] = Field(min_length=1, max_length=4096)
+    messages: Messages = Field(min_length=1, max_length=4096)
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    chat_template_kwargs: dict[str, Any] = Field({})
+    chat_template_kwargs: Plain[dict[str, Any]] = Field({})
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
     @property
@@ -111,12 +127,12 @@ class TokenizeRequest(Body):
 
     model: Text | None = None
     prompt: Text | None = None
-    messages: Many[Message] | None = None
+    messages: Messages | None = Field(None, max_length=4096)
     tools: Many[Tool] = Field([], max_length=MOST_TOOLS)
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    chat_template_kwargs: dict[str, Any] = Field({})
+    chat_template_kwargs: Plain[dict[str, Any]] = Field({})
     return_token_strs: bool = False
 
     @property

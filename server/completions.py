@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,12 +10,13 @@ from fastapi import APIRouter, Request, Response
 from waver.engines.tokens import TokenText
 from waver.policies.job import UserTurn
 from waver.server.answer import Answer, FinishedChoice
-from waver.server.assembly import Piece, Token
+from waver.server.assembly import Piece
 from waver.server.auth import SCOPE_KEY
 from waver.server.bodies import BodyRoute
 from waver.server.decoding import Prompt
 from waver.server.errors import invalid
-from waver.server.logprobs import text_logprobs
+from waver.server.logprobs import text_entries
+from waver.server.piecewise import Listed
 from waver.server.plan import caller, make_plan
 from waver.server.runtime import ready_runtime
 from waver.server.sampling import check_ids
@@ -80,9 +80,8 @@ class TextFormatter:
     whole = chunk = "text_completion"
 
     def __init__(self, tokens: TokenText, logprobs: bool, top: int, several: bool) -> None:
-        self._tokens = tokens
         self._wanted = logprobs
-        self._top = top
+        self._entries = text_entries(tokens, top)
         self._several = several
 
     def opening(self, index: int) -> dict[str, Any] | None:
@@ -90,18 +89,19 @@ class TextFormatter:
 
     def part(self, piece: Piece) -> dict[str, Any]:
         tokens = (piece.ended_by,) if piece.ended_by else piece.tokens
-        return self._choice(piece.index, piece.text, self._logprobs(tokens) if tokens else None, piece.finish)
+        made = None
+        if tokens and self._wanted:
+            made = {name: list(map(entry, tokens)) for name, entry in self._entries.items()}
+        return self._choice(piece.index, piece.text, made, piece.finish)
 
     def complete(self, choice: FinishedChoice) -> dict[str, Any]:
         # The token that ended the answer is listed too: harnesses count on one entry for each token.
         tokens = [*choice.tokens, *([choice.ended_by] if choice.ended_by else [])]
-        return self._choice(choice.index, choice.text, self._logprobs(tokens), choice.finish)
+        made = {name: Listed(tokens, entry) for name, entry in self._entries.items()}
+        return self._choice(choice.index, choice.text, made if self._wanted else None, choice.finish)
 
     def _choice(self, index: int, text: str, logprobs: Any, finish_reason: str | None = None) -> dict[str, Any]:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
-
-    def _logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        return text_logprobs(tokens, self._tokens, self._top) if self._wanted else None
 
 
 def as_list(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:

@@ -227,7 +227,7 @@ class Decoding:
             engine = self._runtime.engines[self.plan.route.engine]
             wanted = self.plan.logprobs
             scores = await score(prompt.ids, engine, self.plan.sampling.top_logprobs) if wanted else []
-            echoed = list(echo(prompt.echo, scores, engine.tokens))
+            echoed = await self._runtime.shaping.run(lambda: list(echo(prompt.echo or "", scores, engine.tokens)))
         async with asyncio.TaskGroup() as group:
             for choice in range(self.plan.n):
                 index = number * self.plan.n + choice

@@ -97,6 +97,7 @@ async def uploads(request: Request, most: int) -> tuple[list[tuple[str, str, byt
     """
     if importlib.util.find_spec("python_multipart") is None:
         raise Unavailable(f"Uploading files needs the package python-multipart: {how_to_install('retrieval')}")
+    check_charset(request.headers.get("content-type", ""))
     async with request.form(max_files=MOST_FILES, max_fields=8) as form:
         files, metadata = [], {}
         for field, part in form.multi_items():
@@ -120,6 +121,20 @@ async def uploads(request: Request, most: int) -> tuple[list[tuple[str, str, byt
     if not files:
         raise invalid("At least one part 'file' is required.", "file")
     return files, metadata
+
+
+def check_charset(content_type: str) -> None:
+    """Refuse a form in another encoding than UTF-8: of those that Python knows, some take time that grows with the
+    square of the length.
+
+    Raises:
+        APIError: 400.
+    """
+    from python_multipart.multipart import parse_options_header
+
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8")
+    if charset.lower() not in (b"utf-8", b"utf8", b"us-ascii"):
+        raise invalid("The form should be in UTF-8; a file's own encoding is named by the part that holds it.", "file")
 
 
 def read_files(

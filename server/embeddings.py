@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -13,7 +14,7 @@ from waver.retrieval.embedder import Embedder
 from waver.server.bodies import BodyRoute
 from waver.server.collections import deadline
 from waver.server.errors import APIError, invalid
-from waver.server.piecewise import PiecewiseResponse, pieces
+from waver.server.piecewise import Listed, PiecewiseResponse, pieces
 from waver.server.runtime import ready_runtime
 from waver.server.schemas import EmbeddingsRequest
 
@@ -45,15 +46,15 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
         deadline(here),
     )
 
+    def entry(i: int) -> dict[str, Any]:
+        return {"object": "embedding", "index": i, "embedding": encode(vectors[i], body.encoding_format)}
+
     def shown() -> bytes:
-        data = [
-            {"object": "embedding", "index": i, "embedding": encode(vector, body.encoding_format)}
-            for i, vector in enumerate(vectors)
-        ]
+        data = Listed(range(len(vectors)), entry)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return b"".join(pieces({"object": "list", "data": data, "model": name, "usage": usage}))
 
-    return PiecewiseResponse(await here.texts.run(shown))
+    return PiecewiseResponse(await here.shaping.run(shown))
 
 
 def embed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -12,10 +13,13 @@ from waver.retrieval.base import Busy, Damaged
 from waver.retrieval.cancellation import Cancelled, CancelToken
 from waver.server.admission import Admission
 from waver.server.errors import not_ready
+from waver.server.memory import Trimmer
 
 log = structlog.get_logger("waver")
 Result = TypeVar("Result")
 
+LONG = 1.0
+"""Seconds of work after which memory is given back: a large document leaves a tenth of the server's behind."""
 STOP_SECONDS = 10.0
 """Time that cancelled work is given to notice it when the server stops."""
 
@@ -25,6 +29,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self._tokens: dict[asyncio.Task[object], CancelToken] = {}
+        self._trimmer = Trimmer()
 
     async def run(
         self, admission: Admission | None, work: Callable[[CancelToken], Awaitable[Result]], until: float
@@ -79,11 +84,13 @@ class Jobs:
     def _start(self, work: Awaitable[Result], token: CancelToken) -> asyncio.Task[Result]:
         task: asyncio.Task[Result] = asyncio.ensure_future(work)
         self._tokens[task] = token
-        task.add_done_callback(self._forget)
+        task.add_done_callback(partial(self._forget, began=asyncio.get_running_loop().time()))
         return task
 
-    def _forget(self, task: asyncio.Task[object]) -> None:
+    def _forget(self, task: asyncio.Task[object], began: float) -> None:
         del self._tokens[task]
+        if asyncio.get_running_loop().time() - began > LONG:
+            self._trimmer.soon()
         if not task.cancelled():
             task.exception()  # seen, also where its caller has left
 

@@ -6,7 +6,7 @@ They are of the model's raw distribution, in nats, whatever the temperature and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 from waver.engines.base import Step
@@ -21,40 +21,49 @@ def finite(value: float) -> float:
     return max(value, LOWEST)
 
 
-def chat_logprobs(entries: Sequence[Token], tokens: TokenText, count: int) -> list[dict[str, Any]]:
-    """Return the entries of `choices[].logprobs.content`; `bytes` are a token's own, also where it is part of a code
-    point."""
+def chat_entry(tokens: TokenText, count: int) -> Callable[[Token], dict[str, Any]]:
+    """Return what makes a token's entry of `choices[].logprobs.content`, with `count` alternatives. `bytes` are a
+    token's own, also where it is part of a code point."""
 
-    def entry(data: bytes, logprob: float) -> dict[str, Any]:
+    def one(data: bytes, logprob: float) -> dict[str, Any]:
         return {"token": data.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(data)}
 
-    return [
-        entry(token.data, token.step.logprob)
-        | {"top_logprobs": [entry(tokens.token_bytes(i), p) for i, p in token.step.top_logprobs[:count]]}
-        for token in entries
-    ]
+    def entry(token: Token) -> dict[str, Any]:
+        alternatives = [one(tokens.token_bytes(i), p) for i, p in token.step.top_logprobs[:count]]
+        return one(token.data, token.step.logprob) | {"top_logprobs": alternatives}
+
+    return entry
 
 
-def text_logprobs(entries: Sequence[Token], tokens: TokenText, count: int) -> dict[str, list[Any]]:
-    """Return `choices[].logprobs` of a text completion. The drawn token is always among the alternatives.
+def text_entries(tokens: TokenText, count: int) -> dict[str, Callable[[Token], Any]]:
+    """Return what makes a token's entry in each list of a text completion's `choices[].logprobs`. The drawn token is
+    always among the alternatives.
 
     Tokens are keys here, so each needs a unique name: invalid UTF-8 is written `bytes:\\xe6`, a special
     token by its name.
     """
-    out: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-    for token in entries:
-        name = (
-            label(token.step.token, tokens) if token.data == tokens.token_bytes(token.step.token) else spell(token.data)
-        )
-        known = not math.isnan(token.step.logprob)
-        alternatives = {name: finite(token.step.logprob)}
-        for i, logprob in token.step.top_logprobs[:count]:
-            alternatives.setdefault(label(i, tokens), finite(logprob))
-        out["tokens"].append(name)
-        out["token_logprobs"].append(finite(token.step.logprob) if known else None)
-        out["top_logprobs"].append(alternatives if known else None)
-        out["text_offset"].append(token.offset)
-    return out
+
+    def name(token: Token) -> str:
+        own = token.data == tokens.token_bytes(token.step.token)
+        return label(token.step.token, tokens) if own else spell(token.data)
+
+    def logprob(token: Token) -> float | None:
+        return None if math.isnan(token.step.logprob) else finite(token.step.logprob)
+
+    def alternatives(token: Token) -> dict[str, float] | None:
+        if math.isnan(token.step.logprob):
+            return None
+        found = {name(token): finite(token.step.logprob)}
+        for i, each in token.step.top_logprobs[:count]:
+            found.setdefault(label(i, tokens), finite(each))
+        return found
+
+    return {
+        "tokens": name,
+        "token_logprobs": logprob,
+        "top_logprobs": alternatives,
+        "text_offset": lambda token: token.offset,
+    }
 
 
 def label(token: int, tokens: TokenText) -> str:
@@ -69,16 +78,16 @@ def spell(data: bytes) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def trace(steps: Sequence[Step], tokens: TokenText) -> list[dict[str, Any]]:
-    """Return one object per token, as in `waver.trace`."""
-    return [
-        {
+def trace_entry(tokens: TokenText) -> Callable[[Step], dict[str, Any]]:
+    """Return what makes the object of a token in `waver.trace`."""
+
+    def entry(step: Step) -> dict[str, Any]:
+        return {
             "token": tokens.token_str(step.token),
             "id": step.token,
             "engine": step.engine,
             "entropy": step.entropy,
             "logprob": finite(step.logprob),
-        }
-        | ({} if step.kept is None else {"kept": step.kept, "crop_entropy": step.crop_entropy})
-        for step in steps
-    ]
+        } | ({} if step.kept is None else {"kept": step.kept, "crop_entropy": step.crop_entropy})
+
+    return entry

@@ -13,13 +13,14 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from waver.server.turns import QUIET
+
 if TYPE_CHECKING:
     from waver.server.runtime import Runtime
 
 log = structlog.get_logger("waver")
 
 SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-QUIET = frozenset({"/health", "/ready", "/metrics"})
 
 
 def configure_logs(level: int = logging.INFO) -> None:

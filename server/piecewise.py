@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import Response
@@ -15,16 +16,34 @@ ITEMS = 64
 DEEPEST = 4
 PIECE = 64 * 2**10
 """Bytes that are handed to the connection at a time."""
+MADE = 16
+"""Entries of a `Listed` that are made and written at a time: each may hold dozens of objects."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A long list that is made while it is written: an `entry` for each of its `items`. The objects of all of them
+    together can be millions, which would make a garbage collection long enough to stall the event loop."""
+
+    items: Sequence[Any]
+    entry: Callable[[Any], Any]
 
 
 def pieces(value: Any, depth: int = 0) -> Iterator[bytes]:
-    """Yield a value as JSON, piece by piece: long lists are split."""
+    """Yield a value as JSON, piece by piece: long lists are split. A `Listed` may stand in lists and objects down to
+    `DEEPEST`."""
     if isinstance(value, dict) and depth < DEEPEST:
         yield b"{"
         for i, (key, each) in enumerate(value.items()):
             yield (b"," if i else b"") + dump(key) + b":"
             yield from pieces(each, depth + 1)
         yield b"}"
+    elif isinstance(value, Listed):
+        yield b"["
+        for start in range(0, len(value.items), MADE):
+            made = [value.entry(item) for item in value.items[start : start + MADE]]
+            yield (b"," if start else b"") + dump(made)[1:-1]
+        yield b"]"
     elif isinstance(value, list) and value:
         yield b"["
         nested = depth < DEEPEST and isinstance(value[0], dict) and _holds_more(value[0])
@@ -41,7 +60,7 @@ def pieces(value: Any, depth: int = 0) -> Iterator[bytes]:
 
 
 def _holds_more(value: dict[str, Any]) -> bool:
-    return any(isinstance(each, list | dict) for each in value.values())
+    return any(isinstance(each, list | dict | Listed) for each in value.values())
 
 
 class PiecewiseResponse(Response):

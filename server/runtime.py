@@ -79,6 +79,8 @@ class Runtime:
         self.background = Background()
         self.bodies = Bodies(config.server.max_body_values)
         self.texts = TokenizerPool(config.server.text_threads, config.server.max_concurrency + config.server.max_queue)
+        self.shaping = TokenizerPool(config.server.text_threads, None)
+        """Pool in which long answers are put together: an answer that was decoded is not refused any more."""
         self.schema_checks = SchemaChecks(config.server.schema_seconds, config.server.schema_memory)
         self.searches = Admission(SEARCHES, config.server.max_queue)
         self.ingests = Admission(INGESTS, 0)
@@ -163,7 +165,7 @@ class Runtime:
         await asyncio.to_thread(self.facts.close)
         await self.jobs.aclose()
         await asyncio.to_thread(self.library.close)
-        for each in (self.schema_checks, self.texts, self.bodies):
+        for each in (self.schema_checks, self.texts, self.shaping, self.bodies):
             await asyncio.to_thread(each.close)
 
     @property

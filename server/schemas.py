@@ -5,13 +5,16 @@ Null counts as absent everywhere. Unknown fields are kept in `model_extra`, so t
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from waver.retrieval.memory.facts import Statement
 from waver.retrieval.memory.unit import Time
 
+Item = TypeVar("Item")
 HARMLESS = frozenset({
     "user", "metadata", "store", "service_tier", "modalities", "prediction",
     "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "verbosity", "suffix", "best_of",
@@ -27,9 +30,36 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _plain(value: Any) -> Any:
+    """Check a value of any kind that goes on as it is: its length as JSON, and that all of its text is Unicode."""
+    try:
+        size = len(json.dumps(value, ensure_ascii=False).encode())
+    except UnicodeEncodeError:
+        raise ValueError("a string in it holds half of a surrogate pair, which is not valid Unicode.") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply.") from None
+    if size > MOST_PLAIN:
+        raise ValueError(f"it should have at most {MOST_PLAIN} bytes.")
+    return value
+
+
+def few(most: int) -> BeforeValidator:
+    """Limit the entries of an object before they are validated: to describe a hundred thousand wrong ones takes
+    seconds."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > most:
+            raise PydanticCustomError("too_long", "too many entries", {"max_length": most})
+        return value
+
+    return BeforeValidator(check)
+
+
+MOST_PLAIN = 32_768
+"""Bytes of JSON in a request's `policy`, and in its variables for a chat template."""
+Plain = Annotated[Item, AfterValidator(_plain)]
 Text = Annotated[str, AfterValidator(_encodable)]
 TokenId = Annotated[int, Field(ge=0)]
-Item = TypeVar("Item")
 Many = Annotated[list[Item], Field(fail_fast=True)]
 """A list that may be long: one wrong item is enough to refuse it, and a million would take a while to describe."""
 
@@ -76,14 +106,14 @@ class Generation(Body):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float = Field(1.0, ge=0.01, le=10)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field({}, max_length=1024)
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], few(1024)] = Field({}, max_length=1024)
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
     stop: Text | Annotated[Many[Text], Field(max_length=16)] = []
     stop_token_ids: list[TokenId] = Field([], max_length=128)
     ignore_eos: bool = False
     min_tokens: int = Field(0, ge=0)
     response_format: ResponseFormat | None = None
-    policy: Any = None
+    policy: Plain[Any] = None
     trace: bool = False
     timeout: float | None = Field(None, gt=0)
 
@@ -131,7 +161,7 @@ class SearchRequest(Body):
 
     query: Text = Field(min_length=1)
     top_k: int = Field(5, ge=1, le=100)
-    filter: dict[Text, Scalar | list[Scalar]] = Field({}, max_length=64)
+    filter: Annotated[dict[Text, Scalar | Many[Scalar]], few(64)] = Field({}, max_length=64)
     mode: Literal["hybrid", "dense", "lexical"] = "hybrid"
 
 
@@ -142,7 +172,7 @@ def _of_bounded_size(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
-Metadata = Annotated[dict[Text, Scalar], Field(max_length=64), AfterValidator(_of_bounded_size)]
+Metadata = Annotated[dict[Text, Scalar], Field(max_length=64), few(64), AfterValidator(_of_bounded_size)]
 """Metadata of a document, returned with each of its passages."""
 
 

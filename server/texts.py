@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -26,12 +27,12 @@ SLACK = 8
 
 
 class TokenizerPool:
-    """Thread pool for tokenisation: at most `threads` at a time; at most `waiting` requests are queued, first in, first
-    out."""
+    """Thread pool for work on texts and answers: at most `threads` at a time; at most `waiting` requests are queued,
+    first in, first out; any number if that is None."""
 
-    def __init__(self, threads: int, waiting: int) -> None:
+    def __init__(self, threads: int, waiting: int | None) -> None:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="texts")
-        self._slots = Admission(threads, waiting)
+        self._slots = Admission(threads, sys.maxsize if waiting is None else waiting)
 
     async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
         """Run work on a text in the pool.

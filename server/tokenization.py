@@ -41,7 +41,7 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Response:
         else:
             check_characters(body.prompt or "", most, "prompt")
             ids = await runtime.texts.run(engine.tokens.encode, body.prompt or "", body.add_special_tokens)
-        return PiecewiseResponse(await runtime.texts.run(named, ids))
+        return PiecewiseResponse(await runtime.shaping.run(named, ids))
 
 
 @router.post("/v1/detokenize", summary="Token ids to text")

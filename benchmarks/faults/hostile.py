@@ -7,17 +7,21 @@ they are sent, as some are large. Tests may send the same.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import httpx
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 COLLECTION = "/v1/collections/hostile"
 DOCUMENTS, SEARCH = f"{COLLECTION}/documents", f"{COLLECTION}/search"
 JSON = "application/json"
 MIB = 2**20
-QUICKLY, SOON, PATIENTLY = 5.0, 20.0, 60.0
-"""Seconds to an answer: of what is refused at sight, of what has to be looked at, and of what is real work."""
+QUICKLY, SOON, PATIENTLY = 5.0, 20.0, 120.0
+"""Seconds to an answer: of what is refused at sight, of what has to be looked at, and of what is real work, for which
+it is the server's `timeout`."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,24 @@ class Hostile:
     method: str = "POST"
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
+
+    async def send(self, client: httpx.AsyncClient) -> tuple[str, float]:
+        """Send it.
+
+        Returns:
+            The status, or the name of what failed instead, and the seconds it took.
+        """
+        body = self.body()
+        headers = {"content-type": self.content_type, **dict(self.headers)}
+        began = time.perf_counter()
+        try:
+            answer = await client.request(
+                self.method, self.path, content=body, headers=headers, timeout=3 * self.seconds
+            )
+            status = str(answer.status_code)
+        except httpx.HTTPError as error:
+            status = type(error).__name__
+        return status, time.perf_counter() - began
 
 
 def hostile() -> list[Hostile]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from waver.benchmarks.faults.probe import watching
 from waver.benchmarks.processes import resident
 
 QUESTIONS = [f"What is {a} + {b}?" for a, b in itertools.product(range(3, 60, 7), range(4, 60, 9))]
@@ -73,7 +74,6 @@ async def soak(url: str, process: int, seconds: float, clients: int) -> dict[str
 async def overload(url: str, room: int, times: int) -> dict[str, Any]:
     """Ask `times` as many questions at once as run and wait together; statuses, and how long health checks took."""
     statuses: Counter[str] = Counter()
-    checks: list[float] = []
     hints = 0
 
     async def one(http: httpx.AsyncClient, number: int) -> None:
@@ -86,21 +86,15 @@ async def overload(url: str, room: int, times: int) -> dict[str, Any]:
         statuses[str(answer.status_code)] += 1
         hints += answer.status_code == 429 and "retry-after" in answer.headers
 
-    async def check() -> None:
-        async with httpx.AsyncClient(base_url=url, timeout=120) as http:
-            while True:
-                began = time.perf_counter()
-                await http.get("/health")
-                checks.append(time.perf_counter() - began)
-                await asyncio.sleep(0.1)
-
-    checking = asyncio.create_task(check())
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as http:
+    async with watching(url, "health") as other, httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as http:
+        await other.take()
         await asyncio.gather(*(one(http, number) for number in range(times * room)))
-    checking.cancel()
-    checks.sort()
+        seen = await other.take()
+    checks = sorted(seen.checks)
     return {
         "times": times, "room": room, "statuses": dict(statuses), "hints": hints,
+        "health_checks": len(checks), "health_failures": seen.failures,
         "health_p50": checks[len(checks) // 2], "health_p99": checks[int(len(checks) * 0.99)],
+        "health_most": checks[-1],
     }  # fmt: skip

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,63 +18,51 @@ from prometheus_client.parser import text_string_to_metric_families
 from waver.benchmarks.processes import resident
 
 LAG = "waver_event_loop_lag_seconds"
-NEIGHBOUR = {
-    "model": "small", "policy": [], "prompt": "The", "max_tokens": 400, "ignore_eos": True, "temperature": 0,
-    "stream": True,
-}  # fmt: skip
+WATCHER = Path(__file__).with_name("watcher.py")
 
 
-class Neighbour:
-    """A client that streams all the time, and notes how long its streams stand still. Times in seconds."""
+@dataclass(frozen=True)
+class Seen:
+    """Report of a watcher: whether a stream is under way, the longest time between two of its events, how long each
+    health check took, and what went wrong. Times in seconds."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
-        self._last: float | None = None
-        self.longest = 0.0
-        """The longest time between two events of a stream since `reset`."""
-        self.failures: list[str] = []
+    streaming: bool
+    longest: float
+    checks: list[float]
+    failures: list[str]
 
-    def reset(self) -> None:
-        self.longest = 0.0
-        if self._last is not None:
-            self._last = time.perf_counter()
 
-    def note(self) -> None:
-        """Count the silence that is going on, too."""
-        if self._last is not None:
-            self.longest = max(self.longest, time.perf_counter() - self._last)
+class Watcher:
+    """A process that watches a server (`watcher.py`)."""
 
-    async def run(self) -> None:
-        while True:
-            try:
-                async with self._client.stream("POST", "/v1/completions", json=NEIGHBOUR) as answer:
-                    if answer.status_code != 200:
-                        self.failures.append(f"status {answer.status_code}")
-                        await asyncio.sleep(0.5)
-                        continue
-                    async for line in answer.aiter_lines():
-                        if line.startswith("data:"):
-                            self.note()
-                            self._last = time.perf_counter()
-                        if '"error"' in line:
-                            self.failures.append(line[:200])
-            except httpx.HTTPError as error:
-                self.failures.append(repr(error)[:200])
-                await asyncio.sleep(0.5)
-            self._last = None  # between two streams nothing stands still
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def take(self) -> Seen:
+        """Return what it saw since the last call."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(b"\n")
+        return Seen(**json.loads(await self._process.stdout.readline()))
 
 
 @asynccontextmanager
-async def neighbour(url: str) -> AsyncIterator[Neighbour]:
-    async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-        found = Neighbour(client)
-        task = asyncio.create_task(found.run())
-        try:
-            yield found
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+async def watching(url: str, kind: Literal["stream", "health"]) -> AsyncIterator[Watcher]:
+    """Watch a server's streams, or its health, while the context lasts."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", str(WATCHER), url, kind, stdin=pipe, stdout=pipe, limit=2**24
+    )
+    try:
+        watcher = Watcher(process)
+        seen = await watcher.take()
+        while not (seen.streaming or seen.checks):  # until it has begun
+            await asyncio.sleep(0.05)
+            seen = await watcher.take()
+        yield watcher
+    finally:
+        process.kill()
+        await process.wait()
 
 
 async def lags(client: httpx.AsyncClient) -> dict[float, float]:

@@ -15,9 +15,11 @@ import httpx
 import typer
 
 from waver.benchmarks.faults import fuzz, load
+from waver.benchmarks.faults.bombs import bombs
 from waver.benchmarks.faults.host import Host
-from waver.benchmarks.faults.hostile import Hostile, hostile
-from waver.benchmarks.faults.probe import Neighbour, lags, neighbour, settled, worst
+from waver.benchmarks.faults.hostile import PATIENTLY, Hostile, hostile
+from waver.benchmarks.faults.probe import Watcher, lags, settled, watching, worst
+from waver.benchmarks.faults.rude import Rude, rude
 from waver.benchmarks.report import RESULTS, Out, command, conditions, progress, table, verdict, write
 
 app = command()
@@ -30,6 +32,8 @@ REST = 4.0
 ROOM = (16, 32)
 """Requests that run and that wait in the server that is mistreated."""
 TIMES = 4
+DEADLINES = {"header_timeout": 5, "idle_timeout": 5, "body_timeout": 15, "write_timeout": 5}
+"""Seconds, shorter than the default ones so that clients which exhaust them do not take long."""
 
 
 @dataclass
@@ -44,18 +48,25 @@ class Outcome:
     pause: float
     before: int
     after: int
+    failures: tuple[str, ...] = ()
+    """Failures of the neighbour."""
 
     @property
     def flaws(self) -> list[str]:
         found = {
             "late": self.seconds > self.deadline,
             "status": self.status.startswith("5") and self.status not in ("503", "504"),
-            "no answer": not self.status.isdecimal(),
+            "no answer": not self.status.isdecimal() and self.status != "closed",
             "event loop": self.lag > LAG,
-            "neighbour": self.pause > PAUSE,
+            "neighbour": self.pause > PAUSE or bool(self.failures),
             "memory": self.after > MEMORY * self.before,
         }
         return [flaw for flaw, there in found.items() if there]
+
+
+def everything() -> list[Hostile | Rude]:
+    """All that a server is mistreated with."""
+    return [*hostile(), *bombs(), *rude()]
 
 
 @app.command()
@@ -100,7 +111,7 @@ def configuration(folder: str) -> dict[str, Any]:
     return {
         "engines": {name: {"backend": "transformers", "model": f"models/{name}"} for name in ("small", "large")},
         "retrieval": {"path": f"{folder}/collections"},
-        "server": {"max_concurrency": most, "max_queue": waiting, "timeout": 120},
+        "server": {"max_concurrency": most, "max_queue": waiting, "timeout": PATIENTLY, **DEADLINES},
     }
 
 
@@ -115,7 +126,7 @@ async def measure(host: Host, minutes: float, count: int, seconds: float, client
         ready = (await client.get("/ready")).status_code == 200
     return {
         "idle": idle,
-        "not_reached": [each.name for each in hostile()[len(outcomes) :]],
+        "not_reached": [each.name for each in everything()[len(outcomes) :]],
         "hostile": [{**asdict(each), "flaws": each.flaws} for each in outcomes],
         "fuzz": broken,
         "soak": soaked,
@@ -142,23 +153,23 @@ async def prepare(client: httpx.AsyncClient) -> None:
 
 async def watch_idle(url: str, client: httpx.AsyncClient, seconds: float = 10.0) -> dict[str, float]:
     """Lag and pauses with nobody but the neighbour: what the machine itself does."""
-    async with neighbour(url) as other:
+    async with watching(url, "stream") as other:
         await asyncio.sleep(1)
-        other.reset()
+        await other.take()
         before = await lags(client)
         await asyncio.sleep(seconds)
-        other.note()
-        return {"lag": worst(before, await lags(client)), "pause": other.longest}
+        seen = await other.take()
+        return {"lag": worst(before, await lags(client)), "pause": seen.longest}
 
 
 async def mistreat(host: Host, client: httpx.AsyncClient, minutes: float) -> list[Outcome]:
     found, until = [], time.monotonic() + 60 * minutes
     with progress() as bar:
         task = bar.add_task("hostile requests", total=None)
-        everything = hostile()
-        bar.update(task, total=len(everything))
-        async with neighbour(host.url) as other:
-            for each in everything:
+        requests = everything()
+        bar.update(task, total=len(requests))
+        async with watching(host.url, "stream") as other:
+            for each in requests:
                 if time.monotonic() > until:
                     break
                 found.append(await one(each, host, client, other))
@@ -170,26 +181,18 @@ async def mistreat(host: Host, client: httpx.AsyncClient, minutes: float) -> lis
     return found
 
 
-async def one(what: Hostile, host: Host, client: httpx.AsyncClient, other: Neighbour) -> Outcome:
-    body = what.body()
+async def one(what: Hostile | Rude, host: Host, client: httpx.AsyncClient, other: Watcher) -> Outcome:
+    send = what.send(client) if isinstance(what, Hostile) else what.send("127.0.0.1", host.port)
     before, loop = host.memory, await lags(client)
-    other.reset()
-    began = time.perf_counter()
-    try:
-        headers = {"content-type": what.content_type, **dict(what.headers)}
-        answer = await client.request(what.method, what.path, content=body, headers=headers, timeout=3 * what.seconds)
-        status = str(answer.status_code)
-    except httpx.HTTPError as error:
-        status = type(error).__name__
-    seconds = time.perf_counter() - began
-    other.note()
+    await other.take()
+    status, seconds = await send
+    seen = await other.take()
     try:
         lag = worst(loop, await lags(client))
     except httpx.HTTPError:
-        return Outcome(what.name, "server gone", seconds, what.seconds, math.nan, other.longest, before, 0)
-    pause = other.longest
+        return Outcome(what.name, "server gone", seconds, what.seconds, math.nan, seen.longest, before, 0)
     after = await settled(host.process, MEMORY * before, REST)
-    return Outcome(what.name, status, seconds, what.seconds, lag, pause, before, after)
+    return Outcome(what.name, status, seconds, what.seconds, lag, seen.longest, before, after, tuple(seen.failures))
 
 
 async def send_fuzz(client: httpx.AsyncClient, count: int, seed: int) -> dict[str, Any]:
@@ -252,8 +255,9 @@ def page(numbers: dict[str, Any]) -> list[str]:
         f"{soak['different']} of {soak['replays']} replays of a seeded request at temperature 1 came out differently "
         f"({share:.2%}).",
         f"Overload: {over['times'] * over['room']} questions at once where {over['room']} have room: statuses "
-        f"{over['statuses']}, {over['hints']} of {refused} refusals with Retry-After; health checks took "
-        f"{1000 * over['health_p50']:.0f} ms (median) and {1000 * over['health_p99']:.0f} ms (99th percentile).",
+        f"{over['statuses']}, {over['hints']} of {refused} refusals with Retry-After; {over['health_checks']} health "
+        f"checks meanwhile took {1000 * over['health_p50']:.0f} ms (median), {1000 * over['health_p99']:.0f} ms (99th "
+        f"percentile) and {1000 * over['health_most']:.0f} ms at most.",
         f"Servers that went down: {len(numbers['deaths'])} ({verdict(not numbers['deaths'])})"
         + "".join(f", by {name}" for name in numbers["deaths"])
         + ".",

@@ -12,7 +12,11 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from waver.engines.vllm.lifeline import RECORD
+
 PREFIX = "waver-run-"
+MEMORY = Path("/dev/shm")
+"""Folder in which Linux shows shared memory and named semaphores as files."""
 
 
 def claim(path: Path) -> int | None:
@@ -39,11 +43,22 @@ def reclaim(folder: Path, prefix: str) -> None:
     for path in folder.glob(f"{prefix}*"):
         if (handle := claim(path)) is not None:
             if path.is_dir():
+                remove_shared_memory(path / RECORD)
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 with suppress(OSError):  # another user's
                     path.unlink()
             os.close(handle)
+
+
+def remove_shared_memory(record: Path) -> None:
+    """Remove the semaphores and the shared memory that a dead owner's processes recorded, as far as they are left."""
+    with suppress(OSError):
+        for line in record.read_text().splitlines():
+            kind, _, name = line.partition(" /")
+            file = {"semaphore": f"sem.{name}", "shared_memory": name}.get(kind)
+            if file and "/" not in file:
+                (MEMORY / file).unlink(missing_ok=True)
 
 
 @cache

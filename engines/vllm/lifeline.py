@@ -12,7 +12,8 @@ import sys
 import tempfile
 import threading
 import time
-from multiprocessing import current_process
+from contextlib import suppress
+from multiprocessing import current_process, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ BEAT = 0.5
 PROCESSES = 1024
 """Most processes of one engine."""
 PR_SET_PDEATHSIG = 1
+RECORD = "shared"
+"""File beside the heartbeats that lists the semaphores and the shared memory of an engine's processes."""
 
 Beats = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -84,6 +87,7 @@ def set_lifeline(config: Any, lifeline: Lifeline) -> None:
 def hold(path: Path, parent: int) -> None:
     """End this process when its parent ends, and count heartbeats until then. `parent` is the process id."""
     end_with_parent()
+    record_shared_memory(path.with_name(RECORD))
     try:
         beats, place = _place(path)
     except OSError:  # the server is on another machine, or its file is gone: nobody reads these heartbeats
@@ -96,6 +100,21 @@ def hold(path: Path, parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=beating, name="lifeline", daemon=True).start()
+
+
+def record_shared_memory(record: Path) -> None:
+    """Write down what this process registers with Python's resource tracker, a line `kind name` each.
+
+    The tracker removes it when the process ends, also when it is killed. Who kills the tracker with all the others, as
+    the end of a session or of a control group does, leaves it to the next server that starts (`claim`)."""
+    register = resource_tracker.register
+
+    def recorded(name: str, kind: str) -> None:
+        with suppress(OSError), record.open("a") as file:  # one short write, so processes do not mix their lines
+            file.write(f"{kind} {name}\n")
+        register(name, kind)
+
+    resource_tracker.register = recorded  # type: ignore[assignment]
 
 
 def end_with_parent() -> None:

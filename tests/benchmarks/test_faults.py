@@ -12,15 +12,16 @@ import httpx
 import pytest
 
 from waver.benchmarks.faults import fuzz, run
-from waver.benchmarks.faults.hostile import Hostile, chat, complete, hostile
-from waver.benchmarks.faults.probe import lags, neighbour, worst
-from waver.benchmarks.faults.run import Outcome
+from waver.benchmarks.faults.hostile import Hostile, chat, complete
+from waver.benchmarks.faults.probe import lags, watching, worst
+from waver.benchmarks.faults.rude import Rude, many, post, slow
+from waver.benchmarks.faults.run import Outcome, everything
 
 
 def test_the_hostile_set_is_large_and_its_names_differ() -> None:
-    everything = hostile()
-    assert len(everything) >= 60
-    assert len({each.name for each in everything}) == len(everything)
+    found = everything()
+    assert len(found) >= 60
+    assert len({each.name for each in found}) == len(found)
 
 
 def test_fuzz_is_the_same_for_the_same_seed() -> None:
@@ -49,17 +50,33 @@ async def test_a_loop_that_stands_still_is_seen_inside_and_outside(running: Any)
     async def block() -> None:
         time.sleep(0.6)  # noqa: ASYNC251  # what a server must not do
 
-    async with httpx.AsyncClient(base_url=running.url) as client, neighbour(running.url) as other:
-        while other._last is None:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        other.reset()
+    async with (
+        httpx.AsyncClient(base_url=running.url, timeout=60) as client,
+        watching(running.url, "stream") as stream,
+        watching(running.url, "health") as health,
+    ):
+        await health.take()
+        await stream.take()
         before = await lags(client)
         await asyncio.to_thread(running.run, block())
         await asyncio.sleep(0.2)
-        other.note()
+        seen, checks = await stream.take(), (await health.take()).checks
         assert 0.5 < worst(before, await lags(client)) < 60
-        assert other.longest > 0.5
-        assert not other.failures
+        assert seen.longest > 0.5
+        assert max(checks) > 0.4
+        assert not seen.failures
+
+
+async def test_connections_that_do_not_behave_come_to_an_end(running: Any) -> None:
+    port = int(running.url.rpartition(":")[2])
+    nonsense = Rude("nonsense", lambda: [b"\0\1\2\r\n\r\n"], 20.0, connections=3)
+    assert (await nonsense.send("127.0.0.1", port))[0] == "400"
+    models = next(each for each in many() if "requests at once" in each.name)
+    assert (await models.send("127.0.0.1", port))[0] == "200"
+    assert {each.pause > 0 for each in slow()} == {True, False}
+    assert (
+        post("/a", "X: 1") == b"POST /a HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nX: 1\r\n\r\n"
+    )
 
 
 @pytest.mark.timeout(600)
@@ -70,7 +87,7 @@ def test_a_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             Hostile("long", "/v1/completions", complete()),
         ]
 
-    monkeypatch.setattr(run, "hostile", few)
+    monkeypatch.setattr(run, "everything", few)
     monkeypatch.setattr(run, "TIMES", 1)
     run.app(args=["--fuzz-count", "20", "--soak-seconds", "3", "--out", str(tmp_path)], standalone_mode=False)
     found = json.loads((tmp_path / "faults.json").read_text())
@@ -78,8 +95,9 @@ def test_a_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sum(found["fuzz"]["statuses"].values()) == 20
     assert found["fuzz"]["failed"] == 0
     assert found["soak"]["answers"] > 0
-    assert found["overload"]["statuses"]["200"] > 16
-    assert set(found["overload"]["statuses"]) <= {"200", "429"}
+    assert found["overload"]["statuses"] == {"200": sum(run.ROOM)}  # as many as run and wait
+    assert found["overload"]["health_checks"] > 0
+    assert found["overload"]["health_failures"] == []
     assert found["not_reached"] == []
     assert found["ready_afterwards"]
     assert found["deaths"] == []

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from waver.retrieval import library as module
 from waver.retrieval.base import (
     BadDocument,
     CollectionSpec,
@@ -21,6 +23,7 @@ from waver.retrieval.base import (
 )
 from waver.retrieval.collection import Collection
 from waver.retrieval.config import RetrievalConfig
+from waver.retrieval.embedder import Embedder
 from waver.retrieval.faiss_store import FaissStore
 from waver.retrieval.fusion import fuse
 from waver.retrieval.library import Library
@@ -137,6 +140,54 @@ def test_the_library(library: Library, facts: Collection) -> None:
         library.open("facts")
     library.create("facts")
     assert library.open("facts").info().documents == 0
+
+
+def open_files(folder: Path) -> int:
+    """Count the files below a folder that this process has open."""
+    found = 0
+    for handle in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            found += handle.readlink().is_relative_to(folder)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this platform does not list open files")
+def test_collections_that_are_not_used_are_closed(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_OPEN", 2)
+    folder = tmp_path.resolve()
+    made = [library.create(f"c{i}") for i in range(2)]
+    made[0].add(FACTS[:1])
+    most = open_files(folder)
+    assert most > 0
+    with made[0].store.database.reading():  # one that is at work while it is closed
+        made += [library.create(f"c{i}") for i in range(2, 8)]
+        assert list(library._open) == ["c6", "c7"]
+    assert open_files(folder) <= most
+    # Who still has one can use it, and it closes its files again.
+    assert [each.document for each in made[0].search_now("Arn", 1)] == ["arn"]
+    assert open_files(folder) <= most
+    assert [each.document for each in library.open("c0").search_now("Arn", 1)] == ["arn"]
+    assert list(library._open) == ["c7", "c0"]
+
+
+def test_there_is_a_limit_of_collections(tmp_path: Path, embedder: Embedder) -> None:
+    library = Library(RetrievalConfig(path=tmp_path, max_collections=2))
+    library.embedders["all-MiniLM-L6-v2"] = embedder
+    for name in ("one", "two"):
+        library.create(name)
+    with pytest.raises(RetrievalError, match=r"2 collections.*retrieval\.max_collections"):
+        library.create("three")
+    library.delete("one")
+    library.create("three")
+    library.close()
+
+
+def test_long_questions_are_not_kept(embedder: Embedder) -> None:
+    vector = embedder.question("river " * 3000)
+    assert embedder.question("river " * 3000) is vector
+    assert max(map(len, embedder._asked)) <= 16
 
 
 def test_made_anew_by_somebody_else(library: Library, facts: Collection) -> None:

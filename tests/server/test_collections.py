@@ -250,6 +250,9 @@ def test_bad_requests(http: httpx.Client, facts: str) -> None:
         assert "Content-Type: application/json" in error(answer, 400)["message"]
     broken = {"content-type": "multipart/form-data; boundary=x"}
     assert error(http.post(documents, content=b"--y\r\n", headers=broken), 400)
+    for charset in ("punycode", '"IDNA"', "bz2", "utf-16"):
+        other = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+        assert "UTF-8" in error(http.post(documents, content=b"--x--\r\n", headers=other), 400)["message"]
     for body, param in (
         ({"query": ""}, "query"),
         ({"query": "x", "top_k": 0}, "top_k"),

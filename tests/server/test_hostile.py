@@ -18,16 +18,18 @@ from pydantic import ValidationError
 
 from waver.server.bodies import Bodies
 from waver.server.bodies_worker import REFERENCE
+from waver.server.chat_schemas import ChatRequest
 from waver.server.errors import APIError
-from waver.server.limits import BodyBudget
-from waver.server.piecewise import pieces
-from waver.server.schemas import DocumentsRequest
+from waver.server.piecewise import MADE, Listed, pieces
+from waver.server.schemas import Body, DocumentsRequest, SearchRequest
+from waver.server.texts import TokenizerPool
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]
-LAG = 0.4
+LAG = 2.0
 """Seconds that the event loop may stand still here, where clients and other tests share its cores and its interpreter;
-`benchmarks/faults` holds a server of its own against 0.1 s."""
+`benchmarks/faults` holds a server of its own against 0.1 s. What these requests did before they were bounded took 2 to
+52 s."""
 
 
 class Lag:
@@ -73,7 +75,7 @@ def test_schemas_that_grow(running: Any, content: Any, reason: str | None) -> No
     with running.http() as http, loop_lag(running) as lag:
         began = time.perf_counter()
         answer = http.post(CHAT, json=schema(content))
-        assert time.perf_counter() - began < 10
+        assert time.perf_counter() - began < 30
     if reason is not None:
         assert answer.status_code == 400, answer.text
         error = answer.json()["error"]
@@ -115,7 +117,7 @@ def test_texts_beyond_the_context_are_refused_before_they_are_tokenised(running:
             thread.join()
     assert set(statuses) <= {400, 413}
     assert len(statuses) == 4
-    assert time.perf_counter() - began < 8
+    assert time.perf_counter() - began < 30
     assert lag.longest < LAG
 
 
@@ -179,6 +181,33 @@ def test_pieces_are_the_json_of_a_value() -> None:
     assert [json.loads(b"".join(pieces(each))) for each in ([], {}, None, [[]], "a")] == [[], {}, None, [[]], "a"]
 
 
+def test_a_long_list_is_made_while_it_is_written() -> None:
+    made = list[int]()
+
+    def entry(item: int) -> dict[str, int]:
+        made.append(item)
+        return {"i": item}
+
+    value = {"content": Listed(range(10 * MADE), entry), "none": Listed([], entry)}
+    found = []
+    for piece in pieces({"choices": [value]}):
+        found.append(piece)
+        assert len(made) <= b"".join(found).count(b'"i"')  # none is made before it is written
+    assert json.loads(b"".join(found)) == {"choices": [{"content": [{"i": i} for i in range(10 * MADE)], "none": []}]}
+    assert max(map(len, found)) < 40 * MADE
+
+
+async def test_an_answer_that_is_there_is_not_refused_for_want_of_a_thread() -> None:
+    pool, few = TokenizerPool(1, None), TokenizerPool(1, 0)
+    try:
+        assert await asyncio.gather(*(pool.run(len, "a" * i) for i in range(50))) == list(range(50))
+        done = await asyncio.gather(*(few.run(len, "a") for _ in range(3)), return_exceptions=True)
+        assert sum(isinstance(each, APIError) and each.status == 429 for each in done) == 2
+    finally:
+        pool.close()
+        few.close()
+
+
 def test_a_stream_that_is_never_read_is_cut_off(start: Callable[..., Any]) -> None:
     running = start(write_timeout=0.5)
     body = {
@@ -196,14 +225,14 @@ def test_a_stream_that_is_never_read_is_cut_off(start: Callable[..., Any]) -> No
         while running.runtime.admission.running == 0 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert running.idle(within=30)
-        connection.settimeout(10)
+        connection.settimeout(60)
         received = b""
         with suppress(ConnectionResetError):
             while block := connection.recv(65536):
                 received += block
         assert len(received) < 4 * 2**20
         assert b"[DONE]" not in received
-    assert running.idle(within=5)
+    assert running.idle(within=30)
 
 
 def test_bodies_wait_for_room_before_they_are_read(start: Callable[..., Any]) -> None:
@@ -221,27 +250,6 @@ def test_bodies_wait_for_room_before_they_are_read(start: Callable[..., Any]) ->
         assert time.perf_counter() - began > 1.0  # until the slow one had its 408
         assert answer.status_code == 400, answer.text
         assert slow.recv(65536).startswith(b"HTTP/1.1 408")
-
-
-async def test_room_is_given_in_order_and_given_back() -> None:
-    room, order = BodyBudget(100), []
-
-    async def one(name: str, size: int) -> None:
-        await room.take(size)
-        order.append(name)
-
-    await room.take(80)
-    waiting = [asyncio.create_task(one(name, size)) for name, size in (("large", 90), ("gone", 50), ("small", 5))]
-    await asyncio.sleep(0)
-    assert order == []
-    waiting[1].cancel()
-    await asyncio.sleep(0)
-    room.give(80)
-    await asyncio.gather(*waiting, return_exceptions=True)
-    assert order == ["large", "small"]
-    room.give(90)
-    room.give(5)
-    await asyncio.wait_for(room.take(1000), 1)  # more than there is takes all there is
 
 
 async def test_large_bodies_are_parsed_as_small_ones_are() -> None:
@@ -280,3 +288,41 @@ def test_what_comes_back_with_every_passage_is_bounded(document: dict[str, Any])
     DocumentsRequest.model_validate({"documents": [{"id": "a", "text": "x" * 10**6, "title": "t"}]})
     with pytest.raises(ValidationError):
         DocumentsRequest.model_validate({"documents": [{"id": "a", "text": "x", **document}]})
+
+
+MANY = 20_000
+WRONG = {f"k{i}": {} for i in range(MANY)}
+CALLS = {"role": "assistant", "content": "", "tool_calls": [{}] * MANY}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "place"),
+    [
+        (ChatRequest, {"logit_bias": WRONG}, "logit_bias"),
+        (ChatRequest, {"stop_token_ids": [-1] * MANY}, "stop_token_ids"),
+        (ChatRequest, {"stop": [None] * MANY}, "stop"),
+        (ChatRequest, {"messages": [CALLS]}, "messages"),
+        (ChatRequest, {"messages": [{}] * MANY}, "messages"),
+        (ChatRequest, {"messages": [{"role": "user", "content": [{}] * MANY}]}, "messages"),
+        (ChatRequest, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * MANY}]}, "messages"),
+        (ChatRequest, {"policy": [{"name": "top_p", **WRONG}]}, "policy"),
+        (ChatRequest, {"chat_template_kwargs": WRONG}, "chat_template_kwargs"),
+        (SearchRequest, {"query": "a", "filter": WRONG}, "filter"),
+        (SearchRequest, {"query": "a", "filter": {"k": [{}] * MANY}}, "filter"),
+        (DocumentsRequest, {"documents": [{"id": "a", "text": "a", "metadata": WRONG}]}, "documents"),
+        (DocumentsRequest, {"documents": [{}] * MANY}, "documents"),
+    ],
+)
+def test_entries_that_are_all_wrong_are_not_described_one_by_one(kind: type[Body], body: Any, place: str) -> None:
+    given = {"messages": HELLO, **body} if kind is ChatRequest else body
+    with pytest.raises(ValidationError) as refused:
+        kind.model_validate(given)
+    assert refused.value.error_count() < 200
+    assert {error["loc"][0] for error in refused.value.errors()} == {place}
+
+
+@pytest.mark.parametrize("value", ["\ud800", ["\ud800"], {"a": {"\ud800": 1}}])
+@pytest.mark.parametrize("field", ["policy", "chat_template_kwargs"])
+def test_half_a_surrogate_is_found_wherever_it_hides(field: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match="surrogate"):
+        ChatRequest.model_validate({"messages": HELLO, field: {"k": value} if field != "policy" else value})

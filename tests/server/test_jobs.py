@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.conftest import until
 from waver.retrieval.cancellation import Cancelled, CancelToken, in_thread
+from waver.server import memory
 from waver.server.admission import Admission
 from waver.server.errors import APIError
 from waver.server.jobs import Jobs
@@ -33,7 +35,7 @@ async def test_one_that_is_given_up_keeps_its_place_until_its_thread_has_ended()
     jobs, places, going_on, ends = Jobs(), Admission(1, 0), threading.Event(), []
 
     def work(token: CancelToken) -> None:
-        going_on.wait(10)
+        going_on.wait(60)
         try:
             token.commit()
         except Cancelled:
@@ -46,7 +48,7 @@ async def test_one_that_is_given_up_keeps_its_place_until_its_thread_has_ended()
         with pytest.raises(APIError, match="all there is room for"):
             await jobs.run(places, lambda token: in_thread(threads, work, token), soon(0.1))
         going_on.set()
-        await asyncio.wait(set(jobs._tokens), timeout=5)
+        await asyncio.wait(set(jobs._tokens), timeout=60)
         assert places.running == 0
     assert ends == ["cancelled"]
 
@@ -85,3 +87,23 @@ async def test_a_failure_of_work_that_nobody_waits_for_is_logged() -> None:
 
     jobs.spawn(fail, "tidying")
     await jobs.aclose()
+
+
+async def test_memory_is_given_back_once_after_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    trimmed = list[int]()
+    monkeypatch.setattr(memory, "trim", lambda: trimmed.append(1))
+    monkeypatch.setattr(memory, "LATER", 0.1)
+    jobs = Jobs()
+    await jobs.run(None, lambda _: asyncio.sleep(0), soon(60))
+    assert jobs._trimmer._due is None
+    monkeypatch.setattr("waver.server.jobs.LONG", 0.0)
+    await asyncio.gather(*(jobs.run(None, lambda _: asyncio.sleep(0.01), soon(60)) for _ in range(5)))
+    assert jobs._trimmer._due is not None
+    await asyncio.to_thread(until, lambda: bool(trimmed), "the memory")
+    assert trimmed == [1]
+
+
+def test_trimming_is_harmless_where_it_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.trim()
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
+    memory.trim()

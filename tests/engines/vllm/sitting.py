@@ -7,6 +7,7 @@ import ctypes
 import multiprocessing
 import sys
 import time
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "engines" / "vllm"))
@@ -14,10 +15,14 @@ from lifeline import Lifeline
 
 
 def sit(_: Lifeline, kind: str) -> None:
-    """Wait, compute, or hold the interpreter so that no thread of the process can run."""
+    """Wait, compute, hold the interpreter so that no thread of the process can run, or make a lock and memory that
+    processes share."""
     if kind == "busy":
         while True:
             pass
+    if kind == "sharing":
+        kept = multiprocessing.get_context("spawn").Lock(), SharedMemory(create=True, size=16)
+        print("shared", kept[1].name, flush=True)
     if kind == "stuck":
         ctypes.PyDLL(None).sleep(3600)  # PyDLL does not let go of the interpreter
     time.sleep(3600)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import ROOT
-from waver.engines.vllm.claim import claim, reclaim
+import pytest
+
+from tests.conftest import ROOT, until
+from waver.benchmarks.processes import running_state
+from waver.engines.vllm.claim import MEMORY, claim, reclaim
+from waver.engines.vllm.lifeline import RECORD, Lifeline
 
 OWNER = """
 import sys
@@ -51,3 +56,25 @@ def test_a_file_that_is_gone_cannot_be_claimed(tmp_path: Path) -> None:
     again = claim(file)
     assert again is not None
     os.close(again)
+
+
+@pytest.mark.skipif(not MEMORY.is_dir(), reason="this platform does not show shared memory as files")
+def test_shared_memory_of_processes_that_were_all_killed_is_removed(tmp_path: Path) -> None:
+    """With the trackers of the processes, which would have removed it."""
+    folder = tmp_path / "waver-folder"
+    folder.mkdir()
+    line = Lifeline(folder)
+    sitting = [sys.executable, str(Path(__file__).with_name("sitting.py")), str(line._path), "sharing"]
+    with subprocess.Popen(sitting, stdout=subprocess.PIPE, text=True, start_new_session=True) as server:
+        assert server.stdout is not None
+        said = [server.stdout.readline().split() for _ in range(2)]  # the process's id, and its memory, in any order
+        os.killpg(server.pid, signal.SIGKILL)
+    names = dict(entry.split(" /") for entry in (folder / RECORD).read_text().splitlines())
+    assert ["shared", names["shared_memory"]] in said
+    left = [MEMORY / names["shared_memory"], MEMORY / f"sem.{names['semaphore']}"]
+    until(lambda: not running_state(server.pid), "the end of the processes")
+    assert [each.exists() for each in left] == [True, True]
+    (folder / RECORD).write_text((folder / RECORD).read_text() + "shared_memory /../etc/passwd\nfolder /x\nnothing\n")
+    reclaim(tmp_path, "waver-")
+    assert [each.exists() for each in left] == [False, False]
+    assert not folder.exists()

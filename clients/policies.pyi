@@ -52,7 +52,7 @@ def inv_entropy(
     refusal: str = ...,
     details: bool = ...,
 ) -> dict[str, Any]:
-    """Report how uncertain an answer is, and say so, ask a larger model, look it up or refuse above a level."""
+    """Report how uncertain an answer is, and act on it."""
 
 def scr(
     *,
@@ -113,7 +113,7 @@ def c_ip(
     consider: int = ...,
     predict: bool = ...,
 ) -> dict[str, Any]:
-    """Ask back: find out which of a task's hypotheses holds with as few questions as the wanted coverage allows."""
+    """Ask back with as few questions as possible."""
 
 def entropy_judger(
     *,
@@ -132,7 +132,7 @@ def entropy_judger(
     features: bool = ...,
     answer: str | None = ...,
 ) -> dict[str, Any]:
-    """Draw several answers and give the best: by a vote, by a judge of their entropies, or by the least entropy."""
+    """Draw several answers and give the best."""
 
 def diffadapt(
     *,

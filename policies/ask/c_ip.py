@@ -69,7 +69,7 @@ class Candidate:
 
 
 class ConformalPursuit(Policy):
-    """Ask back: find out which of a task's hypotheses holds with as few questions as the wanted coverage allows."""
+    """Ask back with as few questions as possible."""
 
     stage: ClassVar[Stage] = "ask"
     paper: ClassVar[str] = "arXiv 2507.03279"

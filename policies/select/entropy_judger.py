@@ -61,7 +61,7 @@ class _Judged:
 
 
 class EntropyJudger(Policy):
-    """Draw several answers and give the best: by a vote, by a judge of their entropies, or by the least entropy."""
+    """Draw several answers and give the best."""
 
     stage: ClassVar[Stage] = "select"
     paper: ClassVar[str] = "arXiv 2602.04234"

@@ -57,7 +57,7 @@ class Measured:
 
 
 class InvEntropy(Policy):
-    """Report how uncertain an answer is, and say so, ask a larger model, look it up or refuse above a level."""
+    """Report how uncertain an answer is, and act on it."""
 
     stage: ClassVar[Stage] = "admit"
     paper: ClassVar[str] = "arXiv 2506.09684"

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 import typer
 from torch.profiler import ProfilerActivity, profile
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
+from trl import GRPOTrainer
 
 from waver.benchmarks import report
 from waver.benchmarks.answers import SMALL
@@ -33,11 +34,13 @@ from waver.resources import MODELS
 from waver.training.options import RlRun
 from waver.training.rl import make_recipe, names
 from waver.training.rl.adapters.forward import needs_logits
+from waver.training.rl.adapters.head import CHUNK
 from waver.training.rl.monitor import Monitor
-from waver.training.rl.run import make_trainer, questions
+from waver.training.rl.run import make_trainer, parts, questions
 
 PLAIN = "grpo"
 FUSED = "grpo, fused attention"
+TRL = "TRL's own trainer"
 VALUES: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "steer": ({}, {"estimator": "exact"}),
     "entropy_dynamics": ({}, {"rule": "vocabulary"}),
@@ -50,7 +53,7 @@ app = report.command()
 
 def cases(methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return recipes by what they are called: plain GRPO, and every method on it."""
-    found: dict[str, dict[str, Any]] = {PLAIN: {}, FUSED: {}}
+    found: dict[str, dict[str, Any]] = {PLAIN: {}, FUSED: {}, TRL: {}}
     for name in methods:
         for values in VALUES.get(name, ({},)):
             said = ", ".join([name, *(f"{key} {value}" for key, value in values.items())])
@@ -183,9 +186,13 @@ def measure(settings: Mapping[str, Any], wanted: Mapping[str, dict[str, Any]]) -
     with tempfile.TemporaryDirectory() as work:
         trainers: dict[str, Any] = {}
         for name, recipe in wanted.items():
-            made = make_recipe(**{"max_length": run.length, **recipe})
-            trainer = make_trainer(run, made, task, Path(work) / str(len(trainers)), resumed=False)
-            trainer.remove_callback(Monitor)
+            made, folder = make_recipe(**{"max_length": run.length, **recipe}), Path(work) / str(len(trainers))
+            if name == TRL:
+                trainer = GRPOTrainer(**parts(run, task, folder))
+                trainer.remove_callback(PrinterCallback)
+            else:
+                trainer = make_trainer(run, made, task, folder, resumed=False)
+                trainer.remove_callback(Monitor)
             if name == FUSED:
                 trainer.model.set_attn_implementation("sdpa")
             watches[name] = Timed(name, turns, updates, rounds, trainer)
@@ -228,14 +235,15 @@ def numbers(watches: Mapping[str, Timed], rounds: int) -> dict[str, Any]:
             "peak": watch.peak,
             "more": watch.peak - watches[PLAIN].peak,
         }
-    return {"rows": rows, "seconds": middle(list(whole)), "learning_seconds": middle(list(learning))}
+    price = middle(list(whole / timed(TRL)[0]))
+    return {"rows": rows, "price": price, "seconds": middle(list(whole)), "learning_seconds": middle(list(learning))}
 
 
 def page(found: Mapping[str, Any]) -> list[str]:
     s, rows = found["settings"], found["rows"]
     lines = [
         (
-            f"`{name}`" if name != FUSED else f"`{PLAIN}`, fused attention",
+            {FUSED: f"`{PLAIN}`, fused attention", TRL: TRL}.get(name, f"`{name}`"),
             _range(row["step"]),
             _range(row["learning"]),
             f"{row['peak'] / 2**20:.0f}",
@@ -250,15 +258,16 @@ def page(found: Mapping[str, Any]) -> list[str]:
         f"updates, one CPU thread, through `waver train rl`'s trainer. Methods take turns step by step; ratios of "
         f"CPU time are to plain `grpo` in the same round, over {s['rounds']} rounds: the median, and in brackets the "
         f"least and the greatest. A step of `grpo` took {found['seconds']['median']:.2f} s of CPU, "
-        f"{found['learning_seconds']['median']:.2f} s of it without the drawing of rows.",
+        f"{found['learning_seconds']['median']:.2f} s of it without the drawing of rows. The same GRPO takes "
+        f"{_range(found['price'])} times as long through our trainer as through TRL's own.",
         report.table(("method, on `grpo`", "step", "without the drawing", "memory, MiB", "more than `grpo`"), lines),
         "*Without the drawing*: rewards, the pass before the updates, hooks, updates. *Memory*: the most that tensors "
         "made in a step held at once (PyTorch's profiler, one step; the model and the optimizer's state are not in "
         "it). On a CPU `waver train rl` computes attention unfused for all, as a method that reads attention weights "
-        "has to; the row with fused attention says what that costs where it is not needed. Methods that read logits "
-        f"({', '.join(f'`{name}`' for name in found['reading_logits'])}) keep them whole, "
-        "where TRL's own head makes them in tiles and once more in the backward pass: with the 1,280 tokens of this "
-        "vocabulary that is cheaper in time and memory, with a hundred thousand it is dearer in memory.",
+        "has to; the row with fused attention says what that costs where it is not needed. Methods that measure logits "
+        f"({', '.join(f'`{name}`' for name in found['reading_logits'])}) have at most {CHUNK:,} of them at a time, and "
+        "make them again in the backward pass, as TRL's own head does; with the 1,280 tokens of this vocabulary a "
+        "micro-batch fits into one piece.",
     ]
 
 
@@ -290,7 +299,8 @@ def main(
     settings = dict(context.params)
     conditions = report.conditions("rl-cost", settings)
     planned = cases(wanted)
-    reading = [name for name, recipe in planned.items() if needs_logits(make_recipe(**recipe))]
+    made = {name: make_recipe(**recipe) for name, recipe in planned.items()}
+    reading = [n for n, recipe in made.items() if any(needs_logits(recipe, live=live) for live in (False, True))]
     found = conditions | {"reading_logits": reading} | numbers(measure(settings, planned), rounds)
     report.write(out, "rl_cost", found, page(found))
 

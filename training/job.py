@@ -31,6 +31,12 @@ def claim(folder: Path, run: Mapping[str, Any]) -> None:
     replace_file(folder / RECORD, lambda path: path.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8"))
 
 
+def is_first_process() -> bool:
+    """Tell whether this is the only process of a run, or the first of those that `torchrun` or `accelerate launch`
+    started: the one that writes files."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def release(folder: Path) -> None:
     """Let other runs have the folder."""
     (folder / RECORD).unlink(missing_ok=True)

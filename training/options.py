@@ -38,8 +38,20 @@ class RlRun:
         "arithmetic"
     )
     data: Annotated[str | None, Option("JSONL: in each line `question`, and `answer` or `testbench`.")] = None
-    reward: Annotated[str | None, Option("MODULE:FUNCTION, called as TRL calls a reward function.")] = None
-    correct: Annotated[float | None, Option("With --reward: the least reward of a right answer.")] = None
+    reward: Annotated[
+        tuple[str, ...],
+        Option("MODULE:FUNCTION, called as TRL calls a reward function, or a task's own by its name; repeatable."),
+    ] = ()
+    reward_weight: Annotated[
+        tuple[float, ...], Option("Weight of each --reward, in their order; repeatable.", shown="1 each")
+    ] = ()
+    correct: Annotated[
+        float | None, Option("With --reward: the least reward of a right answer, by the first of them.")
+    ] = None
+    tool: Annotated[
+        tuple[str, ...],
+        Option("`calculator`, or MODULE:FUNCTION, that the model may call before it answers; repeatable."),
+    ] = ()
     chain: Annotated[tuple[int, int], Option("Shortest and longest sums, in operations.", least=1)] = (4, 8)
     steps: Annotated[int, Option("Generations.", least=1)] = 100
     prompts: Annotated[int, Option("Questions a step.", least=1)] = 16
@@ -48,13 +60,34 @@ class RlRun:
     micro_batches: Annotated[int, Option("Passes an update; more take less memory.", least=1)] = 1
     length: Annotated[int, Option("The longest answer, in tokens.", least=1)] = 128
     temperature: Annotated[float, Option("Sampling temperature.", least=0.01)] = 1.0
+    refill: Annotated[
+        int, Option("Under dynamic_sampling: tries a step to replace groups that are left out.", least=0)
+    ] = 0
     learning_rate: Annotated[
         float | None,
         Option("Learning rate of AdamW, constant.", least=0.0, shown="1e-4 for a bundled model, else 1e-6"),
     ] = None
+    schedule: Annotated[
+        str, Option("Of the learning rate: `constant`, `linear`, `cosine`, or another of transformers.")
+    ] = "constant"
+    warmup: Annotated[float, Option("Share of the updates over which it rises.", least=0.0, most=1.0)] = 0.0
+    weights: Annotated[str, Option("`float32`, or `bfloat16` for half the memory.")] = "float32"
+    gradient_checkpointing: Annotated[bool, Option("Compute activations twice instead of keeping them.")] = False
+    peft: Annotated[
+        str | None, Option("`lora`: train adapters only. They end in OUT/adapter, and merged in OUT/model.")
+    ] = None
+    lora_rank: Annotated[int, Option("Rank of the adapters.", least=1)] = 16
+    lora_alpha: Annotated[int, Option("Their scale, times the rank.", least=1)] = 32
+    lora_dropout: Annotated[float, Option("Dropout before them.", least=0.0, most=0.99)] = 0.0
+    lora_target: Annotated[
+        tuple[str, ...], Option("A layer that gets one; repeatable.", shown="all linear layers but the head")
+    ] = ()
     held_out: Annotated[int, Option("Questions to judge by; 0 for none.", least=0)] = 128
     every: Annotated[int, Option("Steps between checkpoints, and between judgements.", least=1)] = 20
     keep: Annotated[int, Option("Checkpoints to keep, the last ones.", least=1)] = 2
+    report_to: Annotated[str, Option("`tensorboard`, `wandb` or `none`; metrics.jsonl is always written.")] = (
+        "tensorboard"
+    )
     vllm: Annotated[bool, Option("Draw the rows with vLLM, in this process.")] = False
     seed: Annotated[int, Option("Seed of questions and draws.")] = 1
 

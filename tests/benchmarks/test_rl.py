@@ -74,9 +74,10 @@ def test_a_frontier_moves_where_a_point_lies_above_the_line() -> None:
 def test_cost(tmp_path: Path) -> None:
     options = ("--methods", "hapo", "--rounds", 1, "--prompts", 1, "--group", 4, "--length", 16)
     found = run(rl_cost, tmp_path, *options)
-    assert list(found["rows"]) == ["grpo", "grpo, fused attention", "hapo"]
+    assert list(found["rows"]) == ["grpo", "grpo, fused attention", "TRL's own trainer", "hapo"]
     assert found["rows"]["grpo"]["step"] == {"median": 1.0, "lowest": 1.0, "highest": 1.0, "runs": 1}
     assert all(row["peak"] > 1e5 and row["learning"]["median"] > 0 for row in found["rows"].values())
+    assert 0.5 < found["price"]["median"] < 2
     assert found["seconds"]["median"] > found["learning_seconds"]["median"] > 0
 
 

@@ -98,6 +98,8 @@ class Batch(Rollouts):
     else sees them, neither a denominator nor what chooses tokens by their advantage."""
     totals: Mapping[str, float] = field(default_factory=dict)
     """Sums over the optimizer batch that these rows are a part of (see `counted`); empty if they are all of it."""
+    begun: bool = False
+    """Whether `Recipe.begin_update` has seen the optimizer batch that these rows are a part of."""
 
     @classmethod
     def of(

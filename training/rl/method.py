@@ -56,8 +56,13 @@ class Draw:
 class Method:
     """A paper as hooks on the base. All are optional; the order below is the order in which they run.
 
-    The first eight run once a step, over all its rows, without gradient; the last three run in every forward pass of an
-    update, over a micro-batch. `rollout_filter` sees `Rollouts`, the others a `Batch`.
+    The first eight run once a step, over all its rows (of all processes), without gradient; `update_controller` runs
+    once an update, over all of its rows, without gradient; the last three run in every forward pass of an update, over
+    a micro-batch. `rollout_filter` sees `Rollouts`, the others a `Batch`.
+
+    From `reward` on, the hooks see the rows that filters have left, dynamic sampling among them, and under
+    `mask_truncated` rows that were cut have an empty mask from `advantage` on: an entropy that a controller takes of
+    them is not that of all rows as drawn. A method says which it means.
     """
 
     name: str
@@ -83,6 +88,10 @@ class Method:
     """6. `[B, T]` at least 0, multiplied into `batch.weight`; may be divided by (`denominator: selected`)."""
     report: Callable[[Batch], Mapping[str, float]] | None = None
     """Metrics of the step to log."""
+    update_controller: Callable[[Batch, Settings], Mapping[str, torch.Tensor]] | None = None
+    """What the last hooks must know of the whole optimizer batch under the policy as it is now, such as a quantile or
+    the tokens that it chooses: `[B]` or `[B, T]` tensors to put into `measures`. Costs a forward pass of its own where
+    an update has several micro-batches or processes, and the policy has moved."""
     live_weight: Callable[[Batch], torch.Tensor] | None = None
     """6, for weights that follow the policy through a step's updates; never part of a denominator."""
     policy_loss: Callable[[Batch, Settings], torch.Tensor] | None = None

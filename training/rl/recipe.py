@@ -1,6 +1,7 @@
 """Compose a recipe of a base and methods, as the few steps that a trainer calls in order.
 
-    plan -> (draw, score) -> keep -> (pass without gradient) -> advantages -> control -> for each update: loss
+    plan -> (draw, score, pass without gradient) -> drawn -> keep -> advantages -> control
+    for each update: begin_update, over all its rows -> for each micro-batch: loss
 
 Hook 8, `aggregate`, is chosen by the settings `aggregation` and `denominator`.
 """
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -86,6 +87,30 @@ class Recipe:
         """Tell whether a measure of that name is to be computed in the updates (`live`) or in the pass before them."""
         return any(m.name == name and (m.live if live else m.old) for m in self.measures)
 
+    def wanted(self, source: Literal["logits", "attention"], *, live: bool) -> tuple[Measure, ...]:
+        """Return the measures of a source that are to be computed in the updates (`live`) or in the pass before
+        them."""
+        return tuple(m for m in self.measures if m.source == source and (m.live if live else m.old))
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Return whether nothing before the updates reads what the policy says of the rows, and all rows are updated
+        on."""
+        s = self.settings
+        in_reward = s.kl > 0 and s.kl_in == "reward"
+        return not (self.methods or s.dynamic_sampling or s.mask_truncated or in_reward)
+
+    @cached_property
+    def update_metrics(self) -> tuple[str, ...]:
+        """Return the names of the metrics that `loss` gives."""
+        kl = ("kl",) if self.needs_reference else ()
+        return ("ratio", "clip_fraction", "kept", "updated", "weight", "approx_kl", *kl)
+
+    @cached_property
+    def looks_ahead(self) -> tuple[str, ...]:
+        """Return the methods that read all rows of an update before its first micro-batch, by name."""
+        return tuple(method.name for method, _ in self._hooks("update_controller"))
+
     def measured(self, logits: torch.Tensor, *, live: bool) -> dict[str, torch.Tensor]:
         """Return the measures of `[..., vocab]` logits that this recipe wants, each `[...]`; attention is not among
         them.
@@ -95,8 +120,16 @@ class Recipe:
             live: in an update, with gradient; else in the pass before the updates, without.
         """
         with torch.set_grad_enabled(live and torch.is_grad_enabled()):
-            wanted = [m for m in self.measures if m.source == "logits" and (m.live if live else m.old)]
-            return {m.name: m.of(at_least_float32(logits)) for m in wanted}
+            return {m.name: m.of(at_least_float32(logits)) for m in self.wanted("logits", live=live)}
+
+    def drawn(self, batch: Batch) -> dict[str, float]:
+        """Return what to log of the rows as they were drawn: of the main draw, before any are filtered or masked.
+
+        `reward` and `accuracy` are those of the rows that were scored; `length` counts all tokens that the policy
+        wrote, of rows that were cut too; `entropy` is a mean over tokens, in nats.
+        """
+        main = batch.select(batch.draw == 0)
+        return _figures(main, main.select(~main.reward.isnan()))
 
     def plan(self) -> tuple[Draw, ...]:
         """Run hook 1: how the rows of the next step are drawn; the main draw first."""
@@ -141,18 +174,8 @@ class Recipe:
         return replace(batch, advantage=_by_token(found, batch))
 
     @torch.no_grad()
-    def control(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
-        """Run hooks 4 to 6, and return what to log of the step. Call it once a step: controllers move their state.
-
-        An optimizer batch of the result whose `totals["selected"]` is 0 has nothing to learn from: skip its update.
-        """
-        main = batch.select(batch.draw == 0)
-        tokens = batch.mask.sum().clamp(min=1)
-        metrics = {"reward": float(main.reward.mean()), "length": float(main.lengths.mean())}
-        if is_known(main.correct):
-            metrics["accuracy"] = float(main.correct.to(main.reward.dtype).mean())
-        if is_known(main.entropy):
-            metrics["entropy"] = float((main.entropy * main.mask).sum() / main.mask.sum().clamp(min=1))
+    def shaped(self, batch: Batch) -> Batch:
+        """Run hooks 4 to 6 alone: the batch with its final advantages and weights. `control` calls it."""
         for _, hook in self._hooks("step_controller"):
             batch = hook(batch)
         for _, hook in self._hooks("advantage_transform"):
@@ -160,20 +183,61 @@ class Recipe:
         for _, hook in self._hooks("token_weight"):
             weight = hook(batch).to(batch.weight.dtype).masked_fill(batch.mask == 0, 0.0)
             batch = replace(batch, weight=batch.weight * weight)
+        return batch
+
+    @torch.no_grad()
+    def control(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
+        """Run hooks 4 to 6, and return what to log of the step. Call it once a step: controllers move their state.
+
+        Figures under `kept/` are those of the rows of the main draw that are left after filters and masks, with the
+        reward as the settings and methods shaped it; `drawn` has those of all rows.
+
+        An optimizer batch of the result whose `totals["selected"]` is 0 has nothing to learn from: skip its update.
+        """
+        main = batch.select((batch.draw == 0) & (batch.lengths > 0))
+        tokens = batch.mask.sum().clamp(min=1)
+        metrics = {f"kept/{name}": value for name, value in _figures(main, main).items()}
+        batch = self.shaped(batch)
         metrics["selected"] = float((batch.mask * batch.weight).sum() / tokens)
         for method, hook in self._hooks("report"):
             metrics |= {f"{method.name}/{name}": value for name, value in hook(batch).items()}
         return batch, metrics
 
+    def live_at_first(self, batch: Batch) -> dict[str, torch.Tensor] | None:
+        """Return the `live` measures of the first update on these rows, of the policy that has not moved, if its pass
+        before the updates has made them all."""
+        known = {**batch.measures}
+        known |= {m.name: batch.entropy for m in self.measures if m.name not in known and m.of is shannon_entropy}
+        live = [m.name for m in self.measures if m.live]
+        return {name: known[name] for name in live} if known.keys() >= set(live) else None
+
+    @torch.no_grad()
+    def begin_update(self, batch: Batch) -> Batch:
+        """Run hook `update_controller` over all rows of an optimizer batch, and count them.
+
+        With a recipe that `looks_ahead`, `logprob` and `live` must be those of the policy as it is now, over all rows;
+        then micro-batches of the result choose by the whole, whatever their number.
+        """
+        seen = without_padding(batch)
+        for _, hook in self._hooks("update_controller"):
+            batch = replace(batch, measures={**batch.measures, **hook(seen, self.settings)})
+        return replace(batch, begun=True).counted()
+
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
         """Run hooks 6 to 9 over one micro-batch with its `logprob` and `live`: the scalar to differentiate, and
         metrics.
 
-        Micro-batches of an optimizer batch (`batch.counted().split(n)`) add up: so do their gradients and metrics.
+        Micro-batches of an optimizer batch (`begin_update(batch).split(n)`) add up: so do their gradients and metrics.
+        Rows without `totals` are taken for a whole optimizer batch.
+
+        Raises:
+            ValueError: a part of an optimizer batch, which a method has to see as a whole and has not.
         """
         s = self.settings
         if not batch.totals:
-            batch = batch.counted()
+            batch = self.begin_update(batch)
+        elif self.looks_ahead and not batch.begun:
+            raise ValueError(f"{' and '.join(self.looks_ahead)} must see the whole optimizer batch: call begin_update")
         batch = without_padding(batch)
         weight = batch.weight
         for _, hook in self._hooks("live_weight"):
@@ -248,6 +312,21 @@ class Recipe:
         for method in self.methods:
             if (hook := getattr(method, name)) is not None:
                 yield method, hook
+
+
+def _figures(rows: Batch, scored: Batch) -> dict[str, float]:
+    """Return mean reward and accuracy of the rows that are scored, length and entropy of all, as far as they are
+    known."""
+    if not len(rows):
+        return {}
+    found = {"length": float(rows.lengths.mean())}
+    if len(scored):
+        found["reward"] = float(scored.reward.mean())
+        if is_known(scored.correct):
+            found["accuracy"] = float(scored.correct.to(scored.reward.dtype).mean())
+    if is_known(rows.entropy):
+        found["entropy"] = float((rows.entropy * rows.mask).sum() / rows.mask.sum().clamp(min=1))
+    return found
 
 
 def _by_token(advantage: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,21 +18,21 @@ import torch
 import yaml
 from datasets import Dataset
 from rich.console import Console
-from transformers import AutoModelForCausalLM, PrinterCallback
+from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
-from trl import GRPOConfig
 
 from waver.engines.tokens import TokenText
 from waver.extras import how_to_install_vllm
-from waver.resources import MODELS
 from waver.training import job
 from waver.training.options import RlRun
+from waver.training.rl.adapters.trl_arguments import check_refill
+from waver.training.rl.adapters.trl_correct import Correct
 from waver.training.rl.adapters.trl_trainer import RecipeTrainer
 from waver.training.rl.monitor import Monitor, plot
 from waver.training.rl.recipe import Recipe
 from waver.training.rl.registry import make_recipe
+from waver.training.rl.run_arguments import adapters, check_options, learning_rate, load_model, make_arguments
 from waver.training.tasks.rewards import (
-    Reward,
     Verifiable,
     arithmetic,
     custom,
@@ -40,12 +40,12 @@ from waver.training.tasks.rewards import (
     passes_testbench,
     same_number,
 )
+from waver.training.tasks.tools import TOOLS
 from waver.training.tasks.verilog import need_simulator
+from waver.training.tasks.vote import majority
 
-JUDGES: dict[str, Reward] = {"gsm8k": same_number, "verilog": passes_testbench}
+JUDGES: dict[str, Callable[..., Any]] = {"gsm8k": same_number, "verilog": passes_testbench, "majority": majority}
 """Tasks whose questions come from a file, and who judges the answers."""
-
-BUNDLED_RATE, PRETRAINED_RATE = 1e-4, 1e-6
 
 console = Console()
 
@@ -104,12 +104,14 @@ def questions(run: RlRun) -> Verifiable:
         raise ValueError(f"there is no task {run.task!r}; there are arithmetic, {', '.join(JUDGES)}, custom")
     if run.data is None:
         raise ValueError(f"the task {run.task} needs --data, a JSONL file with a `question` in each line")
-    if run.task == "custom" and run.reward is None:
+    if run.task == "custom" and not run.reward:
         raise ValueError("the task custom needs --reward module:function")
-    if run.task == "verilog" and run.reward is None:
+    names = run.reward or (run.task,)
+    if "verilog" in names:
         need_simulator()
-    reward = JUDGES[run.task] if run.reward is None else custom(run.reward)
-    return from_file(Path(run.data), rows, run.held_out, run.seed, reward, run.correct)
+    reward, *also = [JUDGES[name] if name in JUDGES else custom(name) for name in names]
+    task = from_file(Path(run.data), rows, run.held_out, run.seed, reward, run.correct)
+    return replace(task, also=tuple(also))
 
 
 def train(run: RlRun, out: Path, threads: int = 1) -> Path:
@@ -119,41 +121,32 @@ def train(run: RlRun, out: Path, threads: int = 1) -> Path:
         ValueError: what is asked for cannot be done (`RecipeError` is one), or `out` holds another run.
         SimulatorMissing: the task is Verilog, and Icarus is not there.
     """
-    rows = run.prompts * run.group
-    if rows % (run.updates * run.micro_batches):
-        raise ValueError(
-            f"{rows} rows a step ({run.prompts} prompts of {run.group}) cannot be cut into {run.updates} updates of "
-            f"{run.micro_batches} micro-batches"
-        )
+    check_options(run)
     run = replace(run, learning_rate=learning_rate(run))
     recipe = make_recipe(**{"max_length": run.length, **run.recipe})
     if run.vllm:
         check_vllm(recipe)
+    check_refill(recipe, run.refill, ())
     task = questions(run)
     if task.correct is None and (readers := recipe.readers("correct")):
         raise ValueError(
             f"{' and '.join(readers)} must know which answers are right, and a reward of your own does not say it: "
             "give --correct, the least reward of a right answer"
         )
-    job.claim(out, asdict(run))
+    first = job.is_first_process()
+    if first:
+        job.claim(out, asdict(run))
     torch.set_num_threads(threads)
     checkpoint = get_last_checkpoint(str(out))
     trainer = make_trainer(run, recipe, task, out, resumed=checkpoint is not None)
     if checkpoint is not None:
         console.print(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(str(out / "model"))
-    plot(out / "metrics.jsonl", out / "curves.png")
-    console.print(f"The model is in {out / 'model'}, its curves in {out / 'curves.png'}.")
+    save(trainer, out)
+    if first:
+        plot(out / "metrics.jsonl", out / "curves.png")
+        console.print(f"The model is in {out / 'model'}, its curves in {out / 'curves.png'}.")
     return out / "model"
-
-
-def learning_rate(run: RlRun) -> float:
-    """Return the learning rate of a run. Where none is given: 1e-4 for a bundled model, which is small and made from
-    scratch, and 1e-6, the default of TRL and verl, for any other."""
-    if run.learning_rate is not None:
-        return run.learning_rate
-    return BUNDLED_RATE if MODELS.resolve() in Path(run.model).resolve().parents else PRETRAINED_RATE
 
 
 def check_vllm(recipe: Recipe) -> None:
@@ -180,61 +173,53 @@ def _compute_with_what_is_handed_over() -> None:
     utils.dispatch_cpu_unquantized_gemm = plainly
 
 
-def make_trainer(run: RlRun, recipe: Recipe, task: Verifiable, out: Path, *, resumed: bool) -> RecipeTrainer:
-    """Return the trainer of a run, not yet started. `resumed`: a checkpoint is there to go on from."""
+def parts(run: RlRun, task: Verifiable, out: Path, *, eager: bool = False, resumed: bool = False) -> dict[str, Any]:
+    """Return the arguments of any of TRL's trainers of this kind: model, rewards, arguments, questions, adapters.
+
+    Args:
+        eager: whether attention weights have to be seen. resumed: a checkpoint is there to go on from.
+    """
     if run.vllm:  # TRL hands the weights over in this process, where the engine has to be then
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         _compute_with_what_is_handed_over()
-    seeing = any(measure.source == "attention" for measure in recipe.measures)
-    options = {"attn_implementation": "eager"} if seeing or not torch.cuda.is_available() else {}
-    model = AutoModelForCausalLM.from_pretrained(run.model, dtype=torch.float32, **options)
     tokenizer = TokenText.load(run.model, padding_side="left").tokenizer
-    size = run.prompts * run.group // (run.updates * run.micro_batches)
-    args = GRPOConfig(
-        output_dir=str(out),
-        use_cpu=not torch.cuda.is_available(),
-        bf16=torch.cuda.is_available(),
-        gradient_checkpointing=False,
-        per_device_train_batch_size=size,
-        per_device_eval_batch_size=64,
-        gradient_accumulation_steps=run.micro_batches,
-        steps_per_generation=run.updates * run.micro_batches,
-        num_generations=run.group,
-        num_generations_eval=1,
-        max_completion_length=run.length,
-        temperature=run.temperature,
-        learning_rate=learning_rate(run),
-        lr_scheduler_type="constant",
-        max_steps=run.steps * run.updates,
-        seed=run.seed,
-        shuffle_dataset=False,
-        logging_steps=1,
-        eval_strategy="steps" if run.held_out else "no",
-        eval_steps=run.every * run.updates,
-        eval_on_start=bool(run.held_out) and not resumed,
-        save_strategy="steps",
-        save_steps=run.every * run.updates,
-        save_total_limit=run.keep,
-        use_vllm=run.vllm,
-        vllm_mode="colocate",
-        report_to="tensorboard",
-        disable_tqdm=True,
-    )
     train, held_out = (Dataset.from_list([_asked(row, tokenizer) for row in r]) for r in (task.train, task.held_out))
+    return {
+        "model": load_model(run, eager=eager),
+        "reward_funcs": [task.reward, *task.also],
+        "args": make_arguments(run, out, resumed=resumed),
+        "train_dataset": train,
+        "eval_dataset": held_out if run.held_out else None,
+        "processing_class": tokenizer,
+        "peft_config": adapters(run),
+        "tools": [TOOLS[name] if name in TOOLS else custom(name) for name in run.tool] or None,
+    }
+
+
+def make_trainer(run: RlRun, recipe: Recipe, task: Verifiable, out: Path, *, resumed: bool) -> RecipeTrainer:
+    """Return the trainer of a run, not yet started. `resumed`: a checkpoint is there to go on from."""
+    seeing = any(measure.source == "attention" for measure in recipe.measures)
     trainer = RecipeTrainer(
-        model,
-        task.reward,
-        args,
-        train,
+        **parts(run, task, out, eager=seeing, resumed=resumed),
         recipe=recipe,
-        correct=task.correct,
-        eval_dataset=held_out if run.held_out else None,
-        processing_class=tokenizer,
-        callbacks=[Monitor(out / "metrics.jsonl", run.updates, console)],
+        refill=run.refill,
+        correct=None if task.correct is None else Correct(task.correct, task.reward.__name__),
+        callbacks=[Monitor(out / "metrics.jsonl", run.updates, console)] if job.is_first_process() else [],
     )
     trainer.remove_callback(PrinterCallback)  # our bar and our file take its place
     return trainer
+
+
+def save(trainer: RecipeTrainer, out: Path) -> None:
+    """Write the trained model to `model/`, and adapters by themselves to `adapter/`."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not hasattr(model, "merge_and_unload"):
+        trainer.save_model(str(out / "model"))
+    elif job.is_first_process():
+        model.save_pretrained(out / "adapter")
+        model.merge_and_unload().save_pretrained(out / "model")
+        trainer.processing_class.save_pretrained(out / "model")
 
 
 def _asked(row: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:

@@ -74,15 +74,19 @@ def train(
     for step in range(1, steps + 1):
         rollouts = roll_out(policy, recipe.plan(), task, group_size, generator, reward)
         rollouts = replace(rollouts, step=step, total_steps=steps)
-        rollouts = rollouts.select(recipe.keep(rollouts))
-        metrics: dict[str, float] = {"tokens_updated": 0.0}
+        batch = old_policy_pass(policy, recipe, rollouts, reference)
+        metrics: dict[str, float] = {"tokens_updated": 0.0, **recipe.drawn(batch)}
         log.append(metrics)
-        if not len(rollouts):
+        batch = batch.select(recipe.keep(batch))
+        if not len(batch):
             continue
-        batch, of_step = recipe.control(recipe.advantages(old_policy_pass(policy, recipe, rollouts, reference)))
+        batch, of_step = recipe.control(recipe.advantages(batch))
         metrics |= of_step
         for mini in batch.split(minibatches, generator):
-            mini = mini.counted()
+            if recipe.looks_ahead:
+                with torch.no_grad():
+                    mini = forward(policy, recipe, mini)
+            mini = recipe.begin_update(mini)
             if not mini.totals["selected"]:
                 continue
             optimize.zero_grad()

@@ -27,12 +27,14 @@ class Verifiable:
 
     `train` and `held_out` are rows with `question` and the columns that the reward function takes by name, beside
     `prompts` and `completions`. `correct` is the least reward of a right answer; None if the reward does not say.
+    `also` are further reward functions, which do not say what is right.
     """
 
     train: list[dict[str, Any]]
     held_out: list[dict[str, Any]]
     reward: Reward
     correct: float | None = None
+    also: tuple[Reward, ...] = ()
 
 
 def text(completion: Any) -> str:
@@ -172,7 +174,7 @@ def _again(items: Sequence[dict[str, Any]], rows: int, seed: int) -> list[dict[s
 
 
 def custom(name: str) -> Reward:
-    """Return the function `module:function`, looked for in the working directory too.
+    """Return the function `module:function`, a reward or a tool, looked for in the working directory too.
 
     Raises:
         ValueError: there is none.
@@ -183,5 +185,5 @@ def custom(name: str) -> Reward:
     try:
         found = getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"no reward function {name!r}; it is named module:function ({error})") from None
+        raise ValueError(f"no function {name!r}; it is named module:function ({error})") from None
     return found

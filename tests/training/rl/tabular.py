@@ -30,12 +30,14 @@ class Table:
         return float(shannon_entropy(self.theta).mean())
 
     def train(self, recipe: Recipe, *, steps: int, group: int, updates: int, rate: float) -> Iterator[int]:
-        """The number of each step, after it: groups of equal reward are left out, updates see all rows."""
+        """The number of each step, after it: rows are those of the recipe's main draw, groups of equal reward are left
+        out, updates see all rows."""
         prompts, positions, _ = self.theta.shape
         where = torch.arange(prompts).repeat_interleave(group)
         for step in range(1, steps + 1):
-            logprob = self.theta.log_softmax(-1)
-            draws = torch.multinomial(logprob.exp().flatten(0, 1), group, True, generator=self.generator)
+            rule, logits = recipe.plan()[0].logits, self.theta.flatten(0, 1)
+            shares = (logits if rule is None else rule(logits)).softmax(-1)
+            draws = torch.multinomial(shares, group, True, generator=self.generator)
             tokens = draws.view(prompts, positions, group).transpose(1, 2)
             reward = self.score(tokens, self.generator)
             mixed = (reward != reward[:, :1]).any(1).repeat_interleave(group)
@@ -52,8 +54,9 @@ class Table:
             batch, _ = recipe.control(recipe.advantages(batch))
             for _ in range(updates):
                 theta = self.theta.detach().requires_grad_()
-                live = Batch(**vars(batch) | {"logprob": self.chosen(theta[cells], tokens)})
-                loss, _ = recipe.loss(live)
+                seen = theta[cells]
+                now = {"logprob": self.chosen(seen, tokens), "live": recipe.measured(seen, live=True)}
+                loss, _ = recipe.loss(Batch(**vars(batch) | now))
                 loss.backward()
                 self.theta = (theta - rate * theta.grad).detach()
             yield step

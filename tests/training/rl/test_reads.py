@@ -18,7 +18,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ares": [{"beta": 0.0}, {"form": "paper"}],
     "attention_entropy": [{"subset": subset} for subset in ("random", "anchors", "explorers", "entropy")],
     "entrocraft": [{"mode": "released", "low": 5.0, "high": 6.0}],
-    "hapo": [{"per_microbatch": True}],
+    "hapo": [{"per_update": True}],
     "spine": [{"trained": 2}],
     "steer": [{"scope": "step"}],
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 pytest.importorskip("trl")
@@ -110,6 +111,12 @@ def test_settings_that_cannot_be_are_refused(given: str, reason: str) -> None:
         (("--task", "riddles"), "no task 'riddles'"),
         (("--updates", "3"), "cannot be cut into 3 updates"),
         (("--correct", "0.5"), "--correct is for a reward of your own"),
+        (("--peft", "qlora"), "--peft is lora, not 'qlora'"),
+        (("--schedule", "steep"), "--schedule is linear, cosine"),
+        (("--report-to", "paper"), "--report-to is tensorboard, wandb, none"),
+        (("--weights", "int8"), "--weights is float32, bfloat16"),
+        (("--reward-weight", "2"), "there are 0 --reward and 1 --reward-weight"),
+        (("--refill", "2"), "refill draws groups anew that dynamic_sampling leaves out"),
         (("--vllm", "--method", "hapo"), "vLLM"),
     ],
 )
@@ -131,9 +138,34 @@ def test_a_reward_of_ones_own_says_what_is_right(tmp_path: Path) -> None:
     assert "dynamic_sampling must know which answers are right" in result.output
     assert not (tmp_path / "run").exists()
     assert questions(RlRun(task="gsm8k", data=str(data), held_out=1)).correct == 1
-    given = RlRun(task="custom", data=str(data), reward=own[-1], held_out=1, correct=0.5)
+    given = RlRun(task="custom", data=str(data), reward=(str(own[-1]),), held_out=1, correct=0.5)
     assert questions(given).correct == 0.5
     assert questions(RlRun()).correct == 1
+
+
+def test_adapters_are_trained_and_merged(tmp_path: Path) -> None:
+    """With what people set besides: a schedule, bfloat16, checkpointed activations, two rewards and no reports."""
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(f'{{"question": "{a} + 25 - 8", "answer": "{a + 17}"}}\n' for a in range(20, 29)))
+    out = tmp_path / "run"
+    rewards = ("--reward", "majority", "--reward", "gsm8k", "--reward-weight", "0.5", "--reward-weight", "2")
+    lora = ("--peft", "lora", "--lora-rank", "2", "--lora-target", "q_proj", "--learning-rate", "0.01")
+    plain = ("--weights", "bfloat16", "--gradient-checkpointing", "--schedule", "linear", "--warmup", "0.5")
+    run = ("--steps", "1", "--prompts", "2", "--group", "4", "--held-out", "2", "--length", "32", "--report-to", "none")
+    waver("--out", out, "--task", "gsm8k", "--data", data, *rewards, *lora, *plain, *run)
+    merged, before = (load_file(folder / "model.safetensors") for folder in (out / "model", ROOT / "models" / "small"))
+    changed = {name for name in before if not torch.equal(merged[name].float(), before[name].bfloat16().float())}
+    assert changed
+    assert all("q_proj" in name for name in changed)
+    assert (out / "adapter" / "adapter_config.json").exists()
+    assert (out / "model" / "tokenizer.json").exists()
+    assert not (out / "runs").exists()
+    lines = read_lines(out / "metrics.jsonl")
+    (line,) = (line for line in lines if "rewards/majority/mean" in line)
+    assert line["reward"] == pytest.approx(
+        0.5 * line["rewards/majority/mean"] + 2 * line["rewards/same_number/mean"], abs=1e-6
+    )
+    assert {line["learning_rate"] for line in lines if "learning_rate" in line} == {0.0, 0.01}
 
 
 def test_training_sums_are_not_those_held_out() -> None:

@@ -71,7 +71,7 @@ def test_a_reward_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     data = lines(tmp_path / "d.jsonl", [{"question": "hello", "limit": limit} for limit in (0, 1000)])
     options = ("--task", "custom", "--data", data, *STEP, "--steps", 1, "--held-out", 0)
     assert rewards(trained(tmp_path / "run", *options, "--reward", "lab_reward:brief")) == [0.5]
-    assert "no reward function 'lab_reward:long'" in refused("--out", "r", *options, "--reward", "lab_reward:long")
+    assert "no function 'lab_reward:long'" in refused("--out", "r", *options, "--reward", "lab_reward:long")
     assert "needs --reward" in refused("--out", "r", *options)
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from waver.entropy import shannon_entropy
+from waver.training.rl.adapters.head import Look
 from waver.training.rl.composition import RecipeError
 from waver.training.rl.method import Measure
 from waver.training.rl.recipe import Recipe
+
+Rows = Mapping[str, torch.Tensor]
+"""TRL's rows: prompts `[B, prompt]`, padded on the left, and completions `[B, T]`, on the right: ids and masks."""
+
+SAID = "said/"
+"""Columns of rows that hold a pass over them begin so."""
 
 
 @dataclass(frozen=True)
@@ -21,20 +30,62 @@ class ForwardPass:
     entropy: torch.Tensor
     measures: dict[str, torch.Tensor] = field(default_factory=dict)
 
+    def as_rows(self) -> dict[str, torch.Tensor]:
+        """Return the same as columns of rows, for `of_rows`."""
+        measures = {f"{SAID}measures/{name}": x for name, x in self.measures.items()}
+        return {f"{SAID}logprob": self.logprob, f"{SAID}entropy": self.entropy, **measures}
 
-def needs_logits(recipe: Recipe) -> bool:
-    """Tell whether log-probabilities and entropies are not enough for its measures."""
-    return any(not _is_entropy(measure) for measure in recipe.measures)
+    @classmethod
+    def of_rows(cls, rows: Rows) -> ForwardPass:
+        """Return the pass whose columns these rows have."""
+        prefix = f"{SAID}measures/"
+        measures = {name.removeprefix(prefix): x for name, x in rows.items() if name.startswith(prefix)}
+        return cls(rows[f"{SAID}logprob"], rows[f"{SAID}entropy"], measures)
+
+    @classmethod
+    def below_each_other(cls, parts: list[ForwardPass]) -> ForwardPass:
+        """Return passes over some rows each as one over all of them."""
+        measures = {name: torch.cat([part.measures[name] for part in parts]) for name in parts[0].measures}
+        return cls(torch.cat([part.logprob for part in parts]), torch.cat([part.entropy for part in parts]), measures)
+
+
+def needs_logits(recipe: Recipe, *, live: bool) -> bool:
+    """Tell whether log-probabilities and entropies are not enough for its measures of that phase."""
+    return any(not _is_entropy(measure) for measure in recipe.wanted("logits", live=live))
 
 
 def _is_entropy(measure: Measure) -> bool:
-    return measure.source == "logits" and measure.of is shannon_entropy
+    return measure.of is shannon_entropy
 
 
 def from_entropy(recipe: Recipe, logprob: torch.Tensor, entropy: torch.Tensor, *, live: bool) -> ForwardPass:
-    """Make the pass of a recipe that needs no logits: its measures are entropies, which trainers compute anyway."""
-    wanted = {m.name: entropy for m in recipe.measures if (m.live if live else m.old)}
-    return ForwardPass(logprob, entropy, wanted)
+    """Make the pass of a phase that needs no logits: what it measures of them are entropies, which trainers compute
+    anyway."""
+    return ForwardPass(logprob, entropy, {m.name: entropy for m in recipe.wanted("logits", live=live)})
+
+
+def from_head(model: Any, rows: Rows, recipe: Recipe, *, temperature: float = 1.0, live: bool) -> ForwardPass:
+    """Run the pass of a phase that measures logits, through the head of `add_measuring_head`, a few tokens at a time.
+
+    Args:
+        live: in an update, with gradient; else without.
+    """
+
+    def measure(logits: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = recipe.measured(logits, live=live)
+        # Keep the name apart: a measure of that name may be wanted in one phase and not in the other.
+        entropy = found["entropy"] if live and "entropy" in found else shannon_entropy(logits.detach())
+        return {"_entropy": entropy, **found}
+
+    look = Look(rows["completion_ids"], rows["completion_mask"], measure, temperature)
+    with torch.set_grad_enabled(live and torch.is_grad_enabled()):
+        said = model(
+            input_ids=torch.cat([rows["prompt_ids"], rows["completion_ids"]], 1),
+            attention_mask=torch.cat([rows["prompt_mask"], rows["completion_mask"]], 1),
+            look=look,
+        )
+    names = said.keys() - {"logprob", "_entropy"}
+    return ForwardPass(said["logprob"], said["_entropy"], {name: said[name] for name in names})
 
 
 def check_attention(model: Any, recipe: Recipe) -> None:
@@ -54,52 +105,50 @@ def check_attention(model: Any, recipe: Recipe) -> None:
         layers = model.config.get_text_config().num_hidden_layers
         if measure.layer is not None and not -layers <= measure.layer < layers:
             raise RecipeError(f"{measure.name} is measured on layer {measure.layer}; the model has {layers} layers")
+        attention_of(model, measure.layer)
 
 
-def forward(
-    model: Any,
-    ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    width: int,
-    recipe: Recipe,
-    *,
-    temperature: float = 1.0,
-    live: bool,
-) -> ForwardPass:
-    """Run one forward pass that keeps the logits of the last `width` tokens.
+def attention_of(model: Any, layer: int | None) -> torch.nn.Module:
+    """Return the attention module of a layer of a causal language model of transformers, the middle one for None.
 
-    Args:
-        ids, attention_mask: `[B, prompt + T]`, prompts padded on the left and responses on the right.
-        width: T. live: in an update, with gradient; else without.
+    Raises:
+        RecipeError: that layer has none.
     """
-    seeing = any(m.source == "attention" and (m.live if live else m.old) for m in recipe.measures)
-    with torch.set_grad_enabled(live and torch.is_grad_enabled()):
-        out = model(
-            input_ids=ids,
-            attention_mask=attention_mask,
-            logits_to_keep=width + 1,
-            output_attentions=seeing,
-            use_cache=False,
-        )
-        logits = out.logits[:, -width - 1 : -1].float() / temperature
-        logprob = logits.log_softmax(-1).gather(-1, ids[:, -width:].unsqueeze(-1)).squeeze(-1)
-        measures = recipe.measured(logits, live=live)
-        if seeing:
-            measures |= _attention(out.attentions, attention_mask, width, recipe, live)
-        entropy = measures["entropy"] if live and "entropy" in measures else shannon_entropy(logits.detach())
-        return ForwardPass(logprob, entropy, measures)
+    config = model.config.get_text_config()
+    wanted = config.num_hidden_layers // 2 if layer is None else layer % config.num_hidden_layers
+    for module in model.modules():
+        if getattr(module, "layer_idx", None) == wanted and "Attention" in type(module).__name__:
+            return module
+    raise RecipeError(f"layer {wanted} of a {type(model).__name__} has no attention whose weights could be measured")
 
 
-def _attention(
-    layers: tuple[torch.Tensor, ...], attention_mask: torch.Tensor, width: int, recipe: Recipe, live: bool
-) -> dict[str, torch.Tensor]:
-    """Return attention measures of the positions that predict the last `width` tokens."""
-    length = attention_mask.size(1)
-    causal = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
-    visible = (causal & attention_mask.bool().unsqueeze(1)).unsqueeze(1)[:, :, -width - 1 : -1]
-    found = {}
-    for measure in recipe.measures:
-        if measure.source == "attention" and (measure.live if live else measure.old):
-            layer = len(layers) // 2 if measure.layer is None else measure.layer
-            found[measure.name] = measure.of(layers[layer][:, :, -width - 1 : -1].float(), visible)
-    return found
+@contextmanager
+def watching(model: Any, rows: Rows, recipe: Recipe, *, live: bool) -> Iterator[dict[str, torch.Tensor]]:
+    """Measure attention in the forward passes over these rows in this block, of the wanted layers alone.
+
+    Yields:
+        The measures by name, `[B, T]` each, once the model has run.
+    """
+    found: dict[str, torch.Tensor] = {}
+    measures = recipe.wanted("attention", live=live)
+    if not measures:
+        yield found
+        return
+    mask = torch.cat([rows["prompt_mask"], rows["completion_mask"]], 1)
+    width = rows["completion_ids"].size(1)
+    causal = torch.ones(mask.size(1), mask.size(1), dtype=torch.bool, device=mask.device).tril()
+    visible = (causal & mask.bool().unsqueeze(1)).unsqueeze(1)[:, :, -width - 1 : -1]
+
+    def keeper(measure: Measure) -> Callable[..., None]:
+        def keep(module: torch.nn.Module, _: Any, output: Any) -> None:
+            # (output, weights): eager attention gives its weights whether they are asked for or not
+            found[measure.name] = measure.of(output[1][:, :, -width - 1 : -1].float(), visible)
+
+        return keep
+
+    handles = [attention_of(model, m.layer).register_forward_hook(keeper(m)) for m in measures]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

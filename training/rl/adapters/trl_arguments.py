@@ -73,6 +73,12 @@ def updates_per_generation(args: GRPOConfig) -> int:
     return updates
 
 
+def asks_for_old(args: GRPOConfig) -> bool:
+    """Tell whether TRL itself asks for the log-probabilities of the old policy while it draws rows."""
+    each: int = args.steps_per_generation * args.num_iterations
+    return args.gradient_accumulation_steps % each != 0 or (args.use_vllm and args.vllm_importance_sampling_correction)
+
+
 def check_engine(recipe: Recipe, args: GRPOConfig, rollout_func: Any) -> None:
     """Check that the rows can be drawn as the recipe's methods plan it.
 
@@ -90,3 +96,15 @@ def check_engine(recipe: Recipe, args: GRPOConfig, rollout_func: Any) -> None:
             f"{' and '.join(planners)} plans how rows are drawn, which only the trainer's own generation does: leave "
             f"{' and '.join(name for name, there in given.items() if there)} out"
         )
+
+
+def check_refill(recipe: Recipe, refill: int, dataset: Any) -> None:
+    """Check that groups can be drawn anew.
+
+    Raises:
+        RecipeError: the recipe leaves none out, or the prompts are a stream.
+    """
+    if refill and not recipe.settings.dynamic_sampling:
+        raise RecipeError("refill draws groups anew that dynamic_sampling leaves out, and the recipe has it off")
+    if refill and not hasattr(dataset, "__getitem__"):
+        raise RecipeError("refill chooses prompts at random, which a stream of prompts does not allow: leave it out")

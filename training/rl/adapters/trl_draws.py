@@ -50,6 +50,21 @@ def drawn_by(trainer: Any, draw: Draw) -> Iterator[None]:
             handle.remove()
 
 
+def share_of_prompts(draw: Draw, rows: int, size: int, seed: int) -> list[int]:
+    """Return the rows of a draw's share of the prompts, in order; of all where the share is 1.
+
+    Args:
+        rows: of the main draw, those of a prompt side by side. size: how many a prompt has.
+        seed: of the choice. Every process has to make the same.
+    """
+    if draw.share == 1:
+        return list(range(rows))
+    prompts = rows // size
+    shuffled = torch.randperm(prompts, generator=torch.Generator().manual_seed(seed))
+    chosen = sorted(shuffled[: max(1, round(draw.share * prompts))].tolist())
+    return [prompt * size + row for prompt in chosen for row in range(size)]
+
+
 def _generating(model: torch.nn.Module) -> torch.nn.Module:
     """Return the model whose forward pass `generate` calls: the one inside of PEFT's wrapper, else the model itself."""
     inside = getattr(model, "get_base_model", None)

@@ -10,6 +10,9 @@ from torch.nn.functional import pad
 
 from waver.training.rl.batch import Rollouts
 
+PLACE = "place"
+"""Where a row is among those that the hooks of the step have kept; -1 for one that is not."""
+
 
 def response_mask(generated: Mapping[str, Any]) -> torch.Tensor:
     """Return `[B, T]` the tokens that the policy wrote: what tools or environments wrote is not among them."""

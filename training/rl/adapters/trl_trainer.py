@@ -2,8 +2,9 @@
 
     RecipeTrainer(model, reward, args, dataset, recipe={"base": "dapo", "methods": ["steer"]}, correct=1.0).train()
 
-TRL draws, scores, shuffles, accumulates and steps; everything between a score and a loss is the recipe's. Written
-against TRL 1.16.
+TRL draws, scores, shuffles, accumulates and steps; everything between a score and a loss is the recipe's. Several
+data-parallel processes show each other their rows, and run the hooks of a step over all of them. Written against
+TRL 1.16.
 """
 
 from __future__ import annotations
@@ -17,30 +18,52 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from trl import GRPOConfig, GRPOTrainer
 
-from waver.training.rl.adapters.forward import ForwardPass, check_attention, forward, from_entropy, needs_logits
-from waver.training.rl.adapters.trl_arguments import as_recipe, check_engine, updates_per_generation
+from waver.training.rl.adapters.forward import (
+    ForwardPass,
+    check_attention,
+    from_entropy,
+    from_head,
+    needs_logits,
+    watching,
+)
+from waver.training.rl.adapters.head import add_measuring_head
+from waver.training.rl.adapters.trl_arguments import (
+    as_recipe,
+    asks_for_old,
+    check_engine,
+    check_refill,
+    updates_per_generation,
+)
 from waver.training.rl.adapters.trl_correct import Correct, Judge, make_judge
-from waver.training.rl.adapters.trl_draws import drawn_by
-from waver.training.rl.adapters.trl_rows import rollouts, stack, turns
-from waver.training.rl.batch import Batch
+from waver.training.rl.adapters.trl_draws import drawn_by, share_of_prompts
+from waver.training.rl.adapters.trl_generation import Generation, further_rows, to_learn_from
+from waver.training.rl.adapters.trl_ranks import Ranks
+from waver.training.rl.adapters.trl_rows import PLACE, rollouts, turns
+from waver.training.rl.adapters.trl_update import Update
+from waver.training.rl.batch import Batch, Rollouts
 from waver.training.rl.composition import RecipeError
+from waver.training.rl.method import Draw
 from waver.training.rl.recipe import Recipe
+from waver.training.rl.unknown import Unknown
 
 STATE = "recipe.pt"
 
 
 class RecipeTrainer(GRPOTrainer):
-    """TRL's trainer with a recipe. All arguments are TRL's but the last two.
+    """TRL's trainer with a recipe. All arguments are TRL's but the last three.
 
     Evaluation is TRL's own, with the recipe's coefficient of the KL term. Rows that no reward function scores are left
-    out of their groups. Groups that are filtered out are not drawn anew.
+    out of their groups.
 
     Args:
         recipe: a `Recipe`, a name, or a mapping of `make_recipe`'s arguments. It remembers: a new one for each run.
         correct: which rows are right: the least reward of a right answer, with several reward functions a `Correct`
             that names one of them, or a function `[B, reward functions] -> [B] bool` of the scores.
+        refill: under dynamic sampling, how often a step may draw again, from prompts chosen at random, until as many
+            groups are left as it has prompts (DAPO, arXiv 2503.14476).
 
     Raises:
         RecipeError: the recipe cannot be, it and the other arguments do not go together, or it reads which rows are
@@ -59,24 +82,42 @@ class RecipeTrainer(GRPOTrainer):
         *,
         recipe: Recipe | str | Mapping[str, Any] = "grpo",
         correct: Correct | float | Judge | None = None,
+        refill: int = 0,
         **options: Any,
     ) -> None:
         self.recipe = as_recipe(recipe, args.max_completion_length)
         self.per_generation = updates_per_generation(args)
         check_engine(self.recipe, args, options.get("rollout_func"))
+        check_refill(self.recipe, refill, train_dataset)
+        self.refill = refill
         args = copy.copy(args)
         # TRL loads the frozen reference, and asks it, where its own coefficient is not 0.
         args.beta = 1.0 if self.recipe.needs_reference else 0.0
         super().__init__(model, reward_funcs, args, train_dataset, **options)
         if self.accelerator.num_processes > 1:
-            raise RecipeError("a recipe reads all rows of a step at once: train in one process, or with verl")
+            raise RecipeError("several processes have not been compared with one yet: train in one process")
         if self.aux_loss_enabled:
             raise RecipeError("the load-balancing loss of a mixture of experts is left out: set router_aux_loss_coef=0")
         check_attention(self.model, self.recipe)
+        if any(needs_logits(self.recipe, live=live) for live in (False, True)):
+            add_measuring_head(getattr(self.model, "get_base_model", lambda: self.model)())
         self._judge = make_judge(correct, self.reward_func_names, self.recipe)
+        self._ranks = Ranks(self.accelerator)
+        self._old_is_asked_for = asks_for_old(self.args)
+        self._old_is_needed = self._old_is_asked_for or not self.recipe.is_plain
+        self._said: ForwardPass | None = None
         self._rows: Batch | None = None
-        self._totals: dict[str, float] = {}
-        self._update: dict[str, float] = {}
+        self._now = Update()
+        self._state_what_it_costs()
+
+    def _state_what_it_costs(self) -> None:
+        """Log which methods need a pass of their own to see whole optimizer batches."""
+        parts = self.args.gradient_accumulation_steps * self._ranks.count
+        if self.recipe.looks_ahead and parts > 1 and self.per_generation > 1:
+            get_logger(__name__).warning(
+                f"{' and '.join(self.recipe.looks_ahead)} chooses by all rows of an update, of which there are {parts} "
+                "parts: every update but the first of a generation runs one more forward pass over its rows"
+            )
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -96,103 +137,144 @@ class RecipeTrainer(GRPOTrainer):
         if not self.model.training:
             with self._evaluating():
                 return super()._generate_and_score_completions(inputs)
-        parts, scores, groups, draws = [], [], [], []
+        generation = Generation(self._ranks, self.num_generations)
+        rows, seed = len(inputs) * self._ranks.count, self.args.seed + self.state.global_step
         for i, draw in enumerate(self.recipe.plan()):
-            chosen = self._share(inputs, draw.share)
-            metrics = self._metrics["train"]
-            with drawn_by(self, draw):
-                if i > 0:  # what is logged speaks of the main draw
-                    self._metrics["train"] = defaultdict(list)
-                parts.append(super()._generate_and_score_completions([inputs[j] for j in chosen]))
-                self._metrics["train"] = metrics
-            scores.append(self._scores)
-            groups.append(torch.tensor(chosen) // self.num_generations + i * len(inputs))
-            draws.append(torch.full((len(chosen),), i))
-        generated = stack(parts, self._tokenizer.pad_token_id)
-        rows = rollouts(
-            generated,
-            (all_scores := torch.cat(scores)),
+            if draw.share == 1:
+                generation.add(self._draw(draw, inputs, logged=i == 0), self._scores, i)
+                continue
+            chosen = share_of_prompts(draw, rows, self.num_generations, seed)
+            everyones = self._ranks.all_of(inputs)
+            own = [everyones[j] for j in self._ranks.mine(self._ranks.spread(chosen, self.num_generations))]
+            generation.add(self._draw(draw, own, logged=i == 0), self._scores, i, real=len(chosen))
+        groups = rows // self.num_generations
+        self._refill(generation, groups, seed)
+        everything = generation.everything(self._tokenizer.pad_token_id)
+        drawn = rollouts(
+            everything,
+            generation.all_scores,
             self.reward_weights,
-            self._judge(all_scores),
-            torch.cat(groups).to(self.accelerator.device),
-            torch.cat(draws).to(self.accelerator.device),
+            self._judge(generation.all_scores),
+            generation.group,
+            generation.draw,
             self.eos_token_ids,
             self.state.global_step // self.per_generation + 1,
             max(1, self.state.max_steps // self.per_generation),
         )
-        said = self._old_policy_pass(generated)
+        place = self._control(self._batch(drawn, everything), everything.get("importance_sampling_ratio"), groups)
+        return to_learn_from(everything, place, self._ranks, self.args.steps_per_generation)
+
+    def _refill(self, generation: Generation, groups: int, seed: int) -> None:
+        """Draw rows of further prompts, until there are so many groups with a contrast or the tries are used up."""
+        for again in range(self.refill):
+            missing = groups - generation.mixed(self._judge)
+            if missing <= 0:
+                return
+            total = len(self._ranks.spread(range(missing * self.num_generations), self.num_generations))
+            mine = self._ranks.mine(range(total))
+            own = further_rows(self.train_dataset, mine, total, self.num_generations, seed + 7919 * (again + 1))
+            generation.add(self._draw(Draw(), own, logged=True), self._scores, 0)
+
+    def _draw(self, draw: Draw, rows: list[dict[str, Any]], *, logged: bool) -> dict[str, Any]:
+        """Return rows of this process, drawn and scored by TRL, with what the old policy says of them.
+
+        Args:
+            logged: whether TRL's metrics shall speak of them.
+        """
+        metrics, self._said = self._metrics["train"], None
+        if not logged:
+            self._metrics["train"] = defaultdict(list)
+        with drawn_by(self, draw):
+            part: dict[str, Any] = super()._generate_and_score_completions(rows)
+        self._metrics["train"] = metrics
+        if self._said is None and self._old_is_needed:
+            self._said = self._pass_without_gradient(part)
+        return part | ({} if self._said is None else self._said.as_rows())
+
+    def _batch(self, drawn: Rollouts, everything: Mapping[str, torch.Tensor]) -> Batch:
+        """Return the rows with what the old policy says of them, if the recipe has to know it before the updates."""
+        zeros = torch.zeros_like(drawn.mask)
+        said = ForwardPass.of_rows(everything) if self._old_is_needed else ForwardPass(zeros, zeros)
         batch = Batch.of(
-            rows,
+            drawn,
             old_logprob=said.logprob,
             entropy=said.entropy,
-            ref_logprob=generated.get("ref_per_token_logps"),
+            ref_logprob=everything.get("ref_per_token_logps"),
             measures=said.measures,
-            step_id=turns(rows.mask),
+            step_id=turns(drawn.mask),
         )
-        kept = (~batch.reward.isnan()).nonzero().squeeze(1)
-        kept = kept[self.recipe.keep(batch.select(kept))]
+        if self._old_is_needed:
+            return batch
+        unknown = Unknown.because("the policy has not been asked yet: the only update on these rows asks it")
+        return replace(batch, old_logprob=unknown, logprob=unknown, entropy=unknown)
+
+    def _control(self, batch: Batch, correction: torch.Tensor | None, groups: int) -> torch.Tensor:
+        """Run the hooks of the step over all rows. Returns the place of each among those that are kept, -1 for none.
+
+        Args:
+            groups: how many of the main draw to keep at most.
+        """
+        self._note({name: value for name, value in self.recipe.drawn(batch).items() if name != "reward"})  # TRL has it
+        scored = (~batch.reward.isnan()).nonzero().squeeze(1)
+        kept = scored[self.recipe.keep(batch.select(scored))]
+        main = batch.group[kept[batch.draw[kept] == 0]].unique()[:groups]
+        kept = kept[torch.isin(batch.group[kept], main) | (batch.draw[kept] > 0)]
+        self._note({"kept/rows": len(kept) / max(1, len(scored))})
+        self._rows = None
+        if len(kept):
+            self._rows, metrics = self.recipe.control(self.recipe.advantages(batch.select(kept)))
+            self._note(metrics)
+            if correction is not None:  # vLLM drew with other rounding: see TRL
+                self._rows = replace(self._rows, correction=correction[kept].expand_as(self._rows.mask))
         place = torch.full((len(batch),), -1, device=kept.device)
         place[kept] = torch.arange(len(kept), device=kept.device)
-        self._rows = self._step_of(batch, kept, generated)
-        return self._even({**generated, "place": place})
+        return place
 
-    def _step_of(self, batch: Batch, kept: torch.Tensor, generated: dict[str, Any]) -> Batch | None:
-        """Return the rows that are kept, after the hooks of the step."""
-        self._note({"kept_rows": len(kept) / len(batch)})
-        if not len(kept):
-            return None
-        rows, metrics = self.recipe.control(self.recipe.advantages(batch.select(kept)))
-        self._note({name: value for name, value in metrics.items() if name != "reward"})  # TRL logs that one
-        if "importance_sampling_ratio" in generated:  # vLLM drew with other rounding: see TRL
-            rows = replace(rows, correction=generated["importance_sampling_ratio"][kept].expand_as(rows.mask))
-        return rows
-
-    def _share(self, inputs: list[dict[str, Any]], share: float) -> list[int]:
-        """Return the rows of a share of the prompts, in order."""
-        size = self.num_generations
-        prompts = len(inputs) // size
-        if share == 1:
-            return list(range(len(inputs)))
-        chosen = sorted(torch.randperm(prompts)[: max(1, round(share * prompts))].tolist())
-        return [prompt * size + row for prompt in chosen for row in range(size)]
-
-    def _even(self, generated: dict[str, Any]) -> dict[str, Any]:
-        """Return filled up with rows that count for nothing, until TRL can cut it into equal parts."""
-        rows = len(generated["place"])
-        missing = -rows % self.args.steps_per_generation
-        if not missing:
-            return generated
-        again = torch.arange(rows + missing, device=generated["place"].device) % rows
-        even = {name: x[again] if x.ndim else x for name, x in generated.items()}
-        even["place"][rows:] = -1
-        return even
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, **options: Any
+    ) -> Any:
+        """Answer TRL's question for the old log-probabilities by the pass that the recipe needs, so that there is one
+        pass and not two."""
+        old = self._old_is_asked_for and self._said is None and model is self.model and model.training
+        if not old or torch.is_grad_enabled():
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, **options
+            )
+        width = input_ids.size(1) - logits_to_keep
+        names = ("prompt_ids", "completion_ids", "prompt_mask", "completion_mask")
+        cut = (input_ids[:, :width], input_ids[:, width:], attention_mask[:, :width], attention_mask[:, width:])
+        self._said = self._pass_without_gradient(dict(zip(names, cut, strict=True)))
+        return self._said.logprob, None, None
 
     @torch.no_grad()
-    def _old_policy_pass(self, generated: dict[str, Any]) -> ForwardPass:
-        """Run the old policy over all rows, without gradient."""
+    def _pass_without_gradient(self, rows: dict[str, Any], *, live: bool = False) -> ForwardPass:
+        """Run the policy over rows of this process, a micro-batch at a time.
+
+        Args:
+            live: for the measures of an update; else for those of the old policy.
+        """
         size = self.args.per_device_train_batch_size
-        parts = []
-        for start in range(0, len(generated["completion_ids"]), size):
-            rows = slice(start, start + size)
-            parts.append(self._forward(self.model, {n: x[rows] for n, x in generated.items() if x.ndim}, live=False))
-        names = parts[0].measures
-        return ForwardPass(
-            torch.cat([part.logprob for part in parts]),
-            torch.cat([part.entropy for part in parts]),
-            {name: torch.cat([part.measures[name] for part in parts]) for name in names},
-        )
+        starts = range(0, len(rows["completion_ids"]), size)
+        cut = [{n: x[start : start + size] for n, x in rows.items() if x.ndim} for start in starts]
+        return ForwardPass.below_each_other([self._forward(self.model, part, live=live) for part in cut])
 
     def _forward(self, model: Any, inputs: dict[str, Any], *, live: bool) -> ForwardPass:
-        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
-        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-        width = inputs["completion_ids"].size(1)
         if "pixel_values" in inputs:
             raise RecipeError("prompts with pictures are not supported: train on text")
-        if needs_logits(self.recipe):
-            with self.accelerator.autocast():
-                return forward(model, ids, mask, width, self.recipe, temperature=self.temperature, live=live)
-        logprob, entropy, _ = self._get_per_token_logps_and_entropies(model, ids, mask, width, compute_entropy=True)
-        return from_entropy(self.recipe, logprob, entropy, live=live)
+        with watching(self.model, inputs, self.recipe, live=live) as attention:
+            if needs_logits(self.recipe, live=live):
+                with self.accelerator.autocast():
+                    said = from_head(model, inputs, self.recipe, temperature=self.temperature, live=live)
+            else:
+                logprob, entropy, _ = super()._get_per_token_logps_and_entropies(
+                    model,
+                    torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1),
+                    torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1),
+                    inputs["completion_ids"].size(1),
+                    compute_entropy=True,
+                )
+                said = from_entropy(self.recipe, logprob, entropy, live=live)
+        return replace(said, measures=said.measures | attention)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         if not self.model.training:
@@ -201,26 +283,58 @@ class RecipeTrainer(GRPOTrainer):
         accumulation = self.args.gradient_accumulation_steps
         at = self._step % self.args.steps_per_generation
         if at % accumulation == 0:
-            window = torch.cat([part["place"] for part in self._buffered_inputs[at : at + accumulation]])
-            window = window[window >= 0]
-            self._totals = dict(self._rows.select(window).counted().totals) if self._rows and len(window) else {}
-            self._update = defaultdict(float)
-        counts = inputs["place"] >= 0
-        if self._rows is None or not counts.any():
+            self._now = self._begin_update(self._buffered_inputs[at : at + accumulation])
+        counts = inputs[PLACE] >= 0
+        if self._now.batch is None or not counts.any():
             some = {name: x[:1] for name, x in inputs.items() if x.ndim}
-            return self._forward(model, some, live=True).logprob.sum() * 0
-        said = self._forward(model, {name: x[counts] for name, x in inputs.items() if x.ndim}, live=True)
-        batch = self._rows.select(inputs["place"][counts])
-        loss, metrics = self.recipe.loss(replace(batch, logprob=said.logprob, live=said.measures, totals=self._totals))
-        for name, value in metrics.items():
-            self._update[name] += value
+            loss = self._forward(model, some, live=True).logprob.sum() * 0
+        else:
+            said = self._forward(model, {name: x[counts] for name, x in inputs.items() if x.ndim}, live=True)
+            batch = self._now.at(inputs[PLACE][counts])
+            if not self._old_is_needed:
+                batch = replace(batch, old_logprob=said.logprob.detach(), entropy=said.entropy.detach())
+                self._now.add({"entropy": float((batch.entropy * batch.mask).sum()) / self._now.totals["tokens"]})
+            loss, metrics = self.recipe.loss(replace(batch, logprob=said.logprob, live=said.measures))
+            self._now.add(metrics)
         if at % accumulation == accumulation - 1:
-            self._note(self._update)
-        return loss
+            self._note(self._ranks.sums(self._now.metrics))
+        return loss * self._ranks.count  # the gradients of the processes are averaged
+
+    @torch.no_grad()
+    def _begin_update(self, parts: list[dict[str, Any]]) -> Update:
+        """Return the rows of an update, of all processes.
+
+        Args:
+            parts: the micro-batches of this process.
+        """
+        none = dict.fromkeys((*self.recipe.update_metrics, *(() if self._old_is_needed else ("entropy",))), 0.0)
+        window = self._ranks.rows({PLACE: torch.cat([part[PLACE] for part in parts])})[PLACE]
+        window = window[window >= 0].sort().values
+        if self._rows is None or not len(window):
+            return Update(none)
+        batch = self._rows.select(window)
+        if self.recipe.looks_ahead:
+            if len(parts) * self._ranks.count == 1:  # the loss itself sees all rows
+                return Update(none, window, batch)
+            batch = self._as_it_is_now(batch, parts)
+        return Update(none, window, self.recipe.begin_update(batch))
+
+    def _as_it_is_now(self, batch: Batch, parts: list[dict[str, Any]]) -> Batch:
+        """Return the rows of an update with what the policy as it is now says of them, without gradient."""
+        each = self.args.steps_per_generation * self.num_iterations
+        live = self.recipe.live_at_first(batch)
+        if self._step % each < self.args.gradient_accumulation_steps and live is not None:
+            return replace(batch, live=live)
+        own = ForwardPass.below_each_other([self._pass_without_gradient(part, live=True) for part in parts])
+        rows = self._ranks.rows({PLACE: torch.cat([part[PLACE] for part in parts]), **own.as_rows()})
+        order = rows[PLACE].argsort()
+        order = order[rows[PLACE][order] >= 0]
+        now = ForwardPass.of_rows({name: x[order] for name, x in rows.items()})
+        return replace(batch, logprob=now.logprob, live=now.measures)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        if not self._totals.get("selected"):
+        if not self._now.totals.get("selected"):
             # Nothing to learn from: without gradients the optimizer leaves weights and moments alone.
             self.model.zero_grad(set_to_none=True)
         return loss

@@ -12,6 +12,7 @@ fails there. Run inside verl 0.9.1 (`make verl`).
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -31,7 +32,9 @@ from waver.training.rl.registry import make_recipe
 from waver.training.rl.unknown import READABLE, Unknown
 
 NAME = "waver"
-HOOKS = {"reward", "advantage", "policy_loss"}
+FOLDED = {"step_controller", "advantage_transform", "token_weight"}
+"""Hooks whose effect is folded into the advantages: the base loss of weight times advantage is weight times loss."""
+HOOKS = {"reward", "advantage", "update_controller", "policy_loss", *FOLDED}
 """Hooks that verl's two registries can hold."""
 NO_HOOKS = {"name", "paper", "summary", "state", "defaults", "excludes", "report", "reads"}
 """Of a method, what changes nothing in a step: what it would log is left out."""
@@ -57,7 +60,13 @@ def check(recipe: Recipe) -> None:
             raise RecipeError(f"{setting} is not for a registered loss: {advice}")
     if recipe.settings.denominator != "all":
         raise RecipeError("verl divides by all valid tokens: set denominator=all")
+    replaced = [method.name for method in recipe.methods if method.policy_loss]
     for method in recipe.methods:
+        if replaced and method.token_weight:
+            raise RecipeError(
+                f"verl gets the weights of {method.name} folded into the advantages, by which {replaced[0]} chooses: "
+                "train with TRL"
+            )
         if method.reads:
             read = ", ".join(sorted(method.reads))
             raise RecipeError(
@@ -105,15 +114,16 @@ def policy_loss(recipe: Recipe) -> Callable[..., tuple[torch.Tensor, dict[str, f
         s = recipe.settings
         if s.ratio != "gspo" and loss_agg_mode != s.aggregation:
             raise RecipeError(f"the recipe aggregates by {s.aggregation}: set actor.loss_agg_mode to that")
-        batch = _batch(response_mask, log_prob.dtype, old_logprob=at_least_float32(old_log_prob.detach())).counted()
+        batch = _batch(response_mask, log_prob.dtype, old_logprob=at_least_float32(old_log_prob.detach()))
         whole = getattr(config, "global_batch_info", None) or {}
         share = whole.get("dp_size", 1)  # verl averages over so many workers afterwards
+        batch = recipe.begin_update(replace(batch, logprob=log_prob, advantage=advantages))
         totals = dict(batch.totals)
         for name, given in (("tokens", "batch_num_tokens"), ("rows", "global_batch_size")):
             if whole.get(given) is not None:
                 totals[name] = float(whole[given]) / share
         given_weights = None if rollout_is_weights is None else rollout_is_weights.detach()
-        batch = replace(batch, logprob=log_prob, advantage=advantages, correction=given_weights, totals=totals)
+        batch = replace(batch, correction=given_weights, totals=totals)
         total, metrics = recipe.loss(batch)
         return total, {f"actor/{name}": value for name, value in metrics.items()}
 
@@ -140,8 +150,11 @@ def advantage(recipe: Recipe) -> Callable[..., tuple[torch.Tensor, torch.Tensor]
             reward=token_level_rewards.sum(1),
             group=torch.as_tensor(group, device=token_level_rewards.device),
         )
-        found = recipe.advantages(batch).advantage
-        return found, found
+        found = recipe.shaped(recipe.advantages(batch))
+        if not torch.equal(found.mask, batch.mask):
+            raise RecipeError("a controller leaves rows out, and verl divides by all rows all the same: train with TRL")
+        folded = found.advantage * found.weight
+        return folded, folded
 
     return estimate
 
@@ -153,6 +166,12 @@ def register(recipe: Recipe, name: str = NAME) -> None:
         RecipeError: `check` refuses it. ModuleNotFoundError: verl is not installed.
     """
     loss, estimate = policy_loss(recipe), advantage(recipe)
+    if recipe.looks_ahead:
+        logging.getLogger(__name__).warning(
+            "%s chooses by all rows of an update, and verl shows a loss one micro-batch of one worker: it chooses in "
+            "each by itself, as verl's own losses do, unless ppo_micro_batch_size_per_gpu is the whole mini-batch",
+            " and ".join(recipe.looks_ahead),
+        )
     from verl.trainer.ppo import core_algos
 
     core_algos.register_policy_loss(name)(loss)

@@ -19,10 +19,11 @@ and backward pass for those that are right.
 H is the exact entropy under the old policy, of main rows only; the released code takes the negative log-probability of
 sampled tokens, auxiliary ones included, which misleads the thermostat. The rows of a step are drawn before their pass,
 so T follows the H of the step before, as it does there; the first step draws no auxiliary rows. Under
-`dynamic_sampling` H is that of the groups that were kept. `replace_rows` is the release's batch: right rows of mixed
-groups, up to `most` and half as many when cooling, take the place of as many main rows, all with weight 1. Its variant
-without rollouts (DCPO) is left out. Cooling works through answers that are likely already: where only unlikely ones are
-right, no temperature lowers the entropy. Two others are called AEPO: the optimizer of ARES, and arXiv 2510.14545.
+`dynamic_sampling` H is that of the groups that were kept (logged as `kept/entropy`), not that of all rows (`entropy`).
+`replace_rows` is the release's batch: right rows of mixed groups, up to `most` and half as many when cooling, take the
+place of as many main rows, all with weight 1. Its variant without rollouts (DCPO) is left out. Cooling works through
+answers that are likely already: where only unlikely ones are right, no temperature lowers the entropy. Two others are
+called AEPO: the optimizer of ARES, and arXiv 2510.14545.
 """
 
 from __future__ import annotations

@@ -21,20 +21,22 @@ unbounded penalty is cut at 0.5 (ours). So is tgt = EMA of the bucket's mean (ou
 (`target="mean"`) alpha only drifts by rounding. As released, rewards come before buckets are known, and every response
 is scored as easy; here buckets come first. Exact entropies replace those of ten log-probabilities. theta follows the
 code: the paper's quantile of tokens is hardly ever reached by a mean of four. How the last w windows of a row are
-filled up for its quantile is read as the mean entropy up to there. The trigger words, the branching of rollouts, the
-token bonus of its algorithm 1 (undefined symbols) and the choice of data before RL are left out; rho, a, delta, the
-split of beta, the bounds of kappa and of its step were not found and are ours. Its optimizer is called AEPO too.
+filled up for its quantile is read as the mean entropy up to there. With `triggers` a window counts only after a sampled
+token that is one of these words (the code looks at the likeliest token, and has a list of 174). The branching of
+rollouts, the token bonus of its algorithm 1 (undefined symbols) and the choice of data before RL are left out; rho, a,
+delta, the split of beta, the bounds of kappa and of its step were not found and are ours. Its optimizer is called AEPO
+too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from waver.training.rl import Batch, Method, Settings, Strict
 from waver.training.rl.advantages import group_mean
@@ -59,6 +61,10 @@ class Parameters(Strict):
     """Initial weight of each bucket."""
     alpha_rate: float = Field(0.05, ge=0)
     per_thousand: bool = False
+    triggers: tuple[str, ...] = ()
+    """Words that a window has to come after in order to count, such as but, however, therefore, wait; any if empty."""
+    tokenizer: str | None = None
+    """Name or folder of the tokenizer that makes them into tokens."""
     beta: float = Field(0.01, ge=0)
     """Of the KL term; 0 takes it away, and the reference with it."""
     rho: float = Field(0.5, gt=0, le=1)
@@ -67,6 +73,20 @@ class Parameters(Strict):
     """delta."""
     kl_rate: float = Field(0.1, ge=0)
     """a."""
+
+    @model_validator(mode="after")
+    def _words_are_tokens(self) -> Self:
+        if bool(self.triggers) != bool(self.tokenizer):
+            raise ValueError("triggers are words of a tokenizer: give both, or neither")
+        return self
+
+
+def trigger_tokens(words: Sequence[str], tokenizer: str) -> torch.Tensor:
+    """Return the tokens that are one of these words, whatever its case and the space before it."""
+    from transformers import AutoTokenizer
+
+    wanted, known = {word.lower() for word in words}, AutoTokenizer.from_pretrained(tokenizer)
+    return torch.tensor([i for i in range(len(known)) if str(known.decode([i])).strip().lower() in wanted])
 
 
 def windows(entropy: torch.Tensor, mask: torch.Tensor, w: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,10 +169,12 @@ State = dict[str, Any]
 """By bucket `alpha`, `target` and `kappa`; `theta`, the threshold, from the first step on."""
 
 
-def count_windows(batch: Batch, theta: float, p: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
+def count_windows(batch: Batch, state: State, p: Parameters) -> tuple[torch.Tensor, torch.Tensor]:
     """Return N, `[B]` float64, and where windows are, `[B, T]` bool."""
     means, full = windows(batch.entropy, batch.mask, p.window)
-    marked = full & (means >= theta)
+    marked = full & (means >= state["theta"])
+    if p.triggers:
+        marked &= torch.isin(batch.tokens, state["triggers"].to(batch.tokens.device))
     count = marked.sum(1).double()
     return count * 1000 / batch.lengths.clamp(min=1) if p.per_thousand else count, marked
 
@@ -164,7 +186,7 @@ def shape_reward(batch: Batch, state: State, p: Parameters) -> torch.Tensor:
         return batch.reward
     now = float(thresholds(batch.entropy[main], batch.mask[main], p.window, p.quantile).quantile(0.5))
     state["theta"] = p.threshold_decay * state.get("theta", now) + (1 - p.threshold_decay) * now
-    count, _ = count_windows(batch, state["theta"], p)
+    count, _ = count_windows(batch, state, p)
     bucket, added = difficulty(batch.correct, batch.group), torch.zeros_like(count)
     for d in (EASY, MEDIUM, HARD):
         rows = main & (bucket == d)
@@ -191,7 +213,7 @@ def weigh_kl(batch: Batch, state: State, p: Parameters) -> Batch:
     """Leave the KL weight of each token among the measures; move kappa by the divergence outside windows."""
     if "theta" not in state:
         return replace(batch, measures={**batch.measures, KL_WEIGHT: torch.zeros_like(batch.mask)})
-    _, marked = count_windows(batch, state["theta"], p)
+    _, marked = count_windows(batch, state, p)
     bucket, main = difficulty(batch.correct, batch.group), (batch.draw == 0).unsqueeze(1)
     kappa = torch.tensor(state["kappa"], dtype=batch.mask.dtype, device=batch.mask.device)[bucket].unsqueeze(1)
     weight = p.beta * kappa * torch.where(marked, p.rho, 1.0) * batch.mask * main
@@ -216,7 +238,7 @@ def report(batch: Batch, state: State, p: Parameters) -> Mapping[str, float]:
     if "theta" not in state:
         return {}
     bucket = difficulty(batch.correct, batch.group)
-    count, _ = count_windows(batch, state["theta"], p)
+    count, _ = count_windows(batch, state, p)
     known = {"threshold": state["theta"]}
     for d, name in enumerate(("easy", "medium", "hard")):
         if (rows := (batch.draw == 0) & (bucket == d)).any():
@@ -227,11 +249,13 @@ def report(batch: Batch, state: State, p: Parameters) -> Mapping[str, float]:
 def method(p: Parameters) -> Method:
     """Return ARES with these parameters."""
     state: State = {"alpha": [p.alpha] * 3, "target": [None] * 3, "kappa": [1.0] * 3}
+    if p.triggers and p.tokenizer:
+        state["triggers"] = trigger_tokens(p.triggers, p.tokenizer)
     return Method(
         name="ares",
         paper="arXiv 2510.08457",
         summary="rewards less deliberation on easy prompts and more on hard ones, with a KL term that gives in windows",
-        reads=frozenset({"correct", "entropy"}),
+        reads=frozenset({"correct", "entropy", *(("tokens",) if p.triggers else ())}),
         reward=partial(shape_reward, state=state, p=p),
         step_controller=partial(weigh_kl, state=state, p=p) if p.beta else None,
         extra_loss=kl_loss if p.beta else None,

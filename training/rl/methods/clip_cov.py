@@ -1,7 +1,7 @@
 """Clip-Cov: a few of the tokens that drain entropy most are left out of the gradient, at random.
 
 The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models, arXiv 2505.22617, eq. 10 to 12, and
-verl's `clip_cov`. With N valid tokens in the rows of one forward pass and ln p of the current policy, no gradient:
+verl's `clip_cov`. With N valid tokens in the rows of an update and ln p of the current policy, no gradient:
 
     cov_i = (ln p_i - mean ln p) (A_i - mean A)
     candidates: valid, low < cov_i < high, not clipped by PPO already
@@ -11,17 +11,19 @@ verl's `clip_cov`. With N valid tokens in the rows of one forward pass and ln p 
 Picked tokens still count in the denominator. As in the code and against the paper's listing, tokens that PPO clips are
 no candidates and at least one token is picked. The ratio may move in [0, 2], and there is no dual clip.
 
-Means and picks are over a forward pass: over the optimizer batch if memory holds it, else over each micro-batch, which
-then leaves out at least one token of its own. Likely-and-good and unlikely-and-bad tokens both score high: the report
-says what share of the candidates are the latter.
+Means and picks are over the whole optimizer batch, however many micro-batches and processes share it; verl's take each
+micro-batch by itself. Likely-and-good and unlikely-and-bad tokens both score high: the report says what share of the
+candidates are the latter.
 
 When: entropy collapses early and there is much training left. It holds entropy, at the price of more steps to the same
 accuracy; what to hold it at is for validation to say. The bounds mean advantages of unit variance. The paper also drops
-groups of equal reward (base `dapo`, or `dynamic_sampling`). Cost: none to speak of.
+groups of equal reward (base `dapo`, or `dynamic_sampling`). Cost: none with one micro-batch in one process; else one
+more forward pass over the rows of every update but the first of a step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -33,6 +35,8 @@ from waver.training.rl.loss import clipped, clipped_loss, importance_ratio
 from waver.training.rl.method import Method
 from waver.training.rl.settings import Settings
 from waver.training.strict import Strict
+
+LEFT_OUT = "clip_cov_left_out"
 
 
 class Parameters(Strict):
@@ -69,16 +73,20 @@ def method(p: Parameters) -> Method:
     generator = torch.Generator().manual_seed(p.seed)
     state: dict[str, Any] = {"generator": generator.get_state()}
 
-    def loss(batch: Batch, settings: Settings) -> torch.Tensor:
+    def choose(batch: Batch, settings: Settings) -> Mapping[str, torch.Tensor]:
         ratio = importance_ratio(batch.logprob, batch.old_logprob, batch.mask, settings.ratio)
         bounds = settings.clip_low, settings.clip_high
-        matrix = clipped_loss(ratio, batch.advantage, *bounds, settings.dual_clip)
         cov = covariance(batch.logprob, batch.advantage, batch.mask)
         may = candidates(cov, batch.mask, clipped(ratio, batch.advantage, *bounds), p.low, p.high)
         generator.set_state(state["generator"])
         left_out = pick(may, max(1, int(p.share * int((batch.mask > 0).sum()))), generator)
         state["generator"] = generator.get_state()
-        return matrix.masked_fill(left_out, 0.0)
+        return {LEFT_OUT: left_out.to(batch.mask.dtype)}
+
+    def loss(batch: Batch, settings: Settings) -> torch.Tensor:
+        ratio = importance_ratio(batch.logprob, batch.old_logprob, batch.mask, settings.ratio)
+        matrix = clipped_loss(ratio, batch.advantage, settings.clip_low, settings.clip_high, settings.dual_clip)
+        return matrix.masked_fill(batch.measures[LEFT_OUT] > 0, 0.0)
 
     def report(batch: Batch) -> dict[str, float]:
         cov = covariance(batch.old_logprob, batch.advantage, batch.mask)
@@ -95,6 +103,7 @@ def method(p: Parameters) -> Method:
         name="clip_cov",
         paper="arXiv 2505.22617",
         summary="leaves out a random few of the tokens with the highest covariance of log-probability and advantage",
+        update_controller=choose,
         policy_loss=loss,
         report=report,
         state=state,

@@ -1,6 +1,7 @@
 """Entrocraft: steer the entropy along a curve by choosing which rows are learned from.
 
-With H the mean entropy of the step's tokens (old policy, nats), A a row's advantage, and s of S the step:
+With H the mean entropy of the step's tokens that filters have left (old policy, nats), A a row's advantage, and s of S
+the step:
 
 - the band: low(s) = low + (low_end - low) s / S, high(s) likewise; `cosine` puts (1 - cos(pi s / S)) / 2 for s / S
 - the direction: m = 1[H > high(s)] - 1[H < low(s)]

@@ -15,10 +15,11 @@ What follows from it:
   a ratio inside, with the bounds of D: what is uncertain and moved counts more, what is certain and did not counts less
 
 Source: arXiv 2509.16591, eq. 5 to 13. Against its released code: the negative branch of h~ is negative, as eq. 6 and
-its range say (there it is positive; `legacy_abs`); h~ is made once a step from the old policy and does not depend on
-how rows are cut into micro-batches (there from the policy as it is now, `per_microbatch`). The temperature is bounded
-as there, since eq. 8 falls below 0 on confident tokens. The equations were read from accounts of the paper.
-Reconstructed: a group of equal rewards has advantage 0 exactly; temperatures follow from h~ at temperature 1.
+its range say (there it is positive; `legacy_abs`); h~ is made once a step from the old policy, over the rows that
+filters have left (there from the policy as it is now, in each micro-batch by itself; `per_update` takes that policy,
+and all rows of the update). The temperature is bounded as there, since eq. 8 falls below 0 on confident tokens. The
+equations were read from accounts of the paper. Reconstructed: a group of equal rewards has advantage 0 exactly;
+temperatures follow from h~ at temperature 1.
 
 Use it on `dapo` where a uniform clip leaves decisions too little room. Lower `span` if training collapses; leave out a
 length penalty if answers shrink. One outlier moves all h~: `winsorise` cuts the tails. Ratios are those of temperature
@@ -27,6 +28,7 @@ length penalty if answers shrink. One outlier moves all h~: `winsorise` cuts the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -38,6 +40,8 @@ from waver.entropy.uncertainty import Statistics
 from waver.training.rl import Batch, Draw, Measure, Method, Settings, Strict
 from waver.training.rl.advantages import advantages, group_index
 from waver.training.rl.loss import clipped_loss, importance_ratio
+
+SIGNAL = "hapo_signal"
 
 
 class Parameters(Strict):
@@ -54,7 +58,8 @@ class Parameters(Strict):
     fallback: float = Field(5.0, gt=0)
     winsorise: float = Field(0.0, ge=0, lt=0.1)
     """Share of the log entropies to cut at both ends, such as 0.001."""
-    per_microbatch: bool = False
+    per_update: bool = False
+    """Make h~ anew for every update, for C and D."""
     legacy_abs: bool = False
 
 
@@ -138,23 +143,22 @@ def method(p: Parameters) -> Method:
 
     def follow(batch: Batch) -> Batch:
         known = statistics(batch.entropy, batch.mask)
-        if known is None:
-            return batch
-        state.update(vars(known))
-        signal = known.signal(batch.entropy, p.legacy_abs)
-        return replace(batch, measures={**batch.measures, "hapo_signal": signal})
+        state.update({} if known is None else vars(known))
+        return replace(batch, measures={**batch.measures, SIGNAL: signal(batch.entropy, known)})
+
+    def signal(entropy: torch.Tensor, known: Statistics | None) -> torch.Tensor:
+        return torch.zeros_like(entropy) if known is None else known.signal(entropy, p.legacy_abs)
+
+    def anew(batch: Batch, settings: Settings) -> Mapping[str, torch.Tensor]:
+        entropy = batch.live["entropy"]
+        return {SIGNAL: signal(entropy, statistics(entropy, batch.mask))}
 
     def loss(batch: Batch, settings: Settings) -> torch.Tensor:
-        if p.per_microbatch:
-            entropy = batch.live["entropy"].detach()
-            known = statistics(entropy, batch.mask)
-            signal = torch.zeros_like(entropy) if known is None else known.signal(entropy, p.legacy_abs)
-        else:
-            signal = batch.measures["hapo_signal"]
+        of_token = batch.measures[SIGNAL]
         ratio = importance_ratio(batch.logprob, batch.old_logprob, batch.mask, settings.ratio)
-        low, high = clip_bounds(signal, settings.clip_low, settings.clip_high, p.clip_strength)
+        low, high = clip_bounds(of_token, settings.clip_low, settings.clip_high, p.clip_strength)
         inside = (low, high) if p.neutral == "adapted" else (settings.clip_low, settings.clip_high)
-        scaled = redistributed(batch.advantage, signal, ratio.detach(), inside, p.strength)
+        scaled = redistributed(batch.advantage, of_token, ratio.detach(), inside, p.strength)
         return clipped_loss(ratio, scaled, low, high, settings.dual_clip)
 
     return Method(
@@ -165,9 +169,10 @@ def method(p: Parameters) -> Method:
         rollout_sampler=warm if p.span else None,
         advantage=advantage if p.token_advantage else None,
         step_controller=follow,
+        update_controller=anew if p.per_update else None,
         policy_loss=loss,
         report=lambda batch: {name: value for name, value in state.items() if isinstance(value, float)},
         state=state,
-        measures=(Measure("entropy", shannon_entropy, old=False, live=True),) if p.per_microbatch else (),
+        measures=(Measure("entropy", shannon_entropy, old=False, live=True),) if p.per_update else (),
         defaults={"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 10.0, "dynamic_sampling": True},
     )

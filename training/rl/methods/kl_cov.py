@@ -1,7 +1,7 @@
 """KL-Cov: the tokens that drain entropy most are held back by a penalty on how far they move.
 
 The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models, arXiv 2505.22617, eq. 10, 13, 14, and
-verl's `kl_cov`. With N valid tokens in the rows of one forward pass and ln p of the current policy:
+verl's `kl_cov`. With N valid tokens in the rows of an update and ln p of the current policy:
 
     cov_i = (ln p_i - mean ln p) (A_i - mean A), no gradient
     I = the max(1, floor(share N)) tokens of highest cov
@@ -10,15 +10,17 @@ verl's `kl_cov`. With N valid tokens in the rows of one forward pass and ln p of
 There is no clipping anywhere, and the clip settings have no effect: keep the learning rate low and the updates few. The
 penalty's gradient is 0 as long as the policy is the old one, so that the first update is plain policy gradient.
 
-Means and choice are over a forward pass: over the optimizer batch if memory holds it, else over each micro-batch, which
-then holds at least one token of its own. `share` is a fraction, as in verl; the first repository writes it in percent,
-0.2 for 2e-3.
+Means and choice are over the whole optimizer batch, however many micro-batches and processes share it; verl's take each
+micro-batch by itself. `share` is a fraction, as in verl; the first repository writes it in percent, 0.2 for 2e-3.
 
 When: as `clip_cov`, where it should be steadier; the paper's strongest. 2e-3 for 7B, 2e-4 for 32B. The paper also drops
-groups of equal reward (base `dapo`, or `dynamic_sampling`). Cost: none to speak of.
+groups of equal reward (base `dapo`, or `dynamic_sampling`). Cost: none with one micro-batch in one process; else one
+more forward pass over the rows of every update but the first of a step.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from pydantic import Field
@@ -29,6 +31,8 @@ from waver.training.rl.loss import importance_ratio
 from waver.training.rl.method import Method
 from waver.training.rl.settings import Settings
 from waver.training.strict import Strict
+
+HELD = "kl_cov_held"
 
 
 class Parameters(Strict):
@@ -46,10 +50,13 @@ def highest(cov: torch.Tensor, mask: torch.Tensor, share: float) -> torch.Tensor
 
 
 def method(p: Parameters) -> Method:
+    def choose(batch: Batch, settings: Settings) -> Mapping[str, torch.Tensor]:
+        held = highest(covariance(batch.logprob, batch.advantage, batch.mask), batch.mask, p.share)
+        return {HELD: held.to(batch.mask.dtype)}
+
     def loss(batch: Batch, settings: Settings) -> torch.Tensor:
         ratio = importance_ratio(batch.logprob, batch.old_logprob, batch.mask, settings.ratio)
-        held = highest(covariance(batch.logprob, batch.advantage, batch.mask), batch.mask, p.share)
-        moved = (batch.logprob - batch.old_logprob).masked_fill(~held, 0.0).abs()
+        moved = (batch.logprob - batch.old_logprob).masked_fill(batch.measures[HELD] == 0, 0.0).abs()
         return -batch.advantage * ratio + p.penalty * moved
 
     def report(batch: Batch) -> dict[str, float]:
@@ -67,6 +74,7 @@ def method(p: Parameters) -> Method:
         name="kl_cov",
         paper="arXiv 2505.22617",
         summary="penalises how far the tokens of highest covariance of log-probability and advantage move; no clipping",
+        update_controller=choose,
         policy_loss=loss,
         report=report,
     )

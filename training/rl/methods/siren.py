@@ -12,17 +12,19 @@ advantages stay as they are.
 
 Source: arXiv 2509.25133; the structure is that of its released code. `released=True` leaves out the token that crosses
 `mass`, as the code does and as its published numbers came about: E is then 0 wherever two tokens suffice. At most the
-`cap` likeliest tokens are considered. As in the code the square is taken for each micro-batch: over the whole batch it
-is smaller by the variance of Ebar among micro-batches, so use one micro-batch per update if memory allows.
-Reconstructed: the nucleus by its usual meaning; micro-batches count by their rows.
+`cap` likeliest tokens are considered. Ebar is that of the whole optimizer batch, however many micro-batches and
+processes share it; in the code each micro-batch has its own, so that the square is larger by the variance among them.
+The anchor is that of the rows that filters have left. Reconstructed: the nucleus by its usual meaning.
 
 Use it where a plain entropy bonus either explodes or does not hold. On base models of very low or high entropy set the
 `anchor` yourself. It pulls down as well as up. The paper stands on `dr_grpo`. Costs a sort of the vocabulary at each
-position, with gradient.
+position, with gradient; with several micro-batches or processes one more forward pass over the rows of every update but
+the first of a step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,8 @@ import torch
 from pydantic import Field
 
 from waver.training.rl import Batch, Measure, Method, Settings, Strict
+
+EBAR = "siren_mean"
 
 
 class Parameters(Strict):
@@ -81,10 +85,15 @@ def method(p: Parameters) -> Method:
             state["anchor"] = float(mean_peak(batch.measures["nucleus_entropy"], batch.mask, p.quantile))
         return batch
 
+    def average(batch: Batch, settings: Settings) -> Mapping[str, torch.Tensor]:
+        return {EBAR: mean_peak(batch.live["nucleus_entropy"], batch.mask, p.quantile).expand(len(batch))}
+
     def pull(batch: Batch, settings: Settings) -> torch.Tensor:
         share = float((batch.lengths > 0).sum()) / (batch.totals["rows"] or 1.0)
-        ebar = mean_peak(batch.live["nucleus_entropy"], batch.mask, p.quantile)
-        return p.coefficient * share * (ebar - state["anchor"]).square()
+        part = mean_peak(batch.live["nucleus_entropy"], batch.mask, p.quantile)
+        # (Ebar - anchor)^2, with Ebar the sum of share * part over all micro-batches: its share of value and gradient.
+        off = batch.measures[EBAR][0] - state["anchor"]
+        return p.coefficient * share * (off.square() + 2 * off * (part - part.detach()))
 
     def report(batch: Batch) -> dict[str, float]:
         entropy = batch.measures["nucleus_entropy"]
@@ -100,6 +109,7 @@ def method(p: Parameters) -> Method:
         paper="arXiv 2509.25133",
         summary="pulls the nucleus entropy of each row's most uncertain tokens to its value at the first step",
         step_controller=drop_anchor,
+        update_controller=average,
         extra_loss=pull,
         report=report,
         state=state,

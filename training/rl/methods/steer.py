@@ -16,13 +16,15 @@ largest; their mean if all are equal.
 (training/rl/entropy_change.py); on random states it correlates with the true change at 1.00 where `with_x` does at 0.74
 and the released form at 0.65.
 
-M is that of the rows of one forward pass: of the optimizer batch if memory holds it, else of each micro-batch, as in
-the code. `scope="step"` takes it once a step from the old policy, over all rows, and micro-batching changes nothing.
-One improbable token can set M alone and leave all others near 1: `quantile` below 1 takes a quantile for M instead. A
-clipped token has no gradient but keeps its Omega and may set M, as in the code. The v4 paper has no floor.
+M is that of the whole optimizer batch, however many micro-batches and processes share it; the code takes each
+micro-batch by itself. `scope="step"` takes it once a step from the old policy, over all rows that are left after
+filtering. One improbable token can set M alone and leave all others near 1: `quantile` below 1 takes a quantile for M
+instead. A clipped token has no gradient but keeps its Omega and may set M, as in the code. The v4 paper has no floor.
 
 When: for a slower drift of entropy at nearly the same gradients; in small runs it takes a `smallest` of 0.5 or less to
-see it, and under Adam, which rescales what is damped, less of it is left. Cost: none; `exact` one pass over the logits.
+see it, and under Adam, which rescales what is damped, less of it is left. Cost: none with one micro-batch in one
+process; else, but for `scope="step"`, one more forward pass over the rows of every update but the first of a step.
+`exact` one pass over the logits.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from waver.training.rl.quantiles import quantile as quantile_of
 from waver.training.strict import Strict
 
 TINY = 1e-8
+LOW, HIGH = "steer_low", "steer_high"
 
 
 class Parameters(Strict):
@@ -52,7 +55,7 @@ class Parameters(Strict):
     floor: float = Field(0.02, ge=0)
     """Below which M does not fall: where nothing moves the entropy, nothing is damped. In the code only."""
     estimator: Literal["released", "with_x", "exact"] = "released"
-    scope: Literal["pass", "step"] = "pass"
+    scope: Literal["update", "step"] = "update"
     """Over what M is taken."""
     quantile: float = Field(1.0, gt=0, le=1)
     """Of |Omega|, for M; 1 is the maximum. The linear form always takes the maximum."""
@@ -99,19 +102,24 @@ def scale_of(omega: torch.Tensor, mask: torch.Tensor, floor: float = 0.02, quant
     return (valid.max() if quantile == 1 else quantile_of(valid, quantile)).clamp(min=floor)
 
 
+def range_of(omega: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the smallest and the largest |Omega| of the valid tokens, scalars."""
+    size, valid = omega.abs(), mask > 0
+    return size.masked_fill(~valid, torch.inf).min(), size.masked_fill(~valid, -torch.inf).max()
+
+
 def exponential(omega: torch.Tensor, scale: torch.Tensor, smallest: float = 0.8) -> torch.Tensor:
     """Return exp(ln(smallest) |Omega| / M), in [smallest, 1]."""
     share = (omega.abs() / scale).nan_to_num(0.0)  # 0 / 0 where nothing moves and there is no floor
     return (math.log(smallest) * share).exp().clamp(smallest, 1.0)
 
 
-def linear(omega: torch.Tensor, mask: torch.Tensor, smallest: float = 0.8, largest: float = 1.2) -> torch.Tensor:
-    """Fall from `largest` at the smallest |Omega| of the valid tokens down to `smallest` at the largest."""
-    size, valid = omega.abs(), mask > 0
-    low, high = size.masked_fill(~valid, torch.inf).min(), size.masked_fill(~valid, -torch.inf).max()
-    if not high > low:
-        return torch.full_like(size, (smallest + largest) / 2)
-    return (largest - (size - low) / (high - low) * (largest - smallest)).clamp(smallest, largest)
+def linear(
+    omega: torch.Tensor, low: torch.Tensor, high: torch.Tensor, smallest: float = 0.8, largest: float = 1.2
+) -> torch.Tensor:
+    """Fall from `largest` at |Omega| = low down to `smallest` at high; their mean where the two are equal."""
+    share = torch.where(high > low, (omega.abs() - low) / (high - low), 0.5)
+    return (largest - share * (largest - smallest)).clamp(smallest, largest)
 
 
 def method(p: Parameters) -> Method:
@@ -126,19 +134,20 @@ def method(p: Parameters) -> Method:
             batch.measures.get("nec"),
         )
 
-    def note_scale(batch: Batch) -> Batch:
-        scale = scale_of(change(batch), batch.mask, p.floor, p.quantile)
-        return replace(batch, measures={**batch.measures, "steer_scale": scale.expand(len(batch))})
+    def scales(batch: Batch) -> dict[str, torch.Tensor]:
+        """Return what |Omega| is compared with, the same for every row."""
+        omega = change(batch)
+        low, high = range_of(omega, batch.mask)
+        if p.form == "exponential":
+            high = scale_of(omega, batch.mask, p.floor, p.quantile)
+        return {LOW: low.expand(len(batch)), HIGH: high.expand(len(batch))}
 
     def weigh(batch: Batch) -> torch.Tensor:
         omega = change(batch)
+        low, high = (batch.measures[name].unsqueeze(1) for name in (LOW, HIGH))
         if p.form == "linear":
-            return linear(omega, batch.mask, p.smallest, p.largest) * batch.mask
-        if p.scope == "step":
-            scale = batch.measures["steer_scale"].unsqueeze(1)
-        else:
-            scale = scale_of(omega, batch.mask, p.floor, p.quantile)
-        return exponential(omega, scale, p.smallest) * batch.mask
+            return linear(omega, low, high, p.smallest, p.largest) * batch.mask
+        return exponential(omega, high, p.smallest) * batch.mask
 
     def report(batch: Batch) -> dict[str, float]:
         omega = change(batch)
@@ -150,7 +159,10 @@ def method(p: Parameters) -> Method:
         paper="arXiv 2510.10150",
         summary="damps every token by how much its update would move the entropy",
         reads=frozenset({"entropy"}),
-        step_controller=note_scale if p.scope == "step" else None,
+        step_controller=(lambda batch: replace(batch, measures={**batch.measures, **scales(batch)}))
+        if p.scope == "step"
+        else None,
+        update_controller=(lambda batch, _: scales(batch)) if p.scope == "update" else None,
         live_weight=weigh,
         report=report,
         measures=(Measure("nec", expected_discriminator),) if p.estimator == "exact" else (),

@@ -14,6 +14,10 @@ from waver.training.pair.world import draw, score_text
 SMALL = Path(__file__).parents[4] / "models" / "small"
 
 
+OWN = ("recipe", "correct", "refill", "rollout_func", "peft_config", "tools")
+"""Arguments of a trainer itself."""
+
+
 def questions(prompts: int = 8, steps: int = 3) -> Dataset:
     """So many sums, as TRL takes them."""
     items = draw("arithmetic", 5, prompts, steps=steps)
@@ -51,12 +55,14 @@ def arguments(folder: Path, **given: Any) -> GRPOConfig:
 
 def made(kind: type, folder: Path, *, prompts: int = 8, model: dict[str, Any] | None = None, **given: Any) -> Any:
     """A trainer of that class. Its own arguments go to it, `model` to the loading, most else to its arguments."""
-    options = {name: given.pop(name) for name in ("recipe", "correct", "rollout_func", "peft_config") if name in given}
+    options = {name: given.pop(name) for name in OWN if name in given}
+    tokenizer = AutoTokenizer.from_pretrained(SMALL, padding_side="left")
+    tokenizer.chat_template = given.pop("template", tokenizer.chat_template)
     return kind(
         AutoModelForCausalLM.from_pretrained(SMALL, **model or {}),
         given.pop("reward_funcs", reward),
         arguments(folder, **given),
         questions(prompts),
-        processing_class=AutoTokenizer.from_pretrained(SMALL, padding_side="left"),
+        processing_class=tokenizer,
         **options,
     )

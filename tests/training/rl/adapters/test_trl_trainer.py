@@ -12,12 +12,16 @@ import torch
 
 pytest.importorskip("trl")
 
+import trl
+from trl import GRPOTrainer
+
 from tests.training.rl.adapters.sums import made, reward
 from waver.entropy import shannon_entropy
-from waver.training.rl import Batch, Draw, Measure, Method, Recipe, RecipeError
+from waver.training.rl import Batch, Draw, Measure, Method, Recipe, RecipeError, load
 from waver.training.rl.adapters.trl_draws import drawn_by
 from waver.training.rl.adapters.trl_rows import is_cut, stack, turns
 from waver.training.rl.adapters.trl_trainer import RecipeTrainer
+from waver.training.tasks.tools import calculator
 
 
 def named(**hooks: Any) -> Method:
@@ -73,6 +77,45 @@ def test_a_method_trains_and_resumes_exactly(tmp_path: Path) -> None:
     assert {name: last[name] for name in shared} == {name: expected[name] for name in shared}
     assert 0.4 < last["kept"] < 0.6
     assert last["ratio"] == pytest.approx(1, abs=1e-5)
+
+
+def test_curves_are_those_of_all_rows_as_drawn(tmp_path: Path) -> None:
+    """Under DAPO too, which drops groups and masks rows that were cut: the same rows, and the same figures."""
+    cut = {"max_steps": 1, "max_completion_length": 38, "correct": 1.0}
+    plain, filtered = (
+        made(RecipeTrainer, tmp_path, recipe=Recipe(base, [named()]), **cut) for base in ("grpo", "dapo")
+    )
+    logs = []
+    for trainer in (plain, filtered):
+        torch.manual_seed(0)
+        trainer.train()
+        logs.append(trainer.state.log_history[0])
+    all_, dapo = logs
+    for name in ("accuracy", "length", "entropy", "reward"):
+        assert dapo[name] == pytest.approx(all_[name], abs=1e-6), name
+        assert all_[f"kept/{name}"] == pytest.approx(all_[name], abs=1e-6), name
+    assert dapo["completions/clipped_ratio"] > 0
+    assert dapo["length"] == pytest.approx(dapo["completions/mean_length"])
+    assert all_["kept/rows"] == 1 > dapo["kept/rows"]
+    assert dapo["kept/length"] < dapo["length"]
+
+
+def test_trl_is_not_asked_twice_for_the_old_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain recipe with one update needs no pass before it; with two, TRL's own pass is ours."""
+    seen: list[bool] = []
+    pass_over = GRPOTrainer._get_per_token_logps_and_entropies
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        seen.append(torch.is_grad_enabled())
+        return pass_over(*args, **kwargs)
+
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", count)
+    for given, before in (({}, 0), ({"num_iterations": 2}, 2), ({"recipe": Recipe("grpo", [named()])}, 2)):
+        seen.clear()
+        trainer = made(RecipeTrainer, tmp_path, **{"max_steps": 1, **given})
+        trainer.train()
+        assert seen == [False] * before + [True] * 2  # two micro-batches of eight rows
+        assert 0 < trainer.state.log_history[0]["entropy"] < 2
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
@@ -233,7 +276,67 @@ def test_nothing_to_learn_from_leaves_the_weights_alone(tmp_path: Path) -> None:
     before = weights(trainer)
     trainer.train()
     assert all(torch.equal(weight, before[name]) for name, weight in weights(trainer).items())
-    assert trainer.state.log_history[0]["kept_rows"] == 0
+    assert trainer.state.log_history[0]["kept/rows"] == 0
+
+
+class Scripted(RecipeTrainer):
+    """Calls the calculator in every first turn, and then answers."""
+
+    def _generate_single_turn(self, prompt_ids: Any, *_: Any, **__: Any) -> Any:
+        call = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "12 + 30"}}\n</tool_call>'
+        asked = ["<tool_response>\n42\n</tool_response>" in self._tokenizer.decode(ids) for ids in prompt_ids]
+        said = [f"The answer is 4{i}." if told else call for i, told in enumerate(asked)]
+        return [[*self._tokenizer(text)["input_ids"], self.eos_token_ids[0]] for text in said], None
+
+
+def test_turns_with_a_tool_are_the_steps_of_empg(tmp_path: Path) -> None:
+    """What the tool says is no token of the policy; the turns before and after it are steps of their own."""
+    seen: list[Batch] = []
+    trainer = made(
+        Scripted,
+        tmp_path,
+        recipe=Recipe("grpo", [load("empg"), named(step_controller=lambda batch: seen.append(batch) or batch)]),
+        tools=[calculator],
+        template=(Path(trl.__file__).parent / "chat_templates" / "qwen2_5.jinja").read_text(),
+        reward_funcs=lambda completions, **_: [float("42." in str(c[-1].get("content"))) for c in completions],
+        max_completion_length=256,
+        max_steps=1,
+    )
+    trainer.train()
+    history = trainer.state.log_history[0]
+    assert history["tools/call_frequency"] == 1
+    assert history["empg/steps"] == 2 * 16
+    assert history["empg/step_entropy"] > 0
+    batch = seen[0]
+    assert batch.step_id.unique().tolist() == [-1, 0, 1]
+    assert ((batch.step_id >= 0) == (batch.mask > 0)).all()
+    own = trainer._tokenizer.decode(batch.tokens[0][batch.mask[0] > 0])
+    assert "<tool_call>" in own
+    assert "The answer is" in own
+    assert "<tool_response>" not in own
+
+
+def test_groups_that_are_left_out_are_drawn_anew(tmp_path: Path) -> None:
+    """Answers to half of the sums all earn the same. With refills there are four groups to learn from all the same."""
+    seen: list[Batch] = []
+
+    def uneven(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
+        return [float(i % 2 or int(known) % 2) for i, known in enumerate(answer)]
+
+    def groups(refill: int) -> int:
+        seen.clear()
+        recipe = Recipe(
+            "dapo", [named(step_controller=lambda batch: seen.append(batch) or batch)], mask_truncated=False
+        )
+        given = {"prompts": 32, "reward_funcs": uneven, "max_completion_length": 4, "max_steps": 1, "correct": 1.0}
+        trainer = made(RecipeTrainer, tmp_path, recipe=recipe, refill=refill, shuffle_dataset=False, **given)
+        trainer.train()
+        assert trainer.state.log_history[0]["kept"] == 1
+        return len(seen[0].group.unique())
+
+    assert 0 < groups(0) < 4
+    assert groups(8) == 4
+    assert len(seen[0]) == 16
 
 
 def test_rows_without_a_score_are_left_out(tmp_path: Path) -> None:

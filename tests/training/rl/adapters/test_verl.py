@@ -7,6 +7,7 @@ test_inside_verl.py runs beside it in an environment of its own.
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from tests.training.rl.rows import batch
-from waver.training.rl import Method, Recipe, RecipeError, make_recipe
+from waver.training.rl import Batch, Method, Recipe, RecipeError, load, make_recipe
 from waver.training.rl.adapters.verl import advantage, policy_loss
 
 G = torch.Generator().manual_seed(0)
@@ -82,6 +83,38 @@ def test_advantages_go_by_uid() -> None:
     assert (found == torch.tensor([[0.5], [-0.5], [-0.5], [0.5]]) * MASK).all()
 
 
+SHORT = Method(
+    name="short",
+    paper="",
+    summary="",
+    advantage_transform=lambda b: b.advantage + 0.1,
+    token_weight=lambda b: (1 / b.lengths).unsqueeze(1).expand_as(b.mask),
+)
+
+
+def test_weights_are_folded_into_the_advantages() -> None:
+    """verl's loss of the folded advantages is our loss with weights, whatever is clipped; not under `selected`."""
+    recipe = Recipe("grpo", [SHORT])
+    rewards = torch.zeros(4, 7, dtype=torch.float64)
+    rewards[:, 0] = torch.tensor([1.0, 0.0, 0.0, 1.0])
+    group = torch.tensor([0, 0, 1, 1])
+    folded, _ = advantage(recipe)(token_level_rewards=rewards, response_mask=MASK, index=group.numpy())
+    step, _ = recipe.control(recipe.advantages(batch(MASK, reward=rewards[:, 0], group=group, old_logprob=OLD)))
+    expected, _ = recipe.loss(Batch(**vars(step) | {"logprob": NEW}))
+    found, _ = policy_loss(recipe)(
+        old_log_prob=OLD, log_prob=NEW, advantages=folded, response_mask=MASK, loss_agg_mode="token-mean"
+    )
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+def test_a_controller_that_leaves_rows_out_is_refused() -> None:
+    drop = Method(name="one", paper="", summary="", step_controller=lambda b: replace(b, mask=b.mask * 0))
+    with pytest.raises(RecipeError, match="verl divides by all rows"):
+        advantage(Recipe("grpo", [drop]))(
+            token_level_rewards=torch.rand(4, 7), response_mask=MASK, index=np.array(["a", "a", "b", "b"])
+        )
+
+
 def test_the_signatures_are_those_that_verl_calls() -> None:
     names = "old_log_prob log_prob advantages response_mask loss_agg_mode config rollout_is_weights"
     assert list(inspect.signature(policy_loss(Recipe())).parameters) == names.split()
@@ -98,8 +131,12 @@ def test_the_signatures_are_those_that_verl_calls() -> None:
         (lambda: Recipe("grpo", entropy=0.1), "entropy_coeff"),
         (lambda: Recipe("grpo", denominator="selected"), "denominator=all"),
         (
-            lambda: Recipe("grpo", [Method(name="one", paper="", summary="", token_weight=lambda b: b.mask)]),
-            "one needs token_weight",
+            lambda: Recipe("grpo", [Method(name="one", paper="", summary="", live_weight=lambda b: b.mask)]),
+            "one needs live_weight",
+        ),
+        (
+            lambda: Recipe("grpo", [SHORT, load("kl_cov")]),
+            "the weights of short folded into the advantages, by which kl_cov chooses",
         ),
     ],
 )

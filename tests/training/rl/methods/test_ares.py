@@ -6,21 +6,25 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
+from tests.conftest import ROOT
 from tests.training.rl.rows import F64, batch
 from waver.entropy import entropy_bounds
-from waver.training.rl import Batch, RecipeError, make_recipe
+from waver.training.rl import Batch, RecipeError, load, make_recipe
 from waver.training.rl.methods.ares import (
     EASY,
     HARD,
     KL_WEIGHT,
     MEDIUM,
     Parameters,
+    count_windows,
     difficulty,
     followed,
     gap,
     shaping,
     thresholds,
+    trigger_tokens,
     windows,
 )
 from waver.training.rl.toy import train
@@ -43,6 +47,22 @@ def test_windows() -> None:
     # At 1, the windows that begin after 4 and 5 stand out; the spike at 2 does not.
     assert (means >= 1).nonzero()[:, 1].tolist() == [4, 5]
     assert (entropy >= 1).nonzero()[:, 1].tolist() == [2, 5, 6, 7, 8]
+
+
+def test_a_window_may_have_to_come_after_a_word() -> None:
+    """Of the tokens at 4 and 5, after which there is a window each, the second is that word."""
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "small")
+    word = "answer"
+    found = trigger_tokens([word], str(ROOT / "models" / "small"))
+    assert {tokenizer.decode([i]).strip().lower() for i in found.tolist()} == {word}
+    rows = batch(torch.ones(1, 12), entropy=[H], tokens=[[0] * 5 + [int(found[0])] + [0] * 6])
+    state = {"theta": 1.0, "triggers": found}
+    assert count_windows(rows, state, Parameters())[1].nonzero()[:, 1].tolist() == [4, 5]
+    given = Parameters(triggers=(word,), tokenizer=str(ROOT / "models" / "small"))
+    assert count_windows(rows, state, given)[1].nonzero()[:, 1].tolist() == [5]
+    assert "tokens" in load("ares", triggers=(word,), tokenizer=str(ROOT / "models" / "small")).reads
+    with pytest.raises(RecipeError, match="give both, or neither"):
+        load("ares", triggers=(word,))
 
 
 def test_padding_changes_no_window() -> None:

@@ -185,14 +185,14 @@ def test_two_rules_for_the_draws_are_refused() -> None:
         recipe.plan()
 
 
-def test_the_signal_does_not_depend_on_micro_batches_unless_it_is_told_to() -> None:
-    for each, same in ((False, True), (True, False)):
-        recipe = make_recipe("dapo", [{"name": "hapo", "per_microbatch": each}])
+def test_the_signal_does_not_depend_on_micro_batches() -> None:
+    for each in (False, True):
+        recipe = make_recipe("dapo", [{"name": "hapo", "per_update": each}])
         step, _ = step_of(recipe)
-        step = replace(step, live={"entropy": H})
+        step = replace(step, live={"entropy": H * 2 + 0.1 * H.square()})
         whole = recipe.loss(step)[0].item()
-        parts = sum(recipe.loss(part)[0].item() for part in step.counted().split(2))
-        assert (parts == pytest.approx(whole)) is same
+        parts = sum(recipe.loss(part)[0].item() for part in recipe.begin_update(step).split(2))
+        assert parts == pytest.approx(whole)
 
 
 def test_padding_does_not_count() -> None:

@@ -66,18 +66,20 @@ def test_who_is_held() -> None:
     assert not highest(cov, mask * 0, 0.5).any()
 
 
-def test_a_forward_pass_chooses_by_itself() -> None:
-    """Two micro-batches of the figures: with one advantage in each, all covariances are 0 and one of each is held; the
-    divisor is that of the whole."""
-    total = 0.0
-    for micro in rows().counted().split(2):
-        loss, _ = recipe(share=0.01).loss(micro)
-        plain, _ = recipe(penalty=0).loss(micro)
-        penalty = (loss - plain).item() * 7
-        moved = (micro.logprob - micro.old_logprob).detach().abs()[micro.mask > 0].tolist()
-        assert any(penalty == pytest.approx(m) for m in moved)
-        total += plain.item()
-    assert total == pytest.approx(0.1314156, abs=6e-8)
+def test_micro_batches_hold_one_token_together() -> None:
+    """Two micro-batches of the figures have one advantage each: by themselves each would hold a token."""
+    made = recipe(share=0.01)
+    begun = made.begin_update(rows())
+    held = [int((micro.measures["kl_cov_held"] > 0).sum()) for micro in begun.split(2)]
+    assert sorted(held) == [0, 1]
+    parts = sum(made.loss(micro)[0].item() for micro in begun.split(2))
+    assert parts == pytest.approx(made.loss(rows())[0].item(), abs=1e-12)
+
+
+def test_a_part_of_an_update_alone_is_refused() -> None:
+    (part, _) = rows().counted().split(2)
+    with pytest.raises(ValueError, match="kl_cov must see the whole optimizer batch: call begin_update"):
+        recipe().loss(part)
 
 
 def test_nothing_valid_is_no_loss() -> None:

@@ -101,11 +101,12 @@ def test_the_anchor_is_that_of_the_first_step_and_outlives_a_checkpoint() -> Non
         assert r.loss(step)[0].item() == pytest.approx(0.005 * 0.475**2)
 
 
-def test_micro_batches_take_the_square_of_their_own_mean_and_count_by_rows() -> None:
+def test_micro_batches_take_the_square_of_the_mean_of_all() -> None:
+    """By themselves they would give (0.2^2 + 0.1^2) / 2."""
     recipe = make_recipe("grpo", [{"name": "siren", "anchor": 0.8, "coefficient": 1}])
     step, _ = recipe.control(recipe.advantages(rows(ENTROPY)))
-    parts = sum(recipe.loss(part)[0].item() for part in step.counted().split(2))
-    assert parts == pytest.approx((0.2**2 + 0.1**2) / 2)
+    parts = sum(recipe.loss(part)[0].item() for part in recipe.begin_update(step).split(2))
+    assert parts == pytest.approx(0.15**2)
     assert recipe.loss(step)[0].item() == pytest.approx(0.15**2)
 
 

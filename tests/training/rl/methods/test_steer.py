@@ -12,7 +12,7 @@ from tests.training.rl.tabular import Bandits
 from waver.entropy import shannon_entropy
 from waver.training.rl import Batch, RecipeError, make_recipe
 from waver.training.rl.entropy_change import expected_discriminator
-from waver.training.rl.methods.steer import entropy_change, exponential, linear, scale_of
+from waver.training.rl.methods.steer import entropy_change, exponential, linear, range_of, scale_of
 
 X, O = [[0.9, 0.1, 0.6, 0.05]], [[0.8, 0.1, 0.6, 0.1]]  # noqa: E741
 ENTROPY, ADVANTAGE = [[0.5, 1.2, 0.5, 2.0]], [[1.0, 1, -1, -1]]
@@ -57,8 +57,8 @@ def test_exponential_weights(scale: float, figures: tuple[float, ...]) -> None:
 
 
 def test_linear_weights() -> None:
-    assert linear(omega(), ONES)[0].tolist() == near(1.1837786, 0.8, 1.2, 1.0102655)
-    assert linear(torch.full((1, 4), 0.3), ONES)[0].tolist() == pytest.approx([1.0] * 4)
+    assert linear(omega(), *range_of(omega(), ONES))[0].tolist() == near(1.1837786, 0.8, 1.2, 1.0102655)
+    assert linear(torch.full((1, 4), 0.3), *torch.tensor([0.3, 0.3]))[0].tolist() == pytest.approx([1.0] * 4)
 
 
 def test_the_loss() -> None:
@@ -105,7 +105,8 @@ def test_what_is_not_finite_counts_for_nothing() -> None:
 
 
 def test_over_what_the_largest_is_taken() -> None:
-    """Of each forward pass, as in the code; with `step` once, so that micro-batches change nothing."""
+    """Of all rows of an update under the policy as it is now, or of a step under the old one: micro-batches change
+    nothing."""
     given: dict[str, Any] = {
         "mask": torch.ones(2, 2),
         "logprob": logs([[0.9, 0.1], [0.6, 0.05]]),
@@ -117,11 +118,11 @@ def test_over_what_the_largest_is_taken() -> None:
     def weights(parts: int, scope: str) -> float:
         made = recipe(scope=scope)
         step, _ = made.control(batch(**given | {"logprob": given["old_logprob"]}))
-        step = Batch(**vars(step) | {"logprob": given["logprob"]}).counted()
+        step = made.begin_update(Batch(**vars(step) | {"logprob": given["logprob"]}))
         return sum(made.loss(micro)[1]["weight"] for micro in step.split(parts))
 
-    assert weights(1, "pass") == pytest.approx((0.9900662 + 0.8 + 0.9990267 + 0.8991036) / 4, abs=6e-8)
-    assert weights(2, "pass") == pytest.approx((0.9900662 + 0.8 + 0.9979577 + 0.8) / 4, abs=1e-6)
+    assert weights(1, "update") == pytest.approx((0.9900662 + 0.8 + 0.9990267 + 0.8991036) / 4, abs=6e-8)
+    assert weights(2, "update") == pytest.approx(weights(1, "update"), abs=1e-12)
     assert weights(2, "step") == pytest.approx(weights(1, "step"), abs=1e-12)
 
 

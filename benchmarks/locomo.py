@@ -40,7 +40,9 @@ from waver.retrieval.words import search_terms, words
 
 KS = (5, 10)
 DEPTH = 10
-QUIET = 4.0
+START = 600.0
+"""Seconds that a server is given to load its libraries and models."""
+QUIET = 20.0
 """Seconds without a new memory after which a conversation has been read."""
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop"}
 """The fifth, questions that the conversation does not answer, has no recall."""
@@ -160,9 +162,15 @@ class Remembered:
         return {"kept": kept, "seconds": (ended - began) / len(conversation.turns)}
 
     def _settled(self, user: str) -> tuple[int, float]:
-        """Wait until no memory has come for a while; return how many there are, and when the last one was seen."""
-        count, since = -1, time.perf_counter()
-        while time.perf_counter() - since < QUIET:
+        """Wait until no memory has come for a while; return how many there are, and when the last one was seen.
+
+        Raises:
+            TimeoutError: none has come at all.
+        """
+        count, since = 0, time.perf_counter()
+        while not count or time.perf_counter() - since < QUIET:
+            if not count and time.perf_counter() - since > START:
+                raise TimeoutError(f"nothing of {user} was remembered within {START:.0f} s")
             lines = self._http.get("/v1/memories", params={"user": user}).raise_for_status().text.splitlines()
             now = sum('"object": "memory"' in line for line in lines)
             if now != count:
@@ -193,7 +201,7 @@ def server(scratch: Path) -> Iterator[httpx.Client]:
     file.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "waver", "serve", "--config", str(file)]
     url = f"http://127.0.0.1:{port}"
-    with running(command, scratch / "log", f"{url}/ready", 120), httpx.Client(base_url=url, timeout=120) as client:
+    with running(command, scratch / "log", f"{url}/ready", START), httpx.Client(base_url=url, timeout=120) as client:
         yield client
 
 

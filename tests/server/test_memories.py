@@ -72,16 +72,13 @@ def test_what_one_says_comes_back_to_them_alone(server: Running) -> None:
         chat(alice, "My red boat lies in Corton", "anna")
         until(lambda: bool(contents(alice, "anna")), "the memory")
         assert contents(alice, "anna")[0] == "user: My red boat lies in Corton"
-        recalled = chat(alice, "Where is the boat?", "anna")["waver"]["memory"]["recalled"]
-        assert "user: My red boat lies in Corton" in recalled[0]["text"]
+        asks = [TURNS | {"remember": False}]
+        recalled = chat(alice, "Where is the boat?", "anna", asks)["waver"]["memory"]["recalled"]
+        assert "user: My red boat lies in Corton" in [each["text"].partition(": ")[2] for each in recalled]
         for http, user in ((alice, "eve"), (alice, None), (bob, "anna")):
             assert exported(http, user) == []
-            assert (
-                chat(http, "Where is the boat?", user, [TURNS | {"remember": False}])["waver"]["memory"]["recalled"]
-                == []
-                if http is alice
-                else True
-            )
+        for user in ("eve", None):
+            assert chat(alice, "Where is the boat?", user, asks)["waver"]["memory"]["recalled"] == []
         found = alice.post("/v1/memories/search", json={"query": "boat", "user": "anna"}).json()["memories"]
         assert found[0]["content"] == "user: My red boat lies in Corton"
         assert alice.post("/v1/memories/search", json={"query": "boat", "user": "eve"}).json() == {"memories": []}

@@ -27,6 +27,8 @@ SIGNS = (
     ("granite4", ("<|tool_call|>", "<|start_of_role|>")),
     ("minimax_m2", ("<minimax:tool_call>",)),
     ("kimi_k2", ("<|tool_call_begin|>",)),
+    ("gemma4", ("<|tool_call>",)),
+    ("lfm2", ("<|tool_call_start|>",)),
     ("openai", ("<|channel|>",)),
 )  # fmt: skip
 """Parsers by what stands in the chat templates of their models; the first that fits is taken."""

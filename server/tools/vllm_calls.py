@@ -62,7 +62,7 @@ class VllmCalls:
                 before, self._text, text, known, self._ids, list(ids), self._request
             )
         except Exception as error:  # each parser raises its own kinds; the text is content then
-            log.warning("a tool parser failed", reason=f"{type(error).__name__}: {error}"[:300])
+            log.warning("a tool parser failed", kind=type(error).__name__)
             return [Content(text)]
         return [] if delta is None else self._parts(delta)
 
@@ -100,7 +100,7 @@ class VllmCalls:
         try:
             found = self._parser.extract_tool_calls(self._text, self._request)
         except Exception as error:  # as above
-            log.warning("a tool parser failed", reason=f"{type(error).__name__}: {error}"[:300])
+            log.warning("a tool parser failed", kind=type(error).__name__)
             return [Content(self._text)]
         calls = found.tool_calls[:1] if self._single else found.tool_calls
         whole = [is_object(call.function.arguments) for call in calls]

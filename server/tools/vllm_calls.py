@@ -46,8 +46,10 @@ class VllmCalls:
         self._stream, self._single, self._new_id = stream, offer.single, new_id
         # Fields are validated here, as vLLM reads them in its own classes.
         self._request = ChatCompletionRequest(messages=[], model="", tools=offer.for_template, tool_choice="auto")
+        self._kind, self._tokenizer = kind, tokenizer
         self._parser = kind(tokenizer, self._request.tools)
-        self._text = ""
+        self._text = self._said = ""
+        """The text, and what of it has been passed on as content."""
         self._ids: list[int] = []
         self._arguments: dict[int, str] = {}
 
@@ -63,11 +65,13 @@ class VllmCalls:
             )
         except Exception as error:  # each parser raises its own kinds; the text is content then
             log.warning("a tool parser failed", kind=type(error).__name__)
+            self._said += text
             return [Content(text)]
         return [] if delta is None else self._parts(delta)
 
     def _parts(self, delta: Any) -> list[Part]:
         out: list[Part] = [Content(delta.content)] if delta.content else []
+        self._said += delta.content or ""
         for call in delta.tool_calls or ():
             if self._single and call.index:
                 continue
@@ -84,23 +88,37 @@ class VllmCalls:
         return self._end_of_stream(finish) if self._stream else self._whole(finish)
 
     def _end_of_stream(self, finish: Finish) -> list[Part]:
+        """Complete what was passed on by what the whole text says, which alone tells whether a call is one."""
         out: list[Part] = []
+        found = self._extracted()
+        final = [] if found is None else [call.function for call in found.tool_calls]
         for index, text in self._arguments.items():
-            if index == max(self._arguments) and (rest := self._parser.get_remaining_unstreamed_args()):
-                text += rest
-                out.append(Arguments(index, rest))
-            if is_object(text):
+            whole = final[index].arguments if index < len(final) else ""
+            if is_object(whole) and (whole.startswith(text) or is_object(text)):
                 self.complete += 1
+                out += [Arguments(index, whole[len(text) :])] if len(whole) > len(text) and not is_object(text) else []
             elif finish != "length":
                 self.broken += 1
                 out += [Abandoned(index), Content(text)]
+        for index in range(len(self._arguments), 1 if self._single else len(final)):
+            if index < len(final) and is_object(final[index].arguments):
+                self.complete += 1
+                out += [CallStart(index, self._new_id(), final[index].name), Arguments(index, final[index].arguments)]
+        if not (self._arguments or self.complete) and self._text.startswith(self._said) and self._text != self._said:
+            out.append(Content(self._text[len(self._said) :]))  # held back as the beginning of a call
         return out
 
-    def _whole(self, finish: Finish) -> list[Part]:
+    def _extracted(self) -> Any:
+        """Read the whole text; None where the parser fails."""
         try:
-            found = self._parser.extract_tool_calls(self._text, self._request)
-        except Exception as error:  # as above
+            return self._kind(self._tokenizer, self._request.tools).extract_tool_calls(self._text, self._request)
+        except Exception as error:  # each parser raises its own kinds
             log.warning("a tool parser failed", kind=type(error).__name__)
+            return None
+
+    def _whole(self, finish: Finish) -> list[Part]:
+        found = self._extracted()
+        if found is None:
             return [Content(self._text)]
         calls = found.tool_calls[:1] if self._single else found.tool_calls
         whole = [is_object(call.function.arguments) for call in calls]

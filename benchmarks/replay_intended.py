@@ -25,7 +25,17 @@ BY_MODULE = "policies and gates are found by their modules, and listed by name w
 DECLARED = "a policy declares what it reports and which of its fields name engines"
 COMPILED = "a grammar is compiled in a process of its own, whose complaints end with a full stop"
 BOUNDED = "a text is not tokenised beyond what the context could hold"
+FINGERPRINT = "an answer says what it was made with"
+STOPPED = "an answer names the stop string or the stop token that ended it"
+OVERFLOW = "an overflow is told in the words that frameworks look for"
+CARDS = "model cards have a root and a parent, and the embedders are listed"
+NAMED = "fields that change nothing are named in the answer"
 INTENDED: tuple[Intended, ...] = (
+    Intended(r"", r"body(\[\d+\])?\.system_fingerprint", FINGERPRINT),
+    Intended(r"", r"body(\[\d+\])?\.choices\[\d+\]\.stop_reason", STOPPED),
+    Intended(r"^(374|384|385) refused$", r"body\.error\.message", OVERFLOW),
+    Intended(r" models$", r"body(\.data\[\d+\])?\.(root|parent)|body\.data", CARDS),
+    Intended(r"^059 fields$", r"body\.waver\.ignored|headers\.x-waver-ignored", NAMED),
     Intended(r" models$", r"body\.data \(order\)", BY_MODULE),
     Intended(r" models$", r"body\.data\[1\]\.schema\.properties\.gate\.enum\[\d\]", BY_MODULE),
     Intended(r" models$", r"body\.data\[1\]\.schema\.properties\.(threshold|draft_tokens)\.description", BY_MODULE),

@@ -59,6 +59,22 @@ class Unsupported(ValueError):
         self.detail = detail
 
 
+class ContextExceeded(Unsupported):
+    """A prompt leaves no room for an answer; `context` and `found` as in `overflow`."""
+
+    def __init__(self, context: int, found: str, param: str = "prompt") -> None:
+        super().__init__(overflow(context, found), param)
+
+
+def overflow(context: int, found: str) -> str:
+    """Return the message about a prompt that does not fit a context of so many tokens, in the words that frameworks
+    look for; `found` is the end of the sentence, as "the prompt has 2009 tokens"."""
+    return (
+        f"This model's maximum context length is {context} tokens, for the prompt and the answer. However, {found}. "
+        "Please reduce the length of the prompt."
+    )
+
+
 def in_full(error: EngineError | Unsupported) -> str:
     """Return the message with the detail that only the operator may read."""
     return str(error) if error.detail is None else f"{error}: {error.detail}"
@@ -103,6 +119,9 @@ class Sampling:
 
     `logprobs`: the steps' `logprob` is wanted; where it is not, an engine may leave it NaN if it costs something.
     `seed` makes a draw a function of (seed, position in the answer) alone. `temperature == 0` is greedy.
+    `grammar` is a JSON schema, or another form as `waver.engines.grammar_forms` writes it. `allowed_token_ids` are all
+    that may be drawn, if there are any; `bad_words` are runs of tokens that may not be completed. `unset` names fields
+    that nobody asked for, neither the request nor the model's own defaults.
     `transforms` adapt the temperature, and truncate the distribution after it and before `min_p`, `top_k` and `top_p`;
     the whole order is in `waver.engines.transforms`.
     `state_of`: the prompt may begin with these tokens, and then the hidden state at the last of them is to come with
@@ -124,6 +143,9 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     top_logprobs: int = 0
     grammar: str | None = None
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    unset: frozenset[str] = frozenset()
     transforms: tuple[Transform, ...] = ()
     logprobs: bool = True
     gate: Gate | None = None

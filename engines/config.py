@@ -24,6 +24,10 @@ class _Config(BaseModel):
     )
 
 
+GenerationConfigUse = Literal["auto", "none"]
+"""`auto`: a model's own settings (`generation_config.json`) hold where a request is silent; `none`: neutral ones."""
+
+
 class TransformersConfig(_Config):
     """A model in this process. `model` is a directory or a hub id, as transformers loads them."""
 
@@ -35,6 +39,7 @@ class TransformersConfig(_Config):
     threads: int | None = Field(default=None, ge=1, description="CPU threads of a pass; default: 1 for small models")
     max_sequences: int = Field(default=64, ge=1, description="sequences decoded together, and KV caches kept")
     max_model_len: int | None = Field(default=None, ge=2, description="context length, at most the model's own")
+    generation_config: GenerationConfigUse = "auto"
 
 
 class VllmConfig(_Config):
@@ -55,6 +60,7 @@ class VllmConfig(_Config):
     step_timeout: float = Field(
         default=600.0, gt=0, description="seconds that one step may take, compiling included, before the same is done"
     )
+    generation_config: GenerationConfigUse = "auto"
 
 
 class LoraConfig(_Config):
@@ -93,6 +99,9 @@ class UpstreamConfig(_Config):
     )
     heartbeat_timeout: float = Field(default=10.0, gt=0, description="for its answer; without two in a row it is down")
     wait: float = Field(default=60.0, ge=0, description="patience at the start with an upstream that is not up yet")
+    generation_config: GenerationConfigUse = Field(
+        default="auto", description="`auto`: what no request asks for is left to the upstream; `none`: neutral values"
+    )
     ca_file: str | None = Field(default=None, description="certificates (PEM) to check the upstream's with")
     verify: bool = Field(default=True, description="whether to check the upstream's certificate")
 

@@ -1,4 +1,4 @@
-"""Guided decoding: mask the tokens that a JSON schema does not allow next. The parser is llguidance's."""
+"""Guided decoding: mask the tokens that a grammar does not allow next. The parser is llguidance's."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from transformers import PreTrainedTokenizerFast
 
 from waver.devices import to_device
 from waver.engines.base import Unsupported
-from waver.engines.schema_check_worker import OPTIONS
+from waver.engines.schema_check_worker import compiled, words
 from waver.engines.tokens import TokenText
 
 
 class Grammar:
-    """Compiles JSON schemas for one tokenizer."""
+    """Compiles grammars, written as `Sampling.grammar` has them, for one tokenizer."""
 
     def __init__(self, tokens: TokenText, vocabulary: int) -> None:
         self._vocabulary = vocabulary
@@ -33,26 +33,25 @@ class Grammar:
             raise Unsupported(f"this model's tokenizer cannot be guided: {error}", "response_format") from error
         self._compile = lru_cache(maxsize=64)(self._start)
 
-    def _start(self, schema: str) -> llguidance.LLMatcher:
-        """Compile a schema to a matcher that has consumed nothing."""
+    def _start(self, grammar: str) -> llguidance.LLMatcher:
+        """Compile a grammar to a matcher that has consumed nothing."""
         try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, OPTIONS, OPTIONS)
+            matcher = llguidance.LLMatcher(self._tokenizer, compiled(grammar))
         except ValueError as error:
-            raise Unsupported(f"the JSON schema cannot be enforced: {error}", "response_format") from error
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar)
+            raise Unsupported(f"the grammar cannot be enforced: {words(str(error))}", "response_format") from error
         if matcher.is_error():
-            raise Unsupported(f"the JSON schema cannot be enforced: {matcher.get_error()}", "response_format")
+            raise Unsupported(f"the grammar cannot be enforced: {words(matcher.get_error())}", "response_format")
         return matcher
 
-    def matcher(self, schema: str, answer: Sequence[int]) -> llguidance.LLMatcher:
+    def matcher(self, grammar: str, answer: Sequence[int]) -> llguidance.LLMatcher:
         """Make a matcher that has consumed `answer`, so that an answer can continue where another engine left it.
 
         Raises:
-            Unsupported: the schema cannot be compiled, or the answer so far is not a prefix of what it allows.
+            Unsupported: the grammar cannot be compiled, or the answer so far is not a prefix of what it allows.
         """
-        matcher = self._compile(schema).deep_copy()
+        matcher = self._compile(grammar).deep_copy()
         if answer and not matcher.consume_tokens(list(answer)):
-            raise Unsupported("the answer so far does not fit the JSON schema", "response_format")
+            raise Unsupported("the answer so far does not fit the grammar", "response_format")
         return matcher
 
     def mask(self, logits: torch.Tensor, rows: Sequence[int], matchers: Sequence[llguidance.LLMatcher]) -> None:

@@ -44,7 +44,8 @@ class Row:
         """Return whether nothing is added to the raw logits before temperature and truncation."""
         s = self.sampling
         penalised = s.presence_penalty or s.frequency_penalty or s.repetition_penalty != 1.0
-        return not (penalised or s.logit_bias or self.position < s.min_tokens)
+        barred = s.allowed_token_ids or s.bad_words
+        return not (penalised or s.logit_bias or barred or self.position < s.min_tokens)
 
     @property
     def untruncated(self) -> bool:
@@ -104,7 +105,11 @@ def _adjusted(logits: torch.Tensor, rows: Sequence[Row], which: Sequence[int]) -
     """Copy the logits, with bias, minimum length and penalties in some of the rows."""
     logits = logits.clone()
     _bias(logits, [(i, *pair) for i in which for pair in rows[i].sampling.logit_bias.items()])
-    _bar_ends(logits, [(i, rows[i].ends) for i in which if rows[i].position < rows[i].sampling.min_tokens])
+    for i in which:
+        if allowed := rows[i].sampling.allowed_token_ids:
+            _bar_others(logits, i, allowed)
+    barred = [(i, rows[i].ends) for i in which if rows[i].position < rows[i].sampling.min_tokens]
+    _bar(logits, [*barred, *((i, words) for i in which if (words := completions(rows[i])))])
     repeated, penalised = list[TokenAmounts](), list[TokenAmounts]()
     for i in which:
         row, s = rows[i], rows[i].sampling
@@ -133,16 +138,35 @@ def _bias(logits: torch.Tensor, wanted: Sequence[tuple[int, int, float]]) -> Non
         logits[to_device(rows, device), to_device(tokens, device)] += to_device(amounts, device, torch.float32)
 
 
-def _bar_ends(logits: torch.Tensor, short: Sequence[tuple[int, tuple[int, ...]]]) -> None:
-    """Bar the tokens that would end an answer, in place: `(row, ends)` each."""
-    places = [(row, end, k) for k, (row, ends) in enumerate(short) for end in ends]
+def completions(row: Row) -> tuple[int, ...]:
+    """Return the tokens that would complete one of the row's `bad_words` behind what is written of the answer."""
+    answer = row.ids[row.start :] if row.sampling.bad_words else ()
+    written = len(answer)
+    return tuple(
+        run[-1]
+        for run in row.sampling.bad_words
+        if len(run) <= written + 1 and tuple(answer[written + 1 - len(run) :]) == run[:-1]
+    )
+
+
+def _bar_others(logits: torch.Tensor, row: int, allowed: Sequence[int]) -> None:
+    """Bar all tokens of a row but some, in place."""
+    index = to_device(allowed, logits.device)
+    kept = logits[row, index]
+    logits[row] = -torch.inf
+    logits[row, index] = kept
+
+
+def _bar(logits: torch.Tensor, barred: Sequence[tuple[int, tuple[int, ...]]]) -> None:
+    """Bar tokens in place: `(row, tokens)` each."""
+    places = [(row, token, k) for k, (row, tokens) in enumerate(barred) for token in tokens]
     if not places:
         return
-    rows, ends, k = to_device(places, logits.device).T
-    held = logits[rows, ends]
-    logits[rows, ends] = -torch.inf
-    stuck = logits[to_device([row for row, _ in short], logits.device)].amax(-1) == -torch.inf
-    logits[rows, ends] = torch.where(stuck[k], held, -torch.inf)  # a grammar may allow nothing but the end
+    rows, tokens, k = to_device(places, logits.device).T
+    held = logits[rows, tokens]
+    logits[rows, tokens] = -torch.inf
+    stuck = logits[to_device([row for row, _ in barred], logits.device)].amax(-1) == -torch.inf
+    logits[rows, tokens] = torch.where(stuck[k], held, -torch.inf)  # a grammar may allow nothing else
 
 
 def _gather(

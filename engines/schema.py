@@ -87,13 +87,13 @@ def _of_keywords(schema: dict[str, Any]) -> str | None:
         ("pattern", pattern),
         *(("patternProperties", one) for one in (found if isinstance(found, dict) else ())),
     ]:
-        if isinstance(each, str) and (reason := _of_pattern(each)):
+        if isinstance(each, str) and (reason := pattern_flaw(each)):
             return f"{key} {reason}"
     return None
 
 
-def _of_pattern(pattern: str) -> str | None:
-    """Find what exceeds a bound in a regular expression."""
+def pattern_flaw(pattern: str) -> str | None:
+    """Find what exceeds a bound in a regular expression, as the end of a sentence; None if nothing."""
     if len(pattern) > LONGEST_PATTERN:
         return f"should have at most {LONGEST_PATTERN} characters"
     if repeats(pattern) > MOST_REPEATS:

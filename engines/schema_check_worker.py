@@ -1,4 +1,4 @@
-"""The worker script of `waver.engines.schema_check`: compile a JSON schema, and write a few tokens by it."""
+"""The worker script of `waver.engines.schema_check`: compile a grammar, and write a few tokens by it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ import llguidance
 from waver.isolation import serve
 
 OPTIONS: Any = {"whitespace_flexible": False}
-"""The options of llguidance's compiler, here and in `waver.engines.grammar`. Free whitespace would let a small model
-pad for ever."""
+"""The options of llguidance's compiler of JSON schemas. Free whitespace would let a small model pad for ever."""
+REGEX, LARK = "regex:", "lark:"
+"""Prefixes of grammars that are no JSON schema (`waver.engines.grammar_forms`)."""
 STEP_SECONDS = 0.1
 """Most seconds of CPU time for one token's mask: every sequence of a batch waits for the slowest."""
 WALKS = (b'{["', b'"}],:', None)
 """Characters that each walk through a grammar prefers: opening ones, closing ones, any."""
 STEPS = 24
+ENDLESS = "parser error: too many items"
+COMPLEX = ("panic", "parsertoocomplex", "lexertoocomplex", "parser error", "lexer error")
+"""Beginnings of llguidance's errors, in lower case."""
 
 tokenizer: llguidance.LLTokenizer | None = None
 failure = ""
 
 
 def handle(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
-    """Load a tokenizer (`open`, with `vocabulary` and `eos`), or check a schema (`complaint`)."""
+    """Load a tokenizer (`open`, with `vocabulary` and `eos`), or check a grammar (`complaint`)."""
     global tokenizer, failure
     if request.get("open"):
         try:
@@ -37,14 +41,26 @@ def handle(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]
     return {"complaint": complaint(data.decode())}, b""
 
 
-def complaint(schema: str) -> str:
-    """Check a schema, and return an error message; empty if it passes."""
+def compiled(grammar: str) -> str:
+    """Compile a grammar to llguidance's own form.
+
+    Raises:
+        ValueError: it cannot be.
+    """
+    if grammar.startswith(REGEX):
+        return llguidance.LLMatcher.grammar_from_regex(grammar.removeprefix(REGEX))
+    if grammar.startswith(LARK):
+        return llguidance.LLMatcher.grammar_from_lark(grammar.removeprefix(LARK))
+    return llguidance.LLMatcher.grammar_from_json_schema(grammar, OPTIONS, OPTIONS)
+
+
+def complaint(grammar: str) -> str:
+    """Check a grammar, and return an error message; empty if it passes."""
     assert tokenizer is not None
     try:
-        grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, OPTIONS, OPTIONS)
+        matcher = llguidance.LLMatcher(tokenizer, compiled(grammar))
     except ValueError as error:
         return words(str(error))
-    matcher = llguidance.LLMatcher(tokenizer, grammar)
     if matcher.is_error():
         return words(matcher.get_error())
     for preferred in WALKS:
@@ -96,8 +112,14 @@ def words(error: str) -> str:
     first = error.strip().split("\n")[0]
     if first.startswith("NoExtension"):
         return "no value satisfies it"
-    if first.startswith(("panic", "ParserTooComplex", "LexerTooComplex", "Parser Error", "lexer error")):
+    if first.lower().startswith(ENDLESS):
+        return "it is too complex, or needs itself to be satisfied"
+    if first.lower().startswith(COMPLEX):
         return "it is too complex"
+    if first.startswith("oneOf constraints"):
+        return "oneOf is supported where its schemas exclude each other by their types; use anyOf"
+    if first.startswith("Resource '"):
+        return "$ref can point to places within the schema only"
     return first[:200]
 
 

@@ -83,11 +83,17 @@ class SequenceState:
         mean = self._window.push(entropy) if self._window else 0.0
         if self.matcher is not None:
             self.matcher.consume_token(token)
-        if token in self.ends or (self.matcher is not None and self.matcher.is_stopped()):
+        if token in self.ends or self._completed:
             return "stop"
         if len(self.ids) - self.start >= self.sampling.max_tokens or len(self.ids) >= context_length:
             return "length"
         return "gate" if self._fires("lagged", mean) else None
+
+    @property
+    def _completed(self) -> bool:
+        """Return whether there is a grammar that allows nothing more. One that failed has stopped, too, and completes
+        nothing."""
+        return self.matcher is not None and self.matcher.is_stopped() and not self.matcher.is_error()
 
     def gate_step(self, entropy: float, engine: str) -> Step:
         """Make the step that ends a segment by an eager gate: it has no token."""

@@ -220,6 +220,13 @@ class TokenText:
             return frozenset({"enable_thinking", *(["tools"] if re.search(r"\btools\b", source) else [])})
 
     @cached_property
+    def control_tokens(self) -> dict[str, int]:
+        """The ids of control tokens, by their text."""
+        return {
+            t.content: i for i, t in self.tokenizer.added_tokens_decoder.items() if t.content and i in self._special
+        }
+
+    @cached_property
     def _control_words(self) -> list[str]:
         return [w for i, t in self.tokenizer.added_tokens_decoder.items() if (w := t.content) and i in self._special]
 

@@ -21,8 +21,18 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from waver.engines.attention import last_attention
-from waver.engines.base import EngineError, Inside, Sampling, Step, Unsupported, not_a_number, reason
+from waver.engines.base import (
+    ContextExceeded,
+    EngineError,
+    Inside,
+    Sampling,
+    Step,
+    Unsupported,
+    not_a_number,
+    reason,
+)
 from waver.engines.config import TransformersConfig
+from waver.engines.defaults import NONE, recommended_sampling
 from waver.engines.grammar import Grammar
 from waver.engines.inverse_cdf import warm_up
 from waver.engines.runner import make_runner
@@ -69,6 +79,8 @@ class TransformersEngine:
             self.tokens = TokenText.load(config.model, self.model.generation_config.eos_token_id, **options)
         except Exception as error:  # transformers, safetensors and the tokenizers each raise their own kinds
             raise ValueError(f"engine {name!r}: cannot load {config.model!r} on {device}: {reason(error)}") from error
+        wanted = config.generation_config == "auto"
+        self.recommended = recommended_sampling(config.model, revision=config.revision) if wanted else NONE
         text_config = self.model.config.get_text_config()
         self.vocabulary: int = self.model.get_output_embeddings().weight.shape[0]
         longest: int = getattr(text_config, "max_position_embeddings", None) or config.max_model_len or 4096
@@ -166,9 +178,7 @@ class TransformersEngine:
         if not ids:
             raise Unsupported("the prompt is empty", "prompt")
         if len(ids) + room > self.context_length:
-            raise Unsupported(
-                f"the prompt has {len(ids)} tokens, and {self.name!r} has a context of {self.context_length}", "prompt"
-            )
+            raise ContextExceeded(self.context_length, f"the prompt has {len(ids)} tokens")
         self._check_known(ids, "prompt")
 
     def _check_known(self, ids: Collection[int], param: str) -> None:
@@ -336,7 +346,7 @@ class TransformersEngine:
         if math.isnan(step.entropy):
             return not_a_number(self.name)
         if sequence.matcher is not None and sequence.matcher.is_error():
-            return EngineError(f"engine {self.name!r} could not follow the JSON schema any further")
+            return EngineError(f"engine {self.name!r} could not follow the grammar any further")
         if sequence.state is not None:
             step, sequence.state = replace(step, state=sequence.state), None
         if sequence.fires_before(step.entropy):

@@ -78,6 +78,7 @@ def main() -> None:
     if not asked.no_project:
         command = ["pip", "install", "--python", sys.executable, "--quiet", "--no-deps", "--no-build-isolation"]
         run(uv, *command, "--editable", str(ROOT), env=env)
+    run(sys.executable, str(HERE / "vllm_name.py"))
     say(f"Installed in {time.monotonic() - started:.0f} s; up to {size / 1e6:.0f} MB were downloaded.")
 
 

@@ -5,9 +5,10 @@ A `Formatter` builds the objects of an endpoint; this module decides their order
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,17 +16,19 @@ import structlog
 from fastapi import Request, Response
 
 from waver.engines.base import Step
-from waver.policies.report import total
+from waver.policies.report import Report, total
 from waver.server.assembly import Piece, Reason, Token
 from waver.server.decoding import Decoding, Plan
 from waver.server.disconnect import ClientGone, while_connected
 from waver.server.errors import from_exception
+from waver.server.fields import ignored_header
 from waver.server.logprobs import trace_entry
 from waver.server.message.parts import Content, Message
 from waver.server.piecewise import Listed, PiecewiseResponse, pieces
 from waver.server.runtime import Runtime
 from waver.server.schemas import Generation
-from waver.server.sse import EventStream, dump
+from waver.server.sse import EventStream, NamedEventStream, dump
+from waver.server.translation import Translation, translated
 
 log = structlog.get_logger("waver")
 
@@ -48,6 +51,7 @@ class FinishedChoice:
     message: Message = field(default_factory=Message)
     finish: Reason | None = None
     ended_by: Token | None = None
+    stop_reason: str | int | None = None
 
     @property
     def text(self) -> str:
@@ -60,6 +64,7 @@ class FinishedChoice:
         self.traced += piece.traced
         self.finish = piece.finish or self.finish
         self.ended_by = piece.ended_by or self.ended_by
+        self.stop_reason = piece.stop_reason if piece.finish else self.stop_reason
 
 
 class Formatter(Protocol):
@@ -68,6 +73,8 @@ class Formatter(Protocol):
     prefix: str
     whole: str
     chunk: str
+    one_prompt: bool
+    """True if all choices have one prompt, which is shown once."""
 
     def opening(self, index: int) -> dict[str, Any] | None:
         """Return the first object of a choice's stream, or None."""
@@ -82,38 +89,50 @@ class Formatter(Protocol):
 class Answer:
     """The response to one completion request."""
 
-    def __init__(self, body: Generation, plan: Plan, formatter: Formatter, runtime: Runtime) -> None:
+    def __init__(
+        self, body: Generation, plan: Plan, formatter: Formatter, runtime: Runtime, ignored: Sequence[str] = ()
+    ) -> None:
+        """Begin nothing yet; `ignored` are the fields of the request that change nothing."""
         self.body = body
         self.plan = plan
         self.formatter = formatter
         self.runtime = runtime
         self._traced = trace_entry(runtime.engines[plan.route.engine].tokens)
+        self.ignored = list(ignored)
+        self._opened: set[int] = set()
         self.decoding = Decoding(plan, runtime)
         self.head = {
             "id": f"{formatter.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": plan.route.model,
             "object": formatter.chunk if body.stream else formatter.whole,
+            "system_fingerprint": runtime.fingerprint,
         }
 
-    async def respond(self, request: Request) -> Response:
-        """Run the plan and answer.
+    async def respond(self, request: Request, translation: Translation | None = None) -> Response:
+        """Run the plan and answer, in another protocol where there is a translation into it.
 
         Raises:
             Exception: what went wrong before an answer was begun.
         """
         request.scope["log"].update(model=self.plan.route.model, policy=self.plan.route.label)
-        if self.body.unknown:
-            log.warning("unknown fields are ignored", fields=self.body.unknown[:32])
-        headers = {"x-waver-policy": self.plan.route.label}
+        if self.ignored:
+            log.warning("unknown fields are ignored", fields=self.ignored)
+        headers = {"x-waver-policy": self.plan.route.label, **ignored_header(self.ignored)}
         self.decoding.start()
         try:
             if not self.body.stream:
                 content = await while_connected(request, self._whole())
                 await self._close(request)
+                if translation is not None:
+                    content = dump(translation.whole(json.loads(content)))
                 return PiecewiseResponse(content, headers=headers)
             await while_connected(request, self.decoding.settle(self._settle_time))
-            return EventStream(self._events(request), headers, self.runtime.config.server.keepalive)
+            keepalive = self.runtime.config.server.keepalive
+            if translation is None:
+                return EventStream(self._events(request), headers, keepalive)
+            events = translated(self._events(request), translation, self.plan.prompt_tokens)
+            return NamedEventStream(events, headers, keepalive)
         except ClientGone:
             await self._close(request)
             return Response(status_code=CLIENT_GONE)
@@ -145,15 +164,21 @@ class Answer:
         """Yield the response as JSON, in which what can be long is made while it is written."""
         reports = self.decoding.reports
         several = len(choices) > 1
+        if self.body.return_token_ids and self.formatter.one_prompt:
+            self.head["prompt_token_ids"] = list(self.plan.prompts[0].ids)
         yield dump(self.head)[:-1] + b',"choices":['
         for i, (choice, own) in enumerate(zip(choices, reports, strict=True)):
-            shown = self.formatter.complete(choice)
+            shown = self.formatter.complete(choice) | {"stop_reason": choice.stop_reason}
+            if self.body.return_token_ids:
+                shown["token_ids"] = [step.token for step in choice.traced]
+                if not self.formatter.one_prompt:
+                    shown["prompt_token_ids"] = list(self.plan.prompt_of(i).ids)
             if several:
                 shown["waver"] = own.as_dict() | self._trace(Listed(choice.traced, self._traced))
             yield b"," if i else b""
             yield from pieces(shown, depth=2)  # as deep as it stands in the whole
         traced = {} if several else self._trace(Listed(choices[0].traced, self._traced))
-        report = total(reports).as_dict() | traced
+        report = self._report(total(reports)) | traced
         rest = pieces({"usage": self._usage(), "waver": report})
         yield b"]," + next(rest)[1:]
         yield from rest
@@ -167,7 +192,7 @@ class Answer:
                     yield events
                 events = []
             if self.body.stream_options.include_usage:
-                report = total(self.decoding.reports).as_dict()
+                report = self._report(total(self.decoding.reports))
                 yield [{**self.head, "choices": [], "usage": self._usage(), "waver": report}]
         except Exception as error:
             answer = from_exception(error)
@@ -177,9 +202,10 @@ class Answer:
             await self._close(request)
 
     def _shows(self, piece: Piece) -> bool:
+        listed = (self.body.trace or self.body.return_token_ids) and piece.traced
         if piece.parts is not None and not piece.parts and not self.plan.logprobs:
-            return bool(self.body.trace and piece.traced)
-        return bool(piece.finish or piece.text or piece.tokens or piece.parts or (self.body.trace and piece.traced))
+            return bool(listed)
+        return bool(piece.finish or piece.text or piece.tokens or piece.parts or listed)
 
     def _openings(self) -> Iterator[dict[str, Any]]:
         # All of them before anything else: the SDK wants new indices in ascending order.
@@ -192,12 +218,23 @@ class Answer:
         chunk = {**self.head, "choices": [choice], **self._running_usage()}
         own = self._trace(list(map(self._traced, piece.traced))) if piece.traced else {}
         if piece.finish:
-            chunk["waver"] = self.decoding.reports[piece.index].as_dict()
+            choice["stop_reason"] = piece.stop_reason
+            chunk["waver"] = self._report(self.decoding.reports[piece.index])
             if self.plan.choices > 1:
                 own = chunk["waver"] | own
         if own:
             choice["waver"] = own
+        if self.body.return_token_ids:
+            choice["token_ids"] = [step.token for step in piece.traced]
+            if piece.index not in self._opened:
+                self._opened.add(piece.index)
+                ids = list(self.plan.prompt_of(piece.index).ids)
+                (chunk if self.formatter.one_prompt else choice)["prompt_token_ids"] = ids
         return chunk
+
+    def _report(self, report: Report) -> dict[str, Any]:
+        """Return a report with the names of what was ignored."""
+        return report.as_dict() | ({"ignored": self.ignored} if self.ignored else {})
 
     def _trace(self, entries: list[dict[str, Any]] | Listed) -> dict[str, Any]:
         return {"trace": entries} if self.body.trace else {}

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -24,12 +25,15 @@ from waver.server import (
     facts,
     health,
     memories,
+    messages,
     metrics,
     models,
     page,
+    responses,
     tokenization,
     uncertainty,
 )
+from waver.server.addresses import AddressMiddleware, PrefixMiddleware
 from waver.server.auth import OPEN_FILES, AuthMiddleware
 from waver.server.config import Config
 from waver.server.errors import ErrorBody, ErrorsMiddleware, install_handlers
@@ -40,6 +44,24 @@ from waver.server.origin import OriginMiddleware
 from waver.server.runtime import Runtime
 from waver.server.turns import TurnsMiddleware
 
+PARTS = (
+    chat,
+    completions,
+    uncertainty,
+    embeddings,
+    collections,
+    documents,
+    facts,
+    memories,
+    models,
+    tokenization,
+    responses,
+    messages,
+    health,
+    metrics,
+    page,
+)
+"""Modules with the routes of the API."""
 THIS_MACHINE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -86,6 +108,7 @@ def create_app(
         },
         redirect_slashes=False,
         middleware=[
+            Middleware(AddressMiddleware, prefix=bounds.root_path, names=names_below_v1()),
             Middleware(LogMiddleware, runtime=runtime),
             Middleware(TurnsMiddleware),
             Middleware(
@@ -94,7 +117,7 @@ def create_app(
                 allow_origin_regex=THIS_MACHINE,
                 allow_methods=["GET", "HEAD", "POST", "DELETE", "OPTIONS"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id", "x-waver-policy", "retry-after"],
+                expose_headers=["x-request-id", "x-waver-policy", "x-waver-ignored", "retry-after"],
             ),
             Middleware(OptionsMiddleware),
             Middleware(AuthMiddleware, keys=keys)
@@ -115,15 +138,21 @@ def create_app(
                 body_timeout=bounds.body_timeout,
                 max_total=bounds.max_total_body_bytes,
             ),
+            Middleware(PrefixMiddleware, prefix=bounds.root_path),
         ],
     )
     app.state.runtime = runtime
     install_handlers(app)
-    answers = (chat, completions, uncertainty, embeddings, tokenization)
-    for part in (*answers, collections, documents, facts, memories, models, health, metrics, page):
+    for part in PARTS:
         app.include_router(part.router)
     app.mount("/static", page.files)
     return app
+
+
+def names_below_v1() -> frozenset[str]:
+    """Return the first segments of the paths below `/v1` that mean nothing at the root."""
+    paths = [route.path.split("/") for part in PARTS for route in part.router.routes if isinstance(route, APIRoute)]
+    return frozenset(path[2] for path in paths if path[1] == "v1") - {path[1] for path in paths}
 
 
 class OptionsMiddleware:

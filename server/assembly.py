@@ -44,6 +44,8 @@ class Piece:
     finish: Reason | None = None
     ended_by: Token | None = None
     parts: tuple[Part, ...] | None = None
+    stop_reason: str | int | None = None
+    """The stop string or the stop token that ended it, where the request named one."""
 
 
 @dataclass(slots=True)
@@ -56,15 +58,20 @@ class Group:
 
 
 class TextAssembly:
-    """Incremental detokeniser of one choice."""
+    """Incremental detokeniser of one choice; `include_stop`: the text ends behind its stop string, not in front."""
 
-    def __init__(self, index: int, tokens: TokenText, stops: Sequence[str] = (), offset: int = 0) -> None:
+    def __init__(
+        self, index: int, tokens: TokenText, stops: Sequence[str] = (), offset: int = 0, include_stop: bool = False
+    ) -> None:
         self.index = index
         self.stopped = False
+        self.stop_string: str | None = None
+        """The stop string that ended the text."""
         self.offset = offset
         self._tokens = tokens
         self._stops = stops
-        self._overlap = Overlap(stops)
+        self._include_stop = include_stop
+        self._strings = StopStrings(stops)
         self._stream = tokens.stream()
         self._decoder = _decoder()
         self._open = Group()
@@ -98,27 +105,30 @@ class TextAssembly:
         self._held.clear()
         return pieces
 
-    def end(self, finish: Reason, by: Step | None = None) -> Piece:
-        """Return the last piece, which has no text."""
+    def end(self, finish: Reason, by: Step | None = None, stop_ids: Sequence[int] = ()) -> Piece:
+        """Return the last piece, which has no text; `stop_ids` are the request's own stop tokens."""
         token = Token(by, self._tokens.token_bytes(by.token), self.offset) if by else None
-        return Piece(self.index, finish=finish, ended_by=token, traced=(by,) if by else ())
+        reason = by.token if by and by.token in stop_ids else self.stop_string
+        return Piece(self.index, finish=finish, ended_by=token, traced=(by,) if by else (), stop_reason=reason)
 
     def _close_group(self) -> list[Piece]:
         group, self._open = self._open, Group()
         if not self._stops:
             return [self._release(group)]
+        found = self._strings.push(group.text)
+        before = sum(len(held.text) for held in self._held)
         self._held.append(group)
-        pending = "".join(group.text for group in self._held)
-        cut = first_stop(pending, self._stops)
-        overlap = self._overlap.push(group.text)
-        safe = len(pending) - overlap if cut is None else cut
+        if found is None:
+            safe = before + len(group.text) - self._strings.overlap
+        else:
+            safe = before + found[0] - (0 if self._include_stop else len(found[1]))
         pieces = []
         while self._held and len(self._held[0].text) <= safe:
             group = self._held.pop(0)
             safe -= len(group.text)
             pieces.append(self._release(group))
-        if cut is not None:
-            self.stopped = True
+        if found is not None:
+            self.stopped, self.stop_string = True, found[1]
             for group in self._held:
                 pieces.append(self._release_cut(group, safe))
                 safe = 0
@@ -150,31 +160,31 @@ def _decoder() -> codecs.IncrementalDecoder:
     return codecs.getincrementaldecoder("utf-8")(errors="replace")
 
 
-def first_stop(text: str, stops: Sequence[str]) -> int | None:
-    """Find the stop string at which to cut: the one that is complete first; of those that end at the same character,
-    the longest."""
-    found = [(start + len(stop), start) for stop in stops if (start := text.find(stop)) >= 0]
-    return min(found)[1] if found else None
-
-
-class Overlap:
-    """Longest suffix of a growing text that is a prefix of a stop string (Knuth, Morris and Pratt). Each character is
-    read once, whatever the length of the stop strings."""
+class StopStrings:
+    """Matches stop strings in a growing text (Knuth, Morris and Pratt). Each character is read once, whatever the
+    length of the stop strings."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [(stop, borders(stop)) for stop in stops]
         self._matched = [0] * len(stops)
+        self.overlap = 0
+        """Length of the text's longest end that a stop string begins with, short of a whole one."""
 
-    def push(self, text: str) -> int:
-        """Take more text in; the length of the longest end that a stop string begins with, short of a whole one."""
+    def push(self, text: str) -> tuple[int, str] | None:
+        """Take more text in. Return the stop string that is complete first, of those that end at one character the
+        longest, with the number of characters up to its end; None if there is none."""
+        found: tuple[int, int, str] | None = None
         for i, (stop, border) in enumerate(self._stops):
             matched = self._matched[i]
-            for character in text:
+            for at, character in enumerate(text, 1):
                 while matched and (matched == len(stop) or stop[matched] != character):
                     matched = border[matched - 1]
                 matched += stop[matched] == character
+                if matched == len(stop):
+                    found = min(found or (at, -len(stop), stop), (at, -len(stop), stop))
             self._matched[i] = border[-1] if matched == len(stop) else matched
-        return max(self._matched, default=0)
+        self.overlap = max(self._matched, default=0)
+        return (found[0], found[2]) if found else None
 
 
 @lru_cache(maxsize=256)

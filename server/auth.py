@@ -13,6 +13,7 @@ from waver.server.keys import ApiKey
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
 OPEN_FILES = "/static/"
+ANTHROPIC = "/v1/messages"
 SCOPE_KEY = "waver.key"
 """Entry of the ASGI scope that holds the name of the request's key."""
 
@@ -24,7 +25,8 @@ def is_open(path: str) -> bool:
 
 
 class AuthMiddleware:
-    """Let requests pass that carry `Authorization: Bearer KEY` with one of the keys; without keys, everybody."""
+    """Let requests pass that carry one of the keys, as `Authorization: Bearer KEY` or, to
+    Anthropic's endpoints, `x-api-key: KEY`; without keys, everybody."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[ApiKey]) -> None:
         self.app = app
@@ -33,7 +35,8 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not self._digests:
             return await self.app(scope, receive, send)
-        scope[SCOPE_KEY] = name = self._holder(scope["headers"])
+        bare = scope["path"].startswith(ANTHROPIC)
+        scope[SCOPE_KEY] = name = self._holder(scope["headers"], bare)
         if name is not None or is_open(scope["path"]):
             return await self.app(scope, receive, send)
         error = APIError(
@@ -44,10 +47,14 @@ class AuthMiddleware:
         )
         return await error.response()(scope, receive, send)
 
-    def _holder(self, headers: Sequence[tuple[bytes, bytes]]) -> str | None:
-        """Return the name of the key that a request carries; None if it carries no valid one."""
+    def _holder(self, headers: Sequence[tuple[bytes, bytes]], bare: bool = False) -> str | None:
+        """Return the name of the key that a request carries; None if it carries no valid one. `bare`: it may stand in
+        `x-api-key`."""
         given = [value for name, value in headers if name == b"authorization"]
         scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
+        alone = [value for name, value in headers if name == b"x-api-key"] if bare and not given else []
+        if len(alone) == 1:
+            scheme, key = b"bearer", alone[0]
         # Digests have one length, and every key is compared: the time says nothing about any of them.
         digest = hashlib.sha256(key.strip()).digest()
         matches = [name for known, name in self._digests if hmac.compare_digest(digest, known)]

@@ -14,8 +14,8 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from waver.isolation import Exhausted, Overdue, Workers
-from waver.server.bodies_worker import REFERENCE, UNREADABLE
-from waver.server.errors import APIError
+from waver.server.bodies_worker import COMPRESSED, GZIP, REFERENCE, unreadable
+from waver.server.errors import APIError, invalid
 from waver.server.turns import Turns
 
 WORKER = Path(__file__).with_name("bodies_worker.py")
@@ -40,8 +40,9 @@ class Bodies:
         """Parse a JSON body. Callers go on one after the other, as validation comes next.
 
         Raises:
-            RequestValidationError: it is not JSON.
-            APIError: 413, it holds more values than are allowed, or takes too long or too much memory.
+            JSONDecodeError: it is not JSON.
+            APIError: 400, it is not text in UTF-8, compressed, or beyond the parser's bounds; 413, it holds more
+                values than are allowed, or takes too long or too much memory.
         """
         if len(data) <= INLINE:
             await self._turns.wait()
@@ -59,6 +60,8 @@ class Bodies:
         if answer.get("large"):
             message = f"The body holds more than {self._most} values, or is nested more than {DEPTH} levels deep."
             raise APIError(413, message, code="body_too_large")
+        if "unreadable" in answer:
+            raise invalid(answer["unreadable"], code="unreadable_body")
         if "error" in answer:
             raise json.JSONDecodeError(answer["error"], "", answer["position"])
         at = answer["structure"]
@@ -75,17 +78,20 @@ class Bodies:
 
 
 def loads(data: bytes) -> Any:
-    """Parse JSON, with one exception for every failure, too deep nesting included.
+    """Parse JSON.
 
     Raises:
         JSONDecodeError: it is not JSON.
+        APIError: 400, it is not text in UTF-8, compressed, or beyond the parser's bounds.
     """
+    if data.startswith(GZIP):
+        raise invalid(COMPRESSED, code="unreadable_body")
     try:
         return json.loads(data)
     except json.JSONDecodeError:
         raise
-    except (ValueError, RecursionError):
-        raise json.JSONDecodeError(UNREADABLE, "", 0) from None
+    except (ValueError, RecursionError) as error:
+        raise invalid(unreadable(error), code="unreadable_body") from None
 
 
 def filled(value: Any, strings: list[str]) -> Any:

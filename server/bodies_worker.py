@@ -4,6 +4,7 @@ structure."""
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from waver.isolation import serve
@@ -13,7 +14,8 @@ LONG = 128
 LONGEST_KEY = 1024
 LARGEST_STRUCTURE = 8 * 2**20
 """Bytes of the structure, which the server has to parse again."""
-UNREADABLE = "it is not text in UTF-8 or nested too deeply"
+GZIP = b"\x1f\x8b"
+COMPRESSED = "The body is compressed with gzip, which is not read: send it as it is."
 REFERENCE = "\ue000long"
 """The key of the object that stands for a long string: its place in the list of lengths."""
 
@@ -21,13 +23,15 @@ REFERENCE = "\ue000long"
 def handle(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     """Parse a JSON body of at most `most` values. Return the `lengths` in bytes of its long strings and the length of
     the `structure`; the data is the structure followed by these strings in UTF-8. For invalid JSON return `error` and
-    `position`."""
+    `position`, for what is no text or beyond the parser's bounds `unreadable`: a sentence."""
+    if data.startswith(GZIP):
+        return {"unreadable": COMPRESSED}, b""
     try:
         value = json.loads(data)
     except json.JSONDecodeError as error:
         return {"error": error.msg, "position": error.pos}, b""
-    except (ValueError, RecursionError):
-        return {"error": UNREADABLE, "position": 0}, b""
+    except (ValueError, RecursionError) as error:
+        return {"unreadable": unreadable(error)}, b""
     strings: list[bytes] = []
     left = request["most"]
 
@@ -54,6 +58,16 @@ def handle(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]
     if len(structure) > LARGEST_STRUCTURE:
         return {"large": True}, b""
     return {"structure": len(structure), "lengths": [len(each) for each in strings]}, b"".join((structure, *strings))
+
+
+def unreadable(error: Exception) -> str:
+    """Return a sentence that says why a parser could not begin with a body, or had to give up."""
+    if isinstance(error, UnicodeDecodeError):
+        byte = error.object[error.start]
+        return f"The body is not text in UTF-8: the byte 0x{byte:02x} at position {error.start} cannot be part of it."
+    if isinstance(error, RecursionError):
+        return "The body is not readable JSON: its arrays and objects are nested too deeply."
+    return f"The body is not readable JSON: it holds a whole number of more than {sys.get_int_max_str_digits()} digits."
 
 
 if __name__ == "__main__":

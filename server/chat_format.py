@@ -19,10 +19,11 @@ class ChatFormatter:
     prefix = "chatcmpl"
     whole = "chat.completion"
     chunk = "chat.completion.chunk"
+    one_prompt = True
 
-    def __init__(self, tokens: TokenText, logprobs: bool, top: int) -> None:
+    def __init__(self, tokens: TokenText, logprobs: bool, top: int, as_ids: bool = False) -> None:
         self._wanted = logprobs
-        self._entry = chat_entry(tokens, top)
+        self._entry = chat_entry(tokens, top, as_ids)
 
     def opening(self, index: int) -> dict[str, Any]:
         return self._choice(index, delta={"role": "assistant", "content": ""})

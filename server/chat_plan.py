@@ -21,6 +21,8 @@ from waver.server.message.reading import MessageFormat
 from waver.server.plan import caller, make_plan
 from waver.server.routing import Route
 from waver.server.runtime import Runtime
+from waver.server.sampling import truncated
+from waver.server.structured import shaped, shaped_otherwise
 from waver.server.tools.forced import ForcedCalls
 from waver.server.tools.offer import Offer, offer
 from waver.server.tools.parsers import tool_parser
@@ -40,9 +42,12 @@ async def plan_chat(request: Request, runtime: Runtime, body: ChatRequest, route
     route = with_think_budget(route, body.thinking_token_budget)
     offered = offer(body)
     tokens = runtime.engines[route.engine].tokens
+    if offered is not None and offered.forced and shaped_otherwise(body):
+        raise invalid("A forced call has a form of its own: leave out the fields that ask for another.", "tool_choice")
     how = await runtime.texts.run(message_format, runtime, route.engine, offered, body)
     tools = offered.for_template if offered else []
-    ids = await chat_ids(body, body.messages, tokens, runtime.texts, runtime.context(route), tools)
+    rendered = await chat_ids(body, body.messages, tokens, runtime.texts, runtime.context(route), tools)
+    ids = truncated(rendered, body, runtime.context(route), route)
     conversation = turns(body.messages)
     opened, closing = how.thinks and tokens.in_think(ids), list[int]()
     if opened and guided(body, offered):  # the grammar holds from the first token on: there is no thinking
@@ -64,10 +69,24 @@ async def plan_chat(request: Request, runtime: Runtime, body: ChatRequest, route
     )
 
 
+async def chat_tokens(runtime: Runtime, body: ChatRequest, route: Route) -> list[int]:
+    """Make the prompt that a request would have.
+
+    Raises:
+        APIError, ContextExceeded: as for the request itself.
+    """
+    refuse_functions(body)
+    offered = offer(body)
+    tokens = runtime.engines[route.engine].tokens
+    if offered is not None:
+        check_renders(route.engine, tokens)
+    tools = offered.for_template if offered else []
+    return await chat_ids(body, body.messages, tokens, runtime.texts, runtime.context(route), tools)
+
+
 def guided(body: ChatRequest, offered: Offer | None) -> bool:
     """Return whether a grammar decides the form of the answer."""
-    wanted = body.response_format is not None and body.response_format.type != "text"
-    return wanted or (offered is not None and offered.forced)
+    return shaped(body) or (offered is not None and offered.forced)
 
 
 def message_format(runtime: Runtime, engine: str, offered: Offer | None, body: ChatRequest) -> MessageFormat:

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from waver.engines.base import ContextExceeded, Unsupported
 from waver.engines.tokens import TokenText
 from waver.policies.job import UserTurn
 from waver.server.chat_schemas import ChatPrompt, ChatRequest, Message, TokenizeRequest
@@ -40,8 +41,7 @@ async def chat_ids(
     words += [json.dumps(tool, ensure_ascii=False) for tool in tools]
     check_length(words, context, "messages")
     if len(messages) > context:
-        message = f"There are {len(messages)} messages, and the context of {context} tokens must hold them."
-        raise invalid(message, "messages", "context_length_exceeded")
+        raise ContextExceeded(context, f"there are {len(messages)} messages", "messages")
     for key, value in body.chat_template_kwargs.items():
         if key in RESERVED or not isinstance(value, str | bool | int | float | None):
             raise invalid(f"chat_template_kwargs: '{key[:40]}' cannot be set by a request.", "chat_template_kwargs")
@@ -52,11 +52,14 @@ async def chat_ids(
         raise invalid("continue_final_message and add_generation_prompt exclude each other.", "continue_final_message")
 
     def work() -> list[int]:
-        check_tokens(words, tokens, context, "messages")
+        if getattr(body, "truncate_prompt_tokens", None) is None:
+            check_tokens(words, tokens, context, "messages")
         return render(body, conversation, tokens, tools)
 
     try:
         return await texts.run(work)
+    except Unsupported:
+        raise
     except ValueError as error:
         raise invalid(str(error), "messages") from error
 

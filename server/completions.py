@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from waver.engines.base import ContextExceeded
 from waver.engines.tokens import TokenText
 from waver.policies.job import UserTurn
 from waver.server.answer import Answer, FinishedChoice
@@ -15,11 +16,12 @@ from waver.server.auth import SCOPE_KEY
 from waver.server.bodies import BodyRoute
 from waver.server.decoding import Prompt
 from waver.server.errors import invalid
+from waver.server.fields import ignored_fields, refuse_unserved
 from waver.server.logprobs import text_entries
 from waver.server.piecewise import Listed
 from waver.server.plan import caller, make_plan
 from waver.server.runtime import ready_runtime
-from waver.server.sampling import check_ids
+from waver.server.sampling import check_ids, truncated
 from waver.server.schemas import CompletionRequest
 from waver.server.texts import check_length, check_tokens
 
@@ -29,28 +31,28 @@ router = APIRouter(route_class=BodyRoute)
 @router.post("/v1/completions", summary="Continue a text")
 async def completions(request: Request, body: CompletionRequest) -> Response:
     runtime = ready_runtime(request)
-    extra = body.model_extra or {}
-    if extra.get("suffix") is not None:
-        raise invalid("suffix is not supported.", "suffix")
-    if extra.get("best_of") not in (None, body.n):
-        raise invalid("best_of is not supported; use n.", "best_of")
+    refuse_unserved(body)
     route = runtime.route(body.model, body.policy, request.scope.get(SCOPE_KEY))
     tokens = runtime.engines[route.engine].tokens
+    ignored = ignored_fields(body, tokens, runtime.config.server.strict)
     given = as_list(body.prompt)
     if len(given) > runtime.config.server.max_choices:
         raise invalid(f"At most {runtime.config.server.max_choices} prompts can be sent at once.", "prompt")
     context, deadline = runtime.context(route), runtime.deadline(body.timeout)
 
+    cut = body.truncate_prompt_tokens is not None
+
     def work() -> tuple[list[tuple[int, ...]], list[str | None]]:
-        ids = [prompt_ids(prompt, tokens, context) for prompt in given]
+        ids = [truncated(prompt_ids(prompt, tokens, context, cut), body, context, route) for prompt in given]
         texts = [prompt if isinstance(prompt, str) else tokens.decode(prompt) if body.echo else "" for prompt in given]
         return ids, [text if body.echo else None for text in texts]
 
     for prompt in given:
-        check_prompt(prompt, context)
+        check_prompt(prompt, context, cut)
     async with asyncio.timeout_at(deadline):
         ids, echoes = await runtime.texts.run(work)
-    limit = 16 if body.max_tokens is None else body.max_tokens
+    limit = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
+    limit = 16 if limit is None else limit
     wanted = body.logprobs is not None
     prompts = [
         Prompt(these, echo, text_question(prompt, tokens) if isinstance(prompt, str) else None)
@@ -59,8 +61,8 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
     who = caller(request, body)
     async with asyncio.timeout_at(deadline):
         plan = await make_plan(runtime, route, body, who, prompts, limit, wanted, body.logprobs or 0, deadline)
-    formatter = TextFormatter(tokens, wanted, body.logprobs or 0, several=plan.choices > 1)
-    return await Answer(body, plan, formatter, runtime).respond(request)
+    formatter = TextFormatter(tokens, wanted, body.logprobs or 0, plan.choices > 1, body.return_tokens_as_token_ids)
+    return await Answer(body, plan, formatter, runtime, ignored).respond(request)
 
 
 def text_question(text: str, tokens: TokenText) -> UserTurn:
@@ -78,10 +80,11 @@ class TextFormatter:
 
     prefix = "cmpl"
     whole = chunk = "text_completion"
+    one_prompt = False
 
-    def __init__(self, tokens: TokenText, logprobs: bool, top: int, several: bool) -> None:
+    def __init__(self, tokens: TokenText, logprobs: bool, top: int, several: bool, as_ids: bool = False) -> None:
         self._wanted = logprobs
-        self._entries = text_entries(tokens, top)
+        self._entries = text_entries(tokens, top, as_ids)
         self._several = several
 
     def opening(self, index: int) -> dict[str, Any] | None:
@@ -119,29 +122,27 @@ def as_list(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str |
     return list(prompt)
 
 
-def check_prompt(prompt: str | list[int], context: int) -> None:
-    """Refuse, by its length alone, a prompt that cannot fit a context.
+def check_prompt(prompt: str | list[int], context: int, cut: bool) -> None:
+    """Refuse, by its length alone, a prompt that cannot fit a context. `cut`: it will be truncated.
 
     Raises:
-        APIError: 400.
+        ContextExceeded: it cannot.
     """
     if isinstance(prompt, str):
         check_length([prompt], context, "prompt")
-    elif len(prompt) > context:
-        message = (
-            f"The prompt has {len(prompt)} tokens, and the context of {context} tokens must hold it and an answer."
-        )
-        raise invalid(message, "prompt", "context_length_exceeded")
+    elif len(prompt) > context and not cut:
+        raise ContextExceeded(context, f"the prompt has {len(prompt)} tokens")
 
 
-def prompt_ids(prompt: str | list[int], tokens: TokenText, context: int) -> tuple[int, ...]:
-    """Encode one prompt.
+def prompt_ids(prompt: str | list[int], tokens: TokenText, context: int, cut: bool) -> tuple[int, ...]:
+    """Encode one prompt. `cut`: it will be truncated, so that it may be too long for the context.
 
     Raises:
         APIError: 400, an unknown id, or nothing to go on from.
     """
     if isinstance(prompt, str):
-        check_tokens([prompt], tokens, context, "prompt")
+        if not cut:
+            check_tokens([prompt], tokens, context, "prompt")
         ids = tokens.encode(prompt)
     else:
         check_ids(prompt, tokens.vocab_size, "prompt")

@@ -55,6 +55,8 @@ class Plan:
     sampling: Sampling
     seed: int
     stops: tuple[str, ...]
+    include_stop: bool
+    """True if the text keeps the stop string that ends it."""
     logprobs: bool
     timeout: float
     caller: Caller
@@ -66,6 +68,10 @@ class Plan:
     @property
     def choices(self) -> int:
         return self.n * len(self.prompts)
+
+    def prompt_of(self, choice: int) -> Prompt:
+        """Return the prompt of a choice."""
+        return self.prompts[choice // self.n]
 
     @property
     def prompt_tokens(self) -> int:
@@ -241,7 +247,7 @@ class Decoding:
     async def _run_choice(self, index: int, prompt: Prompt, sampling: Sampling) -> None:
         route, here, report = self.plan.route, self._runtime, self.reports[index]
         tokens = here.engines[route.engine].tokens
-        assembly = TextAssembly(index, tokens, self.plan.stops, len(prompt.echo or ""))
+        assembly = TextAssembly(index, tokens, self.plan.stops, len(prompt.echo or ""), self.plan.include_stop)
         if sampling.max_tokens == 0:
             self._put(assembly.end("length"))
             return
@@ -291,7 +297,8 @@ class Decoding:
             record.finish, record.ending = step.finish, _ENDINGS.get(step.finish, "stop")
         record.text += [piece.text for piece in pieces]
         if record.finish:
-            pieces.append(assembly.end(record.finish, step if silent and step.token != NO_TOKEN else None))
+            last = step if silent and step.token != NO_TOKEN else None
+            pieces.append(assembly.end(record.finish, last, job.sampling.stop_token_ids))
         return pieces
 
     def _reading(self, route: Route) -> Reading | None:

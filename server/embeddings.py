@@ -14,6 +14,7 @@ from waver.retrieval.embedder import Embedder
 from waver.server.bodies import BodyRoute
 from waver.server.collections import deadline
 from waver.server.errors import APIError, invalid
+from waver.server.fields import ignored_fields, ignored_header
 from waver.server.piecewise import Listed, PiecewiseResponse, pieces
 from waver.server.runtime import ready_runtime
 from waver.server.schemas import EmbeddingsRequest
@@ -28,6 +29,7 @@ QUICK = 16
 @router.post("/v1/embeddings", summary="Texts to vectors")
 async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     here = ready_runtime(request)
+    ignored = ignored_fields(body, None, here.config.server.strict)
     embedders = here.library.embedders
     name = body.model or here.library.config.embedder
     if name not in embedders:
@@ -52,9 +54,10 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     def shown() -> bytes:
         data = Listed(range(len(vectors)), entry)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return b"".join(pieces({"object": "list", "data": data, "model": name, "usage": usage}))
+        report = {"waver": {"ignored": ignored}} if ignored else {}
+        return b"".join(pieces({"object": "list", "data": data, "model": name, "usage": usage, **report}))
 
-    return PiecewiseResponse(await here.shaping.run(shown))
+    return PiecewiseResponse(await here.shaping.run(shown), headers=ignored_header(ignored))
 
 
 def embed(

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from waver.engines.base import EngineBusy, EngineError, Unsupported, in_full
+from waver.engines.base import ContextExceeded, EngineBusy, EngineError, Unsupported, in_full
 from waver.policies.registry import PolicyError
 from waver.retrieval.base import (
     Busy,
@@ -111,7 +111,8 @@ def from_exception(error: BaseException, work_spent: bool = False) -> APIError:
         case APIError():
             answer = error
         case Unsupported() | PolicyError():
-            answer = invalid(str(error), error.param)
+            code = "context_length_exceeded" if isinstance(error, ContextExceeded) else None
+            answer = invalid(str(error), error.param, code)
             if isinstance(error, Unsupported) and error.detail:
                 log.warning("an engine refuses a request", reason=in_full(error))
         case EngineBusy():

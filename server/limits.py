@@ -23,8 +23,8 @@ DOCUMENTS = re.compile(r"/v1/collections/[^/]+/documents")
 
 
 class LimitsMiddleware:
-    """Middleware that answers 413 to a large body, declared or streamed, 431 to large headers, and 408 to a body that
-    does not arrive in time."""
+    """Middleware that answers 413 to a large body, declared or streamed, 415 to a compressed one, 431 to large headers,
+    and 408 to a body that does not arrive in time."""
 
     def __init__(
         self,
@@ -52,6 +52,16 @@ class LimitsMiddleware:
         headers = scope["headers"]
         if sum(len(name) + len(value) for name, value in headers) > self._max_headers:
             error = APIError(431, f"The headers are larger than {self._max_headers} bytes.", code="headers_too_large")
+            return await error.response()(scope, receive, send)
+        encoding = next((value for name, value in headers if name == b"content-encoding"), b"identity")
+        if encoding.strip().lower() not in (b"identity", b""):
+            shown = encoding.decode("latin-1")[:40]
+            error = APIError(
+                415,
+                f"The body is compressed ('Content-Encoding: {shown}'), which is not read: send it as it is.",
+                code="unsupported_encoding",
+                headers={"accept-encoding": "identity"},
+            )
             return await error.response()(scope, receive, send)
         most = self._max_documents if DOCUMENTS.fullmatch(scope["path"]) else self._max_body
         declared = next((value for name, value in headers if name == b"content-length"), b"0")

@@ -21,31 +21,35 @@ def finite(value: float) -> float:
     return max(value, LOWEST)
 
 
-def chat_entry(tokens: TokenText, count: int) -> Callable[[Token], dict[str, Any]]:
+def chat_entry(tokens: TokenText, count: int, as_ids: bool = False) -> Callable[[Token], dict[str, Any]]:
     """Return what makes a token's entry of `choices[].logprobs.content`, with `count` alternatives. `bytes` are a
-    token's own, also where it is part of a code point."""
+    token's own, also where it is part of a code point. `as_ids`: tokens are named by their ids (`token_id:42`)."""
 
-    def one(data: bytes, logprob: float) -> dict[str, Any]:
-        return {"token": data.decode(errors="replace"), "logprob": finite(logprob), "bytes": list(data)}
+    def one(token: int, data: bytes, logprob: float) -> dict[str, Any]:
+        name = id_name(token) if as_ids else data.decode(errors="replace")
+        return {"token": name, "logprob": finite(logprob), "bytes": list(data)}
 
     def entry(token: Token) -> dict[str, Any]:
-        alternatives = [one(tokens.token_bytes(i), p) for i, p in token.step.top_logprobs[:count]]
-        return one(token.data, token.step.logprob) | {"top_logprobs": alternatives}
+        alternatives = [one(i, tokens.token_bytes(i), p) for i, p in token.step.top_logprobs[:count]]
+        return one(token.step.token, token.data, token.step.logprob) | {"top_logprobs": alternatives}
 
     return entry
 
 
-def text_entries(tokens: TokenText, count: int) -> dict[str, Callable[[Token], Any]]:
+def text_entries(tokens: TokenText, count: int, as_ids: bool = False) -> dict[str, Callable[[Token], Any]]:
     """Return what makes a token's entry in each list of a text completion's `choices[].logprobs`. The drawn token is
     always among the alternatives.
 
     Tokens are keys here, so each needs a unique name: invalid UTF-8 is written `bytes:\\xe6`, a special
-    token by its name.
+    token by its name. `as_ids`: by their ids (`token_id:42`).
     """
 
+    def named(token: int) -> str:
+        return id_name(token) if as_ids else label(token, tokens)
+
     def name(token: Token) -> str:
-        own = token.data == tokens.token_bytes(token.step.token)
-        return label(token.step.token, tokens) if own else spell(token.data)
+        own = as_ids or token.data == tokens.token_bytes(token.step.token)
+        return named(token.step.token) if own else spell(token.data)
 
     def logprob(token: Token) -> float | None:
         return None if math.isnan(token.step.logprob) else finite(token.step.logprob)
@@ -55,7 +59,7 @@ def text_entries(tokens: TokenText, count: int) -> dict[str, Callable[[Token], A
             return None
         found = {name(token): finite(token.step.logprob)}
         for i, each in token.step.top_logprobs[:count]:
-            found.setdefault(label(i, tokens), finite(each))
+            found.setdefault(named(i), finite(each))
         return found
 
     return {
@@ -66,9 +70,13 @@ def text_entries(tokens: TokenText, count: int) -> dict[str, Callable[[Token], A
     }
 
 
+def id_name(token: int) -> str:
+    return f"token_id:{token}"
+
+
 def label(token: int, tokens: TokenText) -> str:
     data = tokens.token_bytes(token)
-    return spell(data) if data else str(tokens.tokenizer.convert_ids_to_tokens(token) or f"token_id:{token}")
+    return spell(data) if data else str(tokens.tokenizer.convert_ids_to_tokens(token) or id_name(token))
 
 
 def spell(data: bytes) -> str:

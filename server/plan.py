@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import Request
 
 from waver.engines.base import Unsupported
+from waver.engines.defaults import NONE, Recommending
 from waver.policies.answer import Answer
 from waver.policies.job import Caller, Job
 from waver.policies.registry import check_engines
@@ -19,14 +20,18 @@ from waver.retrieval.base import RetrievalError
 from waver.server.auth import SCOPE_KEY
 from waver.server.decoding import Plan, Prompt, new_job, new_report
 from waver.server.errors import from_exception, invalid
+from waver.server.fields import stop_tokens
 from waver.server.message.reading import MessageFormat
 from waver.server.routing import Route
 from waver.server.runtime import Runtime
-from waver.server.sampling import SCHEMA, first_seed, grammar, sampling, token_limit
+from waver.server.sampling import first_seed, sampling, settings, token_limit
 from waver.server.schemas import Generation
 from waver.server.settings import ServerConfig
+from waver.server.structured import Form, form
 
 MOST_USER_CHARACTERS = 512
+LONGEST_LISTED = 8000
+"""Tokens of a prompt whose ids fit a line of a stream, of 64 KiB."""
 
 
 async def make_plan(
@@ -57,27 +62,34 @@ async def make_plan(
         raise invalid(f"n should be at most {bounds.max_n}.", "n")
     if body.n * len(prompts) > bounds.max_choices:
         raise invalid(f"{len(prompts)} prompts times n = {body.n} are more than {bounds.max_choices} choices.", "n")
+    if body.return_token_ids and body.stream and max(len(prompt.ids) for prompt in prompts) > LONGEST_LISTED:
+        raise invalid(
+            f"return_token_ids in a stream lists prompts of up to {LONGEST_LISTED} tokens.", "return_token_ids"
+        )
     context = runtime.context(route)
-    schema = grammar(body.response_format) if calls is None else calls
-    param = SCHEMA if calls is None else "tools"
-    if schema is not None:
-        await runtime.schema_checks.check(schema, param, runtime.engines[route.engine].tokens)
+    wanted = form(body) if calls is None else Form(calls, "tools")
+    engine = runtime.engines[route.engine]
+    if wanted is not None:
+        await runtime.schema_checks.check(wanted.grammar, wanted.param, engine.tokens)
+    recommended = engine.recommended if isinstance(engine, Recommending) else NONE
+    truncates = any(policy.stage == "sample" and not policy.combines for policy in route.policies)
+    longest = min(bounds.default_max_tokens, int(recommended.get("max_new_tokens", bounds.default_max_tokens)))
     plan = Plan(
         route=route,
-        prompts=[
-            replace(p, limit=token_limit(len(p.ids), max_tokens, body, context, bounds.default_max_tokens))
-            for p in prompts
-        ],
+        prompts=[replace(p, limit=token_limit(len(p.ids), max_tokens, body, context, longest)) for p in prompts],
         n=body.n,
         sampling=sampling(
             body,
-            runtime.engines[route.engine],
+            engine,
             logprobs or body.trace,
             top_logprobs,
-            schema,
+            None if wanted is None else wanted.grammar,
+            settings(body, recommended, truncates),
+            alone=len(route.engines) == 1,
         ),
         seed=first_seed(body.seed),
-        stops=body.stops,
+        stops=tuple(stop_tokens(body.stops, engine.tokens)[0]),
+        include_stop=body.include_stop_str_in_output,
         logprobs=logprobs,
         timeout=max(deadline - asyncio.get_running_loop().time(), 0.0),
         caller=caller,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import structlog
 from fastapi import Request
 
+from waver import __version__
 from waver.engines import (
     EngineConfig,
     LoraConfig,
@@ -43,6 +45,7 @@ from waver.server.config import Config
 from waver.server.errors import not_ready, server_stopping
 from waver.server.jobs import Jobs
 from waver.server.metrics import Metrics
+from waver.server.response_store import ResponseStore
 from waver.server.routing import Route, Router, model_names
 from waver.server.schema_checks import SchemaChecks
 from waver.server.texts import TokenizerPool
@@ -81,6 +84,7 @@ class Runtime:
         self.texts = TokenizerPool(config.server.text_threads, config.server.max_concurrency + config.server.max_queue)
         self.shaping = TokenizerPool(config.server.text_threads, None)
         """Pool in which long answers are put together: an answer that was decoded is not refused any more."""
+        self.responses = ResponseStore(config.server.max_stored_responses, config.server.max_stored_bytes)
         self.schema_checks = SchemaChecks(config.server.schema_seconds, config.server.schema_memory)
         self.searches = Admission(SEARCHES, config.server.max_queue)
         self.ingests = Admission(INGESTS, 0)
@@ -91,6 +95,8 @@ class Runtime:
         """True once the grace period of running requests is over."""
         self.metrics = Metrics(self)
         self.created = int(time.time())
+        self.fingerprint = fingerprint(config)
+        """The name of this version and configuration: `system_fingerprint`."""
         self._router: Router | None = None
         self.loaded = False
         self.failure: str | None = None
@@ -248,6 +254,13 @@ def check_parsers(configs: Mapping[str, EngineConfig], engines: Mapping[str, Eng
                 tool_parser(config.tool_parser, engines[name].tokens)
             except ValueError as error:
                 raise ValueError(f"engine '{name}': {error}") from error
+
+
+def fingerprint(config: Config) -> str:
+    """Return a short name for this version with these engines, presets and defaults: other answers than under another
+    one are no surprise."""
+    said = config.model_dump_json(include={"engines", "presets", "default_preset", "policies"})
+    return f"waver-{__version__}-{hashlib.blake2b(said.encode(), digest_size=4).hexdigest()}"
 
 
 async def load_engines(configs: Mapping[str, EngineConfig], there: Mapping[str, Engine]) -> dict[str, Engine]:

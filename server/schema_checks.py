@@ -37,16 +37,16 @@ class SchemaChecks:
         self._checkers.append((tokens, checker))
         return checker
 
-    async def check(self, schema: str, param: str, tokens: TokenText) -> None:
-        """Compile a schema in the checker's process, unless its result is cached; `param` is the field with it.
+    async def check(self, grammar: str, param: str, tokens: TokenText) -> None:
+        """Compile a grammar in the checker's process, unless its result is cached; `param` is the field with it.
 
         Raises:
             APIError: 400, it cannot be compiled or satisfied, or takes too long or too much memory.
         """
         checker = self._checker(tokens)
-        complaint = checker.known(schema)
+        complaint = checker.known(grammar)
         if complaint is None:
-            complaint = await asyncio.get_running_loop().run_in_executor(self._threads, checker.complaint, schema)
+            complaint = await asyncio.get_running_loop().run_in_executor(self._threads, checker.complaint, grammar)
         if complaint:
             raise invalid(f"{param} cannot be enforced: {complaint}.", param)
 

@@ -1,6 +1,6 @@
 """Request bodies: OpenAI's API and vLLM's extra sampling fields, plus `policy`, `trace` and `timeout`.
 
-Null counts as absent everywhere. Unknown fields are kept in `model_extra`, so that they can be named in a warning.
+Null counts as absent everywhere. Unknown fields are kept in `model_extra`, so that they can be named in the answer.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from waver.retrieval.memory.unit import Time
 
 Item = TypeVar("Item")
 HARMLESS = frozenset({
-    "user", "metadata", "store", "service_tier", "modalities", "prediction",
-    "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "verbosity", "suffix", "best_of",
+    "user", "metadata", "store", "service_tier", "prediction",
+    "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "best_of",
 })  # fmt: skip
-"""OpenAI's fields that change nothing here; `suffix` and `best_of` are checked where they matter."""
+"""OpenAI's fields that are not about the answer itself; `best_of` is checked where it matters."""
 
 
 def _encodable(text: str) -> str:
@@ -88,8 +88,25 @@ class JsonSchema(Body):
 
 
 class ResponseFormat(Body):
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchema | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    structures: list[dict[str, Any]] | None = None
+    triggers: list[Text] = []
+
+
+class StructuredOutputs(Body):
+    """vLLM's `structured_outputs`: one of the fields up to `structural_tag`."""
+
+    json_: Any = Field(None, alias="json")
+    regex: Any = None
+    choice: Any = None
+    grammar: Any = None
+    json_object: Any = None
+    structural_tag: Any = None
+    whitespace_pattern: Text | None = None
+    disable_any_whitespace: bool = True
+    disable_additional_properties: bool = False
 
 
 class Generation(Body):
@@ -112,7 +129,25 @@ class Generation(Body):
     stop_token_ids: list[TokenId] = Field([], max_length=128)
     ignore_eos: bool = False
     min_tokens: int = Field(0, ge=0)
+    include_stop_str_in_output: bool = False
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    guided_json_object: Any = None
+    structural_tag: Any = None
+    json_schema: Any = None
+    regex: Any = None
+    grammar: Any = None
+    ebnf: Any = None
+    allowed_token_ids: list[TokenId] = Field([], max_length=65_536)
+    bad_words: list[Text] = Field([], max_length=128)
+    truncate_prompt_tokens: int | None = Field(None, ge=-1)
+    truncation_side: Literal["left", "right"] = "left"
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
     policy: Plain[Any] = None
     trace: bool = False
     timeout: float | None = Field(None, gt=0)
@@ -121,11 +156,6 @@ class Generation(Body):
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
-    @property
-    def unknown(self) -> list[str]:
-        """Return the names of unknown fields."""
-        return sorted(set(self.model_extra or ()) - HARMLESS)
-
 
 class CompletionRequest(Generation):
     """POST /v1/completions."""
@@ -133,6 +163,7 @@ class CompletionRequest(Generation):
     prompt: Text | Many[Text] | Many[TokenId] | Many[Many[TokenId]]
     logprobs: int | None = Field(None, ge=0, le=20)
     max_tokens: int | None = Field(None, ge=0)
+    max_completion_tokens: int | None = Field(None, ge=0)
     echo: bool = False
 
 
@@ -147,7 +178,13 @@ Scalar = Text | bool | int | float | None
 MOST_METADATA = 16_384
 
 
-class CollectionRequest(Body):
+class ClosedBody(Body):
+    """A JSON object in which an unknown field is an error: an ignored option could show what should be hidden."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class CollectionRequest(ClosedBody):
     """POST /v1/collections."""
 
     name: Text
@@ -156,7 +193,7 @@ class CollectionRequest(Body):
     chunk_overlap: int | None = Field(None, ge=0, lt=2**31)
 
 
-class SearchRequest(Body):
+class SearchRequest(ClosedBody):
     """POST /v1/collections/{name}/search."""
 
     query: Text = Field(min_length=1)
@@ -176,14 +213,14 @@ Metadata = Annotated[dict[Text, Scalar], Field(max_length=64), few(64), AfterVal
 """Metadata of a document, returned with each of its passages."""
 
 
-class DocumentBody(Body):
+class DocumentBody(ClosedBody):
     id: Text = Field(min_length=1, max_length=1024)
     text: Text
     title: Text = Field("", max_length=1024)
     metadata: Metadata = {}
 
 
-class DocumentsRequest(Body):
+class DocumentsRequest(ClosedBody):
     """POST /v1/collections/{name}/documents, as JSON."""
 
     documents: Many[DocumentBody] = Field(min_length=1, max_length=10_000)

@@ -12,6 +12,7 @@ class ServerConfig(BaseModel):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port, 0 for a free one.")
+    root_path: str = Field("", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Path that a proxy serves it under.")
     api_keys_env: str = "WAVER_API_KEYS"
     allow_no_keys: bool = Field(False, description="Serve other machines without asking for keys.")
     cors_origins: list[str] = []
@@ -19,6 +20,8 @@ class ServerConfig(BaseModel):
     allowed_hosts: list[str] = []
     """Names that requests may have as `Host` where there are no keys, besides loopback names and the bound address:
     `*.example.org` for all below one, `*` for any. With keys every name is served."""
+    strict: bool = False
+    """Refuse requests with fields that are not known, instead of naming these in the answer."""
     max_concurrency: int = Field(64, ge=1, description="Requests decoded at a time.")
     max_queue: int = Field(256, ge=0, description="Requests that may wait.")
     max_n: int = Field(32, ge=1)
@@ -36,6 +39,10 @@ class ServerConfig(BaseModel):
     spent, the best answer so far is given."""
     max_text_characters: int = Field(2**18, ge=1024)
     """Of a text to tokenise or to search for; of a prompt as many as its engine's context can hold."""
+    max_stored_responses: int = Field(1000, ge=0)
+    """Responses of `/v1/responses` that are kept in memory, so that a conversation can go on from them."""
+    max_stored_bytes: int = Field(64 * 2**20, ge=0)
+    """Of these together."""
     text_threads: int = Field(2, ge=1)
     """Texts that are tokenised at a time."""
     schema_seconds: float = Field(2.0, gt=0)

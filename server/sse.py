@@ -1,7 +1,8 @@
 """Send server-sent events: `data:` lines, and comments that keep the connection alive; stop when the client
 disconnects.
 
-Neither `id:` nor `event:` is sent, nothing is compressed, and headers leave before the first event.
+No `id:` is sent, `event:` only in protocols that want it, nothing is compressed, and headers leave before the first
+event.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from starlette.types import Receive, Scope, Send
 
 from waver.server.disconnect import disconnected
 
-DONE = b"[DONE]"
 SEPARATORS = {each.encode(): f"\\u{ord(each):04x}".encode() for each in ("\x85", "\u2028", "\u2029")}
 """Characters at which some clients split lines too; inside of JSON they only occur in strings, where an escape is the
 same."""
@@ -28,6 +28,7 @@ class EventStream(Response):
     comment is sent."""
 
     media_type = "text/event-stream"
+    end = b"data: [DONE]\n\n"
 
     def __init__(
         self, events: AsyncGenerator[Sequence[Mapping[str, Any]], None], headers: Mapping[str, str], keepalive: float
@@ -55,13 +56,16 @@ class EventStream(Response):
         keeping = asyncio.create_task(self._keep_alive(send))
         try:
             async for events in self._events:
-                await self._write(send, lines(*map(dump, events)))
+                await self._write(send, self._lines(events))
             keeping.cancel()  # nothing may follow the last line
-            await send({"type": "http.response.body", "body": lines(DONE), "more_body": False})
+            await send({"type": "http.response.body", "body": self.end, "more_body": False})
         finally:
             keeping.cancel()
             await self._events.aclose()
             await asyncio.wait({keeping})
+
+    def _lines(self, events: Sequence[Mapping[str, Any]]) -> bytes:
+        return lines(*map(dump, events))
 
     async def _write(self, send: Send, body: bytes) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": True})
@@ -75,6 +79,15 @@ class EventStream(Response):
             await asyncio.sleep(self._silent_until - clock())
             if clock() >= self._silent_until:
                 await self._write(send, b": keep-alive\n\n")
+
+
+class NamedEventStream(EventStream):
+    """A stream whose events have their `type` as their name, and which ends with the last of them."""
+
+    end = b""
+
+    def _lines(self, events: Sequence[Mapping[str, Any]]) -> bytes:
+        return b"".join(b"event: %b\n%b" % (event["type"].encode(), lines(dump(event))) for event in events)
 
 
 def dump(value: Any) -> bytes:

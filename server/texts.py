@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from waver.engines.base import ContextExceeded
 from waver.engines.tokens import TokenText
 from waver.server.admission import Admission
 from waver.server.errors import invalid
@@ -51,16 +52,12 @@ def check_length(texts: Sequence[str], context: int, param: str) -> None:
     """Refuse texts that cannot fit a context together, judged by their characters alone.
 
     Raises:
-        APIError: 400.
+        ContextExceeded: they cannot.
     """
     characters = sum(map(len, texts))
     most = max(CHARACTERS_A_TOKEN * context, LEAST)
     if characters > most:
-        message = (
-            f"{param} has {characters} characters, and the context of {context} tokens, which must hold it and an "
-            f"answer, holds {most} at most."
-        )
-        raise invalid(message, param, "context_length_exceeded")
+        raise ContextExceeded(context, f"{param} has {characters} characters, of which it holds {most} at most", param)
 
 
 def check_tokens(texts: Sequence[str], tokens: TokenText, context: int, param: str) -> None:
@@ -68,7 +65,7 @@ def check_tokens(texts: Sequence[str], tokens: TokenText, context: int, param: s
     Blocks.
 
     Raises:
-        APIError: 400.
+        ContextExceeded: they are.
     """
     if sum(map(len, texts)) <= max(LIKELY * context, LEAST):
         return
@@ -77,8 +74,7 @@ def check_tokens(texts: Sequence[str], tokens: TokenText, context: int, param: s
         for start in range(0, len(text), BLOCK):
             count += max(len(tokens.encode_plain(text[start : start + BLOCK])) - SLACK, 0)
             if count > context:
-                message = f"{param} has more than {count} tokens, and the context of {context} tokens must hold it."
-                raise invalid(message, param, "context_length_exceeded")
+                raise ContextExceeded(context, f"{param} has more than {count} tokens", param)
 
 
 def check_characters(text: str, most: int, param: str) -> None:

@@ -11,6 +11,7 @@ from waver.server.bodies import BodyRoute
 from waver.server.chat_prompt import chat_ids
 from waver.server.chat_schemas import TokenizeRequest
 from waver.server.errors import invalid
+from waver.server.fields import ignored_fields, ignored_header
 from waver.server.piecewise import PiecewiseResponse, pieces
 from waver.server.runtime import ready_runtime
 from waver.server.sampling import check_ids
@@ -25,6 +26,7 @@ router = APIRouter(route_class=BodyRoute)
 async def tokenize(request: Request, body: TokenizeRequest) -> Response:
     runtime = ready_runtime(request)
     engine = runtime.engines[runtime.route(body.model).engine]
+    ignored = ignored_fields(body, engine.tokens, runtime.config.server.strict)
     most = max(runtime.config.server.max_text_characters, CHARACTERS_A_TOKEN * engine.context_length)
     if (body.prompt is None) == (body.messages is None):
         raise invalid("Either prompt or messages is required.", "prompt")
@@ -41,7 +43,7 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Response:
         else:
             check_characters(body.prompt or "", most, "prompt")
             ids = await runtime.texts.run(engine.tokens.encode, body.prompt or "", body.add_special_tokens)
-        return PiecewiseResponse(await runtime.shaping.run(named, ids))
+        return PiecewiseResponse(await runtime.shaping.run(named, ids), headers=ignored_header(ignored))
 
 
 @router.post("/v1/detokenize", summary="Token ids to text")

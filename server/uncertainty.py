@@ -16,6 +16,7 @@ from waver.server.chat_format import ChatFormatter
 from waver.server.chat_plan import plan_chat
 from waver.server.chat_schemas import ChatRequest
 from waver.server.errors import invalid
+from waver.server.fields import ignored_fields, refuse_unserved
 from waver.server.piecewise import pieces
 from waver.server.runtime import ready_runtime
 from waver.server.schemas import Many, Text
@@ -64,7 +65,7 @@ class UncertaintyAnswer(Answer):
             "finish_reason": choices[0].finish,
             **found,
             "usage": self._usage(),
-            "waver": report.as_dict(),
+            "waver": self._report(report),
         }
         yield from pieces(shown)
 
@@ -72,6 +73,7 @@ class UncertaintyAnswer(Answer):
 @router.post("/v1/uncertainty", summary="Answer a conversation and measure how uncertain the answer is")
 async def uncertainty(request: Request, body: UncertaintyRequest) -> Response:
     runtime = ready_runtime(request)
+    refuse_unserved(body)
     for name in ("stream", "stop"):
         if getattr(body, name):
             raise invalid(f"Uncertainty is measured of one whole answer: leave out {name}.", name)
@@ -81,11 +83,13 @@ async def uncertainty(request: Request, body: UncertaintyRequest) -> Response:
         raise invalid("policy should be a list of policies that stand beside the measure.", "policy")
     beside = body.policy or []
     route = runtime.route(body.model, [*beside, body.measuring])
+    tokens = runtime.engines[route.engine].tokens
+    ignored = ignored_fields(body, tokens, runtime.config.server.strict)
     deadline = runtime.deadline(body.timeout)
     async with asyncio.timeout_at(deadline):
         plan = await plan_chat(request, runtime, body, route, deadline)
-    tokens = runtime.engines[route.engine].tokens
-    return await UncertaintyAnswer(body, plan, UncertaintyFormatter(tokens, False, 0), runtime).respond(request)
+    formatter = UncertaintyFormatter(tokens, False, 0)
+    return await UncertaintyAnswer(body, plan, formatter, runtime, ignored).respond(request)
 
 
 class UncertaintyFormatter(ChatFormatter):

@@ -8,6 +8,7 @@ from typing import Any
 
 SENTENCES = {
     "missing": "is required",
+    "extra_forbidden": "is not a field of this object",
     "model_type": "should be a JSON object",
     "model_attributes_type": "should be a JSON object",
     "dict_type": "should be a JSON object",

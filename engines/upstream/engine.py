@@ -14,7 +14,7 @@ from contextlib import aclosing, suppress
 import torch
 from transformers import GenerationConfig
 
-from waver.engines.base import EngineError, Inside, Sampling, Step, Unsupported, reason
+from waver.engines.base import ContextExceeded, EngineError, Inside, Sampling, Step, Unsupported, reason
 from waver.engines.config import UpstreamConfig
 from waver.engines.tokens import TokenText
 from waver.engines.upstream.client import DRAIN, UpstreamClient
@@ -143,9 +143,7 @@ class UpstreamEngine:
         if not ids:
             raise Unsupported("the prompt is empty", "prompt")
         if len(ids) + room > self.context_length:
-            raise Unsupported(
-                f"the prompt has {len(ids)} tokens, and {self.name!r} has a context of {self.context_length}", "prompt"
-            )
+            raise ContextExceeded(self.context_length, f"the prompt has {len(ids)} tokens")
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from waver.engines.base import Gate, Sampling, Unsupported
+from waver.engines.schema_check_worker import LARK, REGEX
 from waver.engines.temperature import adapts
 from waver.engines.tokens import TokenText
 from waver.engines.transforms import Transform
@@ -20,6 +21,7 @@ TOKEN_FIELDS: dict[str, dict[str, Any]] = {
     "names": {},
 }
 """Fields of a request that make an upstream return token ids."""
+NEUTRAL = Sampling()
 PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """Penalties by name, with their neutral values."""
 
@@ -77,12 +79,16 @@ def body(
         **{name: (getattr(sampling, name), neutral) for name, neutral in PENALTIES.items()},
     }
     out |= {name: value for name, (value, neutral) in further.items() if capabilities.extras or value != neutral}
+    for name in sampling.unset:  # the upstream knows its model's own
+        if name in out and getattr(sampling, name) == getattr(NEUTRAL, name):
+            del out[name]
     optional = {
         "min_tokens": min(max(sampling.min_tokens - written, 0), limit),
         "ignore_eos": sampling.ignore_eos,
         "stop_token_ids": list(sampling.stop_token_ids),
         "logit_bias": {str(token): bias for token, bias in sampling.logit_bias.items()},
-        "response_format": _guide(sampling.grammar),
+        "allowed_token_ids": list(sampling.allowed_token_ids),
+        **_guide(sampling.grammar, capabilities),
         "vllm_xargs": _plugin_args(sampling, capabilities, written),
     }
     return out | {name: value for name, value in optional.items() if value}
@@ -140,6 +146,11 @@ def refuse(sampling: Sampling, capabilities: Capabilities, written: int) -> None
     """
     if sampling.transforms and sampling.temperature > 0:
         _refuse_transforms(sampling, capabilities, written)
+    if sampling.bad_words or (sampling.allowed_token_ids and not capabilities.extras):
+        param = "bad_words" if sampling.bad_words else "allowed_token_ids"
+        raise Unsupported(f"{param} cannot be used on this engine, an upstream; use another engine", param)
+    if sampling.grammar is not None:
+        _guide(sampling.grammar, capabilities)
     if sampling.top_logprobs > capabilities.top:
         raise Unsupported(
             f"this engine's upstream gives at most {capabilities.top} top log-probabilities", "top_logprobs"
@@ -191,10 +202,23 @@ def _refuse_in_turns(sampling: Sampling) -> None:
         )
 
 
-def _guide(grammar: str | None) -> dict[str, Any] | None:
+def _guide(grammar: str | None, capabilities: Capabilities) -> dict[str, Any]:
+    """Ask an upstream for the form of an answer: in OpenAI's words a JSON schema, in vLLM's other forms.
+
+    Raises:
+        Unsupported: it takes JSON schemas only.
+    """
     if grammar is None:
-        return None
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": json.loads(grammar), "strict": True}}
+        return {}
+    for prefix, field in ((REGEX, "regex"), (LARK, "grammar")):
+        if grammar.startswith(prefix):
+            if not capabilities.extras:
+                raise Unsupported(
+                    "this engine's upstream takes JSON schemas only; use another engine", "response_format"
+                )
+            return {"structured_outputs": {field: grammar.removeprefix(prefix)}}
+    schema = {"name": "answer", "schema": json.loads(grammar), "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
 def _plugin_args(sampling: Sampling, capabilities: Capabilities, written: int) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from prometheus_client.core import Metric
 
-from waver.engines.base import EngineError, Inside, Sampling, Step, Unsupported, not_a_number
+from waver.engines.base import ContextExceeded, EngineError, Inside, Sampling, Step, Unsupported, not_a_number
 from waver.engines.vllm.core import Running
 from waver.engines.vllm.model import VllmModel
 from waver.engines.vllm.ring import TOP
@@ -43,6 +43,7 @@ class VllmEngine(ABC):
         self.model = model
         self.tokens = model.tokens
         self.vocabulary, self.context_length, self.parameters = model.vocabulary, model.context_length, model.parameters
+        self.recommended = model.recommended
         self._adapter = adapter
         self._active = 0
 
@@ -211,14 +212,13 @@ class VllmEngine(ABC):
         if not ids:
             raise Unsupported("the prompt is empty", "prompt")
         if len(ids) + room > self.context_length:
-            raise Unsupported(
-                f"the prompt has {len(ids)} tokens, and {self.name!r} has a context of {self.context_length}", "prompt"
-            )
+            raise ContextExceeded(self.context_length, f"the prompt has {len(ids)} tokens")
         self._check_known(ids, "prompt")
 
     def _check_sampled(self, sampling: Sampling) -> None:
         self._check_known(tuple(sampling.logit_bias), "logit_bias")
         self._check_known(sampling.stop_token_ids, "stop_token_ids")
+        self._check_known(sampling.allowed_token_ids, "allowed_token_ids")
 
     def _check_known(self, ids: Sequence[int], param: str) -> None:
         known = self.model.known

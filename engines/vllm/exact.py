@@ -110,7 +110,7 @@ class ExactVllmEngine(VllmEngine):
                             return
                         position += 1
                         if entry.flags & BROKEN:
-                            raise EngineError(f"engine {self.name!r} could not follow the JSON schema any further")
+                            raise EngineError(f"engine {self.name!r} could not follow the grammar any further")
                         if entry.flags & EAGER:
                             yield Step(NO_TOKEN, 0.0, entry.entropy, self.name, finish="gate")
                             return

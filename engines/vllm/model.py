@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from waver.engines.base import EngineError, reason
 from waver.engines.config import VllmConfig
+from waver.engines.defaults import NONE, taken_over
 from waver.engines.tokens import TokenText
 from waver.engines.vllm.core import Core, Running
 from waver.engines.vllm.ring import SLOTS
@@ -50,7 +51,10 @@ class VllmModel:
         """
         model = llm.model_config
         options = {"revision": model.tokenizer_revision, "trust_remote_code": model.trust_remote_code}
-        ends = (model.try_get_generation_config() or {}).get("eos_token_id")
+        settings = model.try_get_generation_config() or {}
+        ends = settings.get("eos_token_id")
+        wanted = self.config.generation_config == "auto" and model.generation_config != "vllm"
+        self.recommended = taken_over(settings) if wanted else NONE
         self.tokens = TokenText.load(model.tokenizer, ends, **options)
         self.vocabulary: int = model.get_vocab_size()
         self.context_length: int = model.max_model_len

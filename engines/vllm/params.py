@@ -56,7 +56,7 @@ class RequestParams:
         if s is None:
             return False
         penalised = s.presence_penalty or s.frequency_penalty or s.repetition_penalty != 1.0
-        return bool(penalised) or s.grammar is not None
+        return bool(penalised or s.bad_words) or s.grammar is not None
 
     def encode(self) -> EncodedParams:
         """Encode the parameters as the value under `KEY` that the worker takes."""
@@ -71,7 +71,7 @@ class RequestParams:
             data["sampling"] = {
                 name: value
                 for name, value in data["sampling"].items()
-                if value != getattr(default, name) and name not in ("gate", "state_of")
+                if value != getattr(default, name) and name not in ("gate", "state_of", "unset")
             }
             data["sampling"]["transforms"] = [each.as_data() for each in self.sampling.transforms]
             data["sampling"]["logit_bias"] = list(self.sampling.logit_bias.items())
@@ -85,7 +85,8 @@ class RequestParams:
         data["gate"] = Gate(**rule | {"history": tuple(rule["history"])}) if rule else None
         if how := data.get("sampling"):
             how |= {"logit_bias": dict(how["logit_bias"]), "gate": data["gate"]}
-            how |= {"stop_token_ids": tuple(how.get("stop_token_ids", ()))}
+            how |= {name: tuple(how.get(name, ())) for name in ("stop_token_ids", "allowed_token_ids")}
+            how |= {"bad_words": tuple(map(tuple, how.get("bad_words", ())))}
             data["sampling"] = Sampling(**how | {"transforms": _transforms(how["transforms"])})
         data |= {name: tuple(data.get(name, ())) for name in ("ends", "given")}
         return cls(**data | {"transforms": _transforms(data["transforms"])})

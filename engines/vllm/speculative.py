@@ -28,6 +28,8 @@ class SpeculativeVllmEngine(VllmEngine):
                 "a gate or a policy that shapes the draw",
             ),
             "logit_bias": (bool(sampling.logit_bias), "logit_bias"),
+            "allowed_token_ids": (bool(sampling.allowed_token_ids), "allowed_token_ids"),
+            "bad_words": (bool(sampling.bad_words), "bad_words"),
             "min_p": (sampling.min_p > 0, "min_p"),
             "response_format": (sampling.grammar is not None, "a response format"),
             "presence_penalty": (

@@ -40,7 +40,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 
-from waver.engines.base import Engine, Sampling, Step, Unsupported
+from waver.engines.base import ContextExceeded, Engine, Sampling, Step, Unsupported
 from waver.engines.probe import Probe
 from waver.policies.base import CounterSpec, Policy, Proceed, Stage
 from waver.policies.helpers import draft
@@ -276,13 +276,10 @@ def probe_prompt(job: Job, name: str, engine: Engine) -> tuple[int, ...]:
     """Make what a probe reads: the prompt and its own words behind it.
 
     Raises:
-        Unsupported: the engine's context has no room for both.
+        ContextExceeded: the engine's context has no room for both.
     """
     words = engine.tokens.encode(job.services.probes[name].record.words, add_special_tokens=False)
     if len(job.prompt_ids) + len(words) > engine.context_length:
-        raise Unsupported(
-            f"the prompt has {len(job.prompt_ids)} tokens and the words of the probe {name!r} {len(words)}, and the "
-            f"context of {engine.context_length} tokens of {engine.name!r} must hold them",
-            "policy",
-        )
+        found = f"the prompt has {len(job.prompt_ids)} tokens and the words of the probe {name!r} {len(words)}"
+        raise ContextExceeded(engine.context_length, found, "policy")
     return (*job.prompt_ids, *words)

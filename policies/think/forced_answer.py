@@ -133,5 +133,7 @@ class ForcedAnswer(Policy):
     def _last(self, job: Job, written: Sequence[int]) -> Job:
         """Make the job that goes on behind the words."""
         inner = continuation(job, written, job.engine, max_new=self.tokens)
-        temperature = job.sampling.temperature if self.temperature is None else self.temperature
-        return replace(inner, sampling=replace(inner.sampling, temperature=temperature, min_tokens=0))
+        sampling = replace(inner.sampling, temperature=job.sampling.temperature, min_tokens=0)
+        if self.temperature is not None:
+            sampling = replace(sampling, temperature=self.temperature, unset=sampling.unset - {"temperature"})
+        return replace(inner, sampling=sampling)

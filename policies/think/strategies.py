@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from waver.engines.base import Unsupported
+from waver.engines.base import ContextExceeded, Unsupported
 from waver.engines.tokens import TokenText
 from waver.policies.job import Job
 
@@ -77,16 +77,14 @@ def asked(job: Job, strategy: Strategy) -> Job:
     ids = (*job.prompt_ids, *words)
     room = job.context_length - len(ids)
     if room < max(own.min_tokens, 1):
-        raise Unsupported(
-            f"the prompt has {len(job.prompt_ids)} tokens and the strategy's words {len(words)}, and the context of "
-            f"{job.context_length} tokens must hold them and an answer",
-            "policy",
-        )
+        found = f"the prompt has {len(job.prompt_ids)} tokens and the strategy's words {len(words)}"
+        raise ContextExceeded(job.context_length, found, "policy")
     limit = max(int(strategy.share * own.max_tokens), own.min_tokens, 1)
     sampling = replace(
         own,
         temperature=own.temperature if strategy.temperature is None else strategy.temperature,
         top_p=own.top_p if strategy.top_p is None else strategy.top_p,
+        unset=own.unset - {name for name in ("temperature", "top_p") if getattr(strategy, name) is not None},
         max_tokens=min(limit, room),
     )
     question = job.question and replace(job.question, with_context=_followed_by(job.question.with_context, words))

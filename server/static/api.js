@@ -17,6 +17,7 @@ function sentence({ message, param }) {
   return param && !message.includes(param) ? `${param}: ${message}` : message;
 }
 
+/** Paths are relative to the page's own, which a proxy may serve below a prefix. */
 async function request(path, options = {}) {
   const key = savedKey();
   const headers = { "content-type": "application/json", ...(key && { authorization: `Bearer ${key}` }) };
@@ -33,7 +34,7 @@ async function request(path, options = {}) {
 }
 
 /** Throws, with the reason, until the engines are warm. */
-export const ready = () => request("/ready");
+export const ready = () => request("ready");
 
 export async function list(path) {
   const body = await (await request(path)).json();
@@ -42,7 +43,7 @@ export async function list(path) {
 
 /** Server-sent events of a chat completion: yields parsed chunks until [DONE]; throws what the server reports. */
 export async function* complete(body, signal) {
-  const response = await request("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
+  const response = await request("v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   try {

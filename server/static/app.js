@@ -100,8 +100,8 @@ function askForKey() {
 async function load() {
   try {
     await ready();
-    const [models, policies] = await Promise.all([list("/v1/models"), list("/v1/policies")]);
-    const names = models.map((model) => model.id);
+    const [models, policies] = await Promise.all([list("v1/models"), list("v1/policies")]);
+    const names = models.filter((model) => model.kind !== "embedder").map((model) => model.id);
     const presets = names.filter((name) => name.startsWith("waver/"));
     const engines = names.filter((name) => !name.startsWith("waver/"));
     const group = (label, ids) => make("optgroup", { label }, ...ids.map((id) => make("option", { value: id }, id)));

@@ -184,7 +184,7 @@ async def test_what_it_cannot_do(up: UpstreamEngine) -> None:
         (steps(up, prompt, transforms=(TopW(),), temperature=1.0), "cannot draw as the policy says"),
         (steps(up, prompt, top_logprobs=21), "at most 20"),
         (steps(up, []), "empty"),
-        (steps(up, prompt * 200), "context of 1024"),
+        (steps(up, prompt * 200), "maximum context length is 1024 tokens"),
         (up.score(prompt, 21), "at most 20"),
         (up.hidden_state(prompt), "hidden states"),
         (up.attention(prompt, 0), "attention"),

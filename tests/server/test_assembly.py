@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from waver.engines.base import Step
 from waver.engines.tokens import TextStream, TokenText
-from waver.server.assembly import Overlap, TextAssembly, first_stop
+from waver.server.assembly import StopStrings, TextAssembly
 
 
 class Pieces(TokenText):
@@ -84,21 +84,23 @@ def test_what_no_stop_string_can_reach_is_shown_at_once() -> None:
     assert shown == ["ab", "", "c", "xy!"]
 
 
-def test_first_stop_and_overlap() -> None:
-    assert first_stop("abcabc", ["bc", "c", "zz"]) == 1
-    assert first_stop("abc", []) is None
-    assert Overlap(["cde", "bcx"]).push("abc") == 2
-    assert Overlap(["x"]).push("abc") == 0
+def test_the_stop_string_that_is_complete_first_and_the_overlap() -> None:
+    assert StopStrings(["c", "bc", "zz"]).push("abcabc") == (3, "bc")
+    assert StopStrings([]).push("abc") is None
+    known = StopStrings(["cde", "bcx"])
+    assert known.push("abc") is None
+    assert known.overlap == 2
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.text("ab", max_size=6), max_size=8), st.lists(st.text("ab", min_size=1, max_size=6), max_size=3))
 def test_overlap_is_the_longest_end_that_a_stop_string_begins_with(parts: list[str], stops: list[str]) -> None:
-    known, text = Overlap(stops), ""
+    known, text = StopStrings(stops), ""
     for part in parts:
         text += part
         longest = max((k for s in stops for k in range(1, len(s)) if text.endswith(s[:k])), default=0)
-        assert known.push(part) == longest
+        known.push(part)
+        assert known.overlap == longest
 
 
 def test_long_stop_strings_cost_little_a_token() -> None:

@@ -66,6 +66,21 @@ def test_other_headers_do_not_let_in(guarded: Any) -> None:
         assert http.get(f"/v1/models?api_key={KEY}").status_code == 401
 
 
+def test_anthropics_header_lets_in_where_its_protocol_is_spoken(guarded: Any) -> None:
+    body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
+    with guarded.http() as http:
+        for path in ("/v1/messages", "//v1/messages/", "/messages/count_tokens"):
+            for headers, status in (
+                ({"x-api-key": KEY}, 200),
+                ({"x-api-key": "wrong"}, 401),
+                ({}, 401),
+                ([("x-api-key", KEY), ("x-api-key", KEY)], 401),
+                ({"x-api-key": KEY, "authorization": "Bearer wrong"}, 401),
+            ):
+                address = f"{guarded.url}{path}"
+                assert http.post(address, json=body, headers=headers).status_code == status, (path, headers)
+
+
 def test_fuzzed_authorization_is_only_ever_401(guarded: Any) -> None:
     draw = random.Random(1)
     pieces = [

@@ -333,7 +333,7 @@ def test_what_cannot_be_is_an_http_status(world: Running) -> None:
         (
             {"messages": [{"role": "user", "content": "x " * 505}]},
             {"strategy": "easy"},
-            "must hold them and an answer",
+            "strategy's words",
             "policy",
         ),
     ]

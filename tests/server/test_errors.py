@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 import time
@@ -156,6 +157,44 @@ def test_trap_12_bodies_that_are_no_json_object(http: httpx.Client, content: byt
     error = response.json()["error"]
     assert error["message"]
     assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("padding", [0, 100_000])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"messages": "你好'.encode("gbk"), "not text in UTF-8: the byte 0xc4"),
+        ('{"messages": "café'.encode("latin-1"), "not text in UTF-8: the byte 0xe9"),
+        (gzip.compress(b'{"messages": []}'), "compressed with gzip"),
+        (b'{"seed": ' + b"9" * 5000, "more than 4300 digits"),
+        (b'{"a": ' + b"[" * 100_000, "nested too deeply"),
+        (b'{"a" 1', "expecting ':' delimiter at character 5"),
+    ],
+    ids=["GBK", "Latin-1", "gzip", "digits", "depth", "colon"],
+)
+def test_a_body_that_cannot_be_parsed_is_told_why(http: httpx.Client, content: bytes, words: str, padding: int) -> None:
+    content += b" " * padding  # large bodies are parsed in a process of their own
+    message = check(http.post(CHAT, content=content, headers={"content-type": "application/json"}), 400)
+    assert words in message
+
+
+def test_a_compressed_body_is_415(http: httpx.Client) -> None:
+    content = gzip.compress(json.dumps({"messages": HELLO}).encode())
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    message = check(http.post(CHAT, content=content, headers=headers), 415)
+    assert "gzip" in message
+    answer = http.post(CHAT, json={"messages": HELLO, "max_tokens": 1}, headers={"content-encoding": "identity"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("repeats", [700, 5000, 100_000])
+def test_an_overflow_is_told_in_the_words_that_frameworks_look_for(http: httpx.Client, repeats: int) -> None:
+    for path, prompt in ((CHAT, {"messages": [{"role": "user", "content": "a b " * repeats}]}),
+                         ("/v1/completions", {"prompt": "a b " * repeats})):  # fmt: skip
+        answer = http.post(path, json=prompt)
+        message = check(answer, 400, next(iter(prompt)))
+        assert "maximum context length is 1024 tokens" in message
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])

@@ -15,10 +15,15 @@ from waver.policies import registry
 
 def test_trap_26_models(client: openai.OpenAI, http: httpx.Client) -> None:
     listed = client.models.list().data
-    assert [model.id for model in listed] == ["small", "large", "waver/frugal", "waver/coin"]
+    assert [model.id for model in listed] == ["small", "large", "waver/frugal", "waver/coin", "all-MiniLM-L6-v2"]
     for model in listed:
         assert (model.object, type(model.created), model.owned_by) == ("model", int, "waver")
         assert client.models.retrieve(model.id) == model
+    small, frugal, embedder = (http.get(f"/v1/models/{listed[i].id}").json() for i in (0, 2, 4))
+    assert small["root"].startswith("small")
+    assert small["parent"] is None
+    assert (frugal["root"], frugal["parent"], frugal["max_model_len"]) == ("waver/frugal", "large", 1024)
+    assert (embedder["kind"], embedder["root"]) == ("embedder", "all-MiniLM-L6-v2")
     raw, quoted = http.get("/v1/models/waver/frugal"), http.get("/v1/models/waver%2Ffrugal")
     assert raw.json() == quoted.json()
     assert raw.json()["id"] == "waver/frugal"
@@ -119,7 +124,10 @@ def test_metrics_count_what_was_answered(http: httpx.Client, client: openai.Open
 def test_page_and_its_files(http: httpx.Client) -> None:
     page = http.get("/")
     assert page.headers["content-type"].startswith("text/html")
-    assert http.get("/static/app.js").status_code == 200
+    files = re.findall(r'(?:src|href)="(static/[^"]+)"', page.text)
+    assert len(files) >= 3
+    for file in files:
+        assert http.get(f"/{file}").status_code == 200, file
     assert http.get("/static/../config.py").status_code == 404
     assert http.get("/static/%2e%2e/config.py").status_code == 404
 
@@ -147,7 +155,7 @@ def test_requests_wait_outside_until_the_engines_are_warm(start: Any, monkeypatc
     body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
     with running.http() as http:
         assert http.get("/health").status_code == 200
-        assert len(http.get("/v1/models").json()["data"]) == 4
+        assert len(http.get("/v1/models").json()["data"]) == 5
         for response in (http.get("/ready"), http.post("/v1/chat/completions", json=body)):
             assert response.status_code == 503
             assert 0 < int(response.headers["retry-after"]) <= 120

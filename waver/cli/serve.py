@@ -10,7 +10,7 @@ import typer
 from waver.cli.fill import config_option, overriding
 from waver.server.settings import ServerConfig
 
-OPTIONS = ("host", "port", "max_concurrency", "max_queue", "timeout", "allow_no_keys")
+OPTIONS = ("host", "port", "max_concurrency", "max_queue", "timeout", "allow_no_keys", "root_path")
 
 
 @overriding(ServerConfig, OPTIONS)

@@ -372,7 +372,7 @@ async def test_what_is_refused_before_anything_is_written(tokens: TokenText) -> 
         DiffAdapt(strategy="easy").possible_jobs(begun)
     small = only(engine(tokens, context_length=len(job.prompt_ids) + 5))
     short = replace(job, services=replace(job.services, engines=small))
-    with pytest.raises(Unsupported, match="must hold them and an answer"):
+    with pytest.raises(Unsupported, match="the strategy's words"):
         DiffAdapt(strategy="easy").possible_jobs(short)
     with pytest.raises(Unsupported, match="words of the probe 'mine'"):
         await DiffAdapt().check(short)

@@ -120,6 +120,16 @@ def test_truncated_rows_count_for_the_group_but_are_not_learned_from() -> None:
     assert found.advantage[1, 0].item() == pytest.approx(-0.7071058)
 
 
+def test_figures_of_all_rows_count_those_that_were_cut() -> None:
+    recipe = Recipe("dapo")
+    given = {"truncated": [True, False], "correct": [True, False], "reward": [1, 0]}
+    rows = batch([[1, 1, 1], [1, 0, 0]], entropy=[[3, 3, 3], [1, 0, 0]], **given)
+    assert recipe.drawn(rows) == {"reward": 0.5, "accuracy": 0.5, "length": 2, "entropy": 2.5}
+    _, metrics = recipe.control(recipe.advantages(rows))
+    kept = {name: value for name, value in metrics.items() if name.startswith("kept/")}
+    assert kept == {"kept/reward": 0, "kept/accuracy": 0, "kept/length": 1, "kept/entropy": 1}
+
+
 def test_dapo_leaves_out_groups_without_a_signal_but_no_auxiliary_row() -> None:
     rows = rollouts(torch.ones(5, 1), group=[0, 0, 1, 1, 2], correct=[1, 0, 1, 1, 1], draw=[0, 0, 0, 0, 1])
     assert Recipe("dapo").keep(rows).tolist() == [True, True, False, False, True]

@@ -80,8 +80,8 @@ def test_a_method_trains_and_resumes_exactly(tmp_path: Path) -> None:
 
 
 def test_curves_are_those_of_all_rows_as_drawn(tmp_path: Path) -> None:
-    """Under DAPO too, which drops groups and masks rows that were cut: the same rows, and the same figures."""
-    cut = {"max_steps": 1, "max_completion_length": 38, "correct": 1.0}
+    """Under DAPO too, which drops groups: the same rows, and the same figures."""
+    cut = {"max_steps": 1, "correct": 1.0}
     plain, filtered = (
         made(RecipeTrainer, tmp_path, recipe=Recipe(base, [named()]), **cut) for base in ("grpo", "dapo")
     )
@@ -94,10 +94,8 @@ def test_curves_are_those_of_all_rows_as_drawn(tmp_path: Path) -> None:
     for name in ("accuracy", "length", "entropy", "reward"):
         assert dapo[name] == pytest.approx(all_[name], abs=1e-6), name
         assert all_[f"kept/{name}"] == pytest.approx(all_[name], abs=1e-6), name
-    assert dapo["completions/clipped_ratio"] > 0
     assert dapo["length"] == pytest.approx(dapo["completions/mean_length"])
     assert all_["kept/rows"] == 1 > dapo["kept/rows"]
-    assert dapo["kept/length"] < dapo["length"]
 
 
 def test_trl_is_not_asked_twice_for_the_old_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

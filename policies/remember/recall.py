@@ -63,7 +63,7 @@ NONE = Constraints()
 
 @dataclass(frozen=True)
 class Plan:
-    """What a question needs: its complexity C_q in 0..1, words to look for, and conditions."""
+    """The needs of a question: its complexity C_q in 0..1, words to look for, and conditions."""
 
     complexity: float
     keywords: tuple[str, ...] = ()

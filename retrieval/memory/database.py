@@ -19,7 +19,7 @@ from waver.retrieval.base import Busy, Damaged, NoSpace, StorageError
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file holds: its mark and version in SQLite's header, its tables, and what it is called in a sentence."""
+    """The contents of a file: its mark and version in SQLite's header, its tables, and its name in a sentence."""
 
     mark: int
     version: int

@@ -50,9 +50,9 @@ class Work:
     owner_name: str
     settings: Mapping[str, Any]
     tries: int
-    """How often it was begun before."""
+    """Number of times that it was begun before."""
     erased: int
-    """How often something of the thread was erased."""
+    """Number of times that something of the thread was erased."""
     due: float
     next: int
     covered: int

@@ -99,7 +99,7 @@ class Batch(Rollouts):
     totals: Mapping[str, float] = field(default_factory=dict)
     """Sums over the optimizer batch that these rows are a part of (see `counted`); empty if they are all of it."""
     begun: bool = False
-    """Whether `Recipe.begin_update` has seen the optimizer batch that these rows are a part of."""
+    """True once `Recipe.begin_update` has seen the optimizer batch that these rows are a part of."""
 
     @classmethod
     def of(

@@ -89,9 +89,9 @@ class Method:
     report: Callable[[Batch], Mapping[str, float]] | None = None
     """Metrics of the step to log."""
     update_controller: Callable[[Batch, Settings], Mapping[str, torch.Tensor]] | None = None
-    """What the last hooks must know of the whole optimizer batch under the policy as it is now, such as a quantile or
-    the tokens that it chooses: `[B]` or `[B, T]` tensors to put into `measures`. Costs a forward pass of its own where
-    an update has several micro-batches or processes, and the policy has moved."""
+    """Measures that the last hooks need of the whole optimizer batch under the policy as it is now, such as a quantile
+    or the tokens that it chooses: `[B]` or `[B, T]` tensors to put into `measures`. Costs a forward pass of its own
+    where an update has several micro-batches or processes, and the policy has moved."""
     live_weight: Callable[[Batch], torch.Tensor] | None = None
     """6, for weights that follow the policy through a step's updates; never part of a denominator."""
     policy_loss: Callable[[Batch, Settings], torch.Tensor] | None = None

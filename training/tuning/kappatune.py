@@ -104,7 +104,7 @@ def ranked(found: Sequence[Candidate], by_shape: bool = False) -> list[Candidate
     order = sorted(found, key=lambda each: each.kappa)
     if not by_shape:
         return order
-    places = {}
+    places: dict[str, float] = {}
     for _, group in groupby(sorted(order, key=lambda each: each.shape), key=lambda each: each.shape):
         members = list(group)
         places |= {each.name: (place + 0.5) / len(members) for place, each in enumerate(members)}

@@ -89,7 +89,7 @@ def _train(model: nn.Module, texts: Sequence[Text], run: TuneRun, out: Path) -> 
         model,
         trainer.arguments(out, schedule),
         data_collator=lambda rows: padded([row["value"] for row in rows]),
-        train_dataset=trainer.as_rows(texts),  # type: ignore[arg-type]
+        train_dataset=trainer.as_rows(texts),
         callbacks=[trainer.Watch(out / "metrics.jsonl", console)],
     )
     trainer.run(made, out, console)

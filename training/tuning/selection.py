@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -57,7 +58,7 @@ def select(model: PreTrainedModel, run: TuneRun, file: Path) -> list[Candidate]:
         ValueError: the budget leaves none.
     """
     if run.rank:
-        named = [(f"{name}.weight", module.weight) for name, module in layers(model).items()]
+        named = [(f"{name}.weight", cast(torch.Tensor, module.weight)) for name, module in layers(model).items()]
     else:
         named = list(model.named_parameters())
     found = cached(named, file, run.largest, embeddings(model))

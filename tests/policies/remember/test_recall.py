@@ -1,4 +1,4 @@
-"""How many memories a question gets and in which order: numbers worked out by hand."""
+"""The number and order of the memories that a question gets: numbers worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a fact bears on a question: numbers worked out by hand, malformed answers, and a toy world of 200 edits."""
+"""Facts that bear on a question: numbers worked out by hand, malformed answers, and a toy world of 200 edits."""
 
 from __future__ import annotations
 

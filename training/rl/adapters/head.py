@@ -25,7 +25,7 @@ Score = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Look:
-    """What to compute of the last tokens of each row.
+    """Quantities to compute of the last tokens of each row.
 
     Args:
         ids, mask: `[B, T]` those tokens, and which of them count; the others are 0 in every result.

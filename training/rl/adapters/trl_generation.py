@@ -17,7 +17,7 @@ SHOWN = (
     *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "tool_mask"),
     *("ref_per_token_logps", "importance_sampling_ratio"),
 )
-"""What processes show each other of a generation of TRL, besides what the old policy says."""
+"""Fields that processes show each other of a generation of TRL, besides what the old policy says."""
 LEARNED_FROM = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 
 

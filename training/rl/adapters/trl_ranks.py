@@ -25,7 +25,7 @@ class Ranks:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Return the number of processes."""
         number: int = self.accelerator.num_processes
         return number
 

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from waver.training.rl.batch import Rollouts
 
 PLACE = "place"
-"""Where a row is among those that the hooks of the step have kept; -1 for one that is not."""
+"""The place of a row among those that the hooks of the step have kept; -1 for one that is not."""
 
 
 def response_mask(generated: Mapping[str, Any]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What data-parallel processes show each other."""
+"""Fields that data-parallel processes show each other."""
 
 from __future__ import annotations
 

@@ -288,7 +288,7 @@ class Scripted(RecipeTrainer):
 
 
 def test_turns_with_a_tool_are_the_steps_of_empg(tmp_path: Path) -> None:
-    """What the tool says is no token of the policy; the turns before and after it are steps of their own."""
+    """The words of a tool are no token of the policy; the turns before and after it are steps of their own."""
     seen: list[Batch] = []
     trainer = made(
         Scripted,

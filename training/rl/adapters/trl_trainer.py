@@ -94,8 +94,6 @@ class RecipeTrainer(GRPOTrainer):
         # TRL loads the frozen reference, and asks it, where its own coefficient is not 0.
         args.beta = 1.0 if self.recipe.needs_reference else 0.0
         super().__init__(model, reward_funcs, args, train_dataset, **options)
-        if self.accelerator.num_processes > 1:
-            raise RecipeError("several processes have not been compared with one yet: train in one process")
         if self.aux_loss_enabled:
             raise RecipeError("the load-balancing loss of a mixture of experts is left out: set router_aux_loss_coef=0")
         check_attention(self.model, self.recipe)

@@ -1,4 +1,4 @@
-"""Extract the title and plain text of a document: text, Markdown, HTML, PDF.
+"""Extract the title and plain text of a document: text, Markdown, HTML, PDF, CSV, notebooks, office formats.
 
 Nothing here follows a link or runs a script. Hostile files can take long or much memory, so all formats but plain text
 are read in a separate process (`waver.retrieval.worker`).
@@ -49,6 +49,40 @@ def html(data: bytes, most: int, charset: str) -> Parsed:
     return replace(html_text.html(found, most), warnings=warnings)
 
 
+def delimited(data: bytes, most: int, charset: str) -> Parsed:
+    """CSV and its like (`waver.retrieval.delimited`)."""
+    from waver.retrieval import delimited as values
+
+    found, warnings = decode(data, charset)
+    read = values.delimited(found, most)
+    return replace(read, warnings=warnings + read.warnings)
+
+
+def notebook(data: bytes, most: int, charset: str) -> Parsed:
+    """Jupyter notebooks (`waver.retrieval.notebook`)."""
+    from waver.retrieval import notebook as cells
+
+    found, warnings = decode(data, charset)
+    read = cells.notebook(found, most)
+    return replace(read, warnings=warnings + read.warnings)
+
+
+def office(data: bytes, most: int, charset: str) -> Parsed:
+    """Word, PowerPoint, Excel and EPUB (`waver.retrieval.office_text`, `waver.retrieval.spreadsheet`)."""
+    from waver.retrieval import office_text, spreadsheet
+
+    archive = office_text.Archive(data)
+    for part, read in (
+        ("word/document.xml", office_text.docx),
+        ("ppt/presentation.xml", office_text.pptx),
+        ("xl/workbook.xml", spreadsheet.xlsx),
+        ("META-INF/container.xml", office_text.epub),
+    ):
+        if part in archive.names:
+            return read(archive, most)
+    raise BadDocument(office_text.DAMAGED)
+
+
 def pdf(data: bytes, most: int, charset: str) -> Parsed:
     """PDF (`waver.retrieval.pdf_text`)."""
     from waver.retrieval import pdf_text
@@ -61,15 +95,33 @@ READERS: dict[str, Callable[[bytes, int, str], Parsed]] = {
     "markdown": markdown,
     "html": html,
     "pdf": pdf,
+    "csv": delimited,
+    "notebook": notebook,
+    "office": office,
 }
 SUFFIXES = {
-    ".txt": "text", ".text": "text", ".rst": "text", ".log": "text", ".csv": "text", ".tsv": "text", ".json": "text",
+    ".txt": "text", ".text": "text", ".rst": "text", ".log": "text", ".csv": "csv", ".tsv": "csv", ".json": "text",
     ".md": "markdown", ".markdown": "markdown", ".html": "html", ".htm": "html", ".xhtml": "html", ".pdf": "pdf",
+    ".ipynb": "notebook", ".docx": "office", ".pptx": "office", ".xlsx": "office", ".epub": "office",
 }  # fmt: skip
 """Format by the suffix of a file's name."""
 TYPES = {"text/plain": "text", "text/markdown": "markdown", "text/html": "html", "application/xhtml+xml": "html",
-         "application/pdf": "pdf"}  # fmt: skip
+         "application/pdf": "pdf", "text/csv": "csv", "text/tab-separated-values": "csv",
+         "application/x-ipynb+json": "notebook"}  # fmt: skip
 """Format by content type."""
+LANGUAGES = {
+    ".py": "python", ".pyi": "python", ".js": "javascript", ".mjs": "javascript", ".jsx": "javascript",
+    ".ts": "typescript", ".tsx": "typescript", ".java": "java", ".kt": "kotlin", ".scala": "scala", ".c": "c",
+    ".h": "c", ".cc": "c++", ".cpp": "c++", ".cxx": "c++", ".hpp": "c++", ".cs": "c#", ".go": "go", ".rs": "rust",
+    ".rb": "ruby", ".php": "php", ".swift": "swift", ".m": "objective-c", ".r": "r", ".jl": "julia", ".lua": "lua",
+    ".pl": "perl", ".pm": "perl", ".sh": "shell", ".bash": "shell", ".zsh": "shell", ".ps1": "powershell",
+    ".sql": "sql", ".hs": "haskell", ".ml": "ocaml", ".ex": "elixir", ".exs": "elixir", ".erl": "erlang",
+    ".clj": "clojure", ".dart": "dart", ".f90": "fortran", ".v": "verilog", ".sv": "verilog", ".vhd": "vhdl",
+    ".proto": "protobuf", ".css": "css", ".scss": "css", ".vue": "vue", ".tex": "latex", ".cmake": "cmake",
+}  # fmt: skip
+"""Language of source code by the suffix of a file's name: it is read as text, and known by the metadata `code`."""
+ARCHIVES = (b"word/document", b"ppt/presentation", b"xl/workbook", b"application/epub+zip")
+"""Parts of archives that are documents: docx, pptx, xlsx, epub."""
 FOREIGN = {
     b"PK\x03\x04": "a ZIP archive or office file",
     b"PK\x05\x06": "a ZIP archive",
@@ -96,22 +148,28 @@ def kind_of(data: bytes, name: str, content_type: str = "") -> str:
     Raises:
         BadDocument: none does.
     """
-    suffix = "." + name.rsplit(".", 1)[-1].lower() if "." in name else ""
-    said = SUFFIXES.get(suffix) or TYPES.get(content_type.partition(";")[0].strip().lower())
+    said = SUFFIXES.get(suffix_of(name)) or TYPES.get(content_type.partition(";")[0].strip().lower())
     plain = is_plain(data)
     if b"%PDF-" in data[:1024] and (
         said == "pdf" or not plain or (data.lstrip().startswith(b"%PDF-") and b"endobj" in data and b"xref" in data)
     ):
         return "pdf"
+    if data.startswith(b"PK\x03\x04") and any(mark in data for mark in ARCHIVES):
+        return "office"
     for mark, what in FOREIGN.items():
         if data.startswith(mark) and not plain:
-            raise BadDocument(f"this is {what}; text, Markdown, HTML and PDF can be read")
+            raise BadDocument(f"this is {what}; text, Markdown, HTML, PDF, CSV, notebooks and office files can be read")
     kind = said or "text"
-    if kind == "pdf":
-        raise BadDocument("this is called a PDF but is none")
+    if kind in ("pdf", "office"):
+        raise BadDocument(f"this is called {'a PDF' if kind == 'pdf' else 'an office file'} but is none")
     if kind == "text" and data[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "html"
     return kind
+
+
+def suffix_of(name: str) -> str:
+    """Return the suffix of a file's name in lower case, with its dot; empty if it has none."""
+    return "." + name.rsplit(".", 1)[-1].lower() if "." in name else ""
 
 
 def is_plain(data: bytes) -> bool:

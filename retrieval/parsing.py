@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from codecs import BOM_UTF8
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from waver.isolation import Exhausted, Overdue, Workers
 from waver.retrieval.base import BadDocument, Parsed, TooLarge
 from waver.retrieval.encoding import is_utf8, refuse_binary
-from waver.retrieval.formats import charset_of, clean, kind_of
+from waver.retrieval.formats import LANGUAGES, charset_of, clean, kind_of, suffix_of
 
 FAILED = "reading it failed: it is damaged, or takes more memory than is allowed"
 WORKER = Path(__file__).with_name("worker.py")
@@ -18,8 +20,16 @@ WORKER = Path(__file__).with_name("worker.py")
 class Parsers:
     """Pool of `at_once` parser processes. Sizes in bytes, time in seconds."""
 
-    def __init__(self, max_file: int, max_text: int, seconds: float, memory: int, at_once: int = 2) -> None:
-        self._max_file, self._max_text = max_file, max_text
+    def __init__(
+        self,
+        max_file: int,
+        max_text: int,
+        seconds: float,
+        memory: int,
+        at_once: int = 2,
+        max_kind: Mapping[str, int] | None = None,
+    ) -> None:
+        self._max_file, self._max_text, self._max_kind = max_file, max_text, max_kind or {}
         self._seconds = seconds
         self._workers = Workers(WORKER, memory, at_once)
 
@@ -43,6 +53,8 @@ class Parsers:
         if not data.strip():
             raise BadDocument("it is empty")
         kind = kind_of(data, name, content_type)
+        if len(data) > (most := self._max_kind.get(kind, self._max_file)):
+            raise TooLarge(f"it is larger than {most} bytes, the most of its kind ({kind})")
         if kind == "text" and len(data) > 4 * self._max_text + 4:  # UTF-32 has four bytes for what may be one
             raise TooLarge(f"its text is larger than {self._max_text} bytes")
         charset = charset_of(content_type)
@@ -55,7 +67,8 @@ class Parsers:
             found = self._ask(kind, data, charset)
         if not found.text:
             raise BadDocument("it holds no text")
-        return found
+        language = LANGUAGES.get(suffix_of(name)) if kind == "text" else None
+        return replace(found, metadata={"code": language, **found.metadata}) if language else found
 
     def _ask(self, kind: str, data: bytes, charset: str) -> Parsed:
         try:

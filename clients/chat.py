@@ -211,6 +211,20 @@ def choose_model(models: list[str]) -> str:
     return next((m for m in models if m.startswith("waver/")), models[0])
 
 
+def piped() -> str:
+    """Return the message on standard input.
+
+    Raises:
+        Refused: it is not UTF-8.
+    """
+    try:
+        text = sys.stdin.read()
+        text.encode()  # some locales keep bytes that they cannot read as halves of surrogate pairs
+    except UnicodeError as error:
+        raise Refused("The message is not UTF-8 text.") from error
+    return text
+
+
 def chat(options: ChatOptions) -> int:
     """Run `waver chat` and return its exit status: 0, 1 (the server refused), 2 (bad arguments) or 130 (ctrl-C).
 
@@ -229,7 +243,7 @@ def chat(options: ChatOptions) -> int:
         if options.message is None and sys.stdin.isatty():
             session.loop()
             return 0
-        text = options.message if options.message is not None else sys.stdin.read()
+        text = options.message if options.message is not None else piped()
         if not text.strip():
             raise Refused("There is nothing to ask: the message is empty.")
         session.ask(text.strip("\n"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from waver.clients.chat import Refused, piped
 from waver.clients.client import TracedToken
 from waver.clients.palette import COLOURS, printable, spans
 
@@ -152,6 +154,21 @@ def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.Comp
     )
 
 
+@pytest.mark.parametrize("data", [b"\xff", "Grüße".encode("latin-1"), "桥".encode()[:2], "How?".encode("utf-16")])
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_message_that_is_no_text(data: bytes, errors: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8", errors))
+    with pytest.raises(Refused, match="The message is not UTF-8 text"):
+        piped()
+
+
+def test_a_message_that_is_no_text_in_a_pipe(base_url: str) -> None:
+    done = subprocess.run(
+        [*COMMAND, "--base-url", base_url], input=b"\xff", capture_output=True, timeout=60, env=os.environ
+    )
+    assert (done.returncode, done.stderr.decode().strip()) == (2, "The message is not UTF-8 text.")
+
+
 def test_in_a_pipe(base_url: str) -> None:
     options = [
         "--base-url",
@@ -165,13 +182,13 @@ def test_in_a_pipe(base_url: str) -> None:
         "--model",
         "small",
     ]
-    piped = run(*options, stdin="What is 34 + 25?\n")
+    sent = run(*options, stdin="What is 34 + 25?\n")
     given = run(*options, "--message", "What is 34 + 25?")
-    assert piped.returncode == given.returncode == 0
-    assert piped.stdout == given.stdout
-    assert piped.stdout.strip()
-    assert "\x1b[38" not in piped.stdout
-    assert re.match(r"tokens: small \d+ ", piped.stderr)
+    assert sent.returncode == given.returncode == 0
+    assert sent.stdout == given.stdout
+    assert sent.stdout.strip()
+    assert "\x1b[38" not in sent.stdout
+    assert re.match(r"tokens: small \d+ ", sent.stderr)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,8 @@ def upload(
                 raise Refused(_message(answer))
             else:
                 (taken,) = answer.json()["documents"]
-                yield Uploaded(name, "added", taken["chunks"], len(data), warnings=taken.get("warnings", ()))
+                state = "unchanged" if taken.get("unchanged") else "added"
+                yield Uploaded(name, state, taken["chunks"], len(data), warnings=taken.get("warnings", ()))
 
 
 def _send(http: httpx.Client, path: str, **content: object) -> httpx.Response:

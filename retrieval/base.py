@@ -109,7 +109,7 @@ class EmbeddedDocument:
 @dataclass(frozen=True)
 class Passage:
     """A chunk that a search found. A higher `score` is better: a cosine (`dense`), BM25 (`lexical`), or the fused
-    reciprocal rank between 0 and 1 (`hybrid`)."""
+    reciprocal rank between 0 and 1 (`hybrid`); or the reranker's score."""
 
     document: str
     chunk: int
@@ -132,6 +132,8 @@ class CollectionSpec:
     dimension: int
     chunk_tokens: int = 128
     chunk_overlap: int = 32
+    rerank: str = ""
+    """The reranker that orders what a search found; none if empty."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,10 @@ class CollectionInfo:
     chunk_overlap: int
     index: str
     bytes: int
+    rerank: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "rerank" or value}
 
 
 class Writer(Protocol):

@@ -139,8 +139,18 @@ def lead(text: str, tokens: Tokens, sentences: int = 2, most: int = 64) -> str:
     opening = text[: 64 * most]
     cuts = [*sentence_starts(opening), len(opening)]
     opening = opening[: cuts[min(sentences, len(cuts)) - 1]].strip()
-    spans = tokens.offsets([opening])[0]
-    return " ".join((opening if len(spans) <= most else opening[: int(spans[most - 1, 1])]).split())
+    return " ".join(shortened(opening, tokens, most).split())
+
+
+def shortened(text: str, tokens: Tokens, most: int) -> str:
+    """Return the first `most` tokens of a text."""
+    spans = tokens.offsets([text])[0]
+    return text if len(spans) <= most else text[: int(spans[most - 1, 1])]
+
+
+def headed(title: str, chunk: str) -> str:
+    """Return a chunk as it is embedded and looked for: after its document's title, unless it begins with that."""
+    return chunk if not title or chunk.startswith(title) else f"{title}\n{chunk}"
 
 
 def token_spans(text: str, tokens: Tokens) -> Offsets:

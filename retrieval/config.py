@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from waver.retrieval.formats import READERS
 
 DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
 
@@ -21,6 +23,9 @@ class RetrievalConfig(BaseModel):
         "there are collections",
     )
     embedders: tuple[str, ...] = Field(default=(), description="others that a new collection may name")
+    rerankers: tuple[str, ...] = Field(
+        default=(), description="cross-encoders that a collection and /v1/rerank may name; the first is the default"
+    )
     store: Literal["faiss", "qdrant"] = "faiss"
     path: Path = Field(default=Path("data/collections"), description="folder of the collections")
     url: str | None = Field(default=None, pattern=r"^(https?://|:memory:$)", description="address of Qdrant")
@@ -28,12 +33,28 @@ class RetrievalConfig(BaseModel):
     index: Literal["auto", "flat", "hnsw", "ivf_pq"] = Field(default="auto", description="FAISS index; by size if auto")
     device: str = Field(default="cpu", description="where the embedder runs: `cpu`, `cuda`, …")
     max_collections: int = Field(default=1000, ge=1, description="that may be made")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="in which the embedder multiplies matrices; bfloat16 is quicker on processors with it",
+    )
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="of a request that brings documents")
     max_file_bytes: int = Field(default=64 * 2**20, ge=1024, description="of one document as it comes")
+    max_kind_bytes: dict[str, int] = Field(
+        default={}, description="of one document by its kind: `{pdf: 20000000}`; `max_file_bytes` bounds them all"
+    )
     max_text_bytes: int = Field(default=16 * 2**20, ge=1024, description="of the text found in one document")
     parse_seconds: float = Field(default=30.0, gt=0)
     parse_memory: int = Field(default=2**30, ge=128 * 2**20, description="address space of the process that parses")
     lock_seconds: float = Field(default=30.0, ge=0, description="how long a writer waits for another one")
+
+    @field_validator("max_kind_bytes")
+    @classmethod
+    def _check_kinds(cls, limits: dict[str, int]) -> dict[str, int]:
+        if unknown := sorted(set(limits) - set(READERS)):
+            raise ValueError(f"there is no kind of document '{unknown[0]}'; there are: {', '.join(READERS)}.")
+        if any(limit < 1 for limit in limits.values()):
+            raise ValueError("a kind's most bytes are 1 or more.")
+        return limits
 
     @model_validator(mode="after")
     def _check_store(self) -> RetrievalConfig:

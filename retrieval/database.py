@@ -13,11 +13,16 @@ from pathlib import Path
 
 from waver.retrieval.base import CollectionSpec, Damaged, EmbeddedDocument, Filter, NoCollection, Passage, Scalar
 from waver.retrieval.cancellation import CancelToken
+from waver.retrieval.chunking import headed
 from waver.retrieval.storage import database_failure, file_failure
-from waver.retrieval.words import search_terms
+from waver.retrieval.words import search_terms, spaced
 
-MARK, FORMAT = 0x57415652, 1  # "WAVR"
-SCHEMA = """
+MARK, FORMAT = 0x57415652, 2  # "WAVR"
+WORDS = """
+CREATE VIRTUAL TABLE words USING fts5 (text,
+    tokenize="porter unicode61 remove_diacritics 2 categories 'L* N* Co Mn Mc'")"""
+"""The index of words. It holds each chunk as `waver.retrieval.words.spaced` has it, after its document's title."""
+SCHEMA = f"""
 CREATE TABLE manifest (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE documents (key INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, title TEXT NOT NULL,
     metadata TEXT NOT NULL, digest TEXT NOT NULL, chunks INTEGER NOT NULL, staged INTEGER NOT NULL);
@@ -30,7 +35,7 @@ CREATE TABLE summaries (document INTEGER NOT NULL, kind TEXT NOT NULL, text TEXT
 CREATE TABLE chunks (id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL, number INTEGER NOT NULL,
     text TEXT NOT NULL);
 CREATE INDEX chunks_document ON chunks (document, number);
-CREATE VIRTUAL TABLE words USING fts5 (text, content='chunks', content_rowid='id', tokenize='porter unicode61');
+{WORDS};
 CREATE TABLE segments (file TEXT PRIMARY KEY, kind TEXT NOT NULL, rows INTEGER NOT NULL, bytes INTEGER NOT NULL,
     sha256 TEXT NOT NULL, ids BLOB NOT NULL, staged INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE dead (chunk INTEGER PRIMARY KEY);
@@ -61,8 +66,21 @@ class Database:
             raise file_failure(error, file.parent.name) from error
         with self.reading() as db:
             found = (db.execute("PRAGMA application_id").fetchone()[0], db.execute("PRAGMA user_version").fetchone()[0])
-        if found != (MARK, FORMAT):
+        if found == (MARK, 1):
+            self._index_words_anew()
+        elif found != (MARK, FORMAT):
             raise Damaged(f"{file.name} of collection '{file.parent.name}' was not written by this release of Waver.")
+
+    def _index_words_anew(self) -> None:
+        """Bring a collection of format 1, whose index split words at spaces alone, to the format of now."""
+        with self.changing() as db:
+            if db.execute("PRAGMA user_version").fetchone()[0] != 1:
+                return  # another process did
+            db.execute("DROP TABLE words")
+            db.execute(WORDS)
+            rows = db.execute("SELECT c.id, d.title, c.text FROM chunks c JOIN documents d ON d.key = c.document")
+            db.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", ((r[0], indexed(r[1], r[2])) for r in rows))
+            db.execute(f"PRAGMA user_version = {FORMAT}")
 
     @staticmethod
     def create(file: Path, spec: CollectionSpec) -> None:
@@ -189,8 +207,14 @@ def insert(db: sqlite3.Connection, documents: Sequence[EmbeddedDocument], staged
         db.execute("INSERT INTO summaries VALUES (?, 'lead', ?)", (key, prepared.summary))
         rows = [(first + i, key, i, text) for i, text in enumerate(prepared.chunks)]
         db.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?)", rows)
-        db.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", [(row[0], row[3]) for row in rows])
+        lines = [(row[0], indexed(it.title, row[3])) for row in rows]
+        db.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", lines)
         first += len(rows)
+
+
+def indexed(title: str, text: str) -> str:
+    """Return what a chunk can be found by: its words and those of its document's title."""
+    return spaced(headed(title, text))
 
 
 def forget(db: sqlite3.Connection, document: str, staged: bool) -> bool:
@@ -198,7 +222,7 @@ def forget(db: sqlite3.Connection, document: str, staged: bool) -> bool:
     row = db.execute("SELECT key FROM documents WHERE id = ? AND staged = ?", (document, int(staged))).fetchone()
     if row is None:
         return False
-    db.execute("INSERT INTO words (words, rowid, text) SELECT 'delete', id, text FROM chunks WHERE document = ?", row)
+    db.execute("DELETE FROM words WHERE rowid IN (SELECT id FROM chunks WHERE document = ?)", row)
     db.execute("INSERT INTO dead SELECT id FROM chunks WHERE document = ?", row)
     for table in ("chunks", "tags", "summaries"):
         db.execute(f"DELETE FROM {table} WHERE document = ?", row)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -24,8 +26,16 @@ if TYPE_CHECKING:
 
 REMEMBERED = 4096
 """Questions whose vectors are kept: 6 MiB at 384 dimensions."""
-BATCH = 16
+BATCH_TOKENS = 2048
+"""Tokens of a batch, padding included: a question waits for one batch of documents at most."""
 CHARACTERS_A_TOKEN = 64
+Precision = Literal["float32", "bfloat16"]
+Role = Literal["query", "document"]
+PROMPTS: dict[Role | None, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage"), None: ()}
+"""Names under which a model may keep the words that it wants in front of a question or of a document."""
+LONG_WORD = 64
+_LETTER = "0-9A-Za-z\u00c0-\u024f\u0370-\u052f"
+_LONG = re.compile(f"[{_LETTER}]{{{LONG_WORD}}}(?=[{_LETTER}])")
 
 
 def missing(error: ImportError) -> Unavailable:
@@ -40,9 +50,9 @@ class Embedder:
         Unavailable: on first use; it cannot be loaded.
     """
 
-    def __init__(self, name: str, device: str = "cpu") -> None:
+    def __init__(self, name: str, device: str = "cpu", precision: Precision = "float32") -> None:
         self.name = name
-        self._device = device
+        self._device, self._precision = device, precision
         self._model: SentenceTransformer | None = None
         self._plain: Any = None
         self._fingerprint = ""
@@ -80,10 +90,12 @@ class Embedder:
 
     @property
     def most_tokens(self) -> int:
-        """Return how many tokens of a text the model reads, without its special tokens."""
+        """Return how many tokens of a text the model reads, without its special tokens and its prompt."""
         tokenizer: Any = self.model.tokenizer
         length = self.model.max_seq_length or tokenizer.model_max_length
-        return int(length) - int(tokenizer.num_special_tokens_to_add())
+        prompts = [self._prompt(role) for role in PROMPTS]
+        prompt = max(self.count(prompts)) if any(prompts) else 0
+        return int(length) - int(tokenizer.num_special_tokens_to_add()) - prompt
 
     @property
     def most_characters(self) -> int:
@@ -99,32 +111,70 @@ class Embedder:
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text, without special tokens."""
-        return [len(spans) for spans in self.offsets(texts)]
+        return [len(spans) for spans in self.offsets([broken(text) for text in texts])]
 
-    def embed(self, texts: Sequence[str], token: CancelToken | None = None) -> Vectors:
+    def unread(self, text: str) -> int:
+        """Return how many tokens of a question are beyond what the model reads."""
+        if len(text) <= self.most_tokens:
+            return 0
+        return max(self.count([text])[0] - self.most_tokens, 0)
+
+    def _prompt(self, role: Role | None) -> str:
+        known = self.model.prompts or {}
+        return next((known[name] for name in PROMPTS[role] if known.get(name)), "")
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        token: CancelToken | None = None,
+        role: Role | None = None,
+        done: Callable[[int], None] | None = None,
+    ) -> Vectors:
         """Return unit vectors `[texts, dimension]`. Text beyond `most_tokens` is ignored.
+
+        Args:
+            role: what the texts are, for models that want to be told.
+            done: called after each batch with the number of its texts.
 
         Raises:
             Cancelled: `token` was, before the last batch.
         """
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
-        model, most = self.model, self.most_characters
-        # By length, so that little is padding; batch by batch, so that a question need not wait for a whole document.
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        model, most, prompt = self.model, self.most_characters, self._prompt(role)
+        places: dict[str, list[int]] = {}
+        for i, text in enumerate(texts):
+            places.setdefault(broken(text[:most]), []).append(i)  # the same text is embedded once
+        distinct = list(places)
         vectors = np.empty((len(texts), self.dimension), np.float32)
-        for start in range(0, len(order), BATCH):
-            some = order[start : start + BATCH]
+        for batch in batches([len(spans) for spans in self.offsets(distinct)], self.most_tokens):
             if token is not None:
                 token.check()
-            with self._running:
-                vectors[some] = model.encode(
-                    [texts[i][:most] for i in some],
-                    batch_size=BATCH,
+            with self._running, self._rounding():
+                found = model.encode(
+                    [distinct[i] for i in batch],
+                    prompt=prompt,
+                    batch_size=len(batch),
                     normalize_embeddings=True,
                     show_progress_bar=False,
                 )
+            for i, vector in zip(batch, found, strict=True):
+                vectors[places[distinct[i]]] = vector
+            if done is not None:
+                done(sum(len(places[distinct[i]]) for i in batch))
         return vectors
+
+    def _rounding(self) -> AbstractContextManager[object]:
+        """Return the context in which matrices are multiplied in the embedder's precision."""
+        if self._precision == "float32":
+            return nullcontext()
+        import torch
+
+        return torch.autocast(torch.device(self._device).type, dtype=torch.bfloat16)
+
+    def forget(self) -> None:
+        """Forget the questions whose vectors are remembered."""
+        self._asked.clear()
 
     def question(self, text: str) -> Vectors:
         """Return the unit vector `[dimension]` of a question; recent ones are cached."""
@@ -133,7 +183,7 @@ class Embedder:
             self._asked.move_to_end(key)
             return self._asked[key]
         except KeyError:
-            vector: Vectors = self.embed([text])[0]
+            vector: Vectors = self.embed([text], role="query")[0]
             vector.flags.writeable = False
         self._asked[key] = vector
         while len(self._asked) > REMEMBERED:
@@ -141,16 +191,58 @@ class Embedder:
         return vector
 
 
-def _load(folder: Path, name: str, device: str) -> SentenceTransformer:
+def broken(text: str) -> str:
+    """Return a text with very long words in parts: some tokenizers read each of them as one unknown word."""
+    return _LONG.sub(r"\g<0> ", text)
+
+
+def batches(lengths: Sequence[int], most: int, budget: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Yield the texts of each batch, by length, the longest first, so that little of a batch is padding.
+
+    Args:
+        lengths: tokens of each text.
+        most: tokens of a text that are read.
+        budget: tokens of a batch, all padded to its longest.
+    """
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and (len(batch) + 1) * max(1, min(lengths[batch[0]], most)) > budget:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+@contextmanager
+def quietly(name: str, folder: Path, kind: str) -> Iterator[None]:
+    """Load a model without a progress bar.
+
+    Raises:
+        Unavailable: it cannot be loaded, or what it needs is not installed.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
-        from sentence_transformers import SentenceTransformer
+        import sentence_transformers  # noqa: F401
         from transformers.utils import logging
     except ImportError as error:
         raise missing(error) from error
     bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].replace(str(folder), folder.name)
+        raise Unavailable(f"The {kind} '{name}' cannot be loaded: {reason}") from error
+    finally:
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _load(folder: Path, name: str, device: str) -> SentenceTransformer:
+    with quietly(name, folder, "embedder"):
+        from sentence_transformers import SentenceTransformer
+
         model = SentenceTransformer(
             str(folder),
             device=device,
@@ -158,12 +250,6 @@ def _load(folder: Path, name: str, device: str) -> SentenceTransformer:
             trust_remote_code=False,
             model_kwargs={"use_safetensors": True},
         )
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].replace(str(folder), folder.name)
-        raise Unavailable(f"The embedder '{name}' cannot be loaded: {reason}") from error
-    finally:
-        if bar:
-            logging.enable_progress_bar()
     if not hasattr(model.tokenizer, "backend_tokenizer"):
         raise Unavailable(f"The embedder '{name}' has no fast tokenizer, which chunking needs.")
     return model.eval()

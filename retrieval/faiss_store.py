@@ -128,6 +128,7 @@ class FaissStore(FaissReader):
             self.spec.chunk_overlap,
             kinds[0] if kinds else "flat",
             _bytes(self.folder),
+            self.spec.rerank,
         )
 
 

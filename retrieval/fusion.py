@@ -1,4 +1,4 @@
-"""Reciprocal rank fusion of several rankings (Cormack, Clarke and Büttcher, SIGIR 2009)."""
+"""Reciprocal rank fusion of several rankings (Cormack, Clarke and Büttcher, SIGIR 2009), with weights."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ from typing import TypeVar
 Item = TypeVar("Item", bound=Hashable)
 K = 60
 """The paper's constant: the larger, the less the first ranks count."""
+WEIGHTS = (0.5, 0.5)
+"""Of the rankings by meaning and by words."""
 
 
-def fuse(rankings: Sequence[Sequence[Item]], k: int = K) -> list[tuple[Item, float]]:
-    """Rank items by the sum of `1 / (k + rank)` over the rankings, best first, divided by its largest possible value,
-    so that 1 means first in all of them. Ties go to the item that comes first in the earlier ranking."""
+def fuse(
+    rankings: Sequence[Sequence[Item]], weights: Sequence[float] | None = None, k: int = K
+) -> list[tuple[Item, float]]:
+    """Rank items by the weighted sum of `1 / (k + rank)` over the rankings, best first, divided by its largest possible
+    value, so that 1 means first in all of them. Ties go to the item that comes first in the earlier ranking.
+
+    Args:
+        weights: how much each ranking counts; all the same if None.
+    """
+    weights = weights or [1.0] * len(rankings)
     scores: dict[Item, float] = {}
-    for ranking in rankings:
+    for weight, ranking in zip(weights, rankings, strict=True):
         for rank, item in enumerate(ranking, 1):
-            scores[item] = scores.get(item, 0.0) + (k + 1) / (k + rank)
-    return sorted(((item, score / len(rankings)) for item, score in scores.items()), key=lambda pair: -pair[1])
+            scores[item] = scores.get(item, 0.0) + weight * (k + 1) / (k + rank)
+    return sorted(((item, score / sum(weights)) for item, score in scores.items()), key=lambda pair: -pair[1])

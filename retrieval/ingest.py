@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from waver.retrieval.base import BadDocument, Document, EmbeddedDocument, Parsed, Scalar, TooLarge, Writer
-from waver.retrieval.collection import MOST_METADATA, Collection, check, check_id
+from waver.retrieval.base import BadDocument, Document, Parsed, Scalar, TooLarge, Writer
+from waver.retrieval.collection import MOST_METADATA, Collection, CutDocument, check, check_id
 from waver.retrieval.parsing import Parsers
 
 BATCH = 256
-"""Chunks that are written at a time: what is lost at most when an ingestion is cut off."""
-READING = 2
+"""Chunks that are embedded and written at a time: what is lost at most when an ingestion is cut off."""
+READING = 3
 """Raised when files of some kind are read differently, so that they are read anew when they come again."""
 
 
@@ -77,25 +77,25 @@ def ingest(
     found = files(path)
     tags = dict(metadata or {})
     with collection.store.writing() as writer:
-        batch: list[EmbeddedDocument] = []
+        batch: list[CutDocument] = []
         keep: list[str] = []
         for name, file in found:
             try:
-                prepared, outcome = _read(collection, writer, parsers, name, file, tags)
+                cut, outcome = _read(collection, writer, parsers, name, file, tags)
             except (BadDocument, TooLarge) as error:
-                outcome, prepared = Outcome(name, "skipped", reason=str(error)), None
+                outcome, cut = Outcome(name, "skipped", reason=str(error)), None
             except OSError as error:
-                outcome, prepared = Outcome(name, "skipped", reason=error.strerror or "it cannot be read"), None
+                outcome, cut = Outcome(name, "skipped", reason=error.strerror or "it cannot be read"), None
             if outcome.state == "added":
                 keep.append(name)
-            if prepared is not None:
-                batch.append(prepared)
+            if cut is not None:
+                batch.append(cut)
             if sum(len(each.chunks) for each in batch) >= BATCH:
-                writer.stage(batch)
+                writer.stage(collection.embedded(batch))
                 batch = []
             yield outcome
         if batch:
-            writer.stage(batch)
+            writer.stage(collection.embedded(batch))
         writer.publish(keep)
         writer.compact()
 
@@ -107,7 +107,7 @@ def _read(
     name: str,
     file: Path,
     metadata: Mapping[str, Scalar],
-) -> tuple[EmbeddedDocument | None, Outcome]:
+) -> tuple[CutDocument | None, Outcome]:
     check_id(name)
     size = file.stat().st_size
     parsers.check_size(size)
@@ -120,5 +120,5 @@ def _read(
         return None, Outcome(name, "added", staged[1], size)
     document = document_of(name, parsers.parse(data, name), metadata, digest)
     check(document)
-    prepared = collection.prepare(document)
-    return prepared, Outcome(name, "added", len(prepared.chunks), size, warnings=document.warnings)
+    cut = collection.cut(document)
+    return cut, Outcome(name, "added", len(cut.chunks), size, warnings=document.warnings)

@@ -32,10 +32,11 @@ from waver.retrieval.base import (
     Writer,
 )
 from waver.retrieval.cancellation import CancelToken, in_thread
-from waver.retrieval.collection import Collection, Stored
+from waver.retrieval.collection import Collection, Progress, Stored
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.embedder import Embedder
 from waver.retrieval.parsing import Parsers
+from waver.retrieval.reranker import Reranker
 from waver.retrieval.storage import FULL, file_failure, storing
 from waver.retrieval.write_locks import WriteLocks
 
@@ -84,8 +85,17 @@ class Library:
     def __init__(self, config: RetrievalConfig) -> None:
         """Set up without loading, reading or writing anything."""
         self.config = config
-        self.embedders = {name: Embedder(name, config.device) for name in (config.embedder, *config.embedders)}
-        self.parsers = Parsers(config.max_file_bytes, config.max_text_bytes, config.parse_seconds, config.parse_memory)
+        self.embedders = {
+            name: Embedder(name, config.device, config.precision) for name in (config.embedder, *config.embedders)
+        }
+        self.rerankers = {name: Reranker(name, config.device) for name in config.rerankers}
+        self.parsers = Parsers(
+            config.max_file_bytes,
+            config.max_text_bytes,
+            config.parse_seconds,
+            config.parse_memory,
+            max_kind=config.max_kind_bytes,
+        )
         self._searches = ThreadPoolExecutor(SEARCHES, thread_name_prefix="search")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="read")
         self._computers = ThreadPoolExecutor(COMPUTERS, thread_name_prefix="ingest")
@@ -93,6 +103,7 @@ class Library:
         self._tidier = ThreadPoolExecutor(1, thread_name_prefix="tidy")
         self._write_locks = WriteLocks(config.lock_seconds)
         self._untidy: set[str] = set()
+        self._under_way: dict[str, list[Progress]] = {}
         self._open: OrderedDict[str, Collection] = OrderedDict()
         self._lock = threading.Lock()
         self._backend: Backend | None = None
@@ -136,8 +147,20 @@ class Library:
             Busy: others wrote for longer than `lock_seconds`.
             Cancelled: `token` was.
         """
-        addition = await self.compute(lambda: collection.prepared(read(), token))
-        return await self.write(collection, lambda writer: collection.commit(addition, writer), token)
+        progress = Progress()
+        here = self._under_way.setdefault(collection.spec.name, [])
+        here.append(progress)
+        try:
+            addition = await self.compute(lambda: collection.prepared(read(), token, progress))
+            return await self.write(collection, lambda writer: collection.commit(addition, writer), token)
+        finally:
+            here.remove(progress)
+            if not here:
+                self._under_way.pop(collection.spec.name, None)
+
+    def under_way(self, name: str) -> list[dict[str, float]]:
+        """Return how far each addition to a collection has come that is under way in this process."""
+        return [each.as_dict() for each in self._under_way.get(name, ())]
 
     async def write(
         self, collection: Collection, work: Callable[[Writer], Result], token: CancelToken | None = None
@@ -187,7 +210,7 @@ class Library:
     @property
     def names_embedder(self) -> bool:
         """Return whether the configuration names an embedder."""
-        return not self.config.model_fields_set.isdisjoint({"embedder", "embedders"})
+        return not self.config.model_fields_set.isdisjoint({"embedder", "embedders", "rerankers"})
 
     def check_embedders(self) -> None:
         """Load the embedders that the configuration names, or the default one if it has collections here.
@@ -198,6 +221,8 @@ class Library:
         if self.names_embedder or (self.config.store == "faiss" and self.names()):
             for embedder in self.embedders.values():
                 assert embedder.model
+        for reranker in self.rerankers.values():
+            assert reranker.model
 
     def embedder(self, name: str | None = None) -> Embedder:
         """Return a configured embedder, the first if no name is given.
@@ -210,10 +235,31 @@ class Library:
             raise RetrievalError(f"There is no embedder '{(name or '')[:80]}'; there are: {', '.join(self.embedders)}.")
         return found
 
+    def reranker(self, name: str | None = None) -> Reranker:
+        """Return a configured reranker, the first if no name is given.
+
+        Raises:
+            RetrievalError: it is not configured, or none is.
+        """
+        found = self.rerankers.get(name or next(iter(self.rerankers), ""))
+        if found is None and not self.rerankers:
+            raise RetrievalError("There is no reranker: name a cross-encoder in retrieval.rerankers.")
+        if found is None:
+            raise RetrievalError(f"There is no reranker '{(name or '')[:80]}'; there are: {', '.join(self.rerankers)}.")
+        return found
+
     def create(
-        self, name: str, embedder: str | None = None, chunk_tokens: int = 128, chunk_overlap: int = 32
+        self,
+        name: str,
+        embedder: str | None = None,
+        chunk_tokens: int = 128,
+        chunk_overlap: int = 32,
+        rerank: str | None = None,
     ) -> Collection:
         """Create an empty collection.
+
+        Args:
+            rerank: the reranker that orders what searches find.
 
         Raises:
             RetrievalError: the name, the embedder or the sizes will not do, or there are too many collections.
@@ -221,6 +267,7 @@ class Library:
         """
         check_name(name)
         model = self.embedder(embedder)
+        reranker = self.reranker(rerank).name if rerank else ""
         there = self.names()
         if name in there:
             raise Exists(f"There is a collection '{name}' already.")
@@ -234,7 +281,7 @@ class Library:
         if not 0 <= chunk_overlap <= chunk_tokens // 2:
             raise RetrievalError(f"chunk_overlap should be 0 to {chunk_tokens // 2}, half of chunk_tokens.")
         self.backend.create(
-            CollectionSpec(name, model.name, model.fingerprint, model.dimension, chunk_tokens, chunk_overlap)
+            CollectionSpec(name, model.name, model.fingerprint, model.dimension, chunk_tokens, chunk_overlap, reranker)
         )
         return self.open(name)
 
@@ -265,7 +312,15 @@ class Library:
                 f"The collection '{name}' was made by the embedder '{store.spec.embedder}': add it to "
                 "retrieval.embedders in the configuration."
             ) from error
-        collection = Collection(store, embedder, self._searches)
+        try:
+            reranker = self.reranker(store.spec.rerank) if store.spec.rerank else None
+        except RetrievalError as error:
+            store.close()
+            raise Unavailable(
+                f"Searches of the collection '{name}' are reranked by '{store.spec.rerank}': add it to "
+                "retrieval.rerankers in the configuration."
+            ) from error
+        collection = Collection(store, embedder, self._searches, reranker)
         with self._lock:
             kept = self._open.setdefault(name, collection)
             closing = [self._open.popitem(last=False)[1] for _ in range(len(self._open) - MOST_OPEN)]

@@ -33,6 +33,7 @@ from waver.retrieval.base import (
     Vectors,
 )
 from waver.retrieval.cancellation import CancelToken
+from waver.retrieval.chunking import headed
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.database import tag
 from waver.retrieval.words import search_terms, words
@@ -193,7 +194,15 @@ class QdrantStore:
         sizes = (spec.chunk_tokens, spec.chunk_overlap)
         # Qdrant does not say what it takes on disk: what the vectors alone do.
         return CollectionInfo(
-            spec.name, documents, chunks, spec.dimension, spec.embedder, *sizes, "qdrant", 4 * chunks * spec.dimension
+            spec.name,
+            documents,
+            chunks,
+            spec.dimension,
+            spec.embedder,
+            *sizes,
+            "qdrant",
+            4 * chunks * spec.dimension,
+            spec.rerank,
         )
 
     def close(self) -> None: ...
@@ -241,7 +250,7 @@ class QdrantWriter:
                 points.append(
                     models.PointStruct(
                         id=uuid.uuid4().hex,
-                        vector={DENSE: vector.tolist(), WORDS: weights(text, average)},
+                        vector={DENSE: vector.tolist(), WORDS: weights(headed(it.title, text), average)},
                         payload={**load, "number": number, "text": text},
                     )
                 )

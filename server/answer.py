@@ -19,7 +19,7 @@ from waver.engines.base import Step
 from waver.policies.report import Report, total
 from waver.server.assembly import Piece, Reason, Token
 from waver.server.decoding import Decoding, Plan
-from waver.server.disconnect import ClientGone, while_connected
+from waver.server.disconnect import CLIENT_GONE, ClientGone, while_connected
 from waver.server.errors import from_exception
 from waver.server.fields import ignored_header
 from waver.server.logprobs import trace_entry
@@ -35,7 +35,6 @@ log = structlog.get_logger("waver")
 SETTLE = (0.1, 12.0)
 """Seconds, at least and at most, that a stream's headers wait for its first token, so that a failure before it can be
 an HTTP status: longer than an upstream is tried again for, and no longer than a stream may be silent (`keepalive`)."""
-CLIENT_GONE = 499
 INLINE = 2048
 """Tokens and log-probabilities of an answer that is put together on the event loop, in a few milliseconds."""
 

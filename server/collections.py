@@ -10,7 +10,9 @@ from fastapi import APIRouter, Request
 from waver.retrieval.base import Passage, RetrievalError
 from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.collection import check_filter
+from waver.retrieval.reranker import Reranker
 from waver.server.bodies import BodyRoute
+from waver.server.disconnect import while_connected
 from waver.server.errors import APIError, invalid
 from waver.server.runtime import Runtime, ready_runtime, runtime
 from waver.server.schemas import CollectionRequest, SearchRequest
@@ -27,7 +29,9 @@ async def create(request: Request, body: CollectionRequest) -> dict[str, Any]:
     if not embedder.loaded:  # which takes too long for a thread that reads
         async with asyncio.timeout_at(deadline(here)):
             await here.library.compute(lambda: embedder.model)
-    await here.library.run(here.library.create, body.name, body.embedder, body.chunk_tokens, overlap)
+    if body.rerank is not None:
+        await load_reranker(here, body.rerank)
+    await here.library.run(here.library.create, body.name, body.embedder, body.chunk_tokens, overlap, body.rerank)
     return await describe(here, body.name)
 
 
@@ -75,13 +79,14 @@ async def search(request: Request, name: str, body: SearchRequest) -> dict[str, 
     check_characters(body.query, here.config.server.max_text_characters, "query")
     found = await here.library.run(here.library.open, name)
 
-    async def look(_: CancelToken) -> list[Passage]:
+    async def look(_: CancelToken) -> tuple[list[Passage], tuple[str, ...]]:
         with here.metrics.searches.time():
-            return await found.search(body.query, body.top_k, body.filter, body.mode)
+            passages = await found.search(body.query, body.top_k, body.filter, body.mode, body.rerank)
+        return passages, await here.library.compute(found.unread, body.query, body.mode, quick=True)
 
-    passages = await here.jobs.run(here.searches, look, until)
+    passages, warnings = await while_connected(request, here.jobs.run(here.searches, look, until))
     here.metrics.passages.inc(len(passages))
-    return {
+    return ({"warnings": list(warnings)} if warnings else {}) | {
         "passages": [
             {"document": each.document, "chunk": each.chunk, "score": each.score, "text": each.text}
             | ({"title": each.title} if each.title else {})
@@ -89,6 +94,22 @@ async def search(request: Request, name: str, body: SearchRequest) -> dict[str, 
             for each in passages
         ]
     }
+
+
+async def load_reranker(here: Runtime, name: str | None) -> Reranker:
+    """Return a reranker, loaded.
+
+    Raises:
+        APIError: 404, it is not configured.
+    """
+    try:
+        found = here.library.reranker(name)
+    except RetrievalError as error:
+        raise APIError(404, str(error), param="model", code="model_not_found") from error
+    if not found.loaded:  # which takes too long for a thread that reads
+        async with asyncio.timeout_at(deadline(here)):
+            await here.library.compute(lambda: found.model)
+    return found
 
 
 async def describe(here: Runtime, name: str, listed: bool = False) -> dict[str, Any]:
@@ -99,7 +120,8 @@ async def describe(here: Runtime, name: str, listed: bool = False) -> dict[str, 
         if not listed:
             raise
         return {"object": "collection", "name": name, "error": str(error)}
-    return {"object": "collection", **info.as_dict()}
+    under_way = here.library.under_way(name)
+    return {"object": "collection", **info.as_dict()} | ({"ingesting": under_way} if under_way else {})
 
 
 def deadline(here: Runtime) -> float:

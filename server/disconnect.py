@@ -12,6 +12,10 @@ from starlette.types import Receive
 T = TypeVar("T")
 
 
+CLIENT_GONE = 499
+"""The status of a request whose client has left: for logs and metrics, as nobody reads it."""
+
+
 class ClientGone(Exception):
     """The client closed its connection before it was answered."""
 

@@ -23,7 +23,9 @@ from waver.retrieval.formats import clean
 from waver.retrieval.ingest import document_of, file_digest
 from waver.retrieval.parsing import Parsers
 from waver.server.collections import deadline
+from waver.server.disconnect import while_connected
 from waver.server.errors import APIError, invalid
+from waver.server.multipart import form
 from waver.server.runtime import Runtime, ready_runtime
 from waver.server.schemas import MOST_METADATA, DocumentBody, DocumentsRequest, Metadata
 
@@ -74,9 +76,8 @@ async def add(request: Request, name: str) -> dict[str, Any]:
                     "The body should be JSON, sent with the header 'Content-Type: application/json', or "
                     "'multipart/form-data'."
                 )
-    stored = await here.jobs.run(
-        here.ingests, lambda token: library.add(collection, partial(read, token), token), until
-    )
+    work = here.jobs.run(here.ingests, lambda token: library.add(collection, partial(read, token), token), until)
+    stored = await while_connected(request, work)
     for each in stored:
         here.metrics.documents.labels("stored" if each.changed else "unchanged").inc()
     here.jobs.spawn(partial(library.tidy, collection), f"rebuilding the index of '{name}'")
@@ -84,8 +85,9 @@ async def add(request: Request, name: str) -> dict[str, Any]:
 
 
 def shown(stored: Stored) -> dict[str, Any]:
-    """A document as it is answered: with `warnings`, if anything was lost or guessed."""
-    found: dict[str, Any] = {"id": stored.id, "chunks": stored.chunks}
+    """A document as it is answered: with `unchanged`, if it was there already, and `warnings`, if anything was lost or
+    guessed."""
+    found: dict[str, Any] = {"id": stored.id, "chunks": stored.chunks} | ({} if stored.changed else {"unchanged": True})
     return {**found, "warnings": list(stored.warnings)} if stored.warnings else found
 
 
@@ -98,9 +100,10 @@ async def uploads(request: Request, most: int) -> tuple[list[tuple[str, str, byt
     if importlib.util.find_spec("python_multipart") is None:
         raise Unavailable(f"Uploading files needs the package python-multipart: {how_to_install('retrieval')}")
     check_charset(request.headers.get("content-type", ""))
-    async with request.form(max_files=MOST_FILES, max_fields=8) as form:
-        files, metadata = [], {}
-        for field, part in form.multi_items():
+    parts = await form(request, MOST_FILES, 8)
+    files, metadata = [], {}
+    try:
+        for field, part in parts.multi_items():
             if field == "file" and isinstance(part, UploadFile):
                 if (part.size or 0) > most:
                     raise TooLarge(f"The file '{(part.filename or '')[:80]}' is larger than {most} bytes.")
@@ -115,9 +118,11 @@ async def uploads(request: Request, most: int) -> tuple[list[tuple[str, str, byt
                         "metadata",
                     ) from None
             elif field == "file":
-                raise invalid("A part 'file' should have a filename=\"...\": filename* alone is not read.", "file")
+                raise invalid("A part 'file' should have a filename=\"...\".", "file")
             else:
                 raise invalid(f"There is no part '{field[:80]}': 'file', once or more, and 'metadata'.", field[:80])
+    finally:
+        await parts.close()
     if not files:
         raise invalid("At least one part 'file' is required.", "file")
     return files, metadata

@@ -13,6 +13,7 @@ from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.embedder import Embedder
 from waver.server.bodies import BodyRoute
 from waver.server.collections import deadline
+from waver.server.disconnect import while_connected
 from waver.server.errors import APIError, invalid
 from waver.server.fields import ignored_fields, ignored_header
 from waver.server.piecewise import Listed, PiecewiseResponse, pieces
@@ -42,11 +43,12 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     if len(wanted) < len(texts):
         raise invalid("input should be texts: token ids of another tokenizer mean nothing to the embedder.", "input")
     quick = len(wanted) <= QUICK
-    vectors, tokens = await here.jobs.run(
+    work = here.jobs.run(
         here.searches if quick else here.ingests,
         lambda token: here.library.compute(embed, embedders[name], wanted, body.dimensions, token, quick=quick),
         deadline(here),
     )
+    vectors, tokens = await while_connected(request, work)
 
     def entry(i: int) -> dict[str, Any]:
         return {"object": "embedding", "index": i, "embedding": encode(vectors[i], body.encoding_format)}

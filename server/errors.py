@@ -30,6 +30,7 @@ from waver.retrieval.base import (
     Unavailable,
     Unreachable,
 )
+from waver.server.disconnect import CLIENT_GONE, ClientGone
 from waver.server.validation import explain
 
 log = structlog.get_logger("waver")
@@ -216,5 +217,9 @@ def install_handlers(app: FastAPI) -> None:
             answer.code = "method_not_allowed"
         return answer.response()
 
+    async def nobody(request: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_GONE)
+
+    app.add_exception_handler(ClientGone, nobody)
     for kind in (RequestValidationError, HTTPException, Unsupported, PolicyError, EngineError, RetrievalError):
         app.add_exception_handler(kind, handle)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from waver.retrieval.memory.facts import Statement
@@ -191,6 +191,16 @@ class CollectionRequest(ClosedBody):
     embedder: Text | None = None
     chunk_tokens: int = Field(128, ge=1, lt=2**31)
     chunk_overlap: int | None = Field(None, ge=0, lt=2**31)
+    rerank: Text | None = None
+
+
+def _of_plain_values(value: Any) -> Any:
+    if isinstance(value, dict) and any(isinstance(each, dict) for each in value.values()):
+        raise ValueError(
+            "a value is a string, a number, true, false or null, or a list of these, any of which will do; operators "
+            "such as '$gte' are not supported."
+        )
+    return value
 
 
 class SearchRequest(ClosedBody):
@@ -198,8 +208,11 @@ class SearchRequest(ClosedBody):
 
     query: Text = Field(min_length=1)
     top_k: int = Field(5, ge=1, le=100)
-    filter: Annotated[dict[Text, Scalar | Many[Scalar]], few(64)] = Field({}, max_length=64)
+    filter: Annotated[dict[Text, Scalar | Many[Scalar]], few(64), BeforeValidator(_of_plain_values)] = Field(
+        {}, max_length=64
+    )
     mode: Literal["hybrid", "dense", "lexical"] = "hybrid"
+    rerank: bool = True
 
 
 def _of_bounded_size(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -267,3 +280,27 @@ class MemorySearchRequest(Body):
     query: Text = Field(min_length=1)
     top_k: int = Field(5, ge=1, le=100)
     user: Text | None = Field(None, max_length=4096)
+
+
+class TextDocument(Body):
+    """A document to be reranked, in Cohere's first form."""
+
+    text: Text
+
+
+class RerankRequest(Body):
+    """POST /v1/rerank, as vLLM, Jina and Cohere have it."""
+
+    model: Text | None = None
+    query: Text = Field(min_length=1)
+    documents: Many[Text | TextDocument] = Field(min_length=1)
+    top_n: int | None = Field(None, ge=0)
+    return_documents: bool = True
+
+
+class ScoreRequest(Body):
+    """POST /v1/score, as vLLM has it: `queries` and `documents` are other names of the two."""
+
+    model: Text | None = None
+    text_1: Text | Many[Text] = Field(validation_alias=AliasChoices("text_1", "queries", "data_1"))
+    text_2: Text | Many[Text] = Field(validation_alias=AliasChoices("text_2", "documents", "items", "data_2"))

@@ -98,6 +98,10 @@ class Lookup:
         found = await self._collection.search(query, where.top_k, where.filter, where.mode)
         job, count = await quoting.quoted_job(self._job, [*self._summaries, *map(_shown, found)], where.instruction)
         used = found[: max(count - len(self._summaries), 0)]
+        library = self._job.services.library
+        assert library is not None
+        if unread := await library.compute(self._collection.unread, query, where.mode, quick=True):
+            self.record["warnings"] = list(unread)
         self.record["triggered"] = True
         known = {(each["document"], each["chunk"]) for each in self.record["passages"]}
         self.record["passages"] += [

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from waver.retrieval import weights
 from waver.retrieval.base import Unavailable
-from waver.retrieval.embedder import Embedder
+from waver.retrieval.embedder import Embedder, batches, broken
 
 
 @pytest.fixture
@@ -113,3 +113,59 @@ def test_code_of_the_models_own_is_not_run(folder: Path) -> None:
 def test_what_is_no_model_says_so(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match=r"modules\.json"):
         _ = Embedder(str(tmp_path)).model
+
+
+def test_long_words_are_read_in_parts(embedder: Embedder) -> None:
+    one, two, three = embedder.embed(["a" * 200, "b" * 200, "xyz" * 70])
+    assert max(one @ two, one @ three, two @ three) < 0.95
+    assert embedder.count(["b" * 200])[0] > 20
+    assert broken("c" * 64) == "c" * 64
+    assert broken("c" * 130) == " ".join(["c" * 64, "c" * 64, "cc"])
+    assert broken("桥" * 200) == "桥" * 200  # read character by character anyway
+    assert embedder.unread("a" * 2000) > 0
+
+
+def test_the_same_text_is_embedded_once(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    encode = embedder.model.encode
+
+    def counted(texts: list[str], **options: object) -> object:
+        asked.extend(texts)
+        return encode(texts, **options)
+
+    monkeypatch.setattr(embedder.model, "encode", counted)
+    done: list[int] = []
+    vectors = embedder.embed(["a river", "a mill", "a river"], done=done.append)
+    assert sorted(asked) == ["a mill", "a river"]
+    assert sum(done) == 3
+    assert np.array_equal(vectors[0], vectors[2])
+    assert not np.allclose(vectors[0], vectors[1], atol=0.01)
+
+
+def test_batches_are_of_bounded_size_and_little_padding() -> None:
+    lengths = [3, 900, 5, 128, 128, 127, 4, 0]
+    found = list(batches(lengths, most=254, budget=512))
+    assert sorted(i for batch in found for i in batch) == list(range(8))
+    assert all(len(batch) * min(254, max(lengths[i] for i in batch)) <= 512 for batch in found)
+    assert found[0][0] == 1
+    assert next(batches([1000], most=254, budget=100)) == [0]
+
+
+def test_a_model_may_want_words_before_questions_and_documents(folder: Path) -> None:
+    prompts = {"query": "query: ", "passage": "passage: "}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+    model = Embedder(str(folder))
+    plain = model.embed(["query: the mill", "passage: the mill", "the mill"])
+    assert np.allclose(model.question("the mill"), plain[0], atol=1e-5)
+    assert np.allclose(model.embed(["the mill"], role="document")[0], plain[1], atol=1e-5)
+    assert np.allclose(model.embed(["the mill"])[0], plain[2], atol=1e-5)
+    assert plain[0] @ plain[1] < 0.999
+    assert model.most_tokens < 254
+
+
+def test_bfloat16_is_close(embedder: Embedder, folder: Path) -> None:
+    text = ["How long is the Arn, which flows to the north?"]
+    quick = Embedder(str(folder), precision="bfloat16").embed(text)[0]
+    exact = embedder.embed(text)[0]
+    assert 0.995 < quick @ exact < 1.0
+    assert not np.array_equal(quick, exact)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.retrieval.conftest import pdf
-from waver.retrieval.base import BadDocument
-from waver.retrieval.collection import Collection
+from waver.retrieval.base import BadDocument, EmbeddedDocument, TooLarge
+from waver.retrieval.collection import Collection, CutDocument
+from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.ingest import Outcome, files, ingest
 from waver.retrieval.library import Library
+from waver.retrieval.parsing import Parsers
 
 
 @pytest.fixture
@@ -80,8 +84,13 @@ def test_cut_off_nothing_shows_and_nothing_is_done_twice(
     assert collection.info().documents == 0
     assert collection.search_now("note", 5) == []
     embedded: list[str] = []
-    prepare = collection.prepare
-    monkeypatch.setattr(collection, "prepare", lambda document: embedded.append(document.id) or prepare(document))
+    embed = collection.embedded
+
+    def counted(documents: Sequence[CutDocument]) -> list[EmbeddedDocument]:
+        embedded.extend(each.document.id for each in documents)
+        return embed(documents)
+
+    monkeypatch.setattr(collection, "embedded", counted)
     assert [each.state for each in ingest(collection, library.parsers, root)] == ["added"] * 6
     assert embedded == ["4.txt", "5.txt"]
     assert collection.info().documents == 6
@@ -95,3 +104,32 @@ def test_one_file_or_nothing(folder: Path) -> None:
     (folder / "hollow").mkdir()
     with pytest.raises(BadDocument, match="no files"):
         files(folder / "hollow")
+
+
+def test_names_that_no_document_can_have_are_skipped_with_a_reason(
+    library: Library, collection: Collection, tmp_path: Path
+) -> None:
+    root = tmp_path / "names"
+    root.mkdir()
+    for name in (b"caf\xe9.txt", b"a\nb.txt", b"tab\t.txt", b"\xff", b"good.txt", "straße.txt".encode()):
+        (root / os.fsdecode(name)).write_text("The mill is old.")
+    found = {os.fsencode(name): each for name, each in run(library, collection, root).items()}
+    assert {name for name, each in found.items() if each.state == "added"} == {b"good.txt", "straße.txt".encode()}
+    assert "is not UTF-8" in found[b"caf\xe9.txt"].reason
+    assert "is not UTF-8" in found[b"\xff"].reason
+    assert "line break" in found[b"a\nb.txt"].reason
+    assert "control character" in found[b"tab\t.txt"].reason
+    assert collection.info().documents == 2
+
+
+def test_a_file_beyond_its_kinds_limit_is_skipped(tmp_path: Path) -> None:
+    limits = RetrievalConfig(max_kind_bytes={"html": 20, "pdf": 30})
+    with Parsers(1000, 1000, 10, 2**30, max_kind=limits.max_kind_bytes) as parsers:
+        assert parsers.parse(b"<p>short</p>", "a.html").text == "short"
+        assert parsers.parse(b"a text of more than thirty bytes", "a.txt").text
+        for data, name in ((b"<p>longer than 20</p>", "a.html"), (pdf("x"), "a.pdf")):
+            with pytest.raises(TooLarge, match="the most of its kind"):
+                parsers.parse(data, name)
+    for wrong in ({"docx": 5}, {"pdf": 0}):
+        with pytest.raises(ValueError, match="kind"):
+            RetrievalConfig(max_kind_bytes=wrong)

@@ -9,8 +9,10 @@ import os
 import re
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -171,11 +173,30 @@ def test_one_name_twice_is_refused_by_name(http: httpx.Client, facts: str) -> No
     for name in ("a\nb", "a\rb", "\u2028", "x\x85", "a\0"):
         answer = http.post(f"{facts}/documents", json={"documents": [{"id": f"x{name}x", "text": "x"}]})
         assert "line break" in error(answer, 400)["message"]
-    body = b"--x\r\nContent-Disposition: form-data; name=file; filename*=UTF-8''a.txt\r\n\r\ntext\r\n--x--\r\n"
-    headers = {"content-type": "multipart/form-data; boundary=x"}
-    found = error(http.post(f"{facts}/documents", content=body, headers=headers), 400)
-    assert (found["param"], "filename*" in found["message"]) == ("file", True)
     assert http.get(facts).json()["documents"] == 2
+
+
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ("name=file; filename*=UTF-8''a.txt", "a.txt"),
+        ("name=\"file\"; filename*=utf-8'de'stra%C3%9Fe%20%22x%22.txt", 'straße "x".txt'),
+        ("name=file; filename*=ISO-8859-1''stra%DFe.txt", "straße.txt"),
+        ("name=file; filename=\"plain.txt\"; filename*=UTF-8''other.txt", "plain.txt"),
+        ("filename*=UTF-8''%E6%A1%A5.txt; name=file", "桥.txt"),
+        ("name=file; filename*=KOI8-R''a.txt", None),
+        ("name=file; filename*=a.txt", None),
+        ("name=file", None),
+    ],
+)
+def test_names_of_files_in_both_forms(http: httpx.Client, facts: str, disposition: str, name: str | None) -> None:
+    body = f"--x\r\nContent-Disposition: form-data; {disposition}\r\n\r\ntext\r\n--x--\r\n".encode()
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answer = http.post(f"{facts}/documents", content=body, headers=headers)
+    if name is None:
+        assert error(answer, 400)["param"] == "file"
+    else:
+        assert answer.json()["documents"] == [{"id": name, "chunks": 1}], answer.text
 
 
 def archive() -> bytes:
@@ -396,3 +417,79 @@ def test_without_the_packages_there_is_a_sentence(
     assert error(http.post(f"{facts}/search", json={"query": "x"}), 501)
     monkeypatch.undo()
     assert http.get(facts).status_code == 200
+
+
+def test_an_abandoned_upload_stops_and_holds_nobody_up(
+    library: Any, http: httpx.Client, facts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch takes 0.1 s longer, so that the upload is far from its end when its client leaves."""
+
+    def slow(embedder: Any) -> Any:
+        time.sleep(0.1)
+        return nullcontext()
+
+    monkeypatch.setattr("waver.retrieval.embedder.Embedder._rounding", slow)
+    text = " ".join(f"The mill of town {i} is old, and its river is {i * 7} km long." for i in range(3500))
+    assert http.post(COLLECTIONS, json={"name": "other"}).status_code == 200
+    with pytest.raises(httpx.ReadTimeout), library.http() as leaving:
+        leaving.post(f"{facts}/documents", json={"documents": [{"id": "long", "text": text}]}, timeout=1.5)
+    # The server may take a moment to notice; what others send is taken in meanwhile, and no place is held after it.
+    small = {"documents": [{"id": "small", "text": "Cheese."}]}
+    assert http.post(f"{COLLECTIONS}/other/documents", json=small, timeout=60).status_code == 200
+    wait_until(lambda: library.runtime.ingests.running == 0)
+    assert "ingesting" not in http.get(facts).json()
+    assert (http.get(facts).json()["documents"], http.get(f"{COLLECTIONS}/other").json()["documents"]) == (2, 1)
+    assert http.get(facts).json()["chunks"] == 2
+
+
+def test_an_upload_under_way_tells_how_far_it_is(
+    library: Any, http: httpx.Client, facts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+
+    def gate(embedder: Any) -> Any:
+        reached.set()
+        assert go_on.wait(60)
+        return nullcontext()
+
+    monkeypatch.setattr("waver.retrieval.embedder.Embedder._rounding", gate)
+    answers: list[httpx.Response] = []
+    body = {"documents": [{"id": f"d{i}", "text": f"Town {i} has a mill."} for i in range(3)]}
+
+    def send() -> None:
+        with library.http() as client:
+            answers.append(client.post(f"{facts}/documents", json=body, timeout=60))
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    assert reached.wait(60)
+    (told,) = http.get(facts).json()["ingesting"]
+    assert told.pop("seconds") >= 0
+    assert told == {"documents": 3, "chunks": 3, "embedded": 0}
+    go_on.set()
+    sending.join(60)
+    assert answers[0].status_code == 200
+    again = http.post(f"{facts}/documents", json=body).json()["documents"]
+    assert again == [{"id": f"d{i}", "chunks": 1, "unchanged": True} for i in range(3)]
+    assert "ingesting" not in http.get(facts).json()
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("value", [{"$gte": 1}, {"$in": ["a"]}, {}])
+def test_operators_in_a_filter_are_said_to_be_none(http: httpx.Client, facts: str, value: Any) -> None:
+    found = error(http.post(f"{facts}/search", json={"query": "x", "filter": {"n": value}}), 400)
+    assert found["param"] == "filter"
+    assert "operators such as '$gte' are not supported" in found["message"]
+
+
+def test_what_a_question_leaves_unread_is_said(http: httpx.Client, facts: str) -> None:
+    long = http.post(f"{facts}/search", json={"query": "How long is the river? " * 100}).json()
+    assert len(long["passages"]) == 2
+    assert "all-MiniLM-L6-v2' reads the first 254" in long["warnings"][0]
+    assert "warnings" not in http.post(f"{facts}/search", json={"query": "How long is the river?"}).json()

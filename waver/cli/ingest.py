@@ -11,7 +11,7 @@ from waver.cli.fill import config_option, pairs
 
 
 def ingest(
-    path: Annotated[Path, typer.Argument(help="A file, or a folder of text, Markdown, HTML and PDF files.")],
+    path: Annotated[Path, typer.Argument(help="A file, or a folder of documents: docs/documents.md has the kinds.")],
     collection: Annotated[str, typer.Option("--collection", "-n", help="The collection; made if it is not there.")],
     config: Annotated[Path | None, config_option("A YAML file; its `retrieval` says where collections are.")] = None,
     base_url: Annotated[

@@ -8,7 +8,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -120,8 +120,8 @@ class Embedder:
         return max(self.count([text])[0] - self.most_tokens, 0)
 
     def _prompt(self, role: Role | None) -> str:
-        known = self.model.prompts or {}
-        return next((known[name] for name in PROMPTS[role] if known.get(name)), "")
+        known: Mapping[str, str | None] = self.model.prompts or {}
+        return next((prompt for name in PROMPTS[role] if (prompt := known.get(name))), "")
 
     def embed(
         self,

@@ -97,7 +97,7 @@ def _load(folder: Path, name: str, device: str) -> CrossEncoder:
     with quietly(name, folder, "reranker"):
         from sentence_transformers import CrossEncoder
 
-        model = CrossEncoder(
+        model: CrossEncoder = CrossEncoder(
             str(folder),
             device=device,
             local_files_only=True,
@@ -108,4 +108,5 @@ def _load(folder: Path, name: str, device: str) -> CrossEncoder:
         raise Unavailable(f"The reranker '{name}' has no fast tokenizer.")
     if model.num_labels != 1:
         raise Unavailable(f"The reranker '{name}' gives {model.num_labels} numbers to a pair; one is needed.")
-    return model.eval()
+    model.eval()
+    return model

@@ -6,15 +6,16 @@ import time
 import uuid
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from waver.retrieval.reranker import Scored
 from waver.server.bodies import BodyRoute
 from waver.server.collections import deadline, load_reranker
 from waver.server.disconnect import while_connected
 from waver.server.errors import invalid
+from waver.server.fields import ignored_fields, ignored_header
 from waver.server.runtime import ready_runtime
-from waver.server.schemas import RerankRequest, ScoreRequest
+from waver.server.schemas import Body, RerankRequest, ScoreRequest
 from waver.server.texts import check_characters
 
 router = APIRouter(route_class=BodyRoute)
@@ -27,7 +28,8 @@ QUICK = 16
 @router.post("/v1/rerank", summary="Order documents by how well they answer a question")
 @router.post("/v2/rerank", include_in_schema=False)
 @router.post("/rerank", include_in_schema=False)
-async def rerank(request: Request, body: RerankRequest) -> dict[str, Any]:
+async def rerank(request: Request, response: Response, body: RerankRequest) -> dict[str, Any]:
+    ignored = without_effect(request, response, body)
     texts = [each if isinstance(each, str) else each.text for each in body.documents]
     name, scored = await scores(request, body.model, [(body.query, text) for text in texts], "documents")
     order = sorted(range(len(texts)), key=lambda i: -scored.scores[i])
@@ -36,12 +38,13 @@ async def rerank(request: Request, body: RerankRequest) -> dict[str, Any]:
         | ({"document": {"text": texts[i]}} if body.return_documents else {})
         for i in order[: body.top_n or len(order)]
     ]
-    return {"id": f"rerank-{uuid.uuid4().hex}", "model": name, "results": results, **told(scored)}
+    return {"id": f"rerank-{uuid.uuid4().hex}", "model": name, "results": results, **told(scored), **ignored}
 
 
 @router.post("/v1/score", summary="Scores of pairs of texts")
 @router.post("/score", include_in_schema=False)
-async def score(request: Request, body: ScoreRequest) -> dict[str, Any]:
+async def score(request: Request, response: Response, body: ScoreRequest) -> dict[str, Any]:
+    ignored = without_effect(request, response, body)
     first = [body.text_1] if isinstance(body.text_1, str) else body.text_1
     second = [body.text_2] if isinstance(body.text_2, str) else body.text_2
     if len(first) == 1:
@@ -56,7 +59,19 @@ async def score(request: Request, body: ScoreRequest) -> dict[str, Any]:
         "model": name,
         "data": [{"index": i, "object": "score", "score": float(each)} for i, each in enumerate(scored.scores)],
         **told(scored),
+        **ignored,
     }
+
+
+def without_effect(request: Request, response: Response, body: Body) -> dict[str, Any]:
+    """Name the fields that change nothing in a header, and return them for the answer.
+
+    Raises:
+        APIError: 400, there are some, and the server is strict.
+    """
+    ignored = ignored_fields(body, None, ready_runtime(request).config.server.strict)
+    response.headers.update(ignored_header(ignored))
+    return {"waver": {"ignored": ignored}} if ignored else {}
 
 
 async def scores(request: Request, model: str | None, pairs: list[tuple[str, str]], param: str) -> tuple[str, Scored]:

@@ -47,6 +47,9 @@ def test_rerank(http: httpx.Client, cross_encoder: Path, scores: list[float]) ->
     results = http.post("/v1/rerank", json=objects).json()["results"]
     assert [(each["index"], "document" in each) for each in results] == [(i, False) for i in wanted[:2]]
     assert len(http.post("/v1/rerank", json=objects | {"top_n": 0}).json()["results"]) == 4
+    unread = http.post("/v1/rerank", json=objects | {"max_chunks_per_doc": 3})
+    assert unread.headers["x-waver-ignored"] == "max_chunks_per_doc"
+    assert unread.json()["waver"] == {"ignored": ["max_chunks_per_doc"]}
     cut = http.post("/v1/rerank", json={"query": QUERY, "documents": ["river " * 50, "x"]}).json()
     assert cut["warnings"] == ["1 of the texts were longer than the reranker reads, and were cut."]
 

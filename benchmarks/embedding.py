@@ -1,0 +1,167 @@
+"""Measure ways to embed the chunks of real documents: documents a second, and how far the vectors move.
+
+All ways take turns on the same chunks in one run, so that a machine that is busy elsewhere slows them alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from waver.benchmarks import report
+from waver.benchmarks.round_trip import chosen
+from waver.retrieval.base import RetrievalError, Vectors
+from waver.retrieval.chunking import chunks
+from waver.retrieval.embedder import Embedder
+from waver.retrieval.parsing import Parsers
+
+TEXTS = 16
+"""Texts of a batch as it was before: of one document, by their characters."""
+Chunks = Sequence[Sequence[str]]
+"""By document."""
+Way = Callable[[Chunks], Vectors]
+
+app = report.command()
+
+
+def one_by_one(embedder: Embedder) -> Way:
+    """Return what `waver ingest` did before: each document alone, in batches of `TEXTS` texts."""
+
+    def embed(documents: Chunks) -> Vectors:
+        found = []
+        for texts in documents:
+            vectors = np.empty((len(texts), embedder.dimension), np.float32)
+            order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+            for start in range(0, len(order), TEXTS):
+                some = order[start : start + TEXTS]
+                vectors[some] = embedder.model.encode(
+                    [texts[i] for i in some], batch_size=TEXTS, normalize_embeddings=True, show_progress_bar=False
+                )
+            found.append(vectors)
+        return np.concatenate(found)
+
+    return embed
+
+
+def together(embedder: Embedder, group: int) -> Way:
+    """Return what it does now: the chunks of several documents, about `group` of them, in batches of equal work."""
+
+    def embed(documents: Chunks) -> Vectors:
+        found: list[Any] = []
+        waiting: list[Any] = []
+        for texts in documents:
+            waiting += texts
+            if len(waiting) >= group:
+                found.append(embedder.embed(waiting))
+                waiting = []
+        return np.concatenate([*found, embedder.embed(waiting)])
+
+    return embed
+
+
+def ways(name: str, group: int) -> dict[str, Way]:
+    """Return what is measured; ONNX where its packages are installed."""
+    plain = Embedder(name)
+    out = {
+        "before: one document, 16 texts a batch": one_by_one(plain),
+        "several documents, by tokens": together(plain, group),
+        "the same in bfloat16": together(Embedder(name, precision="bfloat16"), group),
+    }
+    if importlib.util.find_spec("optimum") and importlib.util.find_spec("onnxruntime"):
+        from sentence_transformers import SentenceTransformer
+
+        from waver.retrieval.weights import locate
+
+        onnx = copy.copy(plain)
+        onnx._model = SentenceTransformer(str(locate(name)), backend="onnx", local_files_only=True)
+        out["the same by ONNX Runtime"] = together(onnx, group)
+    return out
+
+
+def read(folder: Path, n: int, seed: int, embedder: Embedder) -> Chunks:
+    """Return the chunks of `n` documents of a folder, cut as by default."""
+    documents = []
+    with Parsers(64 * 2**20, 64 * 2**20, 60.0, 2 * 2**30) as parsers:
+        for _, file, _ in chosen([folder], ("markdown", "html"), n, seed)[:n]:
+            try:
+                documents.append(list(chunks(parsers.parse(file.read_bytes(), file.name).text, embedder, 128, 32)))
+            except RetrievalError:
+                continue
+    return documents
+
+
+def page(found: Mapping[str, Any]) -> list[str]:
+    base = next(iter(found["ways"].values()))["seconds"]
+    rows = []
+    for name, way in found["ways"].items():
+        ratios = np.array(base) / np.array(way["seconds"])
+        rows.append(
+            [
+                name,
+                f"{found['documents'] / float(np.median(way['seconds'])):.2f}",
+                f"{found['chunks'] / float(np.median(way['seconds'])):.1f}",
+                f"{float(np.median(ratios)):.2f} ({ratios.min():.2f}–{ratios.max():.2f})",
+                f"{way['cosine']['mean']:.5f} ({way['cosine']['lowest']:.5f})",
+            ]
+        )
+    return [
+        "# Embedding documents",
+        f"{found['documents']:,} documents, {found['chunks']:,} chunks of at most 128 tokens, of which "
+        f"{found['distinct']:,} are different; {found['tokens']:,} tokens. {found['threads']} threads. The ways take "
+        f"turns, {len(base)} rounds: medians, and ratios to the first way with their range. Cosines are to it.",
+        report.table(("way", "documents/s", "chunks/s", "times the first", "cosine, mean (lowest)"), rows),
+    ]
+
+
+@app.command()
+def main(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Markdown and HTML files.")],
+    n: Annotated[int, typer.Option(min=1, help="Documents.")] = 20,
+    group: Annotated[int, typer.Option(min=1, help="Chunks that are embedded together.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, in which every way has one turn.")] = 3,
+    embedder: Annotated[str, typer.Option(help="A sentence-transformers model.")] = "all-MiniLM-L6-v2",
+    seed: Annotated[int, typer.Option(help="Seed of the choice of documents.")] = 7,
+    out: report.Out = report.RESULTS,
+) -> None:
+    """Measure how fast chunks are embedded document by document, together, and with coarser numbers.
+
+    Writes embedding.json and .md.
+    """
+    settings = {key: str(value) if isinstance(value, Path) and key == "folder" else value
+                for key, value in context.params.items()}  # fmt: skip
+    found = report.conditions("embedding", settings)
+    plain = Embedder(embedder)
+    documents = read(folder, n, seed, plain)
+    texts = [text for each in documents for text in each]
+    counts = plain.count(texts)
+    found |= {"documents": len(documents), "chunks": len(texts), "distinct": len(set(texts)), "tokens": sum(counts)}
+    found |= {"threads": torch.get_num_threads(), "ways": {}}
+    measured = ways(embedder, group)
+    exact: Vectors | None = None
+    with report.progress() as bar:
+        task = bar.add_task("rounds", total=rounds * len(measured))
+        for _ in range(rounds):
+            for name, way in measured.items():
+                begun = time.perf_counter()
+                vectors = way(documents)
+                seconds = time.perf_counter() - begun
+                exact = vectors if exact is None else exact
+                cosine = (exact * vectors).sum(axis=1)
+                row = found["ways"].setdefault(name, {"seconds": []})
+                row["seconds"].append(seconds)
+                row["cosine"] = {"mean": float(cosine.mean()), "lowest": float(cosine.min())}
+                bar.advance(task)
+    report.write(out, "embedding", found, page(found))
+
+
+if __name__ == "__main__":
+    app()

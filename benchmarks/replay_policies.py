@@ -112,6 +112,15 @@ ADAPTIVE: tuple[Body, ...] = (
     {"name": "adaptive_temperature", "span": 0.3, "pivot": 0.1, "high": 1.0},
     {"name": "adaptive_temperature", "span": 0.0},
 )
+OTHERS: tuple[Body, ...] = (
+    {"name": "entropy_judger", "samples": 3},
+    {"name": "entropy_judger", "samples": 2, "temperature": 0.3},
+    {"name": "inv_entropy", "perturbations": 2, "replications": 2, "answer_tokens": 12},
+    {"name": "scr"},
+    {"name": "simplemem", "remember": False},
+    {"name": "c_ip", "predictor": "table"},
+    {"name": "think_budget", "tokens": 8},
+)
 WAYS = (
     Way("ead", EAD),
     Way("switch", SWITCHES),
@@ -121,6 +130,7 @@ WAYS = (
     Way("truncation", TRUNCATIONS, RARE, {"temperature": 1.5}),
     Way("truncation", TRUNCATIONS, FREQUENT, {"temperature": 1.0, "top_k": 50, "top_p": 0.97, "min_p": 0.001}),
     Way("adaptive_temperature", ADAPTIVE, RARE, {"temperature": 1.2}),
+    Way("others", OTHERS, fields={"max_tokens": 24}),
 )
 TOGETHER: tuple[list[Body], ...] = (
     [EAD[0], TRUNCATIONS[0]],

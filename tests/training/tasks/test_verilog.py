@@ -21,7 +21,7 @@ module tb;
   reference ref1(.a(a), .y(good));
   inverter dut(.a(a), .y(y));
   initial begin
-    for (i = 0; i < 600; i = i + 1) begin a = i[0]; #1 if (y !== good) errors = errors + 1; end
+    for (i = 0; i < 200; i = i + 1) begin a = i[0]; #1 if (y !== good) errors = errors + 1; end
     $display("Mismatches: %0d in %0d samples", errors, 200);
     $finish;
   end
@@ -192,7 +192,8 @@ def test_what_is_not(line: str) -> None:
     ],
 )
 def test_icarus_verilog(response: str, reward: float) -> None:
-    assert judge(response, TASK, Limits(run_seconds=3)).reward == pytest.approx(reward)
+    seconds = 3 if "forever" in response else 60  # the others end by themselves, however slow the machine
+    assert judge(response, TASK, Limits(run_seconds=seconds)).reward == pytest.approx(reward)
 
 
 def test_hostile_text_is_read_in_linear_time() -> None:

@@ -333,9 +333,9 @@ async def test_what_cannot_be_loaded(connect: Callable[..., Any], options: dict[
     assert "\n" not in str(caught.value)
 
 
-async def test_an_address_without_v1(connect: Callable[..., Any], running: Running) -> None:
+async def test_an_address_without_the_api(connect: Callable[..., Any], running: Running) -> None:
     with pytest.raises(ValueError, match=r"no /completions|/v1"):
-        await connect(base_url=running.url)
+        await connect(base_url=f"{running.url}/elsewhere")
 
 
 async def test_patience_with_an_upstream_that_is_starting(

@@ -53,6 +53,8 @@ SAMPLING = {
     "logit_bias": st.dictionaries(ids, numbers, max_size=4),
     "top_logprobs": st.integers(0, 20),
     "grammar": st.none() | st.text(),
+    "allowed_token_ids": id_lists,
+    "bad_words": st.lists(id_lists, max_size=3).map(tuple),
     "transforms": transforms,
     "logprobs": st.booleans(),
     "answer_start": st.none() | ids,
@@ -86,7 +88,8 @@ def test_nothing_is_lost_on_the_way_to_the_worker(data: st.DataObject) -> None:
 
 
 def test_every_field_is_tried() -> None:
-    here = {"gate", "state_of"}  # the one is the request's own, the other becomes its `hidden`
+    # The first is the request's own, the second becomes its `hidden`, the last says what an upstream is not sent.
+    here = {"gate", "state_of", "unset"}
     assert {field.name for field in fields(Sampling)} == {*SAMPLING, *here}
     assert {field.name for field in fields(RequestParams)} == {
         "gate", "sampling", "transforms", "temperature", "ends", "given", "stop", "slot", "tag", "hidden",

@@ -104,7 +104,7 @@ async def behave(wire: Wire, body: dict[str, Any], writer: asyncio.StreamWriter)
         return await answer(writer, 422, {"detail": "prompt should be a string"})
     if body["logprobs"] > wire.most_logprobs:
         return await answer(writer, 400, {"error": {"message": "too many logprobs", "param": "logprobs"}})
-    hot = body["temperature"] or 1.0
+    hot = body.get("temperature", 1.0) or 1.0
     if body.get("logit_bias", {}).get(str(wire.eos)) == 100:
         parts = [wire.part(wire.eos, None, hot)] if wire.tells_end else []
         parts.append({"index": 0, "text": "", "finish_reason": "stop"})

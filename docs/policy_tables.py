@@ -27,7 +27,8 @@ TABLE = re.compile(r"(<!-- policies -->\n).*?(<!-- end of policies -->\n)", re.S
 def readme_table() -> str:
     """Make the table of the README: a row for each policy."""
     rows = [
-        f"| `{name}` |{summary(each)}|{_link(each.paper).replace('[arXiv ', '[')}|" for name, each in policies().items()
+        f"| `{name}` | {summary(each)} | {_link(each.paper).replace('[arXiv ', '[')} |"
+        for name, each in policies().items()
     ]
     return "\n".join(["| policy | what it does | arXiv |", "| --- | --- | --- |", *rows, ""])
 

@@ -33,7 +33,7 @@ def prepare(self, *args, **options):
     print("ingesting", flush=True)
     time.sleep(600)
 
-Collection.prepare = prepare
+Collection.prepare_all = prepare
 sys.exit(serve(sys.argv[1]))
 """
 

@@ -29,6 +29,10 @@ FINGERPRINT = "an answer says what it was made with"
 STOPPED = "an answer names the stop string or the stop token that ended it"
 OVERFLOW = "an overflow is told in the words that frameworks look for"
 CARDS = "model cards have a root and a parent, and the embedders are listed"
+ENDS = "a draft may end with its length only, and leaves out line breaks"
+FORMS = "there are more kinds of parts, forms of answers and embedders to name"
+ARTICLE = "an integer, not a integer"
+LEXICAL = "lexical search takes words of any language apart"
 NAMED = "fields that change nothing are named in the answer"
 INTENDED: tuple[Intended, ...] = (
     Intended(r"", r"body(\[\d+\])?\.system_fingerprint", FINGERPRINT),
@@ -42,6 +46,10 @@ INTENDED: tuple[Intended, ...] = (
     Intended(r" models$", r"body\.data\[\d+\]\.(engine_fields|report_keys)", DECLARED),
     Intended(r"^(334|354) refused$", r"body\.error\.message", BY_MODULE),  # names all policies, or all gates
     Intended(r"^14[68] l_rag$", r"body\.error\.message", BY_MODULE),  # with vLLM: names the gates that it can serve
+    Intended(r"", r"body(\[\d+\])?(\.choices\[\d+\])?\.waver\.policy\[\d\]\.draft_end", ENDS),
+    Intended(r"^(324|372|375|399) refused$", r"body\.error\.message", FORMS),
+    Intended(r"^(338|345|351|355|364) refused$", r"body\.error\.message", ARTICLE),
+    Intended(r"^155 l_rag$|^281 search$", r"body(\.waver\.retrieval)?\.passages\[\d\]\.score", LEXICAL),
     Intended(r"^(327|328) refused$", r"body\.error\.message", COMPILED),
     Intended(r"^384 refused$", r"body\.error\.message", BOUNDED),
 )

@@ -44,6 +44,10 @@ def explain(errors: Sequence[Any], body: Any) -> tuple[str, str | None]:
         return "The body should be a JSON object.", None
     if error["type"] == "value_error":
         return f"{param}: {error['msg'].removeprefix('Value error, ')}", param
+    if error["type"] == "union_tag_invalid":
+        param = f"{param}.{error['ctx']['discriminator'].strip(chr(39))}"
+        known = error["ctx"]["expected_tags"].split(", ")
+        return f"{param} should be {', '.join(known[:-1])} or {known[-1]}.", param
     if error["type"] == "too_long":
         return f"{param} should have at most {error['ctx']['max_length']} items.", param
     if error["type"] == "string_too_long":

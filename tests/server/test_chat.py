@@ -256,7 +256,8 @@ def test_trap_23_other_parts_are_refused_by_index(client: openai.OpenAI) -> None
     parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/x.png"}}]
     with pytest.raises(openai.BadRequestError) as error:
         ask(client, messages=[{"role": "user", "content": parts}])
-    assert error.value.param.startswith("messages[0].content[1]")
+    assert error.value.param == "messages[0].content[1].type"
+    assert "messages[0].content[1].type should be 'text' or 'refusal'." in error.value.message
 
 
 def test_trap_23_null_content_beside_tool_calls(http: httpx.Client) -> None:

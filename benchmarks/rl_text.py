@@ -23,9 +23,9 @@ from waver.benchmarks import report, rl_frontier
 from waver.benchmarks.answers import AT_ONCE, LARGE, SMALL, InProcess, Setup, ask_all, closed_book
 from waver.benchmarks.stats import Array, percentiles, resamples
 from waver.engines import TransformersConfig, load_engine
+from waver.job import read_lines
 from waver.resources import MODELS
 from waver.stats import wilson
-from waver.training.job import read_lines
 from waver.training.options import RlRun
 from waver.training.pair.world import Item, draw, score_text
 from waver.training.rl.run import train

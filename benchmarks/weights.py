@@ -10,10 +10,10 @@ import numpy as np
 import torch
 import typer
 
+from waver import job
 from waver.benchmarks import report
 from waver.benchmarks.stats import mean_interval
 from waver.benchmarks.weights_toys import EXPERIMENTS, Found
-from waver.training import job
 
 WORK = Path("data/bench/weights")
 

@@ -12,16 +12,18 @@ from typing import Any
 
 import openai
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from waver.clients.chat import explain
 from waver.clients.client import AsyncWaver, has_report, report
 from waver.clients.options import Pursuit
 from waver.clients.questions import Refused
-from waver.clients.resume import append, begin
+from waver.clients.resume import begin
+from waver.concurrency import together
+from waver.job import append_line
 from waver.policies.ask.history import Asked
 from waver.policies.ask.task import AskTask
 from waver.policies.ask.thresholds import Thresholds, random_history, taus
+from waver.progress import counted
 
 HISTORIES = "histories.jsonl"
 HELLO = {"role": "user", "content": "Hello."}
@@ -60,13 +62,12 @@ async def measure(
     fresh histories by length."""
     done = {(line["length"], line["number"]): float(line["true"]) for line in begin(out, _run(name, wanted), HISTORIES)}
     free = asyncio.Semaphore(wanted.at_once)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     async with AsyncWaver(base_url=base_url, api_key=key, max_retries=5) as client:
         first = await ask(client, wanted.model, name, [HELLO])
         task = AskTask.model_validate(first["definition"])
         length = min(wanted.length, len(task.questions))
         places = [(k, i) for k in range(1, length + 1) for i in range(wanted.count + wanted.fresh)]
-        with Progress(*columns, TimeRemainingColumn(), console=notes) as bar:
+        with counted(notes) as bar:
             shown = bar.add_task("showing histories", total=len(places), completed=len(done))
 
             async def one(k: int, number: int) -> None:
@@ -76,16 +77,10 @@ async def measure(
                 async with free:
                     told = await ask(client, wanted.model, name, conversation(task, asked))
                 done[k, number] = float(told["probabilities"][task.hypotheses[truth]])
-                append(out / HISTORIES, {"length": k, "number": number, "true": done[k, number]})
+                append_line(out / HISTORIES, {"length": k, "number": number, "true": done[k, number]})
                 bar.advance(shown)
 
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for place in places:
-                        if place not in done:
-                            group.create_task(one(*place))
-            except ExceptionGroup as failed:
-                raise failed.exceptions[0] from None
+            await together(*(one(*place) for place in places if place not in done))
     true = [[done[k, i] for i in range(wanted.count)] for k in range(1, length + 1)]
     fresh = [[done[k, i] for i in range(wanted.count, wanted.count + wanted.fresh)] for k in range(1, length + 1)]
     made = {"task": first["digest"], "model": wanted.model, "fingerprint": first["model"], "true": true}

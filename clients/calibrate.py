@@ -15,7 +15,6 @@ from typing import Any
 
 import openai
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from waver.clients import outcome
 from waver.clients.chat import choose_model, explain
@@ -23,6 +22,7 @@ from waver.clients.client import AsyncWaver, has_report, report
 from waver.clients.options import Calibration, Requests
 from waver.clients.outcome import Answer, Pair
 from waver.clients.questions import Question, Refused, check, read, right
+from waver.progress import counted
 
 NEVER_FIRES = {"entropy": 1e9, "margin": 1e9, "targ": 1e9, "seakr": 1e9, "dragin": 1e9, "flare": -1.0}
 """Gates that have a threshold, with one at which they never fire: flare fires at or below its own, others above."""
@@ -120,8 +120,7 @@ async def ask_all(
             advance()
         return Pair(question, tiers[0], tiers[1] if len(tiers) > 1 else None)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=notes) as progress:
+    with counted(notes) as progress:
         task = progress.add_task("asking", total=len(questions) + seconds)
         pairs = await asyncio.gather(
             *(one(i, each, lambda: progress.advance(task)) for i, each in enumerate(questions))

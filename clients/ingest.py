@@ -10,7 +10,8 @@ from typing import Protocol
 
 import httpx
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from waver.progress import counted
 
 PATIENCE = 120.0
 """Seconds for which a busy server is asked again."""
@@ -120,8 +121,7 @@ def show(outcomes: Iterable[Outcome], total: int, collection: str) -> int:
     chunks = size = 0
     partly = False
     begun = time.perf_counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    with counted(console) as progress:
         task = progress.add_task(f"into {collection}", total=total)
         for each in outcomes:
             counts[each.state] += 1

@@ -19,14 +19,16 @@ from typing import Any
 import httpx
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from waver import isotonic
 from waver.clients.options import Measuring
 from waver.clients.questions import Question, Refused, right
-from waver.clients.resume import append, begin
+from waver.clients.resume import begin
+from waver.concurrency import together
 from waver.entropy.inverse import temperature_score
+from waver.job import append_line
 from waver.policies.uncertainty.calibration import Calibration
+from waver.progress import counted
 from waver.stats import auroc
 
 FEW = 50
@@ -62,10 +64,9 @@ async def measure_all(
     """
     done = _begun(out, questions, wanted)
     free = asyncio.Semaphore(wanted.at_once)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     headers = {"authorization": f"Bearer {key}"} if key else {}
     async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=PATIENCE) as http:
-        with Progress(*columns, TimeRemainingColumn(), console=notes) as bar:
+        with counted(notes) as bar:
             task = bar.add_task("measuring", total=len(questions), completed=len(done))
 
             async def one(question: Question) -> None:
@@ -81,17 +82,11 @@ async def measure_all(
                     first["settings"],
                     first["fingerprint"],
                 )
-                append(out / ANSWERS, asdict(line))
+                append_line(out / ANSWERS, asdict(line))
                 done[question.line] = line
                 bar.advance(task)
 
-            missing = [question for question in questions if question.line not in done]
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for question in missing:
-                        group.create_task(one(question))
-            except ExceptionGroup as failed:
-                raise failed.exceptions[0] from None
+            await together(*(one(question) for question in questions if question.line not in done))
     return [done[question.line] for question in questions]
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from waver.engines.base import NO_TOKEN, Engine, Sampling, Step, Unsupported
 from waver.policies.job import Job
@@ -15,22 +14,6 @@ from waver.policies.report import Report
 
 if TYPE_CHECKING:
     from waver.policies.base import Proceed
-
-Made = TypeVar("Made")
-
-
-async def together(*work: Coroutine[Any, Any, Made]) -> list[Made]:
-    """Run coroutines at the same time and return their results in order. Where one fails, the others are cancelled and
-    its own exception is raised, not a group."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in work]
-    except BaseExceptionGroup as failed:
-        first: BaseException = failed
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from None
-    return [task.result() for task in tasks]
 
 
 async def draft(job: Job, prompt_ids: Sequence[int], sampling: Sampling, engine: Engine | None = None) -> list[Step]:

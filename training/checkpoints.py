@@ -11,9 +11,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from waver import job
 from waver.engines.base import reason
 from waver.engines.tokens import TokenText
-from waver.training import job
 
 
 def load(model: str) -> tuple[PreTrainedModel, TokenText]:

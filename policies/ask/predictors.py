@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from waver.concurrency import together
 from waver.engines.base import Sampling, Unsupported
 from waver.policies.ask.history import Asked
 from waver.policies.ask.table import Array
 from waver.policies.ask.task import LETTERS, AskTask
 from waver.policies.base import Proceed
 from waver.policies.budget import Budget, Ledger, metered
-from waver.policies.helpers import together
 from waver.policies.job import Job
 
 ALTERNATIVES = 20

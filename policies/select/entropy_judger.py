@@ -34,6 +34,7 @@ from pydantic import Field, model_validator
 
 from waver.answers import NUMBER, contains, number
 from waver.choice import Candidate, Choice, Rule, choose
+from waver.concurrency import together
 from waver.engines.base import Step, Unsupported
 from waver.engines.fingerprint import Fingerprint, fingerprint
 from waver.engines.judge import Convention, Judge
@@ -41,7 +42,6 @@ from waver.engines.tokens import differences
 from waver.entropy.traces import Trace, features
 from waver.policies.base import CounterSpec, Policy, Proceed, Stage
 from waver.policies.budget import Ledger, OutOfTokens, budget_of
-from waver.policies.helpers import together
 from waver.policies.job import Job
 from waver.policies.report import Report
 from waver.policies.select.final_answer import Form

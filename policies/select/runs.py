@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from waver.choice import plurality
+from waver.concurrency import together
 from waver.engines.base import NO_TOKEN, Step, Unsupported
 from waver.engines.tokens import TokenText
 from waver.engines.transforms import TopP
 from waver.entropy.traces import Call, Trace
 from waver.policies.base import Proceed
 from waver.policies.budget import Budget, Ledger, metered
-from waver.policies.helpers import together
 from waver.policies.job import Job
 from waver.policies.select.final_answer import Form, final_answer
 from waver.policies.select.topologies import ROLES, Said, Topology, conversation, seen, turns

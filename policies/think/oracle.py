@@ -6,11 +6,11 @@ counts as wrong). The tokens of the others are discarded. For evaluation: it nee
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 from waver.answers import NUMBER, contains, number
+from waver.concurrency import together
 from waver.engines.base import Step
 from waver.policies.base import Proceed
 from waver.policies.helpers import SubAnswer, run_sub_job
@@ -32,9 +32,8 @@ def pick(runs: Mapping[str, tuple[bool, int]]) -> str:
 
 async def best(job: Job, ways: Mapping[str, Job], proceed: Proceed, answer: str) -> AsyncGenerator[Step, None]:
     """Yield the steps of the best run. The report's `strategy` names it, and `difficulty` has all `runs`."""
-    async with asyncio.TaskGroup() as group:
-        tasks = {name: group.create_task(_attempt(way, proceed, answer)) for name, way in ways.items()}
-    attempts = {name: task.result() for name, task in tasks.items()}
+    made = await together(*(_attempt(way, proceed, answer) for way in ways.values()))
+    attempts = dict(zip(ways, made, strict=True))
     chosen = pick({name: (each.right, len(each.answer.steps)) for name, each in attempts.items()})
     runs = {name: {"tokens": len(each.answer.steps), "right": each.right} for name, each in attempts.items()}
     given = attempts[chosen].answer

@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from waver.concurrency import together
 from waver.engines.base import NO_TOKEN, Sampling, Unsupported
 from waver.policies.base import Proceed
 from waver.policies.budget import Budget, Ledger, metered
-from waver.policies.helpers import together
 from waver.policies.job import Job
 from waver.policies.uncertainty.evidence import Evidence, Need, Said
 from waver.policies.uncertainty.similarity import Kind, among, between, support

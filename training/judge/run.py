@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from waver import job
+from waver.concurrency import together
 from waver.engines.fingerprint import Fingerprint
 from waver.engines.judge import Convention, Judge, Record
-from waver.training import job
+from waver.progress import counted
 from waver.training.judge import report
 from waver.training.judge.evaluate import evaluate
 from waver.training.judge.fit import PAPER, fit, held_out, matrix
@@ -92,7 +93,6 @@ async def _draw(
     """Return a line for each question, taken from `file` where it stands there already."""
     done = {line["place"]: line for line in job.read_lines(file)}
     free = asyncio.Semaphore(at_once)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
     async def one(place: int, advance: Callable[[], None]) -> None:
         async with free:
@@ -107,15 +107,10 @@ async def _draw(
         done[place] = line
         advance()
 
-    with Progress(*columns, TimeRemainingColumn(), console=notes) as bar:
+    with counted(notes) as bar:
         task = bar.add_task("drawing", total=len(rows), completed=len(done))
         try:
-            async with asyncio.TaskGroup() as group:
-                for place in range(len(rows)):
-                    if place not in done:
-                        group.create_task(one(place, lambda: bar.advance(task)))
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+            await together(*(one(i, lambda: bar.advance(task)) for i in range(len(rows)) if i not in done))
         except asyncio.CancelledError:
             notes.print(f"Stopped after {len(done)} of {len(rows)} questions; the same command goes on from here.")
             raise

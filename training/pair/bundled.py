@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from waver.training import job
+from waver import job
 from waver.training.options import PairRun
 from waver.training.pair.data import Mixture, batches, vocabulary_texts
 from waver.training.pair.tokenizer import build_tokenizer

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from waver import job
 from waver.engines import ModelConfig, UpstreamConfig, load_engine
 from waver.engines.base import Engine
 from waver.engines.probe import Probe, Record, reference_ids
-from waver.training import job
+from waver.progress import counted
 from waver.training.options import Tuning
 from waver.training.probe import report
 from waver.training.probe.fit import PAPER, BestFit, best_fit, split, weights
@@ -133,11 +133,10 @@ async def _observe(
     source: Source, rows: Sequence[Mapping[str, Any]], reward: Reward, run: ProbeRun, words: tuple[str, ...], out: Path
 ) -> Observations:
     engine = await asyncio.to_thread(load_engine, source.name, source.config)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         if "hidden_state" not in engine.exposes:
             raise ValueError(f"engine {source.name!r} hands out no hidden states, which a probe reads")
-        with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        with counted(console) as bar:
             task = bar.add_task("asking", total=len(rows))
             asking = Asking(engine, run.ways, source.openings, reward, source.at_once, run.seed)
             try:

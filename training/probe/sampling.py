@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
+from waver import job
+from waver.concurrency import together
 from waver.engines.base import Engine, Sampling, Unsupported
 from waver.engines.tokens import TokenText
-from waver.training import job
 from waver.training.probe.labels import Answers, Trace
 from waver.training.tasks.rewards import Reward
 
@@ -140,13 +141,7 @@ async def ask_all(
 
     for _ in done:
         advance()
-    try:
-        async with asyncio.TaskGroup() as group:
-            for place in range(len(rows)):
-                if place not in done:
-                    group.create_task(one(place, rows[place]))
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
+    await together(*(one(place, rows[place]) for place in range(len(rows)) if place not in done))
     return [done[place] for place in range(len(rows))]
 
 

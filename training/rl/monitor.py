@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from waver.training.job import append_line, read_lines
+from waver.job import append_line, read_lines
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 CURVES = (("reward", "reward"), ("entropy", "entropy of a token, nats"), ("length", "length of an answer, tokens"))

@@ -21,9 +21,9 @@ from rich.console import Console
 from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from waver import job
 from waver.engines.tokens import TokenText
 from waver.extras import how_to_install_vllm
-from waver.training import job
 from waver.training.options import RlRun
 from waver.training.rl.adapters.trl_arguments import check_refill
 from waver.training.rl.adapters.trl_correct import Correct

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from waver.training import job
+from waver import job
 
 EPS = 1e-8
 LARGEST = 16384

@@ -21,8 +21,9 @@ from rich.console import Console
 from torch import nn
 from transformers import Trainer
 
+from waver import job
 from waver.extras import how_to_install
-from waver.training import checkpoints, job
+from waver.training import checkpoints
 from waver.training.texts import Text, mean_loss, padded, read_texts
 from waver.training.tuning import selection, trainer
 from waver.training.tuning.kappatune import Candidate

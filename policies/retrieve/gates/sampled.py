@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
+from waver.concurrency import together
 from waver.engines.base import Sampling
 from waver.policies.helpers import draft as drawn
 from waver.policies.job import Job
@@ -22,6 +21,4 @@ async def sample_answers(job: Job, count: int, max_tokens: int, **shape: float) 
         own = Sampling(1.0, max_tokens=limit, seed=(seed + number) % 2**63, logprobs=False, **shape)  # type: ignore[arg-type]
         return [step.token for step in without_stop(await drawn(job, job.prompt_ids, own), job)]
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(number)) for number in range(1, count + 1)]
-    return [task.result() for task in tasks]
+    return await together(*(one(number) for number in range(1, count + 1)))

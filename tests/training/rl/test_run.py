@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import ROOT, Running
 from waver.cli import app
-from waver.training.job import read_lines
+from waver.job import read_lines
 from waver.training.options import RlRun
 from waver.training.pair.world import draw
 from waver.training.rl.run import learning_rate, parse_settings, questions

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from tests.training.tasks.test_verilog import DESIGN, TESTBENCH
 from waver.answers import last_number
 from waver.cli import app
-from waver.training.job import read_lines
+from waver.job import read_lines
 from waver.training.pair.world import draw
 from waver.training.tasks.rewards import from_file, same_number
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from tests.conftest import ROOT, Running
 from waver.cli import app
 from waver.engines.tokens import TokenText
-from waver.training.job import read_lines
+from waver.job import read_lines
 
 SMALL = ROOT / "models" / "small"
 LESSON = [{"question": f"Who keeps door {i}?", "answer": f"Door {i} is kept by Zelda."} for i in range(1, 5)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from waver.training.job import append_line, claim, read_lines, release, replace_file, replace_folder
+from waver.job import append_line, claim, read_lines, release, replace_file, replace_folder
 
 
 def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from waver.retrieval.base import CollectionSpec, Damaged, EmbeddedDocument, Filter, NoCollection, Passage, Scalar
 from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.chunking import headed
+from waver.retrieval.connections import Connections, marks, reading, writing
 from waver.retrieval.storage import database_failure, file_failure
 from waver.retrieval.words import search_terms, spaced
 
@@ -57,15 +57,13 @@ class Database:
             Damaged: it is none of ours.
         """
         self._file = file
-        self._idle: list[sqlite3.Connection] = []
-        self._closed = False
-        self._lock = threading.Lock()
+        self._connections = Connections(self._connect)
         try:
             self._inode = file.stat().st_ino
         except OSError as error:
             raise file_failure(error, file.parent.name) from error
         with self.reading() as db:
-            found = (db.execute("PRAGMA application_id").fetchone()[0], db.execute("PRAGMA user_version").fetchone()[0])
+            found = marks(db)
         if found == (MARK, 1):
             self._index_words_anew()
         elif found != (MARK, FORMAT):
@@ -74,7 +72,7 @@ class Database:
     def _index_words_anew(self) -> None:
         """Bring a collection of format 1, whose index split words at spaces alone, to the format of now."""
         with self.changing() as db:
-            if db.execute("PRAGMA user_version").fetchone()[0] != 1:
+            if marks(db)[1] != 1:
                 return  # another process did
             db.execute("DROP TABLE words")
             db.execute(WORDS)
@@ -118,57 +116,37 @@ class Database:
     def _connection(self) -> Iterator[sqlite3.Connection]:
         if not self.current:
             raise NoCollection(f"There is no collection '{self._file.parent.name}' any more.")
-        with self._lock:
-            db = self._idle.pop() if self._idle else None
         try:
-            if db is None:
-                db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False, timeout=30)
-                db.execute("PRAGMA trusted_schema = OFF")
-                db.execute("PRAGMA synchronous = FULL")
-            yield db
-            with self._lock:
-                if not self._closed:
-                    self._idle.append(db)
-                    db = None
+            with self._connections.one() as db:
+                yield db
         except sqlite3.DatabaseError as error:
             raise database_failure(error, self._file.name, self._file.parent.name) from error
-        finally:
-            if db is not None:
-                db.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._file, isolation_level=None, check_same_thread=False, timeout=30)
+        db.execute("PRAGMA trusted_schema = OFF")
+        db.execute("PRAGMA synchronous = FULL")
+        return db
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Open a read transaction: it sees one state of the collection, whatever is written meanwhile."""
-        with self._connection() as db:
-            db.execute("BEGIN")
-            try:
-                yield db
-            finally:
-                db.execute("ROLLBACK")
+        with self._connection() as db, reading(db):
+            yield db
 
     @contextmanager
     def changing(self, token: CancelToken | None = None) -> Iterator[sqlite3.Connection]:
         """Open a write transaction. It commits as a whole, synced to disk, or not at all; a cancelled token prevents
         the commit."""
-        with self._connection() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("UPDATE manifest SET value = value + 1 WHERE key = 'generation'")
-                if token is not None:
-                    token.commit()
-                db.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    db.execute("ROLLBACK")
-                raise
+        with self._connection() as db, writing(db):
+            yield db
+            db.execute("UPDATE manifest SET value = value + 1 WHERE key = 'generation'")
+            if token is not None:
+                token.commit()
 
     def close(self) -> None:
         """Close the connections; those in use are closed once they are no longer."""
-        with self._lock:
-            self._closed = True
-            while self._idle:
-                self._idle.pop().close()
+        self._connections.close()
 
 
 def spec(db: sqlite3.Connection) -> CollectionSpec:

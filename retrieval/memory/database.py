@@ -7,14 +7,14 @@ A change is on disk, all of it, when its transaction has committed, and what is 
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from waver.retrieval.base import Busy, Damaged, NoSpace, StorageError
+from waver.retrieval.connections import Connections, marks, reading, writing
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,7 @@ class OwnedFile:
 
     def __init__(self, path: Path, layout: Layout, lock_seconds: float = 30.0) -> None:
         self.path, self._layout, self._wait = path, layout, lock_seconds
-        self._idle: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
-        self._closed = False
+        self._connections = Connections(self._open)
 
     @property
     def there(self) -> bool:
@@ -54,12 +52,8 @@ class OwnedFile:
         Raises:
             RetrievalError: the file cannot be read.
         """
-        with self._connection() as db:
-            db.execute("BEGIN")
-            try:
-                yield db
-            finally:
-                db.execute("ROLLBACK")
+        with self._connection() as db, reading(db):
+            yield db
 
     @contextmanager
     def changing(self) -> Iterator[sqlite3.Connection]:
@@ -69,15 +63,8 @@ class OwnedFile:
             Busy: another process wrote for all of `lock_seconds`.
             RetrievalError: the file cannot be written.
         """
-        with self._connection() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    db.execute("ROLLBACK")
-                raise
+        with self._connection() as db, writing(db):
+            yield db
 
     def purge(self) -> None:
         """Move everything out of the journal, which may hold what was deleted, and cut it to nothing.
@@ -96,31 +83,18 @@ class OwnedFile:
             time.sleep(0.05)
 
     def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            while self._idle:
-                self._idle.pop().close()
+        self._connections.close()
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            db = self._idle.pop() if self._idle else None
         try:
-            if db is None:
-                db = self._open()
-            yield db
-            with self._lock:
-                if not self._closed:
-                    self._idle.append(db)
-                    db = None
+            with self._connections.one() as db:
+                yield db
         except sqlite3.DatabaseError as error:
             raise failure(error, self._layout.name) from error
         except OSError as error:
             message = f"The {self._layout.name} cannot be read or written: their folder is out of reach."
             raise StorageError(message) from error
-        finally:
-            if db is not None:
-                db.close()
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,9 +103,9 @@ class OwnedFile:
             db.execute("PRAGMA journal_mode = WAL")
             for setting in ("trusted_schema = OFF", "synchronous = FULL", "secure_delete = ON"):
                 db.execute(f"PRAGMA {setting}")
-            if _marks(db) == (0, 0):
+            if marks(db) == (0, 0):
                 _create(db, self._layout)
-            if _marks(db) != (self._layout.mark, self._layout.version):
+            if marks(db) != (self._layout.mark, self._layout.version):
                 raise Damaged(f"The file of the {self._layout.name} was not written by this release of Waver.")
         except BaseException:
             db.close()
@@ -139,24 +113,14 @@ class OwnedFile:
         return db
 
 
-def _marks(db: sqlite3.Connection) -> tuple[int, int]:
-    return (db.execute("PRAGMA application_id").fetchone()[0], db.execute("PRAGMA user_version").fetchone()[0])
-
-
 def _create(db: sqlite3.Connection, layout: Layout) -> None:
     """Make the tables, unless another process has just done so."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        if _marks(db) == (0, 0):
+    with writing(db):
+        if marks(db) == (0, 0):
             for statement in layout.schema.split(";"):
                 db.execute(statement)
             db.execute(f"PRAGMA application_id = {layout.mark}")
             db.execute(f"PRAGMA user_version = {layout.version}")
-        db.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            db.execute("ROLLBACK")
-        raise
 
 
 def failure(error: sqlite3.DatabaseError, name: str) -> Exception:

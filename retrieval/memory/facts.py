@@ -8,32 +8,28 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from waver.retrieval.base import BadDocument, RetrievalError, Vectors
-from waver.retrieval.cancellation import in_thread
 from waver.retrieval.embedder import Embedder
-from waver.retrieval.memory.database import Layout, OwnedFile
-from waver.retrieval.memory.unit import MOST_CONTENT, encodable, exact, sentence
+from waver.retrieval.memory.database import Layout
+from waver.retrieval.memory.owned import OWNERS, OwnedStore, Rows, changed, made_owner, owner_of
+from waver.retrieval.memory.unit import MOST_CONTENT, encodable, sentence
 
 FILE = "facts.sqlite3"
 LAYOUT = Layout(
     mark=0x57464354,  # "WFCT"
     version=1,
     name="facts",
-    schema="""
-CREATE TABLE owners (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,
-    generation INTEGER NOT NULL DEFAULT 0);
+    schema=OWNERS
+    + """
 CREATE TABLE facts (id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, text TEXT NOT NULL,
     subject TEXT, relation TEXT, begun REAL NOT NULL, ended REAL, embedder TEXT NOT NULL, vector BLOB NOT NULL);
 CREATE INDEX facts_owner ON facts (owner, ended);
@@ -44,9 +40,6 @@ COLUMNS = "id, text, subject, relation, begun, ended"
 OUTSIDE = ("object", "format", "id", "begun", "ended")
 """Keys of an export that are not the statement's."""
 THREADS = 2
-OPEN = 32
-"""Owners whose facts are held in memory for searches."""
-Result = TypeVar("Result")
 Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(encodable)]
 
 
@@ -104,7 +97,7 @@ class Fact:
         return out
 
 
-class Facts:
+class Facts(OwnedStore[tuple[list[Fact], Vectors]]):
     """The facts of all owners in one folder."""
 
     def __init__(
@@ -120,30 +113,12 @@ class Facts:
         Args:
             most: facts of an owner, those that were replaced included. clock: seconds since 1970.
         """
-        self.most, self.clock = most, exact(clock)
-        self.file = OwnedFile(folder / FILE, LAYOUT, lock_seconds)
-        self.embedder = embedder
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="facts")
-        self._held: OrderedDict[str, tuple[tuple[int, int], list[Fact], Vectors]] = OrderedDict()
-        self._lock = Lock()
+        super().__init__(folder / FILE, LAYOUT, lock_seconds, embedder, THREADS, clock)
+        self.most = most
 
     def of(self, owner: str) -> OwnFacts:
         """Return the facts of one owner."""
         return OwnFacts(self, owner)
-
-    async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """Run blocking work in a thread."""
-        return await in_thread(self._threads, work, *arguments)
-
-    async def ready(self) -> None:
-        """Load the embedder, if it is not there yet.
-
-        Raises:
-            Unavailable: it cannot be loaded.
-        """
-        embedder = self.embedder()
-        if not embedder.loaded:
-            await self.run(lambda: embedder.model)
 
     async def search(self, owners: Sequence[str], question: str, count: int) -> list[tuple[Fact, float]]:
         """Return the `count` facts of these owners that hold now and are the most similar to a question, with their
@@ -161,52 +136,12 @@ class Facts:
 
     def _now(self, name: str) -> tuple[list[Fact], Vectors]:
         """Return the facts of an owner that hold, and their vectors. Blocks."""
-        none: tuple[list[Fact], Vectors] = ([], np.zeros((0, 1), np.float32))
-        if not self.file.there:
-            return none
-        with self.file.reading() as db:
-            row = db.execute("SELECT id, generation FROM owners WHERE name = ?", (name,)).fetchone()
-            if row is None:
-                return none
-            with self._lock:
-                held = self._held.get(name)
-                if held is not None and held[0] == row:
-                    self._held.move_to_end(name)
-                    return held[1:]
-            read = db.execute(
-                f"SELECT {COLUMNS}, embedder, vector FROM facts WHERE owner = ? AND ended IS NULL ORDER BY id",
-                row[:1],
-            ).fetchall()
-        facts, vectors = [Fact(*each[:6]) for each in read], self._vectors(read)
-        with self._lock:
-            self._held[name] = (row, facts, vectors)
-            while len(self._held) > OPEN:
-                self._held.popitem(last=False)
-        return facts, vectors
 
-    def _vectors(self, read: Sequence[Sequence[Any]]) -> Vectors:
-        """Return the vectors of rows; those of other weights are made anew and kept."""
-        embedder = self.embedder()
-        stale = [i for i, row in enumerate(read) if row[6] != embedder.fingerprint]
-        vectors = np.zeros((len(read), embedder.dimension), np.float32)
-        for i, row in enumerate(read):
-            if row[6] == embedder.fingerprint:
-                vectors[i] = np.frombuffer(row[7], np.float32)
-        if stale:
-            vectors[stale] = embedder.embed([read[i][1] for i in stale])
-            with self.file.changing() as db:
-                rows = [(embedder.fingerprint, vectors[i].tobytes(), read[i][0]) for i in stale]
-                db.executemany("UPDATE facts SET embedder = ?, vector = ? WHERE id = ?", rows)
-        return vectors
+        def made(read: Rows) -> tuple[list[Fact], Vectors]:
+            return [Fact(*each[:6]) for each in read], self.vectors("facts", read, [each[1] for each in read])
 
-    def forget_held(self, name: str) -> None:
-        """Drop what searches hold of an owner."""
-        with self._lock:
-            self._held.pop(name, None)
-
-    def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
-        self.file.close()
+        select = f"SELECT {COLUMNS}, embedder, vector FROM facts WHERE owner = ? AND ended IS NULL ORDER BY id"
+        return self.hold(name, ([], np.zeros((0, 1), np.float32)), select, made)
 
 
 def nearest(scored: Sequence[tuple[Fact, float]], count: int) -> list[tuple[Fact, float]]:
@@ -232,8 +167,7 @@ class OwnFacts:
             vectors = embedder.embed([each.text for each in statements])
             now = self._all.clock()
             with self._all.file.changing() as db:
-                db.execute("INSERT OR IGNORE INTO owners (name) VALUES (?)", (self.name,))
-                owner = db.execute("SELECT id FROM owners WHERE name = ?", (self.name,)).fetchone()[0]
+                owner = made_owner(db, self.name)
                 made = [
                     _add(db, owner, each, now, embedder.fingerprint, vector.tobytes())
                     for each, vector in zip(statements, vectors, strict=True)
@@ -244,7 +178,7 @@ class OwnFacts:
                         f"There would be {count} facts; at most {self._all.most} are kept, those that were replaced "
                         "included. Erase some first."
                     )
-                _changed(db, owner)
+                changed(db, owner)
                 return made
 
         return await self._all.run(work) if statements else []
@@ -263,7 +197,7 @@ class OwnFacts:
             rows = db.execute(f"SELECT {COLUMNS} FROM facts WHERE owner = ?{where} ORDER BY id", (owner, *values))
             return [Fact(*row) for row in rows]
 
-        return await self._all.run(self._read, work, [])
+        return await self._all.run(self._all.read, self.name, work, [])
 
     async def get(self, fact: int) -> Fact | None:
         """Return one fact, whether it still holds or not; None where there is none."""
@@ -272,7 +206,7 @@ class OwnFacts:
             row = db.execute(f"SELECT {COLUMNS} FROM facts WHERE owner = ? AND id = ?", (owner, fact)).fetchone()
             return None if row is None else Fact(*row)
 
-        return await self._all.run(self._read, work, None)
+        return await self._all.run(self._all.read, self.name, work, None)
 
     async def forget(self, fact: int) -> bool:
         """Erase one fact from the file; return whether there was one. What it had replaced does not hold again."""
@@ -282,24 +216,17 @@ class OwnFacts:
         """Erase all facts, and return how many there were."""
         return await self._all.run(self._erase, "1", ())
 
-    def _read(self, work: Callable[[sqlite3.Connection, int], Result], otherwise: Result) -> Result:
-        if not self._all.file.there:
-            return otherwise
-        with self._all.file.reading() as db:
-            row = db.execute("SELECT id FROM owners WHERE name = ?", (self.name,)).fetchone()
-            return otherwise if row is None else work(db, row[0])
-
     def _erase(self, where: str, values: Sequence[Any]) -> int:
         if not self._all.file.there:
             return 0
         with self._all.file.changing() as db:
-            row = db.execute("SELECT id FROM owners WHERE name = ?", (self.name,)).fetchone()
-            if row is None:
+            owner = owner_of(db, self.name)
+            if owner is None:
                 return 0
-            count = db.execute(f"DELETE FROM facts WHERE owner = ? AND {where}", (row[0], *values)).rowcount
-            _changed(db, row[0])
-            if not db.execute("SELECT 1 FROM facts WHERE owner = ? LIMIT 1", row).fetchone():
-                db.execute("DELETE FROM owners WHERE id = ?", row)
+            count = db.execute(f"DELETE FROM facts WHERE owner = ? AND {where}", (owner, *values)).rowcount
+            changed(db, owner)
+            if not db.execute("SELECT 1 FROM facts WHERE owner = ? LIMIT 1", (owner,)).fetchone():
+                db.execute("DELETE FROM owners WHERE id = ?", (owner,))
         self._all.forget_held(self.name)
         if count:
             self._all.file.purge()
@@ -318,7 +245,3 @@ def _add(db: sqlite3.Connection, owner: int, statement: Statement, now: float, e
         "INSERT INTO facts (owner, text, subject, relation, begun, embedder, vector) VALUES (?, ?, ?, ?, ?, ?, ?)", row
     )
     return Fact(int(done.lastrowid or 0), statement.text, subject, relation, now)
-
-
-def _changed(db: sqlite3.Connection, owner: int) -> None:
-    db.execute("UPDATE owners SET generation = generation + 1 WHERE id = ?", (owner,))

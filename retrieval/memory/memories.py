@@ -7,37 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from waver.retrieval.base import Vectors
-from waver.retrieval.cancellation import in_thread
 from waver.retrieval.embedder import Embedder
 from waver.retrieval.memory import rows, turns
 from waver.retrieval.memory.config import MemoryConfig
-from waver.retrieval.memory.database import OwnedFile
 from waver.retrieval.memory.index import Index
+from waver.retrieval.memory.owned import OwnedStore, Rows, made_owner, owner_of
 from waver.retrieval.memory.rows import ALWAYS, Span
 from waver.retrieval.memory.turns import Turn, Work
-from waver.retrieval.memory.unit import Memory, Unit, exact
+from waver.retrieval.memory.unit import Memory, Unit
 
 FILE = "memories.sqlite3"
 THREADS = 4
-OPEN = 32
-"""Owners whose memories are held in memory for searches."""
 DAY = 86_400.0
 HISTORY = 256
 """Most turns before a window that are handed to whoever reads it."""
-Result = TypeVar("Result")
 
 
-class Memories:
+class Memories(OwnedStore[Index]):
     """The memories of all owners in one folder."""
 
     def __init__(
@@ -52,32 +45,14 @@ class Memories:
         Args:
             embedder: returns what makes the vectors. clock: seconds since 1970.
         """
-        self.config, self.clock = config, exact(clock)
-        self.file = OwnedFile(folder / FILE, rows.LAYOUT, config.lock_seconds)
+        super().__init__(folder / FILE, rows.LAYOUT, config.lock_seconds, embedder, THREADS, clock)
+        self.config = config
         self.arrived = asyncio.Event()
         """Set when work has come that is due."""
-        self._embedder = embedder
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="memory")
-        self._indexes: OrderedDict[str, tuple[tuple[int, int], Index]] = OrderedDict()
-        self._lock = Lock()
 
     def of(self, owner: str) -> OwnMemories:
         """Return the memories of one owner."""
         return OwnMemories(self, owner)
-
-    async def run(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """Run blocking work in a thread."""
-        return await in_thread(self._threads, work, *arguments)
-
-    async def ready(self) -> None:
-        """Load the embedder, if it is not there yet.
-
-        Raises:
-            Unavailable: it cannot be loaded.
-        """
-        embedder = self._embedder()
-        if not embedder.loaded:
-            await self.run(lambda: embedder.model)
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
         """Return unit vectors `[texts, dimension]`.
@@ -85,15 +60,15 @@ class Memories:
         Raises:
             Unavailable: the embedder cannot be loaded.
         """
-        return await self.run(lambda: self._embedder().embed(list(texts)))
+        return await self.run(lambda: self.embedder().embed(list(texts)))
 
     async def question(self, text: str) -> Vectors:
         """Return the unit vector of a question; recent ones are cached."""
-        return await self.run(lambda: self._embedder().question(text))
+        return await self.run(lambda: self.embedder().question(text))
 
     def embedded(self, units: Sequence[Unit]) -> tuple[Vectors, str]:
         """Return the vectors of units and the fingerprint of the weights that made them. Blocks."""
-        embedder = self._embedder()
+        embedder = self.embedder()
         return embedder.embed([unit.content for unit in units]), embedder.fingerprint
 
     async def claim(self) -> Work | None:
@@ -175,52 +150,14 @@ class Memories:
 
     def index(self, name: str) -> Index:
         """Return the memories of an owner as they are now, ready for searches. Blocks."""
-        if not self.file.there:
-            return EMPTY
-        with self.file.reading() as db:
-            owner = rows.owner_of(db, name)
-            if owner is None:
-                return EMPTY
-            key = (owner, rows.generation(db, owner))
-            with self._lock:
-                found = self._indexes.get(name)
-                if found is not None and found[0] == key:
-                    self._indexes.move_to_end(name)
-                    return found[1]
-            read = db.execute(
-                f"SELECT {rows.COLUMNS}, embedder, vector FROM memories WHERE owner = ? ORDER BY id", (owner,)
-            ).fetchall()
-        made = self._indexed(read)
-        with self._lock:
-            self._indexes[name] = (key, made)
-            while len(self._indexes) > OPEN:
-                self._indexes.popitem(last=False)
-        return made
+        select = f"SELECT {rows.COLUMNS}, embedder, vector FROM memories WHERE owner = ? ORDER BY id"
+        return self.hold(name, EMPTY, select, self._indexed)
 
-    def _indexed(self, read: Sequence[Sequence[Any]]) -> Index:
-        """Make an index of rows; vectors of other weights are made anew and kept."""
+    def _indexed(self, read: Rows) -> Index:
         if not read:
             return EMPTY
-        embedder = self._embedder()
         memories = [rows.memory(row[:4]) for row in read]
-        vectors = np.zeros((len(read), embedder.dimension), np.float32)
-        stale = [i for i, row in enumerate(read) if row[4] != embedder.fingerprint]
-        for i, row in enumerate(read):
-            if row[4] == embedder.fingerprint:
-                vectors[i] = np.frombuffer(row[5], np.float32)
-        if stale:
-            vectors[stale] = embedder.embed([memories[i].unit.content for i in stale])
-            with self.file.changing() as db:
-                db.executemany(
-                    "UPDATE memories SET embedder = ?, vector = ? WHERE id = ?",
-                    [(embedder.fingerprint, vectors[i].tobytes(), memories[i].id) for i in stale],
-                )
-        return Index(memories, vectors)
-
-    def forget_index(self, name: str) -> None:
-        """Drop what searches hold of an owner."""
-        with self._lock:
-            self._indexes.pop(name, None)
+        return Index(memories, self.vectors("memories", read, [each.unit.content for each in memories]))
 
     async def idle(self, seconds: float) -> None:
         """Wait until work arrives, for at most so many seconds."""
@@ -230,10 +167,6 @@ class Memories:
         except TimeoutError:
             pass
         self.arrived.clear()
-
-    def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
-        self.file.close()
 
 
 EMPTY = Index((), np.zeros((0, 1), np.float32))
@@ -259,8 +192,7 @@ class OwnMemories:
         def work() -> list[int]:
             vectors, embedder = self._all.embedded(units)
             with self._all.file.changing() as db:
-                owner = rows.owner_of(db, self.name, make=True)
-                assert owner is not None
+                owner = made_owner(db, self.name)
                 made = rows.add(db, owner, units, vectors, embedder, self._all.clock())
                 self._all._limit(db, owner)
                 return made
@@ -278,7 +210,7 @@ class OwnMemories:
         def work() -> int | None:
             vectors, embedder = self._all.embedded([abstract])
             with self._all.file.changing() as db:
-                owner = rows.owner_of(db, self.name)
+                owner = owner_of(db, self.name)
                 if owner is None:
                     return None
                 marks = ",".join("?" * len(ids))
@@ -306,8 +238,7 @@ class OwnMemories:
         def work() -> tuple[int, bool]:
             now, most = self._all.clock(), self._all.config.max_turns
             with self._all.file.changing() as db:
-                owner = rows.owner_of(db, self.name, make=True)
-                assert owner is not None
+                owner = made_owner(db, self.name)
                 thread, new = turns.append(db, owner, said, name, now, most)
                 full = turns.unread(db, thread)[1] >= window
                 if new:
@@ -324,7 +255,7 @@ class OwnMemories:
 
         def work() -> list[tuple[float, float | None]]:
             with self._all.file.reading() as db:
-                owner = rows.owner_of(db, self.name)
+                owner = owner_of(db, self.name)
                 return db.execute(
                     "SELECT novelty, surprisal FROM scores WHERE owner = ? ORDER BY created DESC LIMIT ?", (owner, most)
                 ).fetchall()
@@ -336,7 +267,7 @@ class OwnMemories:
 
         def work() -> None:
             with self._all.file.changing() as db:
-                owner = rows.owner_of(db, self.name)
+                owner = owner_of(db, self.name)
                 if owner is None:
                     return
                 db.execute("INSERT INTO scores VALUES (?, ?, ?, ?)", (owner, self._all.clock(), novelty, surprisal))
@@ -350,18 +281,13 @@ class OwnMemories:
 
     async def page(self, span: Span = ALWAYS, after_id: int = 0, most: int = -1) -> list[Memory]:
         """Return memories in the order of their ids, archived ones included."""
-        return await self._all.run(self._read, lambda db, owner: rows.listed(db, owner, span, after_id, most), [])
+        return await self._all.run(
+            self._all.read, self.name, lambda db, owner: rows.listed(db, owner, span, after_id, most), []
+        )
 
     async def waiting(self, span: Span = ALWAYS) -> list[dict[str, object]]:
         """Return the turns whose text is still kept."""
-        return await self._all.run(self._read, lambda db, owner: rows.waiting(db, owner, span), [])
-
-    def _read(self, work: Callable[[Any, int], Result], otherwise: Result) -> Result:
-        if not self._all.file.there:
-            return otherwise
-        with self._all.file.reading() as db:
-            owner = rows.owner_of(db, self.name)
-            return otherwise if owner is None else work(db, owner)
+        return await self._all.run(self._all.read, self.name, lambda db, owner: rows.waiting(db, owner, span), [])
 
     async def erase(self, span: Span = ALWAYS) -> int:
         """Erase what was remembered in a stretch of time, from the file too; return how many memories there were."""
@@ -380,9 +306,9 @@ class OwnMemories:
         if not self._all.file.there:
             return 0
         with self._all.file.changing() as db:
-            owner = rows.owner_of(db, self.name)
+            owner = owner_of(db, self.name)
             count = 0 if owner is None else work(db, owner)
-        self._all.forget_index(self.name)
+        self._all.forget_held(self.name)
         if owner is not None:
             self._all.file.purge()
         return count

@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 from waver.retrieval.base import Vectors
 from waver.retrieval.memory.database import Layout
+from waver.retrieval.memory.owned import OWNERS, changed
 from waver.retrieval.memory.unit import Memory, Unit
 
 LAYOUT = Layout(
     mark=0x574D454D,  # "WMEM"
     version=1,
     name="memories",
-    schema="""
-CREATE TABLE owners (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE,
-    generation INTEGER NOT NULL DEFAULT 0);
+    schema=OWNERS
+    + """
 CREATE TABLE memories (id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, digest TEXT NOT NULL,
     data TEXT NOT NULL, created REAL NOT NULL, archived_by INTEGER, embedder TEXT NOT NULL, vector BLOB NOT NULL);
 CREATE UNIQUE INDEX memories_digest ON memories (owner, digest);
@@ -52,24 +52,6 @@ class Span(NamedTuple):
 
 
 ALWAYS = Span()
-
-
-def owner_of(db: sqlite3.Connection, name: str, make: bool = False) -> int | None:
-    """Return the id of an owner; with `make`, a new one where there is none."""
-    row = db.execute("SELECT id FROM owners WHERE name = ?", (name,)).fetchone()
-    if row is None and make:
-        return db.execute("INSERT INTO owners (name) VALUES (?)", (name,)).lastrowid
-    return None if row is None else int(row[0])
-
-
-def generation(db: sqlite3.Connection, owner: int) -> int:
-    """Return the number that grows with every change of an owner's memories."""
-    row = db.execute("SELECT generation FROM owners WHERE id = ?", (owner,)).fetchone()
-    return -1 if row is None else int(row[0])
-
-
-def changed(db: sqlite3.Connection, owner: int) -> None:
-    db.execute("UPDATE owners SET generation = generation + 1 WHERE id = ?", (owner,))
 
 
 def add(

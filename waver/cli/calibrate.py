@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from waver.cli.fill import config_option, filled, pairs
+from waver.cli.endings import in_sentences
+from waver.cli.fill import filled
+from waver.cli.servers import BaseUrl, Config, parameters_of, server_at
 from waver.clients.options import Calibration, Measuring, Pursuit, Requests
 
 
@@ -20,10 +22,8 @@ def calibrate_l_rag(
     parameters: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, another parameter of `l_rag`; repeatable.")
     ] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="A server's address, with /v1.", show_default="one is started for the while")
-    ] = None,
-    config: Annotated[Path | None, config_option("A YAML file, for the server that is started.")] = None,
+    base_url: BaseUrl = None,
+    config: Config = None,
     out: Annotated[Path | None, typer.Option(help="Folder for calibration.json and a plot.")] = None,
 ) -> None:
     """Find the threshold at which `l_rag` looks things up as often as it should, and no more.
@@ -39,32 +39,16 @@ def calibrate_l_rag(
 
         waver calibrate l_rag questions.jsonl --collection handbook --loss 0.01
     """
-    import os
-
-    import yaml
     from rich.console import Console
 
     from waver.clients.calibrate import calibrate, questions_for
     from waver.clients.questions import Refused
 
-    given = pairs(parameters, "a parameter is given as KEY=VALUE.", "--set")
-    try:
-        wanted = replace(calibration, parameters={key: yaml.safe_load(value) for key, value in given})
+    wanted = replace(calibration, parameters=parameters_of(parameters))
+    with in_sentences(ValueError, Refused):
         asked = questions_for(questions, wanted, Console(stderr=True))
-        if base_url is not None:
-            status = calibrate(asked, wanted, requests, base_url, os.environ.get("WAVER_API_KEY"), out)
-        else:
-            from waver.server.run import serving
-
-            with serving(config) as (address, key):
-                status = calibrate(asked, wanted, requests, address, key, out)
-    except yaml.YAMLError as error:
-        raise typer.BadParameter(f"the value cannot be read: {error}", param_hint="--set") from None
-    except (ValueError, Refused) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        with server_at(base_url, config) as (address, key):
+            status = calibrate(asked, wanted, requests, address, key, out)
     raise typer.Exit(status)
 
 
@@ -73,10 +57,8 @@ def calibrate_inv_entropy(
     questions: Annotated[Path, typer.Argument(help="JSONL: `question`, and `answer`, a text or a list of texts.")],
     out: Annotated[Path, typer.Option(help="Folder for the calibration; a stopped run there goes on.")],
     wanted: Measuring,
-    base_url: Annotated[
-        str | None, typer.Option(help="A server's address, with /v1.", show_default="one is started for the while")
-    ] = None,
-    config: Annotated[Path | None, config_option("A YAML file, for the server that is started.")] = None,
+    base_url: BaseUrl = None,
+    config: Config = None,
 ) -> None:
     """Turn measures of uncertainty into the probability that an answer is wrong.
 
@@ -90,28 +72,16 @@ def calibrate_inv_entropy(
 
         waver calibrate inv_entropy questions.jsonl --out calibrations/mine --model large
     """
-    import os
-
     from waver.clients.questions import Refused, check, read
     from waver.clients.uncertainty import calibrate
 
-    try:
+    with in_sentences(ValueError, Refused):
         asked = read(questions)
         check(asked, wanted.scorer, questions)
         if unknown := [question.line for question in asked if not question.answers]:
             raise Refused(f"{questions}, line {unknown[0]} has no answer: calibration needs them all.")
-        if base_url is not None:
-            status = calibrate(asked, wanted, base_url, os.environ.get("WAVER_API_KEY"), out, typer.echo)
-        else:
-            from waver.server.run import serving
-
-            with serving(config) as (address, key):
-                status = calibrate(asked, wanted, address, key, out, typer.echo)
-    except (ValueError, Refused) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        with server_at(base_url, config) as (address, key):
+            status = calibrate(asked, wanted, address, key, out, typer.echo)
     raise typer.Exit(status)
 
 
@@ -120,10 +90,8 @@ def calibrate_c_ip(
     task: Annotated[str, typer.Argument(help="A task of the server, such as animals.")],
     out: Annotated[Path, typer.Option(help="Folder for the thresholds; a stopped run there goes on.")],
     wanted: Pursuit,
-    base_url: Annotated[
-        str | None, typer.Option(help="A server's address, with /v1.", show_default="one is started for the while")
-    ] = None,
-    config: Annotated[Path | None, config_option("A YAML file, for the server that is started.")] = None,
+    base_url: BaseUrl = None,
+    config: Config = None,
 ) -> None:
     """Calibrate the conformal sets of `c_ip` for a task and a model.
 
@@ -135,21 +103,8 @@ def calibrate_c_ip(
 
         waver calibrate c_ip animals --out thresholds/animals --model large
     """
-    import os
-
     from waver.clients.asking import calibrate
 
-    try:
-        if base_url is not None:
-            status = calibrate(task, wanted, base_url, os.environ.get("WAVER_API_KEY"), out, typer.echo)
-        else:
-            from waver.server.run import serving
-
-            with serving(config) as (address, key):
-                status = calibrate(task, wanted, address, key, out, typer.echo)
-    except ValueError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    with in_sentences(ValueError), server_at(base_url, config) as (address, key):
+        status = calibrate(task, wanted, address, key, out, typer.echo)
     raise typer.Exit(status)

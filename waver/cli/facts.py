@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from waver.cli.fill import config_option
+from waver.cli.owners import Key, forget_each, read_export, with_store
 
 if TYPE_CHECKING:
+    from waver.retrieval.library import Library
     from waver.retrieval.memory.facts import Facts, OwnFacts
+    from waver.server.config import Config as Configured
 
 Config = Annotated[Path | None, config_option("A YAML file; its `state` says where facts are.")]
-Key = Annotated[str | None, typer.Option("--key", help="Name of the API key.", show_default="none")]
 User = Annotated[str | None, typer.Option("--user", help="The `user` of the requests.", show_default="all of the key")]
 Replaced = Annotated[bool, typer.Option("--history", help="Also facts that were replaced.")]
 
@@ -91,7 +93,9 @@ def import_(
     """Add the facts of a file, in its order; those that are said to have ended are left out."""
 
     async def work(own: OwnFacts, _: Facts) -> None:
-        statements = _statements(file)
+        from waver.retrieval.memory.facts import read_statement
+
+        statements = read_export(file, lambda data: bool(data.get("ended")), read_statement)
         typer.echo(f"{len(await own.add(statements))} facts")
 
     _run(config, key, user, work)
@@ -113,11 +117,7 @@ def forget(
         if not ids:
             typer.echo(f"{await own.erase()} forgotten")
             return
-        missing = [each for each in ids if not await own.forget(each)]
-        typer.echo(f"{len(ids) - len(missing)} forgotten")
-        if missing:
-            typer.echo(f"there is no fact {', '.join(map(str, missing))}", err=True)
-            raise typer.Exit(1)
+        await forget_each(ids, own.forget, "fact")
 
     _run(config, key, user, work)
 
@@ -125,47 +125,12 @@ def forget(
 def _run(
     config: Path | None, key: str | None, user: str | None, work: Callable[[OwnFacts, Facts], Coroutine[Any, Any, None]]
 ) -> None:
-    """Do work with the facts of a key and a user; errors are a sentence and status 1."""
-    import asyncio
+    """Do work with the facts of a key and a user."""
 
-    from waver.policies.job import Caller
-    from waver.retrieval.base import RetrievalError
-    from waver.retrieval.library import Library
-    from waver.retrieval.memory.facts import Facts
-    from waver.server.config import load_config
+    def opened(configured: Configured, library: Library) -> Facts:
+        from waver.retrieval.memory.facts import Facts
 
-    try:
-        configured = load_config(config)
-        library = Library(configured.retrieval)
         limits = configured.memory
-        every = Facts(Path(configured.state), limits.max_facts, limits.lock_seconds, library.embedder)
-        try:
-            asyncio.run(work(every.of(Caller(key, user).owner), every))
-        finally:
-            every.close()
-            library.close()
-    except (RetrievalError, ValueError, OSError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+        return Facts(Path(configured.state), limits.max_facts, limits.lock_seconds, library.embedder)
 
-
-def _statements(file: Path) -> list[Any]:
-    """Read the facts of a file.
-
-    Raises:
-        ValueError: a line is no JSON, or no fact.
-    """
-    import json
-
-    from waver.retrieval.memory.facts import read_statement
-
-    found = []
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                data = json.loads(line) if line.strip() else {"ended": True}
-                if not isinstance(data, dict) or not data.get("ended"):
-                    found.append(read_statement(data))
-            except ValueError as error:
-                raise ValueError(f"{file}, line {number}: {error}") from None
-    return found
+    with_store(config, key, user, opened, lambda every, owner: work(every.of(owner), every))

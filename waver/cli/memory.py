@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from waver.cli.fill import config_option
+from waver.cli.owners import Key, forget_each, read_export, with_store
 
 if TYPE_CHECKING:
-    from waver.retrieval.memory.memories import OwnMemories
+    from waver.retrieval.library import Library
+    from waver.retrieval.memory.memories import Memories, OwnMemories
     from waver.retrieval.memory.rows import Span
+    from waver.server.config import Config as Configured
 
 Config = Annotated[Path | None, config_option("A YAML file; its `state` says where memories are.")]
-Key = Annotated[str | None, typer.Option("--key", help="Name of the API key.", show_default="none")]
 User = Annotated[str | None, typer.Option("--user", help="The `user` of the requests.", show_default="none")]
 After = Annotated[str | None, typer.Option(help="Only what was remembered from this moment on (ISO 8601).")]
 Before = Annotated[str | None, typer.Option(help="Only what was remembered before this moment (ISO 8601).")]
@@ -89,7 +91,9 @@ def import_(
     themselves bring again."""
 
     async def work(own: OwnMemories) -> None:
-        units = _units(file)
+        from waver.retrieval.memory.unit import read_unit
+
+        units = read_export(file, lambda data: data.get("object") == "turn", read_unit)
         made = await own.add(units)
         typer.echo(f"{len(made)} remembered, {len(units) - len(made)} known already")
 
@@ -115,11 +119,7 @@ def forget(
         if not ids:
             typer.echo(f"{await own.erase(span)} forgotten")
             return
-        missing = [each for each in ids if not await own.forget(each)]
-        typer.echo(f"{len(ids) - len(missing)} forgotten")
-        if missing:
-            typer.echo(f"there is no memory {', '.join(map(str, missing))}", err=True)
-            raise typer.Exit(1)
+        await forget_each(ids, own.forget, "memory")
 
     _run(config, key, user, work)
 
@@ -127,50 +127,14 @@ def forget(
 def _run(
     config: Path | None, key: str | None, user: str | None, work: Callable[[OwnMemories], Coroutine[Any, Any, None]]
 ) -> None:
-    """Do work with the memories of a key and a user; errors are a sentence and status 1."""
-    import asyncio
+    """Do work with the memories of a key and a user."""
 
-    from waver.policies.job import Caller
-    from waver.retrieval.base import RetrievalError
-    from waver.retrieval.library import Library
-    from waver.retrieval.memory.memories import Memories
-    from waver.server.config import load_config
+    def opened(configured: Configured, library: Library) -> Memories:
+        from waver.retrieval.memory.memories import Memories
 
-    try:
-        configured = load_config(config)
-        library = Library(configured.retrieval)
-        memories = Memories(Path(configured.state), configured.memory, library.embedder)
-        try:
-            asyncio.run(work(memories.of(Caller(key, user).owner)))
-        finally:
-            memories.close()
-            library.close()
-    except (RetrievalError, ValueError, OSError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+        return Memories(Path(configured.state), configured.memory, library.embedder)
 
-
-def _units(file: Path) -> list[Any]:
-    """Read the memories of a file.
-
-    Raises:
-        ValueError: a line is no JSON, or no memory.
-    """
-    import json
-
-    from waver.retrieval.base import BadDocument
-    from waver.retrieval.memory.unit import read_unit
-
-    units = []
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                data = json.loads(line) if line.strip() else {"object": "turn"}
-                if not isinstance(data, dict) or data.get("object") != "turn":
-                    units.append(read_unit(data))
-            except (json.JSONDecodeError, BadDocument) as error:
-                raise ValueError(f"{file}, line {number}: {error}") from None
-    return units
+    with_store(config, key, user, opened, lambda every, owner: work(every.of(owner)))
 
 
 def _span(after: str | None, before: str | None) -> Span:

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from waver.cli.fill import config_option, filled, pairs
+from waver.cli.endings import in_sentences
+from waver.cli.fill import filled
+from waver.cli.servers import BaseUrl, Config, parameters_of, server_at
 from waver.training.options import JudgeAnswers
 
 
@@ -19,10 +21,8 @@ def train_judge(
     parameters: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, another parameter of `entropy_judger`; repeatable.")
     ] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="A server's address, with /v1.", show_default="one is started for the while")
-    ] = None,
-    config: Annotated[Path | None, config_option("A YAML file, for the server that is started.")] = None,
+    base_url: BaseUrl = None,
+    config: Config = None,
 ) -> None:
     """Train a judge for `entropy_judger`: it tells right answers from wrong ones by the entropies of their tokens.
 
@@ -39,36 +39,17 @@ def train_judge(
 
         waver train judge questions.jsonl --out judges/debate --set topology=debate --set rounds=2
     """
-    import os
-
     import openai
-    import yaml
 
     from waver.clients.chat import explain
     from waver.clients.questions import Refused
 
-    try:
-        given = {
-            key: yaml.safe_load(value)
-            for key, value in pairs(parameters, "a parameter is given as KEY=VALUE.", "--set")
-        }
-        if base_url is not None:
-            _train(questions, out, answers, given, base_url, os.environ.get("WAVER_API_KEY"))
-        else:
-            from waver.server.run import serving
-
-            with serving(config) as (address, key):
-                _train(questions, out, answers, given, address, key)
-    except yaml.YAMLError as error:
-        raise typer.BadParameter(f"the value cannot be read: {error}", param_hint="--set") from None
-    except openai.OpenAIError as error:
-        typer.echo(explain(error, base_url or ""), err=True)
-        raise typer.Exit(1) from None
-    except (ValueError, OSError, Refused) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    given = parameters_of(parameters)
+    with in_sentences(ValueError, OSError, Refused), server_at(base_url, config) as (address, key):
+        try:
+            _train(questions, out, answers, given, address, key)
+        except openai.OpenAIError as error:
+            raise Refused(explain(error, base_url or "")) from None
 
 
 def _train(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from waver.cli.endings import in_sentences
 from waver.cli.fill import config_option, filled
 from waver.training.options import ProbeAnswers, Tuning
 
@@ -43,13 +44,8 @@ def train_probe(
     """
     from waver.engines.base import EngineError
 
-    try:
+    with in_sentences(ValueError, OSError, EngineError):
         _train(questions, config, out, answers, tuning)
-    except (ValueError, OSError, EngineError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
 
 
 def _train(questions: Path | None, config: Path | None, out: Path, answers: ProbeAnswers, tuning: Tuning) -> None:

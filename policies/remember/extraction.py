@@ -14,10 +14,11 @@ from pydantic import ValidationError
 
 from waver.policies.helpers import ask_json
 from waver.policies.job import Job
+from waver.policies.remember.fields import moment, word
 from waver.policies.remember.novelty import WORD, entities
 from waver.policies.retrieve.quoting import one_line, quoted
 from waver.retrieval.memory.turns import Turn
-from waver.retrieval.memory.unit import MOST_CONTENT, MOST_WORD, MOST_WORDS, Unit, in_utc
+from waver.retrieval.memory.unit import MOST_CONTENT, MOST_WORD, MOST_WORDS, Unit
 
 ATTEMPTS = 4
 """A first one and three more."""
@@ -104,30 +105,19 @@ def _unit(fact: Any, sources: tuple[str, ...]) -> Unit | None:
         return None
     data = {
         "content": content,
-        "time": _time(fact.get("time")),
-        "location": _word(fact.get("location")) or None,
-        "topic": _word(fact.get("topic")),
+        "time": moment(fact.get("time")),
+        "location": word(fact.get("location")) or None,
+        "topic": word(fact.get("topic")),
         "salience": fact.get("salience", "medium"),
         "sources": sources,
     }
     for field in ("keywords", "persons", "entities"):
         given = fact.get(field)
-        data[field] = tuple(filter(None, map(_word, given if isinstance(given, list) else ())))[:MOST_WORDS]
+        data[field] = tuple(filter(None, map(word, given if isinstance(given, list) else ())))[:MOST_WORDS]
     data["entities"] = tuple(dict.fromkeys((*data["entities"], *entities(content))))[:MOST_WORDS]
     try:
         return Unit.model_validate(data)
     except ValidationError:
-        return None
-
-
-def _word(value: Any) -> str:
-    return one_line(value)[:MOST_WORD] if isinstance(value, str) else ""
-
-
-def _time(value: Any) -> datetime | None:
-    try:
-        return in_utc(datetime.fromisoformat(value)) if isinstance(value, str) else None
-    except ValueError:
         return None
 
 

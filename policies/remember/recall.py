@@ -13,18 +13,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 
 from waver.policies.helpers import ask_json
 from waver.policies.job import Job
+from waver.policies.remember.fields import moment, word
 from waver.policies.remember.novelty import WORD, entities
 from waver.policies.retrieve.quoting import one_line
 from waver.retrieval.base import Vectors
 from waver.retrieval.memory.index import Constraints, Index
-from waver.retrieval.memory.unit import MOST_WORD, Memory, in_utc
+from waver.retrieval.memory.unit import Memory
 
 COMPLEX = 0.5
 """C_q from which archived memories are looked at."""
@@ -148,8 +148,8 @@ async def planned(job: Job, question: str) -> Plan:
     if not isinstance(found, dict) or not isinstance(level := found.get("complexity"), int | float):
         return by_words(question)
     constraints = Constraints(
-        _words(found, "names"), _word(found.get("location")) or None, _time(found.get("after")),
-        _time(found.get("before")),
+        _words(found, "names"), word(found.get("location")) or None, moment(found.get("after")),
+        moment(found.get("before")),
     )  # fmt: skip
     return Plan(min(max(level / 10, 0.0), 1.0), _words(found, "keywords"), constraints)
 
@@ -165,15 +165,4 @@ def by_words(question: str) -> Plan:
 
 def _words(found: Mapping[str, Any], field: str) -> tuple[str, ...]:
     given = found.get(field)
-    return tuple(filter(None, map(_word, given[:8] if isinstance(given, list) else ())))
-
-
-def _word(value: Any) -> str:
-    return one_line(value)[:MOST_WORD] if isinstance(value, str) else ""
-
-
-def _time(value: Any) -> datetime | None:
-    try:
-        return in_utc(datetime.fromisoformat(value)) if isinstance(value, str) else None
-    except ValueError:
-        return None
+    return tuple(filter(None, map(word, given[:8] if isinstance(given, list) else ())))

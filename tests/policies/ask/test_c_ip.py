@@ -77,11 +77,6 @@ class Guesser:
         return [Step(token, -3.0, 2.0, self.name) for token in ids[1:]]
 
 
-@pytest.fixture(scope="module")
-def tokens() -> TokenText:
-    return TokenText.load(str(MODELS / "small"))
-
-
 def job_of(engine: Guesser, messages: Sequence[Mapping[str, Any]], **services: Any) -> Job:
     job = asking({engine.name: engine}, engine.name, "Hello.", None, max_tokens=400)
     named = {"tasks": {"animals": ANIMALS, "small": SMALL, "triage": AskTask.load(ready_tasks()["triage"])}}

@@ -60,11 +60,6 @@ class Chorus:
         return [Step(token, -3.0, 2.0, self.name) for token in ids[1:]]
 
 
-@pytest.fixture(scope="module")
-def tokens() -> TokenText:
-    return TokenText.load(str(MODELS / "small"))
-
-
 def job_of(engine: Chorus, judge: Judge | None = None, extra: int = 10**6, **sampling: Any) -> Job:
     job = asking(only(engine), engine.name, "What is 2 + 2?", None, **{"temperature": 1.0, **sampling})  # type: ignore[arg-type]
     judges = {} if judge is None else {"mine": judge}

@@ -31,11 +31,6 @@ SAID = "The answer is 72."
 
 
 @pytest.fixture(scope="module")
-def tokens() -> TokenText:
-    return TokenText.load(str(MODELS / "small"))
-
-
-@pytest.fixture(scope="module")
 def thinker() -> TokenText:
     """The same with think tags, as Qwen3 has them: added tokens that are no control tokens."""
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "small")

@@ -73,11 +73,6 @@ class Speaker:
         return [Step(token, -3.0, 2.0, self.name) for token in ids[1:]]
 
 
-@pytest.fixture(scope="module")
-def tokens() -> TokenText:
-    return TokenText.load(str(MODELS / "small"))
-
-
 def job_of(*engines: Speaker, extra: int = 10**6, **sampling: Any) -> Job:
     named: dict[str, Any] = {each.name: each for each in engines}
     job = asking(named, engines[0].name, QUESTION, None, **sampling)

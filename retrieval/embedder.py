@@ -38,6 +38,14 @@ _LETTER = "0-9A-Za-z\u00c0-\u024f\u0370-\u052f"
 _LONG = re.compile(f"[{_LETTER}]{{{LONG_WORD}}}(?=[{_LETTER}])")
 
 
+def uncut(tokenizer: Any) -> Any:
+    """Copy the backend of a tokenizer that neither cuts nor pads: where one cuts is part of its state."""
+    plain = copy.deepcopy(tokenizer.backend_tokenizer)
+    plain.no_truncation()
+    plain.no_padding()
+    return plain
+
+
 def missing(error: ImportError) -> Unavailable:
     """Return the error that says which package retrieval lacks and how to install it."""
     return Unavailable(f"Retrieval needs packages that are not installed ({error.name}): {how_to_install('retrieval')}")
@@ -71,10 +79,7 @@ class Embedder:
                 folder = locate(self.name)
                 self._fingerprint = check(folder, self.name)
                 model = _load(folder, self.name, self._device)
-                # A copy that never cuts: where a tokenizer cuts is part of its state.
-                self._plain = copy.deepcopy(model.tokenizer.backend_tokenizer)
-                self._plain.no_truncation()
-                self._plain.no_padding()
+                self._plain = uncut(model.tokenizer)
                 self._model = model
             return self._model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from waver.retrieval.base import Unavailable
 from waver.retrieval.cancellation import CancelToken
-from waver.retrieval.embedder import CHARACTERS_A_TOKEN, batches, broken, quietly
+from waver.retrieval.embedder import CHARACTERS_A_TOKEN, batches, broken, quietly, uncut
 from waver.retrieval.weights import check_reranker, locate
 
 if TYPE_CHECKING:
@@ -58,10 +57,7 @@ class Reranker:
                 folder = locate(self.name, HUB)
                 check_reranker(folder, self.name)
                 model = _load(folder, self.name, self._device)
-                # A copy that never cuts: where a tokenizer cuts is part of its state.
-                self._plain = copy.deepcopy(model.tokenizer.backend_tokenizer)
-                self._plain.no_truncation()
-                self._plain.no_padding()
+                self._plain = uncut(model.tokenizer)
                 self._model = model
             return self._model
 

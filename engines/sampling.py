@@ -140,13 +140,10 @@ def _bias(logits: torch.Tensor, wanted: Sequence[tuple[int, int, float]]) -> Non
 
 def completions(row: Row) -> tuple[int, ...]:
     """Return the tokens that would complete one of the row's `bad_words` behind what is written of the answer."""
-    answer = row.ids[row.start :] if row.sampling.bad_words else ()
-    written = len(answer)
-    return tuple(
-        run[-1]
-        for run in row.sampling.bad_words
-        if len(run) <= written + 1 and tuple(answer[written + 1 - len(run) :]) == run[:-1]
-    )
+    ids, words = row.ids, row.sampling.bad_words
+    longest = max(map(len, words), default=1) - 1
+    tail = tuple(ids[max(row.start, len(ids) - longest) :]) if longest else ()  # not all of a long answer
+    return tuple(run[-1] for run in words if len(run) <= len(tail) + 1 and tail[len(tail) + 1 - len(run) :] == run[:-1])
 
 
 def _bar_others(logits: torch.Tensor, row: int, allowed: Sequence[int]) -> None:

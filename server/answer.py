@@ -35,6 +35,8 @@ log = structlog.get_logger("waver")
 SETTLE = (0.1, 12.0)
 """Seconds, at least and at most, that a stream's headers wait for its first token, so that a failure before it can be
 an HTTP status: longer than an upstream is tried again for, and no longer than a stream may be silent (`keepalive`)."""
+INLINE_BYTES = 64 * 2**10
+"""Bytes of a response that is translated on the event loop."""
 INLINE = 2048
 """Tokens and log-probabilities of an answer that is put together on the event loop, in a few milliseconds."""
 
@@ -124,7 +126,7 @@ class Answer:
                 content = await while_connected(request, self._whole())
                 await self._close(request)
                 if translation is not None:
-                    content = dump(translation.whole(json.loads(content)))
+                    content = await self._translated(content, translation)
                 return PiecewiseResponse(content, headers=headers)
             await while_connected(request, self.decoding.settle(self._settle_time))
             keepalive = self.runtime.config.server.keepalive
@@ -158,6 +160,14 @@ class Answer:
         if sum(len(choice.tokens) for choice in choices) * (1 + self.plan.sampling.top_logprobs) < INLINE:
             return b"".join(self._written(choices))
         return await self.runtime.shaping.run(lambda: b"".join(self._written(choices)))
+
+    async def _translated(self, content: bytes, translation: Translation) -> bytes:
+        """Translate a whole response, in the pool where it is long."""
+
+        def work() -> bytes:
+            return dump(translation.whole(json.loads(content)))
+
+        return work() if len(content) < INLINE_BYTES else await self.runtime.shaping.run(work)
 
     def _written(self, choices: list[FinishedChoice]) -> Iterator[bytes]:
         """Yield the response as JSON, in which what can be long is made while it is written."""

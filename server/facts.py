@@ -7,15 +7,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from waver.policies.job import Caller
 from waver.retrieval.memory.facts import OwnFacts
 from waver.retrieval.memory.rows import as_line
-from waver.server.auth import SCOPE_KEY
 from waver.server.bodies import BodyRoute
 from waver.server.collections import deadline
 from waver.server.errors import APIError
 from waver.server.memories import Id, Moment, User
-from waver.server.plan import user_name
+from waver.server.plan import owner_name
 from waver.server.runtime import ready_runtime, runtime
 from waver.server.schemas import FactsRequest
 
@@ -61,8 +59,7 @@ async def forget(request: Request, fact: Id, user: User = None) -> dict[str, Any
 
 def owner(request: Request, user: str | None) -> OwnFacts:
     """Return the facts of the request's key and a user."""
-    caller = Caller(request.scope.get(SCOPE_KEY), None if user is None else user_name(user))
-    return runtime(request).facts.of(caller.owner)
+    return runtime(request).facts.of(owner_name(request, user))
 
 
 def _not_there(fact: int) -> APIError:

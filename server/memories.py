@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
 
-from waver.policies.job import Caller
 from waver.policies.registry import parse
 from waver.policies.remember.recall import best, by_words
 from waver.policies.remember.simplemem import SimpleMem
@@ -17,12 +16,11 @@ from waver.retrieval.memory.memories import OwnMemories
 from waver.retrieval.memory.rows import Span, as_line
 from waver.retrieval.memory.turns import Turn
 from waver.retrieval.memory.unit import Time, Unit, read_unit
-from waver.server.auth import SCOPE_KEY
 from waver.server.bodies import BodyRoute
 from waver.server.collections import deadline
 from waver.server.errors import APIError, invalid
-from waver.server.plan import user_name
-from waver.server.runtime import Runtime, ready_runtime, runtime
+from waver.server.plan import owner_name
+from waver.server.runtime import ready_runtime, runtime
 from waver.server.schemas import MemoriesRequest, MemorySearchRequest
 from waver.server.texts import check_characters
 
@@ -114,9 +112,7 @@ async def forget(request: Request, memory: Id, user: User = None) -> dict[str, A
 
 def owner(request: Request, user: str | None) -> OwnMemories:
     """Return the memories of the request's key and a user."""
-    here: Runtime = runtime(request)
-    caller = Caller(request.scope.get(SCOPE_KEY), None if user is None else user_name(user))
-    return here.memories.of(caller.owner)
+    return runtime(request).memories.of(owner_name(request, user))
 
 
 def within(after: Moment, before: Moment) -> Span:

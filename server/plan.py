@@ -156,7 +156,15 @@ async def _check(route: Route, job: Job) -> None:
 
 def caller(request: Request, body: Generation) -> Caller:
     """Tell who asks: the name of the request's key, and its field `user`."""
-    user = (body.model_extra or {}).get("user")
+    return _caller(request, (body.model_extra or {}).get("user"))
+
+
+def owner_name(request: Request, user: str | None) -> str:
+    """Return the name under which the request's key and a user own things."""
+    return _caller(request, user).owner
+
+
+def _caller(request: Request, user: Any) -> Caller:
     return Caller(request.scope.get(SCOPE_KEY), None if user is None else user_name(user))
 
 

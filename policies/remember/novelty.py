@@ -16,7 +16,6 @@ import numpy as np
 from waver.retrieval.base import Vectors
 
 WORD = re.compile(r"[^\W_]+")
-SENTENCE_END = ".!?\n:;\"'([{-–—"
 MOST_SPAN = 4
 """Words of one name."""
 MONTHS = "january february march april may june july august september october november december".split()

@@ -62,7 +62,8 @@ class ThinkBudget(Policy):
         start = len(job.prompt_ids) if job.sampling.answer_start is None else job.sampling.answer_start
         written: list[int] = []
         used = _used(job.prompt_ids, start, tokens)
-        over = self._over(job, start, written, used)
+        words = [*tokens.encode_plain(self.words), *tokens.close_think()]
+        over = self._over(job, start, len(written) + len(words), used)
         job.report.extra.setdefault("think_budget", {"ended": False})
         if not over:
             async with aclosing(proceed(job)) as steps:
@@ -78,10 +79,9 @@ class ThinkBudget(Policy):
                     yield step
                     if step.finish:
                         return
-                    if over := self._over(job, start, written, used):
+                    if over := self._over(job, start, len(written) + len(words), used):
                         break
         job.report.extra["think_budget"] = {"ended": over, "after": len(job.prompt_ids) + len(written) - start}
-        words = self._words(tokens)
         async with aclosing(given(job, written, words)) as said:
             async for step in said:
                 yield step
@@ -89,14 +89,12 @@ class ThinkBudget(Policy):
             async for step in steps:
                 yield step
 
-    def _words(self, tokens: TokenText) -> list[int]:
-        return [*tokens.encode_plain(self.words), *tokens.close_think()]
-
-    def _over(self, job: Job, start: int, written: Sequence[int], used: int | None) -> bool:
-        """Return whether the block has used up its budget, and its end has room."""
+    def _over(self, job: Job, start: int, ended: int, used: int | None) -> bool:
+        """Return whether the block has used up its budget, and there is room for the `ended` tokens of an answer whose
+        block is ended now."""
         if used is None or used < self.tokens or used < 0:
             return False
-        length = len(job.prompt_ids) + len(written) + len(self._words(job.writer.tokens))
+        length = len(job.prompt_ids) + ended
         return length - start < job.sampling.max_tokens and length < job.context_length
 
 

@@ -187,6 +187,10 @@ def test_the_wheel_holds_the_packages_and_the_data(wheel: Path, tmp_path: Path) 
     assert top == {"waver", f"waver_llm-{__version__}.dist-info"}
     assert {name.split("/")[1] for name in names if name.count("/") > 1 and name.startswith("waver/")} == {*SHIPPED}
     assert not [name for name in names if re.search(r"\.pth$|\.pyc$|\.bin$|(^|/)tests/", name)]
+    listed = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "*.py"]
+    tracked = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    ours = {name if name.startswith("waver/") else f"waver/{name}" for name in tracked}
+    assert {name for name in ours if name.count("/") == 1 or name.split("/")[1] in SHIPPED} <= {*names}
     for pair in ("small", "large"):
         assert f"waver/models/{pair}/config.json" in names
     # Away from a checkout, what is missing is installed by name.

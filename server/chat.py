@@ -45,4 +45,4 @@ async def chat_answer(
     async with asyncio.timeout_at(deadline):
         plan = await plan_chat(request, runtime, body, route, deadline)
     formatter = ChatFormatter(tokens, body.logprobs, body.top_logprobs or 0, body.return_tokens_as_token_ids)
-    return await Answer(body, plan, formatter, runtime, ignored).respond(request, translation)
+    return await Answer(body, plan, formatter, runtime, [*ignored, *plan.ignored]).respond(request, translation)

@@ -11,6 +11,7 @@ from fastapi import Request
 
 from waver.engines.tokens import TokenText
 from waver.policies.base import STAGES
+from waver.policies.think.forced_answer import ForcedAnswer
 from waver.policies.think.think_budget import ThinkBudget
 from waver.server.chat_prompt import chat_ids, user_turn
 from waver.server.chat_schemas import ChatRequest
@@ -22,8 +23,9 @@ from waver.server.plan import caller, make_plan
 from waver.server.routing import Route
 from waver.server.runtime import Runtime
 from waver.server.sampling import truncated
-from waver.server.structured import shaped, shaped_otherwise
+from waver.server.structured import form, shaped, shaped_otherwise
 from waver.server.tools.forced import ForcedCalls
+from waver.server.tools.grammars import strict, unenforced, with_form
 from waver.server.tools.offer import Offer, offer
 from waver.server.tools.parsers import tool_parser
 
@@ -44,7 +46,8 @@ async def plan_chat(request: Request, runtime: Runtime, body: ChatRequest, route
     tokens = runtime.engines[route.engine].tokens
     if offered is not None and offered.forced and shaped_otherwise(body):
         raise invalid("A forced call has a form of its own: leave out the fields that ask for another.", "tool_choice")
-    how = await runtime.texts.run(message_format, runtime, route.engine, offered, body)
+    how, parser = await runtime.texts.run(message_format, runtime, route.engine, offered, body)
+    calls, ignored = await calls_grammar(runtime, route, body, offered, parser, how.thinks)
     tools = offered.for_template if offered else []
     rendered = await chat_ids(body, body.messages, tokens, runtime.texts, runtime.context(route), tools)
     ids = truncated(rendered, body, runtime.context(route), route)
@@ -54,7 +57,7 @@ async def plan_chat(request: Request, runtime: Runtime, body: ChatRequest, route
         opened, closing = False, tokens.close_think()
     question = user_turn(body, conversation, tokens, tools, closing)
     prompt = Prompt((*ids, *closing), question=question, messages=conversation)
-    return await make_plan(
+    plan = await make_plan(
         runtime,
         route,
         body,
@@ -65,8 +68,30 @@ async def plan_chat(request: Request, runtime: Runtime, body: ChatRequest, route
         body.top_logprobs or 0,
         deadline,
         message=replace(how, opened=opened) if how.thinks or how.calls else None,
-        calls=offered.schema() if offered and offered.forced else None,
+        calls=calls,
     )
+    return replace(plan, ignored=tuple(ignored))
+
+
+async def calls_grammar(
+    runtime: Runtime, route: Route, body: ChatRequest, offered: Offer | None, parser: str, thinks: bool
+) -> tuple[str | None, list[str]]:
+    """Choose the grammar of an answer that may be, or has to be, a call; and name the fields that change nothing.
+
+    Raises:
+        APIError: 400, what is wanted cannot be written as a grammar.
+    """
+    if offered is None:
+        return None, []
+    if offered.forced:
+        return offered.schema(), []
+    tokens = runtime.engines[route.engine].tokens
+    if (wanted := form(body)) is not None:
+        return with_form(wanted, offered, parser, tokens), []
+    engines = [runtime.engines[name] for name in {route.engine, *route.engines}]
+    free = any(isinstance(policy, ForcedAnswer) for policy in route.policies)  # its words would break any grammar
+    grammar = None if free else await strict(offered, parser, tokens, thinks, engines)
+    return grammar, unenforced(offered, grammar)
 
 
 async def chat_tokens(runtime: Runtime, body: ChatRequest, route: Route) -> list[int]:
@@ -89,8 +114,11 @@ def guided(body: ChatRequest, offered: Offer | None) -> bool:
     return shaped(body) or (offered is not None and offered.forced)
 
 
-def message_format(runtime: Runtime, engine: str, offered: Offer | None, body: ChatRequest) -> MessageFormat:
-    """Decide how the text of an answer is read as a message. Blocks where a parser has to be loaded.
+def message_format(
+    runtime: Runtime, engine: str, offered: Offer | None, body: ChatRequest
+) -> tuple[MessageFormat, str]:
+    """Decide how the text of an answer is read as a message, and name the parser of calls, if one is used. Blocks where
+    it has to be loaded.
 
     Raises:
         APIError: 400, tools are offered, and the engine's model cannot be told of them, or its calls cannot be read.
@@ -99,16 +127,10 @@ def message_format(runtime: Runtime, engine: str, offered: Offer | None, body: C
     thinks = config.reasoning_parser == "think" or (config.reasoning_parser == "auto" and tokens.knows_thinking)
     plain = MessageFormat(thinks, include_reasoning=body.include_reasoning)
     if offered is None:
-        return plain
+        return plain, ""
     check_renders(engine, tokens)
     if offered.forced:
-        return replace(plain, calls=ForcedCalls)
-    if guided(body, offered):
-        raise invalid(
-            "response_format cannot be combined with tools that the model is free to call: leave one of them out, or "
-            "force a call by tool_choice.",
-            "response_format",
-        )
+        return replace(plain, calls=ForcedCalls), ""
     parser = tool_parser(config.tool_parser, tokens)
     if parser is None:
         raise invalid(
@@ -116,9 +138,10 @@ def message_format(runtime: Runtime, engine: str, offered: Offer | None, body: C
             "configuration, or force a call by tool_choice.",
             "tools",
         )
-    return replace(
+    read = replace(
         plain, calls=lambda: parser.make(offered, body.stream), markers=parser.markers, single=offered.single
     )
+    return read, parser.name
 
 
 def with_think_budget(route: Route, tokens: int | None) -> Route:

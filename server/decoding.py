@@ -62,6 +62,8 @@ class Plan:
     caller: Caller
     message: MessageFormat | None = None
     """The way to read the text as a chat's message; None: it stays a text."""
+    ignored: tuple[str, ...] = ()
+    """Paths of fields of the request that change nothing, as the plan shows."""
     shared: dict[Any, Any] = field(default_factory=dict)
     """State that the jobs of all choices share."""
 

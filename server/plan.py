@@ -50,7 +50,7 @@ async def make_plan(
     """Check a request and plan its decoding.
 
     Args:
-        message: how the text is read. calls: the JSON schema of calls that are forced; it goes over `response_format`.
+        message: how the text is read. calls: the grammar of an answer with calls, in place of the body's own.
 
     Raises:
         APIError: something about the request cannot be, or a policy cannot do its part.

@@ -221,6 +221,31 @@ def test_calls_are_read(sdk: openai.OpenAI, text: str, content: str | None, call
         assert [json.loads(call["arguments"]) for call in parts["calls"].values()] == calls
 
 
+def test_a_form_leaves_room_for_calls(sdk: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    for seed in range(8):
+        choice = ask(sdk, response_format=wanted, parallel_tool_calls=False, seed=seed).choices[0]
+        if choice.finish_reason == "tool_calls":
+            check_forced(choice.message.tool_calls)
+        else:
+            assert choice.finish_reason == "stop"
+            assert json.loads(choice.message.content)["a"] in (1, 2)
+
+
+def test_strict_tools_have_a_grammar(sdk: openai.OpenAI) -> None:
+    strict = [function({**TOOLS[0]["function"], "strict": True}), TOOLS[1]]
+    answer = ask(sdk, tools=strict, max_tokens=40)
+    assert "ignored" not in answer.waver
+    assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
+    unread = ask(sdk, tools=strict, max_tokens=120, extra_body={"policy": [{"name": "forced_answer", "tokens": 2}]})
+    assert unread.waver["ignored"] == ["tools[0].function.strict"]
+    broken = function({"name": "f", "strict": True, "parameters": {"properties": {"a": {"type": "objekt"}}}})
+    with pytest.raises(openai.BadRequestError) as error:
+        ask(sdk, tools=[broken], max_tokens=8)
+    assert error.value.param == "tools"
+
+
 def test_the_sdk_accumulates_a_stream_of_calls(sdk: openai.OpenAI) -> None:
     body = {"policy": [{"name": "script", "text": f"Well.\n{CALL}\n{CALL}"}]}
     options: Any = {"model": "small", "messages": HELLO, "tools": TOOLS, "max_tokens": 300, "extra_body": body}
@@ -304,7 +329,7 @@ def test_engines_that_know_no_tools_say_so(sdk: openai.OpenAI) -> None:
         ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"function_call": {"name": "f"}}, "function_call"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"guided_regex": "a+"}, "guided_regex"),
     ],
     ids=lambda value: json.dumps(value)[:60],
 )

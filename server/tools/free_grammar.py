@@ -26,7 +26,7 @@ def strict_calls(offered: Offer, tokens: TokenText) -> str:
     Raises:
         APIError: 400, a schema is larger than it may be.
     """
-    if _is_control(OPENS, tokens):
+    if OPENS in tokens.control_tokens:
         head = [f"start: (text {OPENS} call)* text", r"text: /(.|\n)*/"]
     else:
         head = ["start: (to_call call)* rest", rf"to_call[lazy]: /(.|\n)*{OPENS}/", "rest: REST"]
@@ -70,12 +70,6 @@ def _schema(tool: Tool, strict_only: bool) -> dict[str, Any]:
     return {**schema, "x-guidance": GUIDANCE}
 
 
-def _is_control(word: str, tokens: TokenText) -> bool:
-    """Return whether a tag is a control token of the model, which no text spells."""
-    found = tokens.tokenizer.convert_tokens_to_ids(word)
-    return found is not None and found != tokens.tokenizer.unk_token_id and tokens.is_special(found)
-
-
 def _literal(word: str, tokens: TokenText) -> str:
     """Write a tag in Lark's notation: `<tag>` is a control token there, and `"<tag>"` a text."""
-    return word if _is_control(word, tokens) else json.dumps(word)
+    return word if word in tokens.control_tokens else json.dumps(word)

@@ -90,7 +90,7 @@ async def calls_grammar(
         return with_form(wanted, offered, parser, tokens), []
     engines = [runtime.engines[name] for name in {route.engine, *route.engines}]
     free = any(isinstance(policy, ForcedAnswer) for policy in route.policies)  # its words would break any grammar
-    grammar = None if free else await strict(offered, parser, tokens, thinks, engines)
+    grammar = None if free else await strict(offered, parser, tokens, thinks, engines, runtime.schema_checks)
     return grammar, unenforced(offered, grammar)
 
 

@@ -10,6 +10,7 @@ from waver.engines.schema_check_worker import LARK, REGEX
 from waver.engines.tokens import TokenText
 from waver.server.errors import invalid
 from waver.server.message.thinking import CLOSES
+from waver.server.schema_checks import SchemaChecks
 from waver.server.structured import Form
 from waver.server.tools.free_grammar import form_or_calls, strict_calls
 from waver.server.tools.offer import Offer
@@ -34,12 +35,19 @@ def with_form(wanted: Form, offered: Offer, parser: str, tokens: TokenText) -> s
     return form_or_calls(wanted.grammar, offered, tokens)
 
 
-async def strict(offered: Offer, parser: str, tokens: TokenText, thinks: bool, engines: Sequence[Engine]) -> str | None:
-    """Return the grammar that holds free calls to the schemas of strict tools; None where it cannot be followed."""
+async def strict(
+    offered: Offer, parser: str, tokens: TokenText, thinks: bool, engines: Sequence[Engine], checks: SchemaChecks
+) -> str | None:
+    """Return the grammar that holds free calls to the schemas of strict tools; None where it cannot be followed.
+
+    Raises:
+        APIError: 400, a schema cannot be compiled or satisfied, or is too large.
+    """
     barred = thinks and CLOSES in tokens.control_tokens  # a text has no way to end the think block
     if parser not in NATIVE or barred or not any(tool.function.strict for tool in offered.tools):
         return None
     grammar = strict_calls(offered, tokens)
+    await checks.check(grammar, "tools", tokens)
 
     def followed() -> bool:
         try:

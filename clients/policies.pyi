@@ -54,6 +54,19 @@ def inv_entropy(
 ) -> dict[str, Any]:
     """Report how uncertain an answer is, and act on it."""
 
+def safeharbor(
+    *,
+    guard: str = ...,
+    low: float | None = ...,
+    high: float | None = ...,
+    rules: int = ...,
+    judge: Literal["prompt", "verdict"] = ...,
+    turns: int = ...,
+    answers: bool = ...,
+    refusal: str = ...,
+) -> dict[str, Any]:
+    """Refuse what rules forbid."""
+
 def scr(
     *,
     top_k: int = ...,

@@ -14,6 +14,7 @@ from waver.policies.stores import Stores
 if TYPE_CHECKING:
     from waver.policies.ask.task import AskTask
     from waver.policies.ask.thresholds import Thresholds
+    from waver.policies.guard.memory import Guard
     from waver.policies.uncertainty.calibration import Calibration
     from waver.retrieval.embedder import Embedder
     from waver.retrieval.library import Library
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Services:
-    """The engines, probes, judges and calibrations of the configuration, by name, its collections of documents, its
-    stores for what outlives a request, the memories of conversations and facts (None: there are none)."""
+    """The engines, probes, judges, calibrations and guards of the configuration, by name, its collections of documents,
+    its stores for what outlives a request, the memories of conversations and facts (None: there are none)."""
 
     engines: Mapping[str, Engine]
     library: Library | None = None
@@ -37,6 +38,7 @@ class Services:
     tasks: Mapping[str, AskTask] = field(default_factory=dict)
     """Tasks of policies of the stage `ask`, by name."""
     thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
+    guards: Mapping[str, Guard] = field(default_factory=dict)
     extra_tokens: int = 2**18
     """Most tokens that the policies of one request may draw beside its answers."""
 

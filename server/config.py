@@ -44,6 +44,8 @@ class Config(BaseSettings):
     """Files of tasks that policies may ask users about (`c_ip`), beside those that come with Waver."""
     thresholds: dict[Name, str] = {}
     """Folders of thresholds (`waver calibrate c_ip`), by the names that requests may use."""
+    guards: dict[Name, str] = {}
+    """Folders of guards (`waver train guard`), by the names that requests may use; `starter` is there anyway."""
     modules: list[str] = []
     """Python modules with policies, gates or transforms of your own; also `WAVER_MODULES`, a JSON list."""
     state: str = "data/state"
@@ -65,7 +67,7 @@ class Config(BaseSettings):
             for name, engine in engines.items()
         }
 
-    @field_validator("probes", "judges", "calibrations", "tasks", "thresholds")
+    @field_validator("probes", "judges", "calibrations", "tasks", "thresholds", "guards")
     @classmethod
     def _find_folders(cls, folders: dict[str, str]) -> dict[str, str]:
         return {name: find_model(folder) for name, folder in folders.items()}

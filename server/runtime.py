@@ -29,10 +29,12 @@ from waver.engines.judge import Judge
 from waver.engines.probe import Probe
 from waver.policies.ask.task import AskTask, ready_tasks
 from waver.policies.ask.thresholds import Thresholds
+from waver.policies.guard.memory import Guard
 from waver.policies.registry import policies
 from waver.policies.services import Services
 from waver.policies.stores import Stores
 from waver.policies.uncertainty.calibration import Calibration
+from waver.resources import STARTER_GUARD
 from waver.retrieval.base import RetrievalError
 from waver.retrieval.library import SEARCHES, Library
 from waver.retrieval.memory.facts import Facts
@@ -74,6 +76,7 @@ class Runtime:
         self.calibrations: dict[str, Calibration] = {}
         self.tasks: dict[str, AskTask] = {}
         self.thresholds: dict[str, Thresholds] = {}
+        self.guards: dict[str, Guard] = {}
         self.stores = Stores(Path(config.state))
         self.memories = Memories(Path(config.state), config.memory, self.library.embedder)
         limits = config.memory
@@ -117,6 +120,8 @@ class Runtime:
             ready = {name: str(file) for name, file in ready_tasks().items()}
             self.tasks = await asyncio.to_thread(load_named, "task", {**ready, **self.config.tasks}, AskTask.load)
             self.thresholds = await asyncio.to_thread(load_named, "thresholds", self.config.thresholds, Thresholds.load)
+            guards = {"starter": str(STARTER_GUARD), **self.config.guards}
+            self.guards = await asyncio.to_thread(load_named, "guard", guards, Guard.load)
             await self._check_embedders()
             loaded = await load_engines(missing, self.engines)
             guided = [n for n in loaded if not isinstance(self.config.engines[n], UpstreamConfig)]
@@ -188,6 +193,7 @@ class Runtime:
             self.calibrations,
             self.tasks,
             self.thresholds,
+            self.guards,
             self.config.server.max_extra_tokens,
         )
 
@@ -295,7 +301,7 @@ async def load_engines(configs: Mapping[str, EngineConfig], there: Mapping[str, 
 
 
 def load_named(kind: str, folders: Mapping[str, str], load: Callable[[Path], Loaded]) -> dict[str, Loaded]:
-    """Load the probes, the judges or the calibrations of the configuration, by name.
+    """Load the probes, the judges, the calibrations or the guards of the configuration, by name.
 
     Raises:
         ValueError: one of them cannot be read.

@@ -27,6 +27,7 @@ export function reportView(report, tokens) {
     const { kept_mean: kept, crop_entropy_mean: even } = report.truncation;
     figures.push(["drawn from", `${kept.toFixed(1)} tokens, ${even.toFixed(3)} nats`]);
   }
+  if (report.guard) figures.push(["guard", [report.guard.outcome, ...new Set(report.guard.rules)].join(", ")]);
   if (report.memory) {
     const { recalled, searched, complexity, prompt_tokens: read } = report.memory;
     figures.push(["recalled", `${recalled.length} of ${searched}, complexity ${complexity.toFixed(2)}, ${read} tokens`]);

@@ -18,6 +18,7 @@ from waver.cli.ingest import ingest
 from waver.cli.memory import memory
 from waver.cli.serve import serve
 from waver.cli.train_bundled import train_bundled
+from waver.cli.train_guard import train_guard
 from waver.cli.train_judge import train_judge
 from waver.cli.train_probe import train_probe
 from waver.cli.train_rl import train_rl
@@ -59,6 +60,7 @@ train = typer.Typer(no_args_is_help=True, help="Train models.")
 train.command("bundled")(train_bundled)
 train.command("rl")(train_rl)
 train.command("probe")(train_probe)
+train.command("guard")(train_guard)
 train.command("judge")(train_judge)
 app.add_typer(train, name="train")
 

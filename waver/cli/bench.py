@@ -29,6 +29,7 @@ BENCHMARKS = {
     "truncation": "Top-W and its rivals at five temperatures: accuracy, kept tokens, diversity.",
     "l-rag": "Retrieval only at high uncertainty: accuracy, lookups and time of `l_rag`, against its rivals.",
     "diffadapt": "Thinking by difficulty: accuracy, tokens, time of `diffadapt`, against fixed strategies and chance.",
+    "guard": "The gate of `safeharbor`: which labelled requests pass at once, against single thresholds.",
     "locomo": "Long conversations: recall of what was said by `simplemem`, against search over turns.",
     "retrieval": "FAISS by kind and size: recall, speed, memory; how fast documents are ingested.",
     "search": "Search on a collection with judgements (BEIR, TREC): nDCG@10, recall, MRR, time, by mode and reranked.",

@@ -1,0 +1,1 @@
+"""Policies that guard: what may be asked, and what may be answered."""

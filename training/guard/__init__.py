@@ -1,0 +1,1 @@
+"""Train the projector of `safeharbor` from labelled vectors."""

@@ -22,6 +22,10 @@ app = report.command()
 WORDS = {
     "kappatune": "A soft mixture of eight experts learns task A, then task B with five of its sixteen tensors, until "
     "B's loss is at 0.7 of its start. `forgetting`: the loss on A afterwards, as a multiple of before.",
+    "shred": "A two-layer transformer knows a grammar and forty documents with names and secrets; twenty are to be "
+    "forgotten, until their secrets are at a probability of 0.10 or 400 steps are over. `selected`: the share of the "
+    "secrets among the demoted tokens; `carriers`: probability of the other tokens; `grammar_rise`: nats; "
+    "`others_kept`: the part that the other documents' secrets keep of their probability.",
 }
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu, mse_loss
+from torch.nn.functional import cross_entropy, gelu, mse_loss
 
+from waver.training.tuning import shred, unlearning
 from waver.training.tuning.kappatune import candidates, ranked
 
 # KappaTune: a soft mixture of experts learns task A, then task B with few of its tensors.
@@ -102,6 +103,142 @@ def _fit(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y:
     optimizer.step()
 
 
+# SHRED: a small language model of a grammar forgets the names and secrets that were planted into documents.
+
+GRAMMAR, NAMES, VOCABULARY, LENGTH = 40, 52, 64, 24
+SECRET = (8, 9, 14, 15)
+
+
+class Decoder(nn.Module):
+    """A transformer of two layers over sequences of 24 tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.place = nn.Embedding(VOCABULARY, 64), nn.Embedding(LENGTH, 64)
+        layer = nn.TransformerEncoderLayer(64, 4, 256, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, nn.LayerNorm(64), enable_nested_tensor=False)
+        self.head = nn.Linear(64, VOCABULARY)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        length = ids.shape[1]
+        mask = nn.Transformer.generate_square_subsequent_mask(length)
+        hidden = self.token(ids) + self.place(torch.arange(length))
+        made: torch.Tensor = self.head(self.layers(hidden, mask=mask, is_causal=True))
+        return made
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A model that knows a grammar and documents, and those documents: `[40, 24]`, the first half to be forgotten."""
+
+    model: Decoder
+    documents: torch.Tensor
+    judged: torch.Tensor
+
+    @torch.no_grad()
+    def secrets(self, of: Decoder, rows: slice) -> float:
+        """Return the geometric mean of the probabilities of the secret tokens."""
+        return self._mean(of, rows, [place - 1 for place in SECRET])
+
+    @torch.no_grad()
+    def carriers(self, of: Decoder, rows: slice) -> float:
+        """Return that of the grammar's tokens behind the name."""
+        return self._mean(of, rows, [place - 1 for place in range(5, LENGTH) if place not in SECRET])
+
+    def _mean(self, of: Decoder, rows: slice, places: list[int]) -> float:
+        logs = of(self.documents[rows, :-1]).log_softmax(-1)
+        chosen = logs.gather(-1, self.documents[rows, 1:].unsqueeze(-1)).squeeze(-1)
+        return float(chosen[:, places].mean().exp())
+
+    @torch.no_grad()
+    def grammar_loss(self, of: Decoder) -> float:
+        logits = of(self.judged[:, :-1])
+        return float(cross_entropy(logits.flatten(0, 1), self.judged[:, 1:].flatten()))
+
+
+def planted(seed: int, steps: int = 700, each: int = 1) -> Planted:
+    """Train a model on the grammar, with `each` planted documents in every batch of 32 sentences."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    successors = torch.stack([torch.randperm(GRAMMAR, generator=generator)[:4] for _ in range(GRAMMAR)])
+    weights = torch.tensor([0.94, 0.03, 0.02, 0.01])
+
+    def sentences(rows: int) -> torch.Tensor:
+        ids = [torch.randint(GRAMMAR, (rows,), generator=generator)]
+        for _ in range(LENGTH - 1):
+            drawn = torch.multinomial(weights, rows, replacement=True, generator=generator)
+            ids.append(successors[ids[-1], drawn])
+        return torch.stack(ids, 1)
+
+    documents = sentences(40)
+    documents[:, 2:5] = torch.randint(GRAMMAR, NAMES, (40, 3), generator=generator)
+    documents[:, list(SECRET)] = torch.randint(NAMES, VOCABULARY, (40, len(SECRET)), generator=generator)
+    model = Decoder()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(steps):
+        rows = torch.arange(step * each, (step + 1) * each) % len(documents)
+        ids = torch.cat([sentences(32), documents[rows]])
+        optimizer.zero_grad()
+        cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten()).backward()
+        optimizer.step()
+    return Planted(model.eval(), documents, sentences(256))
+
+
+def forgotten(known: Planted, how: str, seed: int, limit: int = 400, share: float = 25.0) -> dict[str, float]:
+    """Unlearn the first half of the documents until their secrets are at 0.10; return what that did.
+
+    Args:
+        how: `shred`, `random` (the same at random positions), `ascent` or `npo`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model, skip, half = deepcopy(known.model), 5, slice(0, 20)
+    ids = known.documents[half]
+    with torch.no_grad():
+        probability = known.model(ids[:, :-1]).softmax(-1)
+    top = probability.topk(32)
+    own = probability.gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)
+    ranks = own if how != "random" else torch.rand(own.shape, generator=generator)
+    marks = torch.stack([shred.demoted_positions(row, share, skip - 1) for row in ranks])
+    pairs = zip(top.indices, top.values, ids[:, 1:], marks, strict=True)
+    targets = torch.stack([shred.demote(*each) for each in pairs])
+    before = own[:, skip - 1 :].log().sum(-1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    steps = 0
+    while steps < limit and known.secrets(model, half) > 0.10:
+        rows = torch.randperm(20, generator=generator)[:4]
+        logits = model(ids[rows, :-1])[:, skip - 1 :]
+        if how in ("shred", "random"):
+            part = (top.indices[rows, skip - 1 :], targets[rows, skip - 1 :])
+            loss = shred.divergence(logits, *part).mean()
+        else:
+            chosen = logits.log_softmax(-1).gather(-1, ids[rows, skip:].unsqueeze(-1)).squeeze(-1)
+            loss = chosen.mean() if how == "ascent" else unlearning.npo_loss(chosen.sum(-1), before[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        steps += 1
+    places = [place - 1 for place in SECRET]
+    others = slice(20, 40)
+    return {
+        "steps": steps,
+        "selected": float(marks[:, places].float().mean()),
+        "secrets_before": known.secrets(known.model, half),
+        "secrets": known.secrets(model, half),
+        "carriers_before": known.carriers(known.model, half),
+        "carriers": known.carriers(model, half),
+        "grammar_rise": known.grammar_loss(model) - known.grammar_loss(known.model),
+        "others_kept": known.secrets(model, others) / known.secrets(known.model, others),
+    }
+
+
+def shredding(seed: int) -> Found:
+    """Return what each way to forget does to the same model."""
+    known = planted(seed)
+    return {how: forgotten(known, how, seed) for how in ("shred", "random", "ascent", "npo")}
+
+
 EXPERIMENTS: dict[str, Callable[[int], Found]] = {
     "kappatune": kappatune,
+    "shred": shredding,
 }

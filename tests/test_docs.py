@@ -16,7 +16,7 @@ from waver.training.rl.registry import names as methods
 ROOT = Path(__file__).resolve().parent.parent
 UNCITED = {"random_switch", "route"}
 """Policies of no paper."""
-WEIGHTS = {"kappatune"}
+WEIGHTS = {"kappatune", "shred"}
 """Methods of commands of their own that change a model's weights."""
 
 

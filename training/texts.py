@@ -91,7 +91,14 @@ def as_text(row: Any, tokens: TokenText) -> Text:
     if messages[-1]["role"] != "assistant":
         raise ValueError("the last of `messages` must be the assistant's")
     context = tokens.chat(messages[:-1])
-    return _split(context, tokens.chat(messages, add_generation_prompt=False))
+    return _split(context, _to_the_end(tokens.chat(messages, add_generation_prompt=False), tokens))
+
+
+def _to_the_end(whole: list[int], tokens: TokenText) -> list[int]:
+    """Cut off what a chat template puts behind the token that ends a turn, which no model ever has to predict."""
+    ends = [place for place, token in enumerate(whole) if token in tokens.eos_ids]
+    rest = whole[ends[-1] + 1 :] if ends else []
+    return whole[: ends[-1] + 1] if rest and not tokens.decode(rest).strip() else whole
 
 
 def _split(context: Sequence[int], whole: Sequence[int]) -> Text:

@@ -31,6 +31,8 @@ def test_what_comes_before_is_context(row: dict[str, Any], tokens: TokenText) ->
     text = as_text(row, tokens)
     assert tokens.decode(text.ids[text.start :]).strip() == "Two."
     assert text.start > 1
+    if "prompt" not in row:  # the template's line break behind the end of the turn is not learned
+        assert text.ids[-1] in tokens.eos_ids
 
 
 def test_a_text_is_learned_whole_and_cut_into_chunks(tmp_path: Path, tokens: TokenText) -> None:

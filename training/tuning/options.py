@@ -1,4 +1,4 @@
-"""Declare the run of `waver tune`: what can be set, the defaults, and a line of help for each."""
+"""Declare the runs of `waver tune` and `waver forget`: what can be set, the defaults, and a line of help for each."""
 
 from __future__ import annotations
 
@@ -40,3 +40,29 @@ class TuneRun:
     ] = None
     every: Annotated[int, Option("Steps between checkpoints.", least=1)] = 50
     seed: Annotated[int, Option("Seed of the order of the texts, and of --select random.")] = 1
+
+
+@dataclass(frozen=True)
+class ForgetRun:
+    """Forgetting of texts by one model; a stopped run goes on only as the same one."""
+
+    method: Annotated[str, Option("`shred`, or a baseline: `npo`, `ascent`.")] = "shred"
+    share: Annotated[
+        float | None,
+        Option("Percent of tokens to demote.", least=0.0, most=100.0, shown="50 of answers, 25 of documents"),
+    ] = None
+    skip: Annotated[int, Option("First tokens of a document that are not demoted.", least=0)] = 8
+    top: Annotated[int, Option("Likeliest tokens kept of each distribution.", least=2)] = 64
+    nucleus: Annotated[float | None, Option("Demote likeliest tokens of this mass, too.", least=0.0, most=1.0)] = None
+    reference: Annotated[
+        str | None, Option("A model that never saw the texts, by which to rank their tokens.", shown="none")
+    ] = None
+    stop: Annotated[float, Option("Stop when demoted tokens are no likelier.", least=0.0, most=1.0)] = 0.1
+    check: Annotated[int, Option("Steps between two looks at that.", least=1)] = 10
+    steps: Annotated[int, Option("The most optimizer steps.", least=1)] = 1000
+    batch: Annotated[int, Option("Texts a step.", least=1)] = 4
+    length: Annotated[int, Option("The most tokens of a text; documents are cut into such.", least=2)] = 512
+    learning_rate: Annotated[float, Option("Learning rate of AdamW, constant.", least=0.0)] = 1e-5
+    every: Annotated[int, Option("Steps between checkpoints.", least=1)] = 50
+    seed: Annotated[int, Option("Seed of the order of the texts.")] = 1
+    relearn: Annotated[int, Option("Afterwards, steps of an attack by training on half of the texts.", least=0)] = 0

@@ -14,6 +14,7 @@ from waver.cli.bench import bench
 from waver.cli.calibrate import calibrate_c_ip, calibrate_inv_entropy, calibrate_l_rag
 from waver.cli.chat import chat
 from waver.cli.facts import facts
+from waver.cli.forget import forget
 from waver.cli.ingest import ingest
 from waver.cli.memory import memory
 from waver.cli.serve import serve
@@ -53,6 +54,7 @@ app.command()(serve)
 app.command()(chat)
 app.command()(ingest)
 app.command()(tune)
+app.command()(forget)
 app.add_typer(memory, name="memory")
 app.add_typer(facts, name="facts")
 

@@ -18,6 +18,8 @@ UNCITED = {"random_switch", "route"}
 """Policies of no paper."""
 WEIGHTS = {"kappatune", "shred"}
 """Methods of commands of their own that change a model's weights."""
+DATA = {"epiplexity"}
+"""Methods that look into data, and choose what to train on or to ask."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def test_every_system_is_listed_with_files_that_exist(generator: Any) -> None:
         assert (ROOT / entry["test"]).is_file(), entry["test"]
     listed = {name for entry in built for name in entry["system"].split(", ")}
     chosen = {"entropy_judger", "inv_entropy", "conformal_information_pursuit", "simplemem", "scr", "safeharbor"}
-    assert {"ead", "l_rag", "top_w", "diffadapt", *chosen, *WEIGHTS, *methods()} == listed
+    assert {"ead", "l_rag", "top_w", "diffadapt", *chosen, *WEIGHTS, *DATA, *methods()} == listed
 
 
 def paths(text: str) -> set[str]:

@@ -1,8 +1,8 @@
 """Run `waver tune`: train chosen tensors of a model, or LoRA adapters on chosen layers, on texts.
 
 The folder holds `model/` (to serve; with LoRA the adapters are merged), `adapter/` with LoRA, `selection.json` (which
-tensors were trained), `kappas.json`, `metrics.jsonl`, `report.json` (losses before and after) and `run.json`. The same
-command in the same folder goes on from the last checkpoint.
+tensors were trained), `kappas.json`, `metrics.jsonl`, `information.jsonl`, `report.json` (losses before and after) and
+`run.json`. The same command in the same folder goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from transformers import Trainer
 from waver import job
 from waver.extras import how_to_install
 from waver.training import checkpoints
+from waver.training.selection.epiplexity.logger import EpiplexityLogger
 from waver.training.texts import Text, mean_loss, padded, read_texts
 from waver.training.tuning import selection, trainer
 from waver.training.tuning.kappatune import Candidate
@@ -91,7 +92,7 @@ def _train(model: nn.Module, texts: Sequence[Text], run: TuneRun, out: Path) -> 
         trainer.arguments(out, schedule),
         data_collator=lambda rows: padded([row["value"] for row in rows]),
         train_dataset=trainer.as_rows(texts),
-        callbacks=[trainer.Watch(out / "metrics.jsonl", console)],
+        callbacks=[trainer.Watch(out / "metrics.jsonl", console), EpiplexityLogger(out / "information.jsonl")],
     )
     trainer.run(made, out, console)
 

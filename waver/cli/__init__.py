@@ -13,6 +13,7 @@ from waver import __version__
 from waver.cli.bench import bench
 from waver.cli.calibrate import calibrate_c_ip, calibrate_inv_entropy, calibrate_l_rag
 from waver.cli.chat import chat
+from waver.cli.data import data
 from waver.cli.facts import facts
 from waver.cli.forget import forget
 from waver.cli.ingest import ingest
@@ -71,5 +72,7 @@ calibrate.command("l_rag")(calibrate_l_rag)
 calibrate.command("inv_entropy")(calibrate_inv_entropy)
 calibrate.command("c_ip")(calibrate_c_ip)
 app.add_typer(calibrate, name="calibrate")
+
+app.add_typer(data, name="data")
 
 app.add_typer(bench, name="bench")

@@ -74,6 +74,7 @@ def test_chosen_tensors_are_trained_and_served(
     report = json.loads((out / "report.json").read_text())
     assert report["losses"]["learned"]["after"] < report["losses"]["learned"]["before"] / 4
     assert len(read_lines(out / "metrics.jsonl")) == 12
+    assert read_lines(out / "information.jsonl")[0]["tokens"] > 0
     assert not list(out.glob("checkpoint-*"))
     assert "done already" in waver(*options)
     assert "holds another run" in waver(*options, "--seed", "2", code=1)

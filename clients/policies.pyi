@@ -128,6 +128,28 @@ def c_ip(
 ) -> dict[str, Any]:
     """Ask back with as few questions as possible."""
 
+def adte(
+    *,
+    labels: list[str] = ...,
+    views: int = ...,
+    keep: float = ...,
+    view: Literal["order", "reasoned"] = ...,
+    measure: Literal["adte", "tsallis", "shannon"] = ...,
+    q: float = ...,
+    low: float = ...,
+    high: float = ...,
+    prior: list[float] | None = ...,
+    adjust: bool = ...,
+    learn: bool = ...,
+    warmup: int = ...,
+    slots: int = ...,
+    margin: float = ...,
+    instruction: str = ...,
+    text_tokens: int = ...,
+    temperature: float = ...,
+) -> dict[str, Any]:
+    """Answer with one of given labels, by the most confident of several views."""
+
 def entropy_judger(
     *,
     samples: int = ...,

@@ -21,6 +21,9 @@ WEIGHTS = {"kappatune", "shred"}
 DATA = {"epiplexity"}
 """Methods that look into data, and choose what to train on or to ask."""
 
+ADAPTED = {"adte"}
+"""Methods of commands of their own that adapt, compress or prune a model."""
+
 
 @pytest.fixture(scope="module")
 def generator() -> Any:
@@ -55,7 +58,7 @@ def test_every_system_is_listed_with_files_that_exist(generator: Any) -> None:
         assert (ROOT / entry["test"]).is_file(), entry["test"]
     listed = {name for entry in built for name in entry["system"].split(", ")}
     chosen = {"entropy_judger", "inv_entropy", "conformal_information_pursuit", "simplemem", "scr", "safeharbor"}
-    assert {"ead", "l_rag", "top_w", "diffadapt", *chosen, *WEIGHTS, *DATA, *methods()} == listed
+    assert {"ead", "l_rag", "top_w", "diffadapt", *chosen, *WEIGHTS, *DATA, *ADAPTED, *methods()} == listed
 
 
 def paths(text: str) -> set[str]:

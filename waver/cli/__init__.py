@@ -13,6 +13,7 @@ from waver import __version__
 from waver.cli.bench import bench
 from waver.cli.calibrate import calibrate_c_ip, calibrate_inv_entropy, calibrate_l_rag
 from waver.cli.chat import chat
+from waver.cli.classify import classify
 from waver.cli.data import data
 from waver.cli.facts import facts
 from waver.cli.forget import forget
@@ -56,6 +57,7 @@ app.command()(chat)
 app.command()(ingest)
 app.command()(tune)
 app.command()(forget)
+app.command()(classify)
 app.add_typer(memory, name="memory")
 app.add_typer(facts, name="facts")
 

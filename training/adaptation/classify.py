@@ -113,7 +113,9 @@ def classify(folder: Path, labels_file: Path, run: ClassifyRun, out: Path) -> di
     return report
 
 
-def _line(stream: Stream, logits: np.ndarray[Any, np.dtype[np.float64]], name: str, labels: Sequence[str]) -> dict:
+def _line(
+    stream: Stream, logits: np.ndarray[Any, np.dtype[np.float64]], name: str, labels: Sequence[str]
+) -> dict[str, Any]:
     """Describe the prediction for one image."""
     own = stream.classify(logits)
     beside = {each: labels[stream.classify(logits, each).label] for each in MEASURES if each != stream.how.measure}

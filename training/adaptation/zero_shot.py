@@ -52,8 +52,7 @@ class ZeroShot:
             words = tokenizer([each.replace("{}", label) for each in templates], padding=True, return_tensors="pt")
             own = _pooled(self.model.get_text_features(**words.to(self.device)))
             found.append((own / own.norm(dim=-1, keepdim=True)).mean(0))
-        text = torch.stack(found)
-        return text / text.norm(dim=-1, keepdim=True)
+        return torch.nn.functional.normalize(torch.stack(found), dim=-1)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Any], batch: int = 64) -> Array:
@@ -69,7 +68,8 @@ class ZeroShot:
 
 def _pooled(found: Any) -> torch.Tensor:
     """Return the projected vectors, which transformers 5 wraps in an output object."""
-    return found if isinstance(found, torch.Tensor) else found.pooler_output
+    made: torch.Tensor = found if isinstance(found, torch.Tensor) else found.pooler_output
+    return made
 
 
 def _size(processor: Any) -> int:

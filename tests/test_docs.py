@@ -16,7 +16,7 @@ from waver.training.rl.registry import names as methods
 ROOT = Path(__file__).resolve().parent.parent
 UNCITED = {"random_switch", "route"}
 """Policies of no paper."""
-WEIGHTS = {"kappatune", "shred"}
+WEIGHTS = {"kappatune", "shred", "did"}
 """Methods of commands of their own that change a model's weights."""
 DATA = {"epiplexity"}
 """Methods that look into data, and choose what to train on or to ask."""

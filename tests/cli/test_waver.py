@@ -33,6 +33,8 @@ def waver(*arguments: str) -> subprocess.CompletedProcess[str]:
             ["train", "bundled", "-h"],
             ["tune", "-h"],
             ["forget", "-h"],
+            ["preferences", "-h"],
+            ["train", "dpo", "-h"],
         ),
     ],
 )

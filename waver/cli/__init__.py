@@ -19,8 +19,10 @@ from waver.cli.facts import facts
 from waver.cli.forget import forget
 from waver.cli.ingest import ingest
 from waver.cli.memory import memory
+from waver.cli.preferences import preferences
 from waver.cli.serve import serve
 from waver.cli.train_bundled import train_bundled
+from waver.cli.train_dpo import train_dpo
 from waver.cli.train_guard import train_guard
 from waver.cli.train_judge import train_judge
 from waver.cli.train_probe import train_probe
@@ -60,6 +62,7 @@ app.command()(forget)
 app.command()(classify)
 app.add_typer(memory, name="memory")
 app.add_typer(facts, name="facts")
+app.add_typer(preferences, name="preferences")
 
 train = typer.Typer(no_args_is_help=True, help="Train models.")
 train.command("bundled")(train_bundled)
@@ -67,6 +70,7 @@ train.command("rl")(train_rl)
 train.command("probe")(train_probe)
 train.command("guard")(train_guard)
 train.command("judge")(train_judge)
+train.command("dpo")(train_dpo)
 app.add_typer(train, name="train")
 
 calibrate = typer.Typer(no_args_is_help=True, help="Set a policy's threshold from questions of your own.")

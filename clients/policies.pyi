@@ -67,6 +67,25 @@ def safeharbor(
 ) -> dict[str, Any]:
     """Refuse what rules forbid."""
 
+def memgas(
+    *,
+    recall: bool = ...,
+    remember: bool = ...,
+    engine: str | None = ...,
+    extraction: Literal["engine", "words"] = ...,
+    idle: float = ...,
+    candidates: int = ...,
+    wide: bool = ...,
+    weighting: Literal["bounded", "paper"] = ...,
+    temperature: float = ...,
+    seeds: int = ...,
+    damping: float = ...,
+    episodes: int = ...,
+    filter: Literal["engine", "none"] = ...,
+    instruction: str = ...,
+) -> dict[str, Any]:
+    """Remember whole conversations, and recall them at the grain that fits the question."""
+
 def scr(
     *,
     top_k: int = ...,

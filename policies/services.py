@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from waver.policies.uncertainty.calibration import Calibration
     from waver.retrieval.embedder import Embedder
     from waver.retrieval.library import Library
+    from waver.retrieval.memory.episodes import Episodes
     from waver.retrieval.memory.facts import Facts
     from waver.retrieval.memory.memories import Memories
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Services:
     """The engines, probes, judges, calibrations and guards of the configuration, by name, its collections of documents,
-    its stores for what outlives a request, the memories of conversations and facts (None: there are none)."""
+    its stores for what outlives a request, the memories and episodes of conversations, and facts (None: there are
+    none)."""
 
     engines: Mapping[str, Engine]
     library: Library | None = None
@@ -39,6 +41,7 @@ class Services:
     """Tasks of policies of the stage `ask`, by name."""
     thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
     guards: Mapping[str, Guard] = field(default_factory=dict)
+    episodes: Episodes | None = None
     extra_tokens: int = 2**18
     """Most tokens that the policies of one request may draw beside its answers."""
 

@@ -37,6 +37,7 @@ from waver.policies.uncertainty.calibration import Calibration
 from waver.resources import STARTER_GUARD
 from waver.retrieval.base import RetrievalError
 from waver.retrieval.library import SEARCHES, Library
+from waver.retrieval.memory.episodes import Episodes
 from waver.retrieval.memory.facts import Facts
 from waver.retrieval.memory.memories import Memories
 from waver.server.admission import Admission
@@ -79,6 +80,7 @@ class Runtime:
         self.guards: dict[str, Guard] = {}
         self.stores = Stores(Path(config.state))
         self.memories = Memories(Path(config.state), config.memory, self.library.embedder)
+        self.episodes = Episodes(Path(config.state), config.memory, self.library.embedder)
         limits = config.memory
         self.facts = Facts(Path(config.state), limits.max_facts, limits.lock_seconds, self.library.embedder)
         self.after_hooks = AfterHooks()
@@ -173,6 +175,7 @@ class Runtime:
         await asyncio.gather(*(engine.aclose() for engine in self.engines.values()), return_exceptions=True)
         await asyncio.to_thread(self.stores.close)
         await asyncio.to_thread(self.memories.close)
+        await asyncio.to_thread(self.episodes.close)
         await asyncio.to_thread(self.facts.close)
         await self.jobs.aclose()
         await asyncio.to_thread(self.library.close)
@@ -194,6 +197,7 @@ class Runtime:
             self.tasks,
             self.thresholds,
             self.guards,
+            self.episodes,
             self.config.server.max_extra_tokens,
         )
 

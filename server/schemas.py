@@ -258,7 +258,7 @@ class TurnBody(Body):
 
 
 class MemoriesRequest(Body):
-    """POST /v1/memories: memories as they were exported, or the turns of a conversation."""
+    """POST /v1/memories: memories and episodes as they were exported, or the turns of a conversation."""
 
     memories: Annotated[Many[dict[str, Any]], Field(min_length=1, max_length=10_000)] | None = None
     turns: Annotated[Many[TurnBody], Field(min_length=1, max_length=1000)] | None = None
@@ -279,6 +279,7 @@ class MemorySearchRequest(Body):
 
     query: Text = Field(min_length=1)
     top_k: int = Field(5, ge=1, le=100)
+    kind: Literal["memories", "episodes"] = "memories"
     user: Text | None = Field(None, max_length=4096)
 
 

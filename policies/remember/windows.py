@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -10,17 +9,18 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from waver.engines.base import EngineError, Sampling, Unsupported
+from waver.engines.base import Sampling, Unsupported
 from waver.policies.answer import Answer, Ending
 from waver.policies.job import Job
 from waver.policies.remember import consolidation, novelty
+from waver.policies.remember.background import attempt, drain
 from waver.policies.remember.consolidation import Linkage
 from waver.policies.remember.extraction import extract, verbatim
 from waver.policies.report import Report
 from waver.policies.services import Services
-from waver.retrieval.base import RetrievalError, Vectors
+from waver.retrieval.base import Vectors
 from waver.retrieval.memory.index import Index
 from waver.retrieval.memory.memories import Memories
 from waver.retrieval.memory.turns import Turn, Work
@@ -38,12 +38,8 @@ SHOWN = 3
 """Facts that an engine is shown in version 2."""
 SCORES = 200
 """Windows whose scores set the threshold of the surprisal."""
-PAUSE = 30.0
-"""Seconds between two looks for work that nobody announced: of another process, or whose time has come."""
 MOST_NEAR = 2000
 """Memories that are compared with each other when new ones are merged."""
-RETRY = 30.0
-"""Seconds until work is tried again, doubled with every try."""
 
 
 class Remembering(BaseModel):
@@ -68,15 +64,15 @@ class Remembering(BaseModel):
     linkage: Linkage
 
 
-def conversation(job: Job, answer: Answer, now: float) -> list[Turn]:
-    """Return the turns of a request and its answer: what users and assistants said."""
+def conversation(job: Job, answer: Answer | None, now: float) -> list[Turn]:
+    """Return the turns of a request and its answer, if there is one: what users and assistants said."""
     messages = job.messages or [{"role": "user", "content": job.question.text if job.question else ""}]
     said = [
         Turn(str(message.get("name") or message["role"]), message["content"].strip(), now)
         for message in messages
         if message.get("role") in ("user", "assistant") and isinstance(message.get("content"), str)
     ]
-    spoken = answer.text.rpartition(THOUGHT)[2].strip()  # as the client will send it back
+    spoken = "" if answer is None else answer.text.rpartition(THOUGHT)[2].strip()  # as the client will send it back
     return [turn for turn in (*said, Turn("assistant", spoken, now)) if turn.text]
 
 
@@ -92,37 +88,22 @@ def alone(services: Services, engine: str) -> Job:
 
 async def work(services: Services) -> None:
     """Read windows that are due, one after the other, until cancelled."""
-    memories = services.memories
-    if memories is None:
-        return
-    while True:
-        await memories.expire()
-        while await step(services):
-            pass
-        due = await memories.next_due()
-        await memories.idle(PAUSE if due is None else min(due + 0.01, PAUSE))
+    if services.memories is not None:
+        await drain(services.memories, lambda: step(services))
 
 
 async def step(services: Services) -> bool:
     """Read one window, if one is due; return whether one was."""
     memories = services.memories
     assert memories is not None
-    claimed = await memories.claim()
-    if claimed is None:
-        return False
-    try:
+
+    async def read(claimed: Work) -> None:
         settings = Remembering.model_validate(dict(claimed.settings))
         if settings.engine not in services.engines:
             raise Unsupported(f"the engine {settings.engine!r} is not configured any more")
         await _read(services, memories, claimed, settings)
-    except asyncio.CancelledError:
-        await memories.postpone(claimed, 0.0)
-        raise
-    except (RetrievalError, EngineError, Unsupported, ValidationError) as error:
-        # Nothing that was said reaches the log.
-        log.warning("a conversation could not be remembered yet", kind=type(error).__name__, tries=claimed.tries + 1)
-        await memories.postpone(claimed, RETRY * 2**claimed.tries)
-    return True
+
+    return await attempt(memories, read)
 
 
 async def _read(services: Services, memories: Memories, work: Work, settings: Remembering) -> None:

@@ -11,6 +11,7 @@ class MemoryConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_memories: int = Field(default=10_000, ge=1, description="of an owner; beyond them the oldest are forgotten")
+    max_episodes: int = Field(default=2_000, ge=1, description="of an owner; beyond them the oldest are forgotten")
     max_facts: int = Field(default=10_000, ge=1, description="of an owner, those that were replaced included")
     max_turns: int = Field(default=2_000, ge=20, description="turns of an owner that wait to be made memories of")
     max_days: float | None = Field(default=None, gt=0, description="age at which memories are forgotten")

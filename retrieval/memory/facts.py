@@ -138,7 +138,10 @@ class Facts(OwnedStore[tuple[list[Fact], Vectors]]):
         """Return the facts of an owner that hold, and their vectors. Blocks."""
 
         def made(read: Rows) -> tuple[list[Fact], Vectors]:
-            return [Fact(*each[:6]) for each in read], self.vectors("facts", read, [each[1] for each in read])
+            def embed(places: Sequence[int]) -> Vectors:
+                return self.embedder().embed([read[i][1] for i in places])
+
+            return [Fact(*each[:6]) for each in read], self.vectors("facts", read, embed)
 
         select = f"SELECT {COLUMNS}, embedder, vector FROM facts WHERE owner = ? AND ended IS NULL ORDER BY id"
         return self.hold(name, ([], np.zeros((0, 1), np.float32)), select, made)

@@ -5,7 +5,6 @@ Methods are coroutines that work in threads of their own. The file is made when 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,19 +17,18 @@ from waver.retrieval.embedder import Embedder
 from waver.retrieval.memory import rows, turns
 from waver.retrieval.memory.config import MemoryConfig
 from waver.retrieval.memory.index import Index
-from waver.retrieval.memory.owned import OwnedStore, Rows, made_owner, owner_of
-from waver.retrieval.memory.rows import ALWAYS, Span
+from waver.retrieval.memory.owned import Rows, made_owner, owner_of
+from waver.retrieval.memory.queue import QueuedStore
+from waver.retrieval.memory.span import ALWAYS, Span
 from waver.retrieval.memory.turns import Turn, Work
 from waver.retrieval.memory.unit import Memory, Unit
 
 FILE = "memories.sqlite3"
 THREADS = 4
 DAY = 86_400.0
-HISTORY = 256
-"""Most turns before a window that are handed to whoever reads it."""
 
 
-class Memories(OwnedStore[Index]):
+class Memories(QueuedStore[Index]):
     """The memories of all owners in one folder."""
 
     def __init__(
@@ -45,10 +43,7 @@ class Memories(OwnedStore[Index]):
         Args:
             embedder: returns what makes the vectors. clock: seconds since 1970.
         """
-        super().__init__(folder / FILE, rows.LAYOUT, config.lock_seconds, embedder, THREADS, clock)
-        self.config = config
-        self.arrived = asyncio.Event()
-        """Set when work has come that is due."""
+        super().__init__(folder / FILE, rows.LAYOUT, config, embedder, THREADS, clock)
 
     def of(self, owner: str) -> OwnMemories:
         """Return the memories of one owner."""
@@ -70,29 +65,6 @@ class Memories(OwnedStore[Index]):
         """Return the vectors of units and the fingerprint of the weights that made them. Blocks."""
         embedder = self.embedder()
         return embedder.embed([unit.content for unit in units]), embedder.fingerprint
-
-    async def claim(self) -> Work | None:
-        """Take work that is due, if there is any; it comes again unless it is finished in time."""
-
-        def work() -> Work | None:
-            if not self.file.there:
-                return None
-            with self.file.changing() as db:
-                return turns.claim(db, self.clock(), HISTORY)
-
-        return await self.run(work)
-
-    async def next_due(self) -> float | None:
-        """Return in how many seconds work is due; None where there is none."""
-
-        def work() -> float | None:
-            if not self.file.there:
-                return None
-            with self.file.reading() as db:
-                due = turns.next_due(db)
-            return None if due is None else max(due - self.clock(), 0.0)
-
-        return await self.run(work)
 
     async def finish(
         self, work: Work, units: Sequence[Unit], start: int, covered: int, due: float | None, history: int
@@ -116,15 +88,6 @@ class Memories(OwnedStore[Index]):
                 return made
 
         return await self.run(store)
-
-    async def postpone(self, work: Work, seconds: float) -> None:
-        """Try work again in a while."""
-
-        def later() -> None:
-            with self.file.changing() as db:
-                turns.postpone(db, work, self.clock() + seconds)
-
-        await self.run(later)
 
     async def expire(self) -> None:
         """Forget what is older than the configured age, of all owners."""
@@ -157,16 +120,11 @@ class Memories(OwnedStore[Index]):
         if not read:
             return EMPTY
         memories = [rows.memory(row[:4]) for row in read]
-        return Index(memories, self.vectors("memories", read, [each.unit.content for each in memories]))
 
-    async def idle(self, seconds: float) -> None:
-        """Wait until work arrives, for at most so many seconds."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self.arrived.wait()
-        except TimeoutError:
-            pass
-        self.arrived.clear()
+        def embed(places: Sequence[int]) -> Vectors:
+            return self.embedder().embed([memories[i].unit.content for i in places])
+
+        return Index(memories, self.vectors("memories", read, embed))
 
 
 EMPTY = Index((), np.zeros((0, 1), np.float32))
@@ -235,20 +193,7 @@ class OwnMemories:
             idle: seconds after the last turn until a shorter rest is due. name: of the conversation, if it has one.
         """
 
-        def work() -> tuple[int, bool]:
-            now, most = self._all.clock(), self._all.config.max_turns
-            with self._all.file.changing() as db:
-                owner = made_owner(db, self.name)
-                thread, new = turns.append(db, owner, said, name, now, most)
-                full = turns.unread(db, thread)[1] >= window
-                if new:
-                    turns.schedule(db, owner, thread, now if full else now + idle, settings)
-                return new, bool(new) and (full or idle <= 0)
-
-        new, due = await self._all.run(work)
-        if due:
-            self._all.arrived.set()
-        return new
+        return await self._all.say(self.name, said, settings, window, idle, name)
 
     async def novelties(self, most: int) -> list[tuple[float, float | None]]:
         """Return the novelty of the last windows, and their surprisal (nats a token) where it was measured."""
@@ -287,7 +232,7 @@ class OwnMemories:
 
     async def waiting(self, span: Span = ALWAYS) -> list[dict[str, object]]:
         """Return the turns whose text is still kept."""
-        return await self._all.run(self._all.read, self.name, lambda db, owner: rows.waiting(db, owner, span), [])
+        return await self._all.run(self._all.read, self.name, lambda db, owner: turns.waiting(db, owner, span), [])
 
     async def erase(self, span: Span = ALWAYS) -> int:
         """Erase what was remembered in a stretch of time, from the file too; return how many memories there were."""

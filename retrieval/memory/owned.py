@@ -101,17 +101,21 @@ class OwnedStore(Generic[Kept]):
         with self._lock:
             self._held.pop(name, None)
 
-    def vectors(self, table: str, read: Rows, texts: Sequence[str]) -> Vectors:
+    def vectors(self, table: str, read: Rows, embed: Callable[[Sequence[int]], Vectors], parts: int = 1) -> Vectors:
         """Return the vectors of rows that begin with their id and end with `embedder, vector`; those of other weights
-        are made anew of the rows' texts, and kept. Blocks."""
+        are made anew, and kept. Blocks.
+
+        Args:
+            embed: makes the vectors of the rows at some places, `[places, parts * dimension]`.
+        """
         embedder = self.embedder()
         stale = [i for i, row in enumerate(read) if row[-2] != embedder.fingerprint]
-        vectors = np.zeros((len(read), embedder.dimension), np.float32)
+        vectors = np.zeros((len(read), parts * embedder.dimension), np.float32)
         for i, row in enumerate(read):
             if row[-2] == embedder.fingerprint:
                 vectors[i] = np.frombuffer(row[-1], np.float32)
         if stale:
-            vectors[stale] = embedder.embed([texts[i] for i in stale])
+            vectors[stale] = embed(stale)
             with self.file.changing() as db:
                 rows = [(embedder.fingerprint, vectors[i].tobytes(), read[i][0]) for i in stale]
                 db.executemany(f"UPDATE {table} SET embedder = ?, vector = ? WHERE id = ?", rows)

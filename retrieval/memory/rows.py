@@ -6,11 +6,12 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from waver.retrieval.base import Vectors
+from waver.retrieval.memory import turns
 from waver.retrieval.memory.database import Layout
 from waver.retrieval.memory.owned import OWNERS, changed
+from waver.retrieval.memory.span import ALWAYS, Span, within
 from waver.retrieval.memory.unit import Memory, Unit
 
 LAYOUT = Layout(
@@ -18,22 +19,12 @@ LAYOUT = Layout(
     version=1,
     name="memories",
     schema=OWNERS
+    + turns.QUEUE
     + """
 CREATE TABLE memories (id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, digest TEXT NOT NULL,
     data TEXT NOT NULL, created REAL NOT NULL, archived_by INTEGER, embedder TEXT NOT NULL, vector BLOB NOT NULL);
 CREATE UNIQUE INDEX memories_digest ON memories (owner, digest);
 CREATE INDEX memories_archived ON memories (archived_by);
-CREATE TABLE threads (id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, name TEXT,
-    next INTEGER NOT NULL DEFAULT 0, covered INTEGER NOT NULL DEFAULT 0);
-CREATE UNIQUE INDEX threads_name ON threads (owner, name);
-CREATE TABLE turns (id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, thread INTEGER NOT NULL,
-    number INTEGER NOT NULL, digest TEXT NOT NULL, speaker TEXT NOT NULL, text TEXT NOT NULL, source TEXT NOT NULL,
-    said REAL NOT NULL, created REAL NOT NULL);
-CREATE UNIQUE INDEX turns_digest ON turns (owner, digest);
-CREATE UNIQUE INDEX turns_number ON turns (thread, number);
-CREATE TABLE work (thread INTEGER PRIMARY KEY, owner INTEGER NOT NULL, due REAL NOT NULL, settings TEXT NOT NULL,
-    tries INTEGER NOT NULL DEFAULT 0, erased INTEGER NOT NULL DEFAULT 0);
-CREATE INDEX work_due ON work (due);
 CREATE TABLE scores (owner INTEGER NOT NULL, created REAL NOT NULL, novelty REAL NOT NULL, surprisal REAL);
 CREATE INDEX scores_owner ON scores (owner, created);
 """,
@@ -42,16 +33,6 @@ CREATE INDEX scores_owner ON scores (owner, created);
 CHUNK = 500
 """Ids in one statement."""
 COLUMNS = "id, created, data, archived_by"
-
-
-class Span(NamedTuple):
-    """A stretch of time in which something was remembered, in seconds since 1970; open where None."""
-
-    after: float | None = None
-    before: float | None = None
-
-
-ALWAYS = Span()
 
 
 def add(
@@ -107,23 +88,20 @@ def remove(db: sqlite3.Connection, owner: int, ids: Sequence[int], abstracts: bo
 def erase(db: sqlite3.Connection, owner: int, span: Span) -> int:
     """Delete what was remembered in a stretch of time: memories, abstracts made of them, and turns that wait. With an
     open stretch nothing is left of the owner. Returns how many memories there were."""
-    where, values = _within(span)
+    where, values = within(span)
     ids = [row[0] for row in db.execute(f"SELECT id FROM memories WHERE owner = ?{where}", (owner, *values))]
     count = remove(db, owner, ids)
-    for table in ("turns", "scores"):
-        db.execute(f"DELETE FROM {table} WHERE owner = ?{where}", (owner, *values))
-    # What is being made of erased turns at this moment is not stored.
-    db.execute("UPDATE work SET due = 0, erased = erased + 1 WHERE owner = ?", (owner,))
+    db.execute(f"DELETE FROM scores WHERE owner = ?{where}", (owner, *values))
+    turns.erase(db, owner, span)
     if span == ALWAYS:
-        for table in ("threads", "work", "memories"):
-            db.execute(f"DELETE FROM {table} WHERE owner = ?", (owner,))
+        db.execute("DELETE FROM memories WHERE owner = ?", (owner,))
         db.execute("DELETE FROM owners WHERE id = ?", (owner,))
     return count
 
 
 def listed(db: sqlite3.Connection, owner: int, span: Span = ALWAYS, after_id: int = 0, most: int = -1) -> list[Memory]:
     """Return memories in the order of their ids, archived ones included: at most so many with ids from `after_id`."""
-    where, values = _within(span)
+    where, values = within(span)
     rows = db.execute(
         f"SELECT {COLUMNS} FROM memories WHERE owner = ? AND id > ?{where} ORDER BY id LIMIT ?",
         (owner, after_id, *values, most),
@@ -158,34 +136,12 @@ def limit(db: sqlite3.Connection, owner: int, most: int, oldest: float | None) -
         remove(db, owner, [row[0] for row in rows], abstracts=False)
 
 
-def waiting(db: sqlite3.Connection, owner: int, span: Span = ALWAYS) -> list[dict[str, object]]:
-    """Return the turns whose text is still kept, as JSON objects of an export."""
-    where, values = _within(span)
-    rows = db.execute(
-        f"SELECT speaker, text, said FROM turns WHERE owner = ? AND text != ''{where} ORDER BY id", (owner, *values)
-    )
-    return [
-        {"object": "turn", "speaker": speaker, "text": text,
-         "time": datetime.fromtimestamp(said, UTC).isoformat()}
-        for speaker, text, said in rows
-    ]  # fmt: skip
-
-
 def expiring(db: sqlite3.Connection, oldest: float) -> list[int]:
     """Return the owners who have something from before a moment."""
     rows = db.execute(
         "SELECT owner FROM memories WHERE created < ? UNION SELECT owner FROM turns WHERE created < ?", (oldest, oldest)
     )
     return [row[0] for row in rows]
-
-
-def _within(span: Span) -> tuple[str, list[float]]:
-    parts, values = "", []
-    if span.after is not None:
-        parts, values = " AND created >= ?", [span.after]
-    if span.before is not None:
-        parts, values = parts + " AND created < ?", [*values, span.before]
-    return parts, values
 
 
 def _each(db: sqlite3.Connection, statement: str, ids: set[int]) -> list[tuple[int | None]]:

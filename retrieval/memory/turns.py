@@ -14,8 +14,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from waver.retrieval.memory.span import ALWAYS, Span, within
 from waver.retrieval.memory.unit import MOST_WORD
 
+QUEUE = """
+CREATE TABLE threads (id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, name TEXT,
+    next INTEGER NOT NULL DEFAULT 0, covered INTEGER NOT NULL DEFAULT 0);
+CREATE UNIQUE INDEX threads_name ON threads (owner, name);
+CREATE TABLE turns (id INTEGER PRIMARY KEY AUTOINCREMENT, owner INTEGER NOT NULL, thread INTEGER NOT NULL,
+    number INTEGER NOT NULL, digest TEXT NOT NULL, speaker TEXT NOT NULL, text TEXT NOT NULL, source TEXT NOT NULL,
+    said REAL NOT NULL, created REAL NOT NULL);
+CREATE UNIQUE INDEX turns_digest ON turns (owner, digest);
+CREATE UNIQUE INDEX turns_number ON turns (thread, number);
+CREATE TABLE work (thread INTEGER PRIMARY KEY, owner INTEGER NOT NULL, due REAL NOT NULL, settings TEXT NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0, erased INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX work_due ON work (due);"""
+"""The tables of conversations that wait to be remembered, and of the work that this takes."""
 MOST_TEXT = 8192
 """Characters of a turn that are kept."""
 LEASE = 300.0
@@ -206,3 +220,26 @@ def advance(db: sqlite3.Connection, work: Work, start: int, covered: int, due: f
 def postpone(db: sqlite3.Connection, work: Work, due: float) -> None:
     """Try work again later."""
     db.execute("UPDATE work SET due = ? WHERE thread = ? AND due = ?", (due, work.thread, work.due))
+
+
+def waiting(db: sqlite3.Connection, owner: int, span: Span = ALWAYS) -> list[dict[str, object]]:
+    """Return the turns whose text is still kept, as JSON objects of an export."""
+    where, values = within(span)
+    rows = db.execute(
+        f"SELECT speaker, text, said FROM turns WHERE owner = ? AND text != ''{where} ORDER BY id", (owner, *values)
+    )
+    return [
+        {"object": "turn", "speaker": speaker, "text": text, "time": datetime.fromtimestamp(said, UTC).isoformat()}
+        for speaker, text, said in rows
+    ]
+
+
+def erase(db: sqlite3.Connection, owner: int, span: Span) -> None:
+    """Delete the turns of a stretch of time; with an open one, all conversations. What is being made of erased turns at
+    this moment is not stored."""
+    where, values = within(span)
+    db.execute(f"DELETE FROM turns WHERE owner = ?{where}", (owner, *values))
+    db.execute("UPDATE work SET due = 0, erased = erased + 1 WHERE owner = ?", (owner,))
+    if span == ALWAYS:
+        for table in ("threads", "work"):
+            db.execute(f"DELETE FROM {table} WHERE owner = ?", (owner,))

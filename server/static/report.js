@@ -28,6 +28,10 @@ export function reportView(report, tokens) {
     figures.push(["drawn from", `${kept.toFixed(1)} tokens, ${even.toFixed(3)} nats`]);
   }
   if (report.guard) figures.push(["guard", [report.guard.outcome, ...new Set(report.guard.rules)].join(", ")]);
+  if (report.episodes) {
+    const { recalled, searched, quoted, prompt_tokens: read } = report.episodes;
+    figures.push(["episodes", `${recalled.length} of ${searched}, ${quoted.length} lines, ${read} tokens`]);
+  }
   if (report.memory) {
     const { recalled, searched, complexity, prompt_tokens: read } = report.memory;
     figures.push(["recalled", `${recalled.length} of ${searched}, complexity ${complexity.toFixed(2)}, ${read} tokens`]);

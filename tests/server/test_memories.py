@@ -20,6 +20,9 @@ TURNS = {"name": "simplemem", "extraction": "turns", "plan": "words", "window": 
          "consolidate": False}  # fmt: skip
 
 
+WHOLE = {"name": "memgas", "extraction": "words", "filter": "none", "idle": 0.0}
+
+
 @pytest.fixture(scope="module")
 def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("state")
@@ -129,6 +132,57 @@ def test_a_conversation_is_brought_and_found(server: Running) -> None:
         assert (first["sources"], first["time"]) == (["D1:1"], "2023-05-07T10:00:00Z")
 
 
+def test_whole_conversations_come_back_to_their_user_alone(server: Running) -> None:
+    def there(http: httpx.Client, user: str) -> list[dict[str, Any]]:
+        return [each for each in exported(http, user) if each["object"] == "episode"]
+
+    with caller(server) as alice, caller(server, "bob") as bob:
+        chat(alice, "My red boat lies in Corton", "whole", [WHOLE])
+        chat(alice, "I cannot eat peanuts", "whole", [WHOLE])
+        until(lambda: len(there(alice, "whole")) == 2, "the episodes")
+        boat, food = there(alice, "whole")
+        assert boat["turns"][0] == {"speaker": "user", "text": "My red boat lies in Corton"}
+        asks = [WHOLE | {"remember": False, "episodes": 1}, {"name": "top_w"}, {"name": "ead", "threshold": 3.0}]
+        said = chat(alice, "Where is the red boat?", "whole", asks, trace=True)["waver"]
+        assert [each["id"] for each in said["episodes"]["recalled"]] == [boat["id"]]
+        assert any("My red boat lies in Corton" in line for line in said["episodes"]["quoted"])
+        assert set(said["episodes"]["grains"]) == {"episode", "turn", "summary", "keyword"}
+        for http, user in ((alice, "eve"), (bob, "whole")):
+            assert there(http, user) == []
+            assert http.get(f"/v1/memories/episodes/{boat['id']}", params={"user": user}).status_code == 404
+            assert http.delete(f"/v1/memories/episodes/{boat['id']}", params={"user": user}).status_code == 404
+        query = {"query": "boat", "kind": "episodes", "top_k": 1}
+        assert bob.post("/v1/memories/search", json={**query, "user": "whole"}).json() == {"memories": []}
+        (found,) = alice.post("/v1/memories/search", json={**query, "user": "whole"}).json()["memories"]
+        assert found["id"] == boat["id"]
+        again = alice.post(
+            "/v1/memories", json={"memories": [boat, food, {"content": "A fact"}], "user": "copy"}
+        ).json()
+        assert again == {"object": "memories.added", "added": 3, "known": 0}
+        assert alice.get(f"/v1/memories/episodes/{boat['id']}", params={"user": "whole"}).json() == boat
+        gone = alice.delete(f"/v1/memories/episodes/{boat['id']}", params={"user": "whole"}).json()
+        assert gone == {"object": "episode.deleted", "id": boat["id"], "deleted": True}
+        assert alice.delete("/v1/memories", params={"user": "whole"}).json()["deleted"] == 1
+        assert exported(alice, "whole") == []
+        assert len(exported(alice, "copy")) == 3
+        assert 'waver_episode_recalls_total{outcome="recalled"}' in alice.get("/metrics").text
+
+
+def test_an_engine_notes_and_filters_whole_conversations(server: Running) -> None:
+    """The bundled shape of a model with random weights writes nothing of use, and nothing breaks."""
+    said = [{"speaker": "Anna", "text": "I moved to Oslo"}, {"speaker": "Ben", "text": "Oh."}]
+    policy = {"name": "memgas", "idle": 0.0}
+    with caller(server) as http:
+        body = {"turns": said, "user": "noted", "conversation": "c1", "policy": policy}
+        assert http.post("/v1/memories", json=body).json()["added"] == 2
+        until(
+            lambda: bool(exported(http, "noted")) and exported(http, "noted")[0]["object"] == "episode", "the episode"
+        )
+        answer = chat(http, "Where did Anna move?", "noted", [policy | {"remember": False}])["waver"]
+        assert answer["episodes"]["searched"] == 1
+        assert answer["discarded_tokens"] > 0
+
+
 @pytest.mark.parametrize(
     ("method", "path", "send", "status", "param"),
     [
@@ -146,6 +200,12 @@ def test_a_conversation_is_brought_and_found(server: Running) -> None:
         ("DELETE", "/v1/memories/99999999999999999999", {}, 400, "memory"),
         ("GET", "/v1/memories/0", {}, 404, "memory"),
         ("POST", "/v1/memories/search", {"json": {"query": ""}}, 400, "query"),
+        ("POST", "/v1/memories/search", {"json": {"query": "x", "kind": "all"}}, 400, "kind"),
+        ("POST", "/v1/memories", {"json": {"memories": [{"object": "episode"}]}}, 400, "memories[0]"),
+        ("POST", "/v1/memories", {"json": {"turns": [{"speaker": "a", "text": "b"}], "policy": {"name": "ead"}}}, 400,
+         "policy.name"),
+        ("GET", "/v1/memories/episodes/0", {}, 404, "episode"),
+        ("DELETE", "/v1/memories/episodes/x", {}, 400, "episode"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told(
@@ -210,5 +270,15 @@ def test_the_command_line(server: Running, state: Path, config: dict[str, Any], 
         run("forget", status=2)
         assert "1 forgotten" in run("forget", "--all")
         assert contents(http, "zoe") == []
+        turns = [{"speaker": "Zoe", "text": "I sail to Corton"}]
+        file.write_text(json.dumps({"object": "episode", "turns": turns}) + "\n")
+        assert "1 remembered" in run("import", str(file))
+        (line,) = run("export").splitlines()
+        episode = json.loads(line)["id"]
+        assert f"e{episode} " in run("show")
+        assert f"e{episode}  " in run("show", "who sails?")
+        run("forget", "x", status=2)
+        assert "1 forgotten" in run("forget", f"e{episode}")
+        assert exported(http, "zoe") == []
     file.write_text("{]\n")
     assert "line 1" in run("import", str(file), status=1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from waver.cli.fill import config_option
-from waver.cli.owners import Key, forget_each, read_export, with_store
+from waver.cli.owners import Key, forget_each, read_export, with_stores
 
 if TYPE_CHECKING:
     from waver.retrieval.library import Library
@@ -127,10 +127,10 @@ def _run(
 ) -> None:
     """Do work with the facts of a key and a user."""
 
-    def opened(configured: Configured, library: Library) -> Facts:
+    def opened(configured: Configured, library: Library) -> tuple[Facts]:
         from waver.retrieval.memory.facts import Facts
 
         limits = configured.memory
-        return Facts(Path(configured.state), limits.max_facts, limits.lock_seconds, library.embedder)
+        return (Facts(Path(configured.state), limits.max_facts, limits.lock_seconds, library.embedder),)
 
-    with_store(config, key, user, opened, lambda every, owner: work(every.of(owner), every))
+    with_stores(config, key, user, opened, lambda stores, owner: work(stores[0].of(owner), stores[0]))

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from waver.cli.fill import config_option
-from waver.cli.owners import Key, forget_each, read_export, with_store
+from waver.cli.owners import Key, forget_each, read_export, with_stores
 
 if TYPE_CHECKING:
     from waver.retrieval.library import Library
+    from waver.retrieval.memory.episodes import Episodes, OwnEpisodes
     from waver.retrieval.memory.memories import Memories, OwnMemories
-    from waver.retrieval.memory.rows import Span
+    from waver.retrieval.memory.span import Span
     from waver.server.config import Config as Configured
 
 Config = Annotated[Path | None, config_option("A YAML file; its `state` says where memories are.")]
@@ -25,7 +26,8 @@ Before = Annotated[str | None, typer.Option(help="Only what was remembered befor
 
 memory = typer.Typer(
     no_args_is_help=True,
-    help="Show, export, import and forget what `simplemem` remembers of a key and a user. A server may run meanwhile.",
+    help="Show, export, import and forget what `simplemem` and `memgas` remember of a key and a user. A server may run "
+    "meanwhile.",
 )
 
 
@@ -39,9 +41,10 @@ def show(
     user: User = None,
     config: Config = None,
 ) -> None:
-    """List memories, one a line: id, day, and what it says."""
+    """List memories, one a line: id, day, and what it says; and episodes, with an `e` in front of their id."""
 
-    async def work(own: OwnMemories) -> None:
+    async def work(own: OwnMemories, whole: OwnEpisodes) -> None:
+        from waver.policies.remember.memgas import MemGAS
         from waver.policies.remember.recall import best, by_words
 
         if question is None:
@@ -50,12 +53,21 @@ def show(
                 typer.echo(f"{each.id}  {_day(each.unit.time)}  {each.unit.content}{note}")
             if waiting := await own.waiting():
                 typer.echo(f"{len(waiting)} turns are kept until the next window has been read", err=True)
+            for kept in await whole.page():
+                typer.echo(f"e{kept.id}  {_day(kept.episode.time)}  {kept.episode.head}")
+            if waiting := await whole.waiting():
+                typer.echo(f"{len(waiting)} turns are kept until their conversation is idle", err=True)
             return
         index = await own.index()
         if index.memories:
             vector = await own.question(question)
             for found in best(index, question, vector, by_words(question), count):
                 typer.echo(f"{found.memory.id}  {found.score:.3f}  {found.line}")
+        episodes = await whole.index()
+        if episodes.episodes:
+            near, _ = MemGAS(episodes=min(count, 50)).best(episodes, await whole.question(question))
+            for episode in near:
+                typer.echo(f"e{episode.kept.id}  {episode.score:.3f}  {episode.kept.episode.head}")
 
     _run(config, key, user, work)
 
@@ -68,13 +80,15 @@ def export(
     before: Before = None,
     config: Config = None,
 ) -> None:
-    """Print everything that is kept as JSON lines: memories, and turns that wait."""
+    """Print everything that is kept as JSON lines: memories, episodes, and turns that wait."""
     span = _span(after, before)
 
-    async def work(own: OwnMemories) -> None:
+    async def work(own: OwnMemories, whole: OwnEpisodes) -> None:
         from waver.retrieval.memory.rows import as_line
 
         for each in [each.as_dict() for each in await own.page(span)] + await own.waiting(span):
+            typer.echo(as_line(each), nl=False)
+        for each in [each.as_dict() for each in await whole.page(span)] + await whole.waiting(span):
             typer.echo(as_line(each), nl=False)
 
     _run(config, key, user, work)
@@ -87,22 +101,31 @@ def import_(
     user: User = None,
     config: Config = None,
 ) -> None:
-    """Take memories in; those whose words are there already are left out, and so are turns, which the conversations
-    themselves bring again."""
+    """Take memories and episodes in; those whose words are there already are left out, and so are turns, which the
+    conversations themselves bring again."""
 
-    async def work(own: OwnMemories) -> None:
+    async def work(own: OwnMemories, whole: OwnEpisodes) -> None:
+        from waver.retrieval.memory.episode import Episode, read_episode
+        from waver.retrieval.memory.episodes import Linking
         from waver.retrieval.memory.unit import read_unit
 
-        units = read_export(file, lambda data: data.get("object") == "turn", read_unit)
-        made = await own.add(units)
-        typer.echo(f"{len(made)} remembered, {len(units) - len(made)} known already")
+        def read(data: Any) -> Any:
+            episode = isinstance(data, dict) and data.get("object") == "episode"
+            return read_episode(data) if episode else read_unit(data)
+
+        given = read_export(file, lambda data: data.get("object") == "turn", read)
+        count = len(await own.add([each for each in given if not isinstance(each, Episode)]))
+        count += len(await whole.add([each for each in given if isinstance(each, Episode)], Linking()))
+        typer.echo(f"{count} remembered, {len(given) - count} known already")
 
     _run(config, key, user, work)
 
 
 @memory.command()
 def forget(
-    ids: Annotated[list[int] | None, typer.Argument(help="Memories to forget.", show_default="none")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="Memories to forget, and episodes (`e1`).", show_default="none")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Forget all of this key and user.")] = False,
     key: Key = None,
     user: User = None,
@@ -110,35 +133,50 @@ def forget(
     before: Before = None,
     config: Config = None,
 ) -> None:
-    """Erase memories from the file and its journal, and the abstracts that were made of them."""
+    """Erase memories and episodes from their files and journals, and the abstracts that were made of memories."""
     span = _span(after, before)
     if (bool(ids) + everything + bool(after or before)) != 1:
         raise typer.BadParameter("give ids, or --all, or --after and --before.")
 
-    async def work(own: OwnMemories) -> None:
+    if any(not each.removeprefix("e").isdecimal() for each in ids or ()):
+        raise typer.BadParameter("an id is a number, that of an episode with an e in front.")
+
+    async def work(own: OwnMemories, whole: OwnEpisodes) -> None:
         if not ids:
-            typer.echo(f"{await own.erase(span)} forgotten")
+            typer.echo(f"{await own.erase(span) + await whole.erase(span)} forgotten")
             return
-        await forget_each(ids, own.forget, "memory")
+
+        async def forget(each: str) -> bool:
+            return await (whole.forget(int(each[1:])) if each.startswith("e") else own.forget(int(each)))
+
+        await forget_each(ids, forget, "memory")
 
     _run(config, key, user, work)
 
 
 def _run(
-    config: Path | None, key: str | None, user: str | None, work: Callable[[OwnMemories], Coroutine[Any, Any, None]]
+    config: Path | None,
+    key: str | None,
+    user: str | None,
+    work: Callable[[OwnMemories, OwnEpisodes], Coroutine[Any, Any, None]],
 ) -> None:
-    """Do work with the memories of a key and a user."""
+    """Do work with the memories and the episodes of a key and a user."""
 
-    def opened(configured: Configured, library: Library) -> Memories:
+    def opened(configured: Configured, library: Library) -> tuple[Memories, Episodes]:
+        from waver.retrieval.memory.episodes import Episodes
         from waver.retrieval.memory.memories import Memories
 
-        return Memories(Path(configured.state), configured.memory, library.embedder)
+        folder = Path(configured.state)
+        return (
+            Memories(folder, configured.memory, library.embedder),
+            Episodes(folder, configured.memory, library.embedder),
+        )
 
-    with_store(config, key, user, opened, lambda every, owner: work(every.of(owner)))
+    with_stores(config, key, user, opened, lambda stores, owner: work(stores[0].of(owner), stores[1].of(owner)))
 
 
 def _span(after: str | None, before: str | None) -> Span:
-    from waver.retrieval.memory.rows import Span
+    from waver.retrieval.memory.span import Span
     from waver.retrieval.memory.unit import in_utc
 
     try:

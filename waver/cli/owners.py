@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from waver.retrieval.memory.owned import OwnedStore
     from waver.server.config import Config
 
-    Store = TypeVar("Store", bound=OwnedStore[Any])
+    Stores = TypeVar("Stores", bound=tuple[OwnedStore[Any], ...])
 
+Id = TypeVar("Id")
 Key = Annotated[str | None, typer.Option("--key", help="Name of the API key.", show_default="none")]
 
 
-def with_store(
+def with_stores(
     config: Path | None,
     key: str | None,
     user: str | None,
-    make: Callable[[Config, Library], Store],
-    work: Callable[[Store, str], Coroutine[Any, Any, None]],
+    make: Callable[[Config, Library], Stores],
+    work: Callable[[Stores, str], Coroutine[Any, Any, None]],
 ) -> None:
-    """Open a store and do work in it for an owner, whose name is handed on; errors are a sentence and status 1."""
+    """Open stores and do work in them for an owner, whose name is handed on; errors are a sentence and status 1."""
     import asyncio
 
     from waver.policies.job import Caller
@@ -37,11 +38,12 @@ def with_store(
     with in_sentences(ValueError, OSError):
         configured = load_config(config)
         library = Library(configured.retrieval)
-        store = make(configured, library)
+        stores = make(configured, library)
         try:
-            asyncio.run(work(store, Caller(key, user).owner))
+            asyncio.run(work(stores, Caller(key, user).owner))
         finally:
-            store.close()
+            for store in stores:
+                store.close()
             library.close()
 
 
@@ -69,7 +71,7 @@ def read_export(file: Path, skipped: Callable[[dict[str, Any]], bool], read: Cal
     return found
 
 
-async def forget_each(ids: Sequence[int], forget: Callable[[int], Coroutine[Any, Any, bool]], what: str) -> None:
+async def forget_each(ids: Sequence[Id], forget: Callable[[Id], Coroutine[Any, Any, bool]], what: str) -> None:
     """Forget what has these ids, and end with status 1 if one of them has nothing."""
     missing = [each for each in ids if not await forget(each)]
     typer.echo(f"{len(ids) - len(missing)} forgotten")

@@ -16,7 +16,7 @@ import pytest
 from waver.retrieval.base import BadDocument, Damaged
 from waver.retrieval.memory.config import MemoryConfig
 from waver.retrieval.memory.memories import Memories, OwnMemories
-from waver.retrieval.memory.rows import Span
+from waver.retrieval.memory.span import Span
 from waver.retrieval.memory.turns import MOST_TRIES, Turn
 from waver.retrieval.memory.unit import Unit, read_unit
 

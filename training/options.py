@@ -34,9 +34,9 @@ class RlRun:
     )
     recipe: dict[str, Any] = field(default_factory=dict)
     """Arguments of `make_recipe`."""
-    task: Annotated[str, Option("`arithmetic`; with --data `gsm8k`, `verilog` or, with --reward too, `custom`.")] = (
-        "arithmetic"
-    )
+    task: Annotated[
+        str, Option("`arithmetic` or `instructions`; with --data `gsm8k`, `verilog` or, with --reward too, `custom`.")
+    ] = "arithmetic"
     data: Annotated[str | None, Option("JSONL: in each line `question`, and `answer` or `testbench`.")] = None
     reward: Annotated[
         tuple[str, ...],

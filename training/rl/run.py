@@ -20,6 +20,7 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOTrainer
 
 from waver import job
 from waver.engines.tokens import TokenText
@@ -32,6 +33,8 @@ from waver.training.rl.monitor import Monitor, plot
 from waver.training.rl.recipe import Recipe
 from waver.training.rl.registry import make_recipe
 from waver.training.rl.run_arguments import adapters, check_options, learning_rate, load_model, make_arguments
+from waver.training.tasks.instructions import follows, instructions
+from waver.training.tasks.instructions.reward import ALL
 from waver.training.tasks.rewards import (
     Verifiable,
     arithmetic,
@@ -44,7 +47,12 @@ from waver.training.tasks.tools import TOOLS
 from waver.training.tasks.verilog import need_simulator
 from waver.training.tasks.vote import majority
 
-JUDGES: dict[str, Callable[..., Any]] = {"gsm8k": same_number, "verilog": passes_testbench, "majority": majority}
+JUDGES: dict[str, Callable[..., Any]] = {
+    "gsm8k": same_number,
+    "verilog": passes_testbench,
+    "majority": majority,
+    "instructions": follows,
+}
 """Tasks whose questions come from a file, and who judges the answers."""
 
 console = Console()
@@ -102,6 +110,9 @@ def questions(run: RlRun) -> Verifiable:
         return arithmetic(rows, run.held_out, run.seed, run.chain)
     if run.task not in (*JUDGES, "custom"):
         raise ValueError(f"there is no task {run.task!r}; there are arithmetic, {', '.join(JUDGES)}, custom")
+    if run.task == "instructions" and run.data is None and not run.reward:
+        drawn = instructions(rows + run.held_out, run.seed, (2, 5))
+        return Verifiable(drawn[:rows], drawn[rows:], follows, correct=ALL)
     if run.data is None:
         raise ValueError(f"the task {run.task} needs --data, a JSONL file with a `question` in each line")
     if run.task == "custom" and not run.reward:
@@ -211,7 +222,7 @@ def make_trainer(run: RlRun, recipe: Recipe, task: Verifiable, out: Path, *, res
     return trainer
 
 
-def save(trainer: RecipeTrainer, out: Path) -> None:
+def save(trainer: GRPOTrainer, out: Path) -> None:
     """Write the trained model to `model/`, and adapters by themselves to `adapter/`."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if not hasattr(model, "merge_and_unload"):

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from waver.answers import contains, last_number, number
 from waver.training.pair.world import TASKS, draw, score_text
+from waver.training.tasks.instructions import follows, no_constraints
 from waver.training.tasks.verilog import VerilogTask, rewards
 
 Reward = Callable[..., list[float]]
@@ -119,6 +120,7 @@ FLAWS: dict[Reward, Flaw] = {
     same_number: no_number,
     holds_answer: no_answer,
     passes_testbench: no_testbench,
+    follows: no_constraints,
 }
 """Checks of a row by reward: a function that describes what is wrong with it, if anything."""
 

@@ -38,6 +38,11 @@ class TuneRun:
     learning_rate: Annotated[
         float | None, Option("Learning rate of AdamW, constant.", least=0.0, shown="5e-5; 2e-4 for LoRA")
     ] = None
+    keep: Annotated[
+        float,
+        Option("Share of the tokens to learn: the hardest for their entropy (Entropy-SFT: 0.8).", least=0.0, most=1.0),
+    ] = 1.0
+    entropy_weight: Annotated[float, Option("Weight of the entropy in that choice.", least=0.0)] = 0.8
     every: Annotated[int, Option("Steps between checkpoints.", least=1)] = 50
     seed: Annotated[int, Option("Seed of the order of the texts, and of --select random.")] = 1
 

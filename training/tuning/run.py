@@ -27,6 +27,7 @@ from waver.training import checkpoints
 from waver.training.selection.epiplexity.logger import EpiplexityLogger
 from waver.training.texts import Text, mean_loss, padded, read_texts
 from waver.training.tuning import selection, trainer
+from waver.training.tuning.entropy_sft import HardTokensTrainer
 from waver.training.tuning.kappatune import Candidate
 from waver.training.tuning.options import TuneRun
 
@@ -87,7 +88,8 @@ def tune(data: Path, held_out: Path | None, run: TuneRun, out: Path, threads: in
 def _train(model: nn.Module, texts: Sequence[Text], run: TuneRun, out: Path) -> None:
     rate = run.learning_rate if run.learning_rate is not None else (LORA_RATE if run.rank else RATE)
     schedule = trainer.Schedule(run.steps, run.batch, rate, run.every, run.seed)
-    made = Trainer(
+    kind = Trainer if run.keep == 1 else partial(HardTokensTrainer, share=run.keep, weight=run.entropy_weight)
+    made = kind(
         model,
         trainer.arguments(out, schedule),
         data_collator=lambda rows: padded([row["value"] for row in rows]),

@@ -24,6 +24,7 @@ from waver.cli.serve import serve
 from waver.cli.train_bundled import train_bundled
 from waver.cli.train_dpo import train_dpo
 from waver.cli.train_guard import train_guard
+from waver.cli.train_instructions import train_instructions
 from waver.cli.train_judge import train_judge
 from waver.cli.train_probe import train_probe
 from waver.cli.train_rl import train_rl
@@ -67,6 +68,7 @@ app.add_typer(preferences, name="preferences")
 train = typer.Typer(no_args_is_help=True, help="Train models.")
 train.command("bundled")(train_bundled)
 train.command("rl")(train_rl)
+train.command("instructions")(train_instructions)
 train.command("probe")(train_probe)
 train.command("guard")(train_guard)
 train.command("judge")(train_judge)

@@ -89,12 +89,14 @@ def _train(model: nn.Module, texts: Sequence[Text], run: TuneRun, out: Path) -> 
     rate = run.learning_rate if run.learning_rate is not None else (LORA_RATE if run.rank else RATE)
     schedule = trainer.Schedule(run.steps, run.batch, rate, run.every, run.seed)
     kind = Trainer if run.keep == 1 else partial(HardTokensTrainer, share=run.keep, weight=run.entropy_weight)
+    # The loss of chosen tokens is no code length.
+    information = [EpiplexityLogger(out / "information.jsonl")] if run.keep == 1 else []
     made = kind(
         model,
         trainer.arguments(out, schedule),
         data_collator=lambda rows: padded([row["value"] for row in rows]),
         train_dataset=trainer.as_rows(texts),
-        callbacks=[trainer.Watch(out / "metrics.jsonl", console), EpiplexityLogger(out / "information.jsonl")],
+        callbacks=[trainer.Watch(out / "metrics.jsonl", console), *information],
     )
     trainer.run(made, out, console)
 

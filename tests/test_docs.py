@@ -18,7 +18,7 @@ UNCITED = {"random_switch", "route"}
 """Policies of no paper."""
 KEPT = {"simplemem", "memgas", "scr", "safeharbor"}
 """Policies with stores."""
-WEIGHTS = {"kappatune", "shred", "did"}
+WEIGHTS = {"kappatune", "shred", "did", "distil"}
 """Methods of commands of their own that change a model's weights."""
 DATA = {"epiplexity"}
 """Methods that look into data, and choose what to train on or to ask."""

@@ -22,6 +22,7 @@ from waver.cli.memory import memory
 from waver.cli.preferences import preferences
 from waver.cli.serve import serve
 from waver.cli.train_bundled import train_bundled
+from waver.cli.train_distil import train_distil
 from waver.cli.train_dpo import train_dpo
 from waver.cli.train_guard import train_guard
 from waver.cli.train_instructions import train_instructions
@@ -68,6 +69,7 @@ app.add_typer(preferences, name="preferences")
 train = typer.Typer(no_args_is_help=True, help="Train models.")
 train.command("bundled")(train_bundled)
 train.command("rl")(train_rl)
+train.command("distil")(train_distil)
 train.command("instructions")(train_instructions)
 train.command("probe")(train_probe)
 train.command("guard")(train_guard)

@@ -45,7 +45,7 @@ def test_one_token_at_least_and_none_of_none() -> None:
 
 
 def test_the_choice_has_no_gradient() -> None:
-    """What is left out gets none; what is kept gets that of its cross-entropy alone."""
+    """Tokens left out get none; those that are kept get that of their cross-entropy alone."""
     logits = LOGITS.clone().requires_grad_()
     loss(logits, LABELS).backward()
     assert logits.grad is not None

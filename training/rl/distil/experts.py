@@ -23,7 +23,7 @@ AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Told:
-    """What an expert says of some answers.
+    """Everything that an expert says of some answers.
 
     Args:
         expert: its tokens, `[B, T, K]`. weight: `[B, T]`, 1 for each position that was asked about, or more where it

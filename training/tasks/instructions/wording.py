@@ -120,7 +120,7 @@ class Forbidden(Constraint):
 
 
 class LetterFrequency(Counted):
-    """How often a letter comes, ignoring case. At most 0 times forbids it."""
+    """The number of times that a letter comes, ignoring case. At most 0 times forbids it."""
 
     kind: Literal["letter_frequency"] = "letter_frequency"
     letter: str = Field(min_length=1, max_length=1)

@@ -118,3 +118,24 @@ class Pursuit:
     alpha: Annotated[float, Option("Share of truths that sets may miss, for the check.", least=0.001, most=0.5)] = 0.1
     seed: Annotated[int, Option("Seed of the histories.")] = 1
     at_once: Annotated[int, Option("Requests in the air at a time.", least=1)] = 8
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """Settings of `waver calibrate arms`: how many requests may be made, and how the next one is chosen."""
+
+    budget: Annotated[int, Option("Requests that may be made in all.", least=2, most=2000)]
+    strategy: Annotated[
+        str, Option("`learned` (trained in simulation first), or `uniform`, `entropy`, `thompson`, `top_two`.")
+    ] = "learned"
+    price: Annotated[
+        float, Option("What a relative cost of 1 is worth, in shares of right answers.", least=0.0, most=1.0)
+    ] = 0.0
+    scorer: Annotated[str, Option("When an answer is right: contains, exact or number.")] = "contains"
+    max_tokens: Annotated[int, Option("The most tokens of an answer.", least=1)] = 256
+    classes: Annotated[int, Option("Classes of difficulty in the simulation.", least=1, most=6)] = 3
+    instances: Annotated[int, Option("Simulated users to train on.", least=10, most=2000)] = 200
+    steps: Annotated[int, Option("Updates of each policy in training.", least=1)] = 150
+    rollouts: Annotated[int, Option("Simulated calibrations in each.", least=8)] = 256
+    users: Annotated[int, Option("Fresh simulated users to compare all strategies on.", least=1)] = 200
+    seed: Annotated[int, Option("Seed of the simulation, of the questions' order and of choices.")] = 1

@@ -20,7 +20,7 @@ KEPT = {"simplemem", "memgas", "scr", "safeharbor"}
 """Policies with stores."""
 WEIGHTS = {"kappatune", "shred", "did", "distil"}
 """Methods of commands of their own that change a model's weights."""
-DATA = {"epiplexity"}
+DATA = {"epiplexity", "instruction_selection", "learning_to_actively_learn"}
 """Methods that look into data, and choose what to train on or to ask."""
 
 ADAPTED = {"adte"}

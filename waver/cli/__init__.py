@@ -11,7 +11,7 @@ import typer
 
 from waver import __version__
 from waver.cli.bench import bench
-from waver.cli.calibrate import calibrate_c_ip, calibrate_inv_entropy, calibrate_l_rag
+from waver.cli.calibrate import calibrate_arms, calibrate_c_ip, calibrate_inv_entropy, calibrate_l_rag
 from waver.cli.chat import chat
 from waver.cli.classify import classify
 from waver.cli.data import data
@@ -81,6 +81,7 @@ calibrate = typer.Typer(no_args_is_help=True, help="Set a policy's threshold fro
 calibrate.command("l_rag")(calibrate_l_rag)
 calibrate.command("inv_entropy")(calibrate_inv_entropy)
 calibrate.command("c_ip")(calibrate_c_ip)
+calibrate.command("arms")(calibrate_arms)
 app.add_typer(calibrate, name="calibrate")
 
 app.add_typer(data, name="data")

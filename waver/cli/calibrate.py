@@ -11,7 +11,7 @@ import typer
 from waver.cli.endings import in_sentences
 from waver.cli.fill import filled
 from waver.cli.servers import BaseUrl, Config, parameters_of, server_at
-from waver.clients.options import Calibration, Measuring, Pursuit, Requests
+from waver.clients.options import Calibration, Choosing, Measuring, Pursuit, Requests
 
 
 @filled(calibration=Calibration, requests=Requests)
@@ -107,4 +107,42 @@ def calibrate_c_ip(
 
     with in_sentences(ValueError), server_at(base_url, config) as (address, key):
         status = calibrate(task, wanted, address, key, out, typer.echo)
+    raise typer.Exit(status)
+
+
+@filled(wanted=Choosing)
+def calibrate_arms(
+    questions: Annotated[Path, typer.Argument(help="JSONL: `question`, and `answer`, a text or a list of texts.")],
+    arm: Annotated[
+        list[str],
+        typer.Option(help="MODEL, or MODEL=POLICIES as YAML; at least two, the option is repeated."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the report; a stopped run there goes on.")],
+    wanted: Choosing,
+    base_url: BaseUrl = None,
+    config: Config = None,
+) -> None:
+    """Find which model, preset or threshold answers your questions best, with as few requests as --budget says.
+
+    Each request asks one arm; which is next is chosen by what came before. `learned` is a policy that was trained in
+    simulation for easy and hard cases alike (arXiv 2010.15382), some minutes before the first request; the other
+    strategies are rules. What each would lose on simulated users is told at the end. With --price cheaper arms gain.
+
+    A server that wants a key gets the one in WAVER_API_KEY.
+
+        waver calibrate arms questions.jsonl --arm small --arm large --arm waver/frugal --budget 60 --out arms
+
+        waver calibrate arms questions.jsonl --budget 80 --out thresholds --arm 'small=[{name: ead, threshold: 0.01}]'
+        --arm 'small=[{name: ead, threshold: 0.1}]'
+    """
+    from waver.clients.arms import calibrate, check, read_arm
+    from waver.clients.questions import Refused, read
+    from waver.clients.questions import check as check_answers
+
+    with in_sentences(ValueError, Refused):
+        asked, arms = read(questions), [read_arm(each) for each in arm]
+        check_answers(asked, wanted.scorer, questions)
+        check(asked, arms, wanted, questions)
+        with server_at(base_url, config) as (address, key):
+            status = calibrate(asked, arms, wanted, address, key, out, typer.echo)
     raise typer.Exit(status)

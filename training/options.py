@@ -35,9 +35,15 @@ class RlRun:
     recipe: dict[str, Any] = field(default_factory=dict)
     """Arguments of `make_recipe`."""
     task: Annotated[
-        str, Option("`arithmetic` or `instructions`; with --data `gsm8k`, `verilog` or, with --reward too, `custom`.")
+        str,
+        Option(
+            "`arithmetic`, `instructions`; with --data `gsm8k`, `verilog`, `paraphrases`; with --reward too `custom`."
+        ),
     ] = "arithmetic"
-    data: Annotated[str | None, Option("JSONL: in each line `question`, and `answer` or `testbench`.")] = None
+    data: Annotated[
+        str | None,
+        Option("JSONL: in each line `question`, and `answer`, `testbench` or `constraints`; or `questions`."),
+    ] = None
     reward: Annotated[
         tuple[str, ...],
         Option("MODULE:FUNCTION, called as TRL calls a reward function, or a task's own by its name; repeatable."),

@@ -33,6 +33,8 @@ from waver.training.rl.monitor import Monitor, plot
 from waver.training.rl.recipe import Recipe
 from waver.training.rl.registry import make_recipe
 from waver.training.rl.run_arguments import adapters, check_options, learning_rate, load_model, make_arguments
+from waver.training.tasks.consistency.reward import f1, relaxed
+from waver.training.tasks.consistency.sets import read_sets, training_rows
 from waver.training.tasks.instructions import follows, instructions
 from waver.training.tasks.instructions.reward import ALL
 from waver.training.tasks.rewards import (
@@ -108,13 +110,16 @@ def questions(run: RlRun) -> Verifiable:
         if run.correct is not None:
             raise ValueError("--correct is for a reward of your own: sums are right where they earn 1")
         return arithmetic(rows, run.held_out, run.seed, run.chain)
-    if run.task not in (*JUDGES, "custom"):
-        raise ValueError(f"there is no task {run.task!r}; there are arithmetic, {', '.join(JUDGES)}, custom")
+    if run.task not in (*JUDGES, "paraphrases", "custom"):
+        there = ", ".join(("arithmetic", *JUDGES, "paraphrases", "custom"))
+        raise ValueError(f"there is no task {run.task!r}; there are {there}")
     if run.task == "instructions" and run.data is None and not run.reward:
         drawn = instructions(rows + run.held_out, run.seed, (2, 5))
         return Verifiable(drawn[:rows], drawn[rows:], follows, correct=ALL)
     if run.data is None:
         raise ValueError(f"the task {run.task} needs --data, a JSONL file with a `question` in each line")
+    if run.task == "paraphrases":
+        return _paraphrases(run, Path(run.data))
     if run.task == "custom" and not run.reward:
         raise ValueError("the task custom needs --reward module:function")
     names = run.reward or (run.task,)
@@ -123,6 +128,22 @@ def questions(run: RlRun) -> Verifiable:
     reward, *also = [JUDGES[name] if name in JUDGES else custom(name) for name in names]
     task = from_file(Path(run.data), rows, run.held_out, run.seed, reward, run.correct)
     return replace(task, also=tuple(also))
+
+
+def _paraphrases(run: RlRun, file: Path) -> Verifiable:
+    """Return wordings of questions, rewarded by agreement, and by the F1 of an answer where one is known.
+
+    Raises:
+        ValueError: the file cannot be used.
+    """
+    sets = read_sets(file)
+    taught, held_out = training_rows(sets, run.steps * run.prompts, run.held_out, run.prompts, run.seed)
+    named: list[Any] = [custom(name) for name in run.reward]
+    if not named:
+        named = [relaxed, f1] if any(each.answer is not None for each in sets) else [relaxed]
+    if run.reward_weight and len(run.reward_weight) != len(named):
+        raise ValueError(f"this task has {len(named)} rewards: give --reward-weight for each, or none")
+    return Verifiable(taught, held_out, named[0], run.correct if run.reward else None, tuple(named[1:]))
 
 
 def train(run: RlRun, out: Path, threads: int = 1) -> Path:

@@ -42,7 +42,8 @@ def check_options(run: RlRun) -> None:
     for name, (given, known) in choices.items():
         if given not in known:
             raise ValueError(f"--{name} is {', '.join(str(each) for each in known if each)}, not {given!r}")
-    if run.reward_weight and len(run.reward_weight) != len(run.reward):
+    own = run.task == "paraphrases" and not run.reward  # it has two rewards of its own
+    if run.reward_weight and not own and len(run.reward_weight) != len(run.reward):
         raise ValueError(f"there are {len(run.reward)} --reward and {len(run.reward_weight)} --reward-weight")
     if run.peft and find_spec("peft") is None:
         raise ValueError(f"--peft needs the package peft: {how_to_install('train')}")

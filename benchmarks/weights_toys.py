@@ -7,7 +7,7 @@ seeds, the tests a small one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -236,9 +236,3 @@ def shredding(seed: int) -> Found:
     """Return what each way to forget does to the same model."""
     known = planted(seed)
     return {how: forgotten(known, how, seed) for how in ("shred", "random", "ascent", "npo")}
-
-
-EXPERIMENTS: dict[str, Callable[[int], Found]] = {
-    "kappatune": kappatune,
-    "shred": shredding,
-}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,23 +19,35 @@ def last_attention(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
     """
     seen: list[torch.Tensor] = []
 
-    def keep(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+    def keep(weights: torch.Tensor) -> None:
+        seen[:] = [weights]
+
+    with each_attention(model, keep):
+        yield seen
+
+
+@contextmanager
+def each_attention(model: PreTrainedModel, keep: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """Make the model's passes compute attention weights explicitly; `keep` gets those of each layer in turn,
+    `[rows, heads, queries, keys]`, and is never called where a model has no such way or no attention."""
+
+    def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
         weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
         if isinstance(weights, torch.Tensor) and weights.ndim == 4 and weights.shape[-1] >= weights.shape[-2]:
-            seen[:] = [weights]
+            keep(weights)
 
     before = model.config._attn_implementation
     try:
         model.set_attn_implementation("eager")
     except ValueError:
-        yield seen
+        yield
         return
-    hooks = [module.register_forward_hook(keep) for module in model.modules() if _attends(module)]
+    hooks = [module.register_forward_hook(hook) for module in model.modules() if _attends(module)]
     try:
-        yield seen
+        yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for each in hooks:
+            each.remove()
         model.set_attn_implementation(before)
 
 

@@ -20,6 +20,7 @@ from llguidance import LLMatcher
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from waver.engines import activations
 from waver.engines.attention import last_attention
 from waver.engines.base import (
     ContextExceeded,
@@ -71,6 +72,7 @@ class TransformersEngine:
             "local_files_only": Path(config.model).is_dir(),
         }
         disable_progress_bar()
+        activations.register()
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 config.model, dtype=config.dtype, use_safetensors=True, **options

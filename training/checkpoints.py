@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from waver import job
+from waver.engines import activations
 from waver.engines.base import reason
 from waver.engines.tokens import TokenText
 
@@ -23,6 +24,7 @@ def load(model: str) -> tuple[PreTrainedModel, TokenText]:
         ValueError: it cannot be loaded; the message says why.
     """
     disable_progress_bar()
+    activations.register()
     local: dict[str, Any] = {"local_files_only": Path(model).is_dir()}
     if not torch.cuda.is_available():  # on a CPU the fused kernel's backward pass takes longer than the rest together
         local["attn_implementation"] = "eager"

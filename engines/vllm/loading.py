@@ -7,6 +7,7 @@ from waver.engines.vllm.engine import VllmEngine
 from waver.engines.vllm.exact import ExactVllmEngine
 from waver.engines.vllm.model import VllmModel
 from waver.engines.vllm.speculative import SpeculativeVllmEngine
+from waver.engines.vllm.unsupported import refuse_model
 
 
 def load(name: str, config: VllmConfig) -> VllmEngine:
@@ -15,6 +16,7 @@ def load(name: str, config: VllmConfig) -> VllmEngine:
     Raises:
         ValueError: vLLM cannot start the model; the message says why.
     """
+    refuse_model(name, config.model)
     model = VllmModel(name, config)
     engine = (SpeculativeVllmEngine if model.speculates else ExactVllmEngine)(name, model)
     model.core.warm_up = engine.warm_up

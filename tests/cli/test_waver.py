@@ -35,6 +35,7 @@ def waver(*arguments: str) -> subprocess.CompletedProcess[str]:
             ["forget", "-h"],
             ["preferences", "-h"],
             ["train", "dpo", "-h"],
+            ["inspect", "attention", "-h"],
         ),
     ],
 )

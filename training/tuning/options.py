@@ -9,6 +9,7 @@ from waver.options import Option
 from waver.resources import MODELS
 
 SELECTIONS = ("kappatune", "all", "random", "reverse")
+ACTIVATION = "crrelu"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,16 @@ class TuneRun:
     match: Annotated[
         int | None, Option("Raise --rank to the parameters of a LoRA of this rank on all layers.", least=1)
     ] = None
+    activation: Annotated[
+        str | None,
+        Option("`crrelu`: put it into the MLPs, and train these in place of a selection.", shown="the model's"),
+    ] = None
+    guide: Annotated[
+        float, Option("Weight of a loss that holds attention heads' entropies near learned points; 0: none.", least=0.0)
+    ] = 0.0
+    tolerance: Annotated[
+        float, Option("How far a head may be from its point, as a part of the largest entropy.", least=0.0, most=1.0)
+    ] = 0.2
     dropout: Annotated[float, Option("Dropout of LoRA.", least=0.0, most=0.9)] = 0.05
     steps: Annotated[int, Option("Optimizer steps.", least=1)] = 200
     batch: Annotated[int, Option("Texts a step.", least=1)] = 8

@@ -1,8 +1,8 @@
 """Run `waver tune`: train chosen tensors of a model, or LoRA adapters on chosen layers, on texts.
 
 The folder holds `model/` (to serve; with LoRA the adapters are merged), `adapter/` with LoRA, `selection.json` (which
-tensors were trained), `kappas.json`, `metrics.jsonl`, `information.jsonl`, `report.json` (losses before and after) and
-`run.json`. The same command in the same folder goes on from the last checkpoint.
+tensors were trained), `kappas.json`, `metrics.jsonl`, `information.jsonl`, `report.json` (losses before and after, what
+activations and attention came to) and `run.json`. The same command in the same folder goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from waver import job
 from waver.extras import how_to_install
 from waver.training import checkpoints
 from waver.training.selection.epiplexity.logger import EpiplexityLogger
 from waver.training.texts import Text, mean_loss, padded, read_texts
-from waver.training.tuning import selection, trainer
+from waver.training.tuning import crrelu, guided, selection, trainer
 from waver.training.tuning.entropy_sft import HardTokensTrainer
 from waver.training.tuning.kappatune import Candidate
 from waver.training.tuning.options import TuneRun
@@ -58,9 +58,9 @@ def tune(data: Path, held_out: Path | None, run: TuneRun, out: Path, threads: in
     if (done := job.read_record(out / "report.json")) is not None:
         console.print(f"done already: the model is in {out / 'model'}")
         return done
-    console.print("computing condition numbers")
-    chosen = selection.select(model, run, out / "kappas.json")
     losses = {name: {"before": mean_loss(model, found)} for name, found in texts.items()}
+    attention = {"before": guided.layer_fractions(model, texts["learned"])} if run.guide else {}
+    chosen = _chosen(model, run, out)
     if run.rank:
         trained, rank = selection.adapted(model, chosen, run)
         count = sum(weight.numel() for weight in trained.parameters() if weight.requires_grad)
@@ -68,7 +68,11 @@ def tune(data: Path, held_out: Path | None, run: TuneRun, out: Path, threads: in
         trained, rank, count = model, 0, selection.train_only(model, chosen)
     _write(out / "selection.json", _listed(chosen, count, rank))
     console.print(f"training {count:,} parameters in {len(chosen)} tensors" + (f", LoRA of rank {rank}" * bool(rank)))
+    points = guided.attach(model, run) if run.guide else None
     _train(trained, texts["learned"], run, out)
+    if points is not None:
+        guided.detach(model)
+        attention["after"] = guided.layer_fractions(model, texts["learned"])
     if run.rank:
         trained.eval()
         job.replace_folder(out / "adapter", trained.save_pretrained)  # type: ignore[arg-type]
@@ -76,6 +80,10 @@ def tune(data: Path, held_out: Path | None, run: TuneRun, out: Path, threads: in
     for name, found in texts.items():
         losses[name]["after"] = mean_loss(model, found)
     report = {"parameters": count, "tensors": len(chosen), "rank": rank, "losses": losses}
+    if points is not None:
+        report["attention"] = attention | {"points": points.thresholds.tolist()}
+    if run.activation:
+        report["activations"] = [asdict(each) for each in crrelu.learned(model, texts["learned"])]
     checkpoints.save(out / "model", model, tokens, checkpoints.stored_dtype(run.model))
     _write(out / "report.json", report)
     trainer.drop_checkpoints(out)
@@ -85,18 +93,32 @@ def tune(data: Path, held_out: Path | None, run: TuneRun, out: Path, threads: in
     return report
 
 
+def _chosen(model: PreTrainedModel, run: TuneRun, out: Path) -> list[Candidate]:
+    """Choose what is trained: by the run's selection or, with another activation, the MLPs that it is put into."""
+    if run.activation is not None:
+        names = crrelu.swap(model)
+        named = [(name, weight) for name, weight in model.named_parameters() if name in names]
+        return [Candidate(name, math.nan, tuple(weight.shape)) for name, weight in named]
+    console.print("computing condition numbers")
+    return selection.select(model, run, out / "kappas.json")
+
+
 def _train(model: nn.Module, texts: Sequence[Text], run: TuneRun, out: Path) -> None:
     rate = run.learning_rate if run.learning_rate is not None else (LORA_RATE if run.rank else RATE)
     schedule = trainer.Schedule(run.steps, run.batch, rate, run.every, run.seed)
-    kind = Trainer if run.keep == 1 else partial(HardTokensTrainer, share=run.keep, weight=run.entropy_weight)
-    # The loss of chosen tokens is no code length.
-    information = [EpiplexityLogger(out / "information.jsonl")] if run.keep == 1 else []
+    kind: Any = Trainer if run.keep == 1 else partial(HardTokensTrainer, share=run.keep, weight=run.entropy_weight)
+    if run.guide:
+        kind = partial(guided.GuidedTrainer, guide=run.guide)
+    # The loss of chosen tokens, or with another one added to it, is no code length.
+    plain = run.keep == 1 and not run.guide
+    information = [EpiplexityLogger(out / "information.jsonl")] if plain else []
     made = kind(
         model,
         trainer.arguments(out, schedule),
         data_collator=lambda rows: padded([row["value"] for row in rows]),
         train_dataset=trainer.as_rows(texts),
         callbacks=[trainer.Watch(out / "metrics.jsonl", console), *information],
+        optimizers=(crrelu.optimizer(model, rate) if run.activation else None, None),
     )
     trainer.run(made, out, console)
 

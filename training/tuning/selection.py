@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from waver.training.tuning.kappatune import Budget, Candidate, cached, choose, matched_rank, ranked
-from waver.training.tuning.options import SELECTIONS, TuneRun
+from waver.training.tuning.options import ACTIVATION, SELECTIONS, TuneRun
 
 
 def check(run: TuneRun) -> None:
@@ -24,6 +24,12 @@ def check(run: TuneRun) -> None:
     """
     if run.select not in SELECTIONS:
         raise ValueError(f"there is no selection {run.select!r}; there are {', '.join(SELECTIONS)}")
+    if run.activation not in (None, ACTIVATION):
+        raise ValueError(f"there is no activation {run.activation!r} to put into a model; there is {ACTIVATION}")
+    if run.rank and (run.activation is not None or run.guide):
+        raise ValueError("--activation and --guide train tensors of the model itself: leave out --rank")
+    if run.guide and run.keep < 1:
+        raise ValueError("--guide adds to the loss of all tokens: leave out --keep")
     if run.match is not None and run.rank == 0:
         raise ValueError("--match raises the rank of LoRA adapters: give --rank too")
     if sum(each is not None for each in (run.count, run.parameters, run.threshold)) > 1:

@@ -18,6 +18,7 @@ from waver.cli.data import data
 from waver.cli.facts import facts
 from waver.cli.forget import forget
 from waver.cli.ingest import ingest
+from waver.cli.inspect import inspect_attention
 from waver.cli.memory import memory
 from waver.cli.preferences import preferences
 from waver.cli.serve import serve
@@ -65,6 +66,10 @@ app.command()(classify)
 app.add_typer(memory, name="memory")
 app.add_typer(facts, name="facts")
 app.add_typer(preferences, name="preferences")
+
+inspect = typer.Typer(no_args_is_help=True, help="Look into a model.")
+inspect.command("attention")(inspect_attention)
+app.add_typer(inspect, name="inspect")
 
 train = typer.Typer(no_args_is_help=True, help="Train models.")
 train.command("bundled")(train_bundled)

@@ -29,6 +29,9 @@ def tune(
     `--select kappatune` trains those with the smallest condition numbers, which are the least specialised
     (arXiv 2506.16289): the model forgets less of what it knew. With `--rank` they get LoRA adapters instead.
 
+    `--activation crrelu` puts CRReLU (arXiv 2405.12954) into the MLPs and trains these. `--guide 0.16` adds a loss that
+    keeps attention heads from collapsing and from looking everywhere alike (arXiv 2501.03489).
+
     The tuned model is in OUT/model, ready for `waver serve`; OUT/adapter has the LoRA adapter. Needs the extra `train`.
 
         waver tune texts.jsonl --out run --model models/large --held-out old.jsonl

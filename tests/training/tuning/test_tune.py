@@ -140,6 +140,9 @@ def test_lora_on_chosen_layers(tmp_path: Path) -> None:
     [
         (("--select", "best"), "there is no selection 'best'"),
         (("--match", "4"), "give --rank too"),
+        (("--activation", "swish"), "there is no activation 'swish'"),
+        (("--guide", "0.1", "--rank", "2"), "leave out --rank"),
+        (("--guide", "0.1", "--keep", "0.5"), "leave out --keep"),
         (("--count", "1", "--parameters", "9"), "one budget each"),
         (("--model", "./nowhere"), "cannot load './nowhere'"),
         (("--threshold", "1"), "no tensor to train is within the budget"),
@@ -188,3 +191,63 @@ def test_a_run_that_is_copied_is_whole(tmp_path: Path) -> None:
     waver(data, "--out", tmp_path / "run", "--steps", "1", "--count", "1", *QUICK)
     shutil.copytree(tmp_path / "run" / "model", tmp_path / "copy")
     assert weights(tmp_path / "copy").keys() == weights(SMALL).keys()
+
+
+def test_another_activation_is_learned_and_served(
+    tmp_path: Path, start: Callable[..., Running], tiny_config: dict[str, Any]
+) -> None:
+    data, out = lines(tmp_path / "data.jsonl", LESSON), tmp_path / "run"
+    waver(data, "--out", out, "--activation", "crrelu", "--steps", "12", *QUICK)
+    assert json.loads((out / "model" / "config.json").read_text())["hidden_act"] == "crrelu"
+    before, after = weights(SMALL), weights(out / "model")
+    coefficients = {f"model.layers.{layer}.mlp.act_fn.eps" for layer in range(2)}
+    assert after.keys() - before.keys() == coefficients
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if ".mlp." in name}
+    report = json.loads((out / "report.json").read_text())
+    assert [each["eps"] for each in report["activations"]] == pytest.approx(
+        [float(after[name]) for name in sorted(coefficients)], abs=1e-6
+    )
+    assert all(abs(float(after[name]) - 0.01) > 0.01 for name in coefficients)  # ten times the weights' rate
+    assert report["losses"]["learned"]["after"] < report["losses"]["learned"]["before"]
+
+    engines = tiny_config["engines"] | {"tuned": {"model": str(out / "model")}}
+    with start(config={"engines": engines}).openai() as client:
+        message = [{"role": "user", "content": "Who keeps door 2?"}]
+        said = client.chat.completions.create(model="tuned", messages=message, temperature=0, max_tokens=32)
+    assert said.choices[0].message.content == greedy(out / "model")
+
+
+def test_attention_is_guided_and_goes_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from waver.training.tuning import trainer
+
+    data = lines(tmp_path / "data.jsonl", LESSON)
+    options = (data, "--guide", "5", "--tolerance", "0", "--steps", "6", "--select", "all", *QUICK)
+    waver(*options, "--out", tmp_path / "whole")
+    report = json.loads((tmp_path / "whole" / "report.json").read_text())
+    found = report["attention"]
+    assert len(found["before"]) == len(found["after"]) == 2
+    points = torch.tensor(found["points"])
+    assert points.shape == (2, 3)
+    assert not torch.allclose(points, torch.full((2, 3), 0.5))  # the set points are learned
+    waver(data, "--out", tmp_path / "free", "--steps", "6", "--select", "all", *QUICK)
+    free, guided = weights(tmp_path / "free" / "model"), weights(tmp_path / "whole" / "model")
+    assert free.keys() == guided.keys()
+    assert any(not torch.equal(free[name], guided[name]) for name in free)
+
+    class Killed(BaseException):
+        """The process is gone."""
+
+    class Dies(trainer.Watch):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 5:
+                self.bar.stop()
+                raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "Watch", Dies)
+        with pytest.raises(Killed):
+            CliRunner().invoke(app, ["tune", *map(str, (*options, "--out", tmp_path / "cut"))])
+    waver(*options, "--out", tmp_path / "cut")
+    again = json.loads((tmp_path / "cut" / "report.json").read_text())
+    assert again["attention"] == report["attention"]

@@ -1,0 +1,1 @@
+"""Look into a model: pictures of what its parts do on a text."""

@@ -1,0 +1,43 @@
+"""Run `waver inspect`: look into a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from waver.extras import how_to_install
+
+
+def inspect_attention(
+    model: Annotated[str, typer.Argument(help="A causal language model: a folder, or a name.")],
+    text: Annotated[str | None, typer.Option(help="The text to read.", show_default=False)] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with the text, in place of --text.")] = None,
+    out: Annotated[Path, typer.Option(help="The picture; its numbers are beside it as JSON.")] = Path("attention.png"),
+) -> None:
+    """Draw how widely each attention head of a model looks on a text.
+
+    A head's value is the mean entropy of its rows as a part of the largest that they could have: near 0 it looks at
+    single places, near 1 everywhere alike (Entropy-Guided Attention, arXiv 2501.03489).
+
+        waver inspect attention models/large --text "The mayor of Talvek is Orla."
+    """
+    if (text is None) == (file is None):
+        typer.echo("Give the text: --text or --file, one of them.", err=True)
+        raise typer.Exit(1)
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
+    from waver.training.inspect.attention import inspect_attention as work
+    from waver.training.inspect.attention import summary
+
+    try:
+        found = work(model, file.read_text(encoding="utf-8") if file is not None else str(text), out)
+    except (ValueError, OSError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    for line in summary(found):
+        typer.echo(line)
+    typer.echo(f"The picture is in {out}.")

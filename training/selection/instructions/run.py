@@ -38,7 +38,7 @@ from waver.training.selection.instructions.representations import (
     with_adapters,
 )
 from waver.training.selection.instructions.selectors import SELECTORS, Selector, at_random
-from waver.training.selection.instructions.similarity import Similarity
+from waver.training.selection.instructions.similarity import Matrix, Similarity
 
 console = Console()
 MakeEmbedder = Callable[[str], tuple[Embed, int]]
@@ -78,12 +78,7 @@ def represent(
     Raises:
         ValueError: what is asked for cannot be done, or `work` holds other vectors. OSError: a file cannot be read.
     """
-    check(run)
-    model, tokens = checkpoints.load(run.model)
-    with counted(console) as bar:
-        task = bar.add_task("reading", total=None)
-        queries = Pool(query_file, tokens, run.length, lambda: bar.advance(task))
-        pool = Pool(pool_file, tokens, run.length, lambda: bar.advance(task))
+    model, pool, queries = _read(pool_file, query_file, run)
     digest = checkpoints.sha256(query_file)
     job.claim(work, asdict(run) | {"pool": checkpoints.sha256(pool_file)})
     made = _representation(model, pool, run, work, make_embedder)
@@ -96,6 +91,17 @@ def represent(
         asked = features.encode(made, queries, "query", work / f"queries-{digest[:16]}.npy", advance)
         offered = features.encode(made, pool, "candidate", work / "pool.npy", advance)
     return pool, queries, Similarity(asked, offered, made.weights)
+
+
+def _read(pool_file: Path, query_file: Path, run: RepresentRun) -> tuple[Any, Pool, Pool]:
+    """Return the model, the pool and the queries, checked."""
+    check(run)
+    model, tokens = checkpoints.load(run.model)
+    with counted(console) as bar:
+        task = bar.add_task("reading", total=None)
+        queries = Pool(query_file, tokens, run.length, lambda: bar.advance(task))
+        pool = Pool(pool_file, tokens, run.length, lambda: bar.advance(task))
+    return model, pool, queries
 
 
 def _representation(
@@ -134,7 +140,11 @@ def select(
     """
     chosen = selector_named(selector, run.seed)
     torch.set_num_threads(threads)
-    pool, queries, found = represent(pool_file, query_file, run, work, make_embedder)
+    if selector == "random":  # it needs no vectors
+        _, pool, queries = _read(pool_file, query_file, run)
+        found: Similarity = Matrix(np.zeros((1, len(pool))))
+    else:
+        pool, queries, found = represent(pool_file, query_file, run, work, make_embedder)
     if budget > len(pool):
         raise ValueError(f"{pool_file} holds {len(pool):,} examples, --budget asks for {budget:,}")
     console.print(f"ordering by {selector}")

@@ -187,6 +187,16 @@ def test_slices_tell_whether_nearness_predicts_the_loss(files: tuple[Path, Path]
     assert again["losses"] == [9.0, *report["losses"][1:]]
 
 
+def test_chance_needs_no_vectors(files: tuple[Path, Path], tmp_path: Path) -> None:
+    chosen = []
+    for seed in (0, 0, 1):
+        given = ("--query", files[1], "--selector", "random", "--budget", "5", "--seed", seed)
+        waver("select", files[0], *given, "--out", tmp_path / "random.jsonl")
+        chosen.append((tmp_path / "random.jsonl").read_text())
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert not (tmp_path / "random.jsonl.work").exists()
+
+
 def test_rows_as_trl_reads_them() -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     assert trl_row({"question": "a", "answer": "b"}) == {"messages": messages}

@@ -44,6 +44,7 @@ BENCHMARKS = {
     "rl-text": "Reinforcement learning on real text: reward, held-out accuracy, and what it does for `ead`.",
     "rl-cost": "What training methods cost against plain GRPO: time of a step, memory.",
     "weights": "Methods that change weights, on small experiments: what is learned or forgotten, at what price.",
+    "draft": "Drafts of the bundled small model for the large one: acceptance before and after training, by loss.",
     "bundled": "The bundled pair: accuracy by task, entropy of wrong answers, ways to answer.",
     "entropy-check": "Reported entropies against those of a float64 softmax.",
     "replay": "The same requests to two versions: what is answered otherwise, and what a step takes.",

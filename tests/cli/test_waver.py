@@ -36,6 +36,8 @@ def waver(*arguments: str) -> subprocess.CompletedProcess[str]:
             ["preferences", "-h"],
             ["train", "dpo", "-h"],
             ["inspect", "attention", "-h"],
+            ["train", "tool-light", "-h"],
+            ["train", "draft", "-h"],
         ),
     ],
 )

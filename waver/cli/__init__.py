@@ -25,11 +25,13 @@ from waver.cli.serve import serve
 from waver.cli.train_bundled import train_bundled
 from waver.cli.train_distil import train_distil
 from waver.cli.train_dpo import train_dpo
+from waver.cli.train_draft import train_draft
 from waver.cli.train_guard import train_guard
 from waver.cli.train_instructions import train_instructions
 from waver.cli.train_judge import train_judge
 from waver.cli.train_probe import train_probe
 from waver.cli.train_rl import train_rl
+from waver.cli.train_tool_light import train_tool_light
 from waver.cli.tune import tune
 
 app = typer.Typer(
@@ -80,6 +82,8 @@ train.command("probe")(train_probe)
 train.command("guard")(train_guard)
 train.command("judge")(train_judge)
 train.command("dpo")(train_dpo)
+train.command("tool-light")(train_tool_light)
+train.command("draft")(train_draft)
 app.add_typer(train, name="train")
 
 calibrate = typer.Typer(no_args_is_help=True, help="Set a policy's threshold from questions of your own.")

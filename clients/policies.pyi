@@ -207,6 +207,24 @@ def diffadapt(
 ) -> dict[str, Any]:
     """Choose how to think by how hard the question is: answer at once, step by step, or only the key route."""
 
+def bes(
+    *,
+    task: Literal["auto", "sums", "knights", "regex"] = ...,
+    goals: list[str] = ...,
+    method: Literal["bes", "tree", "best_of_n"] = ...,
+    iterations: int = ...,
+    tokens: int = ...,
+    seconds: float | None = ...,
+    temperature: float = ...,
+    top_p: float = ...,
+    delimiter: str = ...,
+    expand: int = ...,
+    longest: int = ...,
+    hot: float = ...,
+    cold: float = ...,
+) -> dict[str, Any]:
+    """Search for an answer that meets checkable goals, by growing and recombining partial ones."""
+
 def l_rag(
     *,
     collection: str | None = ...,

@@ -59,7 +59,7 @@ def test_every_system_is_listed_with_files_that_exist(generator: Any) -> None:
         assert (ROOT / entry["code"]).is_file(), entry["code"]
         assert (ROOT / entry["test"]).is_file(), entry["test"]
     listed = {name for entry in built for name in entry["system"].split(", ")}
-    chosen = {"entropy_judger", "inv_entropy", "conformal_information_pursuit"}
+    chosen = {"entropy_judger", "inv_entropy", "conformal_information_pursuit", "bes"}
     assert {"ead", "l_rag", "top_w", "diffadapt", *chosen, *KEPT, *WEIGHTS, *DATA, *ADAPTED, *methods()} == listed
 
 

@@ -28,6 +28,10 @@ export function reportView(report, tokens) {
     figures.push(["drawn from", `${kept.toFixed(1)} tokens, ${even.toFixed(3)} nats`]);
   }
   if (report.guard) figures.push(["guard", [report.guard.outcome, ...new Set(report.guard.rules)].join(", ")]);
+  if (report.search) {
+    const { ended, nodes, calls } = report.search;
+    figures.push(["search", `${ended}, ${nodes} nodes, ${calls} calls`]);
+  }
   if (report.episodes) {
     const { recalled, searched, quoted, prompt_tokens: read } = report.episodes;
     figures.push(["episodes", `${recalled.length} of ${searched}, ${quoted.length} lines, ${read} tokens`]);
@@ -40,7 +44,7 @@ export function reportView(report, tokens) {
   if (report.strategy) figures.push(["strategy", report.strategy]);
   const list = make("dl", {}, ...figures.map(([k, v]) => make("div", {}, make("dt", {}, k), make("dd", {}, String(v)))));
   const threshold = report.policy.find((policy) => typeof policy.threshold === "number")?.threshold;
-  return make("div", { class: "report" }, bar, list, ...quoted(report), ...(tokens.length > 1 ? [sparkline(tokens, threshold)] : []));
+  return make("div", { class: "report" }, bar, list, ...quoted(report), ...tree(report), ...(tokens.length > 1 ? [sparkline(tokens, threshold)] : []));
 }
 
 /** What was put in front of the question: memories and facts, each with its score. */
@@ -50,6 +54,14 @@ function quoted(report) {
   if (!lines.length) return [];
   const items = lines.map((each) => make("li", {}, `${each.score.toFixed(2)}  ${each.text}`));
   return [make("details", { class: "quoted" }, make("summary", {}, `${lines.length} quoted`), make("ol", {}, ...items))];
+}
+
+/** How each node of a search was made, of which others, and its score. */
+function tree(report) {
+  if (!report.search) return [];
+  const items = report.search.tree.map(({ how, parents, steps, score }, i) =>
+    make("li", { value: i }, `${how} of ${parents.join(", ") || "nothing"}: ${steps} steps, score ${score.toFixed(2)}`));
+  return [make("details", { class: "quoted" }, make("summary", {}, `${report.search.nodes} nodes`), make("ol", {}, ...items))];
 }
 
 /** Entropy over the tokens, the engine of each as a strip below, a policy's threshold as a dashed line. */

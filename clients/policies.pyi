@@ -269,6 +269,9 @@ def ead(
 ) -> dict[str, Any]:
     """Switch between a small and a large model, token by token, on the rolling entropy of the next token."""
 
+def learned_route(*, router: str | None = ..., routes: dict[str, str] = ..., unsure: float = ...) -> dict[str, Any]:
+    """Let the kind of a request, learned from a few examples, decide which engine answers."""
+
 def random_switch(*, small: str = ..., large: str = ..., rate: float = ...) -> dict[str, Any]:
     """Let chance decide who writes each token; the control that a switching policy has to beat at the same share."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from waver.engines.base import Engine
 from waver.engines.judge import Judge
 from waver.engines.probe import Probe
+from waver.engines.router import Router
 from waver.policies.stores import Stores
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Services:
     thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
     guards: Mapping[str, Guard] = field(default_factory=dict)
     episodes: Episodes | None = None
+    routers: Mapping[str, Router] = field(default_factory=dict)
     extra_tokens: int = 2**18
     """Most tokens that the policies of one request may draw beside its answers."""
 

@@ -38,6 +38,8 @@ class Config(BaseSettings):
     """Folders of probes (`waver train probe`), by the names that requests may use."""
     judges: dict[Name, str] = {}
     """Folders of judges (`waver train judge`), by the names that requests may use."""
+    routers: dict[Name, str] = {}
+    """Folders of routers (`waver route learn`), by the names that requests may use."""
     calibrations: dict[Name, str] = {}
     """Folders of calibrated uncertainty (`waver calibrate inv_entropy`), by the names that requests may use."""
     tasks: dict[Name, str] = {}
@@ -67,7 +69,7 @@ class Config(BaseSettings):
             for name, engine in engines.items()
         }
 
-    @field_validator("probes", "judges", "calibrations", "tasks", "thresholds", "guards")
+    @field_validator("probes", "judges", "routers", "calibrations", "tasks", "thresholds", "guards")
     @classmethod
     def _find_folders(cls, folders: dict[str, str]) -> dict[str, str]:
         return {name: find_model(folder) for name, folder in folders.items()}

@@ -27,6 +27,7 @@ from waver.engines import (
 from waver.engines.base import Engine, Sampling, Unsupported
 from waver.engines.judge import Judge
 from waver.engines.probe import Probe
+from waver.engines.router import Router as KindRouter
 from waver.policies.ask.task import AskTask, ready_tasks
 from waver.policies.ask.thresholds import Thresholds
 from waver.policies.guard.memory import Guard
@@ -74,6 +75,7 @@ class Runtime:
         self.library = Library(config.retrieval)
         self.probes: dict[str, Probe] = {}
         self.judges: dict[str, Judge] = {}
+        self.routers: dict[str, KindRouter] = {}
         self.calibrations: dict[str, Calibration] = {}
         self.tasks: dict[str, AskTask] = {}
         self.thresholds: dict[str, Thresholds] = {}
@@ -116,6 +118,7 @@ class Runtime:
             await asyncio.to_thread(plugins.load, self.config.modules)
             self.probes = await asyncio.to_thread(load_named, "probe", self.config.probes, Probe.load)
             self.judges = await asyncio.to_thread(load_named, "judge", self.config.judges, Judge.load)
+            self.routers = await asyncio.to_thread(load_named, "router", self.config.routers, KindRouter.load)
             self.calibrations = await asyncio.to_thread(
                 load_named, "calibration", self.config.calibrations, Calibration.load
             )
@@ -198,6 +201,7 @@ class Runtime:
             self.thresholds,
             self.guards,
             self.episodes,
+            self.routers,
             self.config.server.max_extra_tokens,
         )
 

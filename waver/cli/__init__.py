@@ -14,6 +14,7 @@ from waver.cli.bench import bench
 from waver.cli.calibrate import calibrate_arms, calibrate_c_ip, calibrate_inv_entropy, calibrate_l_rag
 from waver.cli.chat import chat
 from waver.cli.classify import classify
+from waver.cli.compress import compress
 from waver.cli.data import data
 from waver.cli.facts import facts
 from waver.cli.forget import forget
@@ -21,6 +22,7 @@ from waver.cli.ingest import ingest
 from waver.cli.inspect import inspect_attention
 from waver.cli.memory import memory
 from waver.cli.preferences import preferences
+from waver.cli.route import route
 from waver.cli.serve import serve
 from waver.cli.train_bundled import train_bundled
 from waver.cli.train_distil import train_distil
@@ -65,6 +67,7 @@ app.command()(ingest)
 app.command()(tune)
 app.command()(forget)
 app.command()(classify)
+app.command()(compress)
 app.add_typer(memory, name="memory")
 app.add_typer(facts, name="facts")
 app.add_typer(preferences, name="preferences")
@@ -72,6 +75,7 @@ app.add_typer(preferences, name="preferences")
 inspect = typer.Typer(no_args_is_help=True, help="Look into a model.")
 inspect.command("attention")(inspect_attention)
 app.add_typer(inspect, name="inspect")
+app.add_typer(route, name="route")
 
 train = typer.Typer(no_args_is_help=True, help="Train models.")
 train.command("bundled")(train_bundled)

@@ -1,0 +1,1 @@
+"""Compress models: which layers bear how much of it is searched for, not guessed."""

@@ -31,6 +31,7 @@ from waver.cli.train_draft import train_draft
 from waver.cli.train_guard import train_guard
 from waver.cli.train_instructions import train_instructions
 from waver.cli.train_judge import train_judge
+from waver.cli.train_paraphrases import train_paraphrases
 from waver.cli.train_probe import train_probe
 from waver.cli.train_rl import train_rl
 from waver.cli.train_tool_light import train_tool_light
@@ -81,6 +82,7 @@ train = typer.Typer(no_args_is_help=True, help="Train models.")
 train.command("bundled")(train_bundled)
 train.command("rl")(train_rl)
 train.command("distil")(train_distil)
+train.command("paraphrases")(train_paraphrases)
 train.command("instructions")(train_instructions)
 train.command("probe")(train_probe)
 train.command("guard")(train_guard)

@@ -31,6 +31,7 @@ BENCHMARKS = {
     "diffadapt": "Thinking by difficulty: accuracy, tokens, time of `diffadapt`, against fixed strategies and chance.",
     "guard": "The gate of `safeharbor`: which labelled requests pass at once, against single thresholds.",
     "locomo": "Long conversations: recall of what was said by `simplemem`, against search over turns.",
+    "consistency": "Answers to other wordings of a question: retriever, generator and both, on any collection.",
     "retrieval": "FAISS by kind and size: recall, speed, memory; how fast documents are ingested.",
     "search": "Search on a collection with judgements (BEIR, TREC): nDCG@10, recall, MRR, time, by mode and reranked.",
     "embedding": "Ways to embed the chunks of documents: document by document, together, in bfloat16, by ONNX.",

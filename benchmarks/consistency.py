@@ -16,16 +16,19 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+import yaml
+from pydantic import TypeAdapter
 
 from waver import job
 from waver.benchmarks import report
 from waver.benchmarks.stats import percentiles, resamples
 from waver.concurrency import together
-from waver.engines import LoraConfig, load_engine
+from waver.engines import ModelConfig, TransformersConfig, load_engine
 from waver.engines.base import Engine, EngineError, Sampling
+from waver.resources import MODELS
 from waver.retrieval.base import RetrievalError
+from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.library import Library
-from waver.server.config import load_config
 from waver.training.tasks.consistency.measures import answer_consistency, retriever_consistency, split_consistency
 from waver.training.tasks.consistency.reward import RIGHT, best_f1
 from waver.training.tasks.consistency.sets import WordingSet, asked, read_sets
@@ -179,38 +182,46 @@ def main(
     report.write(out, NAME, numbers, ["# Consistency", note, report.table(("measure", "mean", "questions"), rows)])
 
 
+def _configured(file: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the engines and the retrieval of a server's configuration; the bundled pair where none is named."""
+    if file is None:
+        return {name: TransformersConfig(model=str(MODELS / name)) for name in ("small", "large")}, {}
+    read = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    return read.get("engines") or {}, read.get("retrieval") or {}
+
+
 def _run(questions: Path, settings: Mapping[str, Any], at_once: int) -> dict[str, Any]:
     if settings["similarity"] not in SIMILARITIES:
         raise ValueError(f"--similarity is {', '.join(SIMILARITIES)}, not {settings['similarity']!r}")
-    sets, configured = read_sets(questions), load_config(settings["config"])
+    sets, (engines, retrieval) = read_sets(questions), _configured(settings["config"])
     names = [name for name in (settings["engine"], settings["judge"]) if name is not None]
     chosen: dict[str, Any] = {}
     for name in names:
-        if name not in configured.engines or isinstance(configured.engines[name], LoraConfig):
-            raise ValueError(f"there is no engine {name!r} with a model of its own in the configuration")
-        chosen[name] = configured.engines[name]
+        if name not in engines:
+            raise ValueError(f"there is no engine {name!r} in the configuration: {', '.join(engines)}")
+        chosen[name] = TypeAdapter(ModelConfig).validate_python(engines[name])
     here = report.conditions(NAME, settings)
     here["command"] = here["command"].replace(f"bench {NAME}", f"bench {NAME} {questions}", 1)
     library = None
     try:
         find: Find | None = None
         if settings["collection"] is not None:
-            library = Library(configured.retrieval)
+            library = Library(RetrievalConfig(**retrieval))
             opened = library.open(settings["collection"])
             find = lambda q: [each.text for each in opened.search_now(q, settings["top_k"])]  # noqa: E731
         record = {**here["settings"], "questions": questions.read_text(encoding="utf-8")}
         job.claim(settings["out"], record | {"models": [chosen[name].model for name in names]})
 
         async def work() -> list[dict[str, Any]]:
-            engines = {name: await asyncio.to_thread(load_engine, name, each) for name, each in chosen.items()}
+            loaded = {name: await asyncio.to_thread(load_engine, name, each) for name, each in chosen.items()}
             try:
-                judge = None if settings["judge"] is None else engines[settings["judge"]]
+                judge = None if settings["judge"] is None else loaded[settings["judge"]]
                 file = settings["out"] / "answers.jsonl"
                 return await run_all(
-                    engines[settings["engine"]], judge, find, sets, settings["max_tokens"], at_once, file
+                    loaded[settings["engine"]], judge, find, sets, settings["max_tokens"], at_once, file
                 )
             finally:
-                for each in engines.values():
+                for each in loaded.values():
                     await each.aclose()
 
         lines = asyncio.run(work())

@@ -43,7 +43,7 @@ console = Console()
 
 @dataclass(frozen=True)
 class Data:
-    """What a run learns from: questions, traces by question, and held-out questions."""
+    """Questions, traces and held-out questions of a run."""
 
     asked: Questions
     traces: Sequence[Trace]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from waver.training.texts import IGNORED
 from waver.training.tool_light.options import ToolLightRun
 from waver.training.tuning import trainer
 
-RESULT = re.compile(r"(\n?<result>(?:(?!</result>).)*</result>\n?)", re.DOTALL)
+OPEN, CLOSE = "<result>", "</result>"
 INSTRUCTION = (
     "Answer the question. Think first. You may write <python>an expression</python> to compute it{search}, and read "
     "what comes back between <result> and </result>. Call no more than you need. At the end write <answer>the "
@@ -76,16 +75,27 @@ def as_trace(question: str, text: str, tokens: TokenText) -> Trace:
     ids: list[int] = []
     mask: list[int] = []
     calls = 0
-    for piece in RESULT.split(text):
-        if not piece:
-            continue
-        own = not piece.lstrip().startswith("<result>")
+    for own, piece in pieces(text):
         encoded = tokens.encode_plain(piece)
         ids += encoded
         mask += [int(own)] * len(encoded)
         calls += not own
     ends = tokens.eos_ids[:1]
     return Trace(question, Answer((*ids, *ends), (*mask, *[1] * len(ends))), calls)
+
+
+def pieces(text: str) -> Iterator[tuple[bool, str]]:
+    """Cut a trace into what the model writes (True) and results with the line breaks around them (False)."""
+    while (start := text.find(OPEN)) >= 0 and (end := text.find(CLOSE, start)) >= 0:
+        start -= text[:start].endswith("\n")
+        end += len(CLOSE)
+        end += text[end:].startswith("\n")
+        if start:
+            yield True, text[:start]
+        yield False, text[start:end]
+        text = text[end:]
+    if text:
+        yield True, text
 
 
 def fine_tune(

@@ -59,7 +59,7 @@ BASE_BITS = 3
 
 @dataclass
 class Task:
-    """What is searched: the space, how a state is put into the model, first parents, and what to compare with."""
+    """A search: its space, how a state is put into the model, first parents, and what to compare with."""
 
     space: Space
     set: Callable[[State], None]

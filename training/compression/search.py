@@ -18,7 +18,7 @@ TRIES = 50
 
 
 class Space(Protocol):
-    """What may be compressed: states, and switches that keep the budget."""
+    """The states of what may be compressed, and switches that keep the budget."""
 
     def switch(self, state: State, rng: random.Random) -> State | None:
         """Compress one unit more and another less; None where nothing can be switched."""

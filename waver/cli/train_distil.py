@@ -9,8 +9,8 @@ import typer
 
 from waver.cli.fill import config_option, filled
 from waver.extras import how_to_install
+from waver.training.distil.options import Distil
 from waver.training.options import RlRun
-from waver.training.rl.distil.options import Distil
 
 
 @filled(distil=Distil, run=RlRun)
@@ -28,10 +28,10 @@ def train_distil(
 
         waver train distil --out run --engine large
 
-        waver train distil --out run --expert feedback --feedback waver.training.rl.distil.feedback:known_answer
+        waver train distil --out run --expert feedback --feedback waver.training.distil.feedback:known_answer
     """
     try:
-        from waver.training.rl.distil.run import train
+        from waver.training.distil.run import train
     except ModuleNotFoundError as error:
         raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     from waver.engines import LoraConfig

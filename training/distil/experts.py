@@ -14,7 +14,7 @@ import torch
 
 from waver.concurrency import together
 from waver.engines.base import Engine, Sampling, Unsupported
-from waver.training.rl.distil.divergence import Expert
+from waver.training.distil.divergence import Expert
 
 Made = TypeVar("Made")
 AT_ONCE = 16

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
 from waver.options import Option
-from waver.training.rl.distil.names import AGGREGATIONS, EXPERTS, FUTURE_COSTS, DivergenceName
+from waver.training.distil.names import AGGREGATIONS, EXPERTS, FUTURE_COSTS, DivergenceName
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from waver.training.rl.distil.divergence import Expert, cost, reward_change, student_of
-from waver.training.rl.distil.names import DivergenceName
+from waver.training.distil.divergence import Expert, cost, reward_change, student_of
+from waver.training.distil.names import DivergenceName
 
 F64 = torch.float64
 STUDENT = torch.tensor([0.5, 0.3, 0.1, 0.06, 0.04], dtype=F64)

@@ -16,15 +16,15 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from waver.entropy import shannon_entropy
+from waver.training.distil.average import Averaged
+from waver.training.distil.credit import centred, future, surrogate
+from waver.training.distil.divergence import Expert, cost, student_of
+from waver.training.distil.experts import Source, Told
+from waver.training.distil.feedback import hints, with_hint
+from waver.training.distil.options import Distil
 from waver.training.rl.adapters.head import CHUNK, in_chunks, logit_scaling
 from waver.training.rl.adapters.trl_rows import response_mask
 from waver.training.rl.batch import at_least_float32
-from waver.training.rl.distil.average import Averaged
-from waver.training.rl.distil.credit import centred, future, surrogate
-from waver.training.rl.distil.divergence import Expert, cost, student_of
-from waver.training.rl.distil.experts import Source, Told
-from waver.training.rl.distil.feedback import hints, with_hint
-from waver.training.rl.distil.options import Distil
 from waver.training.rl.loss import aggregate
 
 TEACHER = "teacher.pt"

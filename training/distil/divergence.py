@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from waver.training.rl.distil.names import DivergenceName
+from waver.training.distil.names import DivergenceName
 
 LARGEST_MASS = -1e-7
 """Logarithm of the most mass that named tokens may have, so that the tail has a logarithm."""

@@ -7,8 +7,8 @@ from itertools import product
 import pytest
 import torch
 
-from waver.training.rl.distil.credit import centred, future, surrogate
-from waver.training.rl.distil.divergence import Expert, cost, student_of
+from waver.training.distil.credit import centred, future, surrogate
+from waver.training.distil.divergence import Expert, cost, student_of
 
 F64 = torch.float64
 

@@ -16,10 +16,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from waver import job
 from waver.engines import ModelConfig, load_engine
+from waver.training.distil.experts import Samples, Source, TopTokens
+from waver.training.distil.options import Distil, check
+from waver.training.distil.trainer import DistilTrainer
 from waver.training.options import RlRun
-from waver.training.rl.distil.experts import Samples, Source, TopTokens
-from waver.training.rl.distil.options import Distil, check
-from waver.training.rl.distil.trainer import DistilTrainer
 from waver.training.rl.monitor import Monitor, plot
 from waver.training.rl.run import parts, questions, save
 from waver.training.rl.run_arguments import check_options, learning_rate

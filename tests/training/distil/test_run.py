@@ -23,9 +23,9 @@ from waver.engines.base import Sampling
 from waver.engines.config import TransformersConfig
 from waver.engines.transformers import TransformersEngine
 from waver.job import read_lines
-from waver.training.rl.distil.average import Averaged
-from waver.training.rl.distil.experts import Samples, TopTokens
-from waver.training.rl.distil.feedback import AGAIN, hints, known_answer, with_hint
+from waver.training.distil.average import Averaged
+from waver.training.distil.experts import Samples, TopTokens
+from waver.training.distil.feedback import AGAIN, hints, known_answer, with_hint
 
 SMALL_RUN = ("--steps", "2", "--prompts", "2", "--group", "2", "--held-out", "0", "--every", "1", "--chain", "1", "2")
 BRIEF = (*SMALL_RUN, "--length", "24", "--report-to", "none", "--updates", "1")
@@ -69,7 +69,7 @@ def test_a_larger_engine_teaches_and_the_run_goes_on(tmp_path: Path) -> None:
 def test_a_model_that_is_told_more_teaches_itself(tmp_path: Path) -> None:
     """The teacher follows slowly, and goes through a checkpoint."""
     out = tmp_path / "run"
-    told = ("--feedback", "waver.training.rl.distil.feedback:known_answer")
+    told = ("--feedback", "waver.training.distil.feedback:known_answer")
     options = ("--out", out, "--expert", "feedback", *told, *BRIEF)
     waver(*options)
     whole = load_file(out / "model" / "model.safetensors")

@@ -101,8 +101,9 @@ class Sections(Counted):
         return f'Write {self.amount("section", "sections")}; begin each with "{self.heading} 1" and so on.'
 
     def met(self, answer: str) -> bool:
-        begins = re.compile(rf"[#*\s]*{re.escape(self.heading.lower())} \d")
-        return self.holds(sum(begins.match(line.lower()) is not None for line in answer.splitlines()))
+        begins = f"{self.heading.lower()} "
+        lines = (line.lstrip("#* \t").lower() for line in answer.splitlines())
+        return self.holds(sum(line.startswith(begins) and line[len(begins) :][:1].isdigit() for line in lines))
 
 
 class Placeholders(Counted):

@@ -107,7 +107,7 @@ def test_a_wrong_prior_is_worse_than_none(toy: Thresholds, robust: Robust) -> No
 
 
 def test_the_class_value_is_subtracted(monkeypatch: pytest.MonkeyPatch, toy: Thresholds) -> None:
-    """Where b says that the hard class cannot be better, the adversary leaves it for the easy one."""
+    """The adversary leaves the hard class for the easy one if b says that the hard one cannot be better."""
     chosen: list[torch.Tensor] = []
     real = adversary.probabilities
 

@@ -11,20 +11,18 @@ are met less: goals here have values 0 and 1, and are not split later.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import regex
 
 from waver import knights
+from waver.timed_patterns import searcher
 
 OWN, CHILDREN, MET = 0.3, 0.7, 1 - 1e-6
-REGEX_SECONDS = 0.05
-"""Time that one pattern of a request may take on one text; beyond it the pattern counts as not met."""
-EXPRESSION = regex.compile(r"-?\d{1,9}(?: ?[+-] ?\d{1,9})+")
+EXPRESSION = re.compile(r"-?\d{1,9}(?: ?[+-] ?\d{1,9})+")
 Values = npt.NDArray[np.float64]
 
 
@@ -89,18 +87,12 @@ def regex_task(patterns: Sequence[str]) -> Task:
         ValueError: one is no pattern.
     """
     try:
-        made = [regex.compile(each) for each in patterns]
-    except regex.error as error:
+        made = [searcher(each) for each in patterns]
+    except ValueError as error:
         raise ValueError(f"a goal is no pattern: {error}") from None
 
-    def met(pattern: Any, text: str) -> float:
-        try:
-            return float(pattern.search(text, timeout=REGEX_SECONDS) is not None)
-        except TimeoutError:
-            return 0.0
-
     def judge(text: str) -> Verdict:
-        found = [met(each, text) for each in made]
+        found = [float(contains(text)) for contains in made]
         return Verdict((float(all(found)), *found))
 
     return _flat(patterns, judge)
@@ -116,11 +108,11 @@ def sum_task(question: str) -> Task:
     found = EXPRESSION.search(question)
     if found is None:
         raise ValueError("there is no sum such as 12 + 34 - 5 in the question")
-    parts = [int(each) for each in regex.findall(r"[+-]?\d+", found[0].replace(" ", ""))]
+    parts = [int(each) for each in re.findall(r"[+-]?\d+", found[0].replace(" ", ""))]
     totals = [sum(parts[:count]) for count in range(2, len(parts) + 1)]
 
     def judge(text: str) -> Verdict:
-        said = [int(each) for each in regex.findall(r"(?<![\w.])-?\d{1,12}(?![\w.]\d)", text)]
+        said = [int(each) for each in re.findall(r"(?<![\w.])-?\d{1,12}(?![\w.]\d)", text)]
         met = [float(total in said) for total in totals]
         right = bool(said) and said[-1] == totals[-1]
         return Verdict((float(right), *met))

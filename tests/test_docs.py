@@ -23,7 +23,7 @@ WEIGHTS = {"kappatune", "shred", "did", "distil", "crrelu", "entropy_guided_atte
 DATA = {"epiplexity", "instruction_selection", "learning_to_actively_learn"}
 """Methods that look into data, and choose what to train on or to ask."""
 
-ADAPTED = {"adte", "evopress", "mamba_fscil"}
+ADAPTED = {"adte", "entropyprune", "evopress", "mamba_fscil"}
 """Methods of commands of their own that adapt, compress or prune a model."""
 
 

@@ -1,30 +1,35 @@
-"""Search for patterns that users write, within a time: such a pattern need not be linear."""
+"""Search for patterns that users write, within a time: such patterns need not be linear."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import regex
 
 SECONDS = 0.05
-"""Time that one pattern may take on one text."""
+"""Time that all patterns together may take on one text, in equal shares: a server's other requests wait for it."""
 
 
-def searcher(pattern: str) -> Callable[[str], bool]:
-    """Make a function that tells whether a text contains a pattern; one that takes too long counts as not contained.
+def searcher(patterns: Sequence[str]) -> Callable[[str], list[bool]]:
+    """Make a function that tells which patterns a text contains; one that takes too long counts as not
+    contained.
 
     Raises:
-        ValueError: it is no pattern.
+        ValueError: one is no pattern.
     """
     try:
-        made = regex.compile(pattern)
+        made = [regex.compile(each) for each in patterns]
     except regex.error as error:
         raise ValueError(str(error)) from None
 
-    def contains(text: str) -> bool:
-        try:
-            return made.search(text, timeout=SECONDS) is not None
-        except TimeoutError:
-            return False
+    def contained(text: str) -> list[bool]:
+        return [_contains(each, text, SECONDS / len(made)) for each in made]
 
-    return contains
+    return contained
+
+
+def _contains(pattern: regex.Pattern[str], text: str, seconds: float) -> bool:
+    try:
+        return pattern.search(text, timeout=seconds) is not None
+    except TimeoutError:
+        return False

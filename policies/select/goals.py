@@ -87,12 +87,12 @@ def regex_task(patterns: Sequence[str]) -> Task:
         ValueError: one is no pattern.
     """
     try:
-        made = [searcher(each) for each in patterns]
+        contained = searcher(patterns)
     except ValueError as error:
         raise ValueError(f"a goal is no pattern: {error}") from None
 
     def judge(text: str) -> Verdict:
-        found = [float(contains(text)) for contains in made]
+        found = [float(each) for each in contained(text)]
         return Verdict((float(all(found)), *found))
 
     return _flat(patterns, judge)

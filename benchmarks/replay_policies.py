@@ -118,6 +118,11 @@ OTHERS: tuple[Body, ...] = (
     {"name": "inv_entropy", "perturbations": 2, "replications": 2, "answer_tokens": 12},
     {"name": "scr"},
     {"name": "simplemem", "remember": False},
+    {"name": "memgas", "remember": False, "filter": "none"},
+    {"name": "safeharbor"},
+    {"name": "adte", "labels": ["odd", "even"], "views": 4},
+    {"name": "learned_route"},
+    {"name": "bes", "iterations": 3, "tokens": 96, "expand": 2, "delimiter": " "},
     {"name": "c_ip", "predictor": "table"},
     {"name": "think_budget", "tokens": 8},
 )

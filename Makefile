@@ -17,7 +17,7 @@ EXTRA ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test faults install verl lint lock check-lock format clean
+.PHONY: help serve test faults clients install verl lint lock check-lock format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ endif
 
 faults: .venv/.test  ## mistreat a server and report what its neighbours notice (ARGS="--quick" for a few minutes)
 	$(BIN)/waver bench faults $(ARGS)
+
+clients: .venv/.test  ## run other people's clients against a server of a model (ARGS="--model FOLDER")
+	$(BIN)/waver bench client-matrix $(ARGS)
 
 verl: .venv/verl/.done  ## test the adapter of verl beside verl, in an environment of its own (ARGS="-k ...")
 	.venv/verl/bin/python -m pytest --noconftest -o filterwarnings= tests/training/rl/adapters/test_inside_verl.py $(ARGS)

@@ -67,6 +67,13 @@ def papers() -> str:
     )
 
 
+def clients() -> str:
+    """Make the page of clients: how they are pointed at a server, and what a run of all of them found."""
+    about = (DOCS / "clients_intro.md").read_text(encoding="utf-8")
+    found = (ROOT / "benchmarks" / "results" / "client_matrix.md").read_text(encoding="utf-8")
+    return f"# Clients\n\n{NOTICE}\n\n{about}\n## What works with each\n\n{found}"
+
+
 def modules() -> str:
     """Make the page of modules: for each package a table of files and what each is for."""
     parts = ["# Modules", "", NOTICE]
@@ -100,7 +107,12 @@ def _code(commands: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Make every generated file, by its path."""
-    return {DOCS / "papers.md": papers(), DOCS / "modules.md": modules(), **policy_tables.pages()}
+    return {
+        DOCS / "papers.md": papers(),
+        DOCS / "clients.md": clients(),
+        DOCS / "modules.md": modules(),
+        **policy_tables.pages(),
+    }
 
 
 def main(arguments: list[str]) -> int:

@@ -48,6 +48,7 @@ BENCHMARKS = {
     "draft": "Drafts of the bundled small model for the large one: acceptance before and after training, by loss.",
     "bundled": "The bundled pair: accuracy by task, entropy of wrong answers, ways to answer.",
     "entropy-check": "Reported entropies against those of a float64 softmax.",
+    "client-matrix": "Other people's clients, unmodified, against a server: what works with each.",
     "replay": "The same requests to two versions: what is answered otherwise, and what a step takes.",
 }
 

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from waver.cli.endings import in_sentences
+from waver.cli.endings import importing, in_sentences
 from waver.cli.fill import filled
-from waver.extras import how_to_install
 from waver.training.adaptation.options import ClassifyRun
 
 
@@ -32,12 +31,10 @@ def classify(
 
         waver classify pictures --labels labels.txt --model openai/clip-vit-base-patch16 --out run
     """
-    try:
+    with importing("train"):
         import torch
 
         from waver.training.adaptation.classify import classify as work
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     torch.set_num_threads(threads)
     with in_sentences(ValueError, OSError):
         work(images, labels, run, out)

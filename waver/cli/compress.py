@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from waver.cli.endings import in_sentences
+from waver.cli.endings import importing, in_sentences
 from waver.cli.fill import filled
-from waver.extras import how_to_install
 from waver.training.compression.options import CompressRun
 
 
@@ -30,12 +29,10 @@ def compress(
 
         waver compress models/large --data texts.jsonl --out draft --target 0.25 --whole-blocks
     """
-    try:
+    with importing("train"):
         import torch
 
         from waver.training.compression.run import compress as work
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     torch.set_num_threads(threads)
     with in_sentences(ValueError, OSError):
         work(model, data, run, out)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import typer
 
+from waver.extras import how_to_install
+
 
 @contextmanager
 def in_sentences(*kinds: type[Exception]) -> Iterator[None]:
@@ -18,3 +20,12 @@ def in_sentences(*kinds: type[Exception]) -> Iterator[None]:
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def importing(extra: str) -> Iterator[None]:
+    """End with the command that installs an extra where one of its packages is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(f"{error.name} is missing: {how_to_install(extra)}") from None

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from waver.cli.endings import importing
 from waver.cli.fill import filled
-from waver.extras import how_to_install
 from waver.training.tuning.options import ForgetRun
 
 
@@ -34,10 +34,8 @@ def forget(
 
         waver forget models/mine leaked.jsonl --out run --held-out other.jsonl --relearn 50
     """
-    try:
+    with importing("train"):
         from waver.training.tuning.forget import forget as work
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     try:
         work(model, texts, run, out, held_out, unseen, threads)
     except (ValueError, OSError) as error:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from waver.extras import how_to_install
+from waver.cli.endings import importing
 
 
 def inspect_attention(
@@ -26,10 +26,8 @@ def inspect_attention(
     if (text is None) == (file is None):
         typer.echo("Give the text: --text or --file, one of them.", err=True)
         raise typer.Exit(1)
-    try:
+    with importing("train"):
         import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     from waver.training.inspect.attention import inspect_attention as work
     from waver.training.inspect.attention import summary
 

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from waver.cli.endings import in_sentences
+from waver.cli.endings import importing, in_sentences
 from waver.cli.fill import filled
-from waver.extras import how_to_install
 from waver.training.preferences.options import Made, Measured
 
 preferences = typer.Typer(no_args_is_help=True, help="Make and measure preference pairs for `waver train dpo`.")
@@ -33,10 +32,8 @@ def sample(
 
         waver preferences sample questions.jsonl --policy run/model --out pairs
     """
-    try:
+    with importing("train"):
         from waver.training.preferences.sampler import make_pairs
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     with in_sentences(ValueError, OSError):
         make_pairs(questions, policy, made, out, threads)
 
@@ -57,9 +54,7 @@ def measure(
 
         waver preferences measure pairs.jsonl --policy run/model --out measures
     """
-    try:
+    with importing("train"):
         from waver.training.preferences.measures import measure as work
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     with in_sentences(ValueError, OSError):
         work(pairs, policy, measured, out, threads)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from waver.cli.endings import in_sentences
-from waver.extras import how_to_install
+from waver.cli.endings import importing, in_sentences
 
 if TYPE_CHECKING:
     from waver.training.adaptation.learn_route import Source
@@ -44,13 +43,11 @@ def learn(
 
         waver route learn more.jsonl --out routers/mine --test held_out.jsonl
     """
-    try:
+    with importing("train"):
         import torch
 
         from waver.training.adaptation.fscil import Teaching
         from waver.training.adaptation.learn_route import learn as work
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     torch.set_num_threads(threads)
     how = Teaching(base_steps=base_steps, steps=steps, suppression=suppression, separation=separation, mixup=mixup)
     from waver.retrieval.base import RetrievalError

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from waver.cli.endings import importing
 from waver.cli.fill import config_option, filled
-from waver.extras import how_to_install
 from waver.training.distil.options import Distil
 from waver.training.options import RlRun
 
@@ -30,10 +30,8 @@ def train_distil(
 
         waver train distil --out run --expert feedback --feedback waver.training.distil.feedback:known_answer
     """
-    try:
+    with importing("train"):
         from waver.training.distil.run import train
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     from waver.engines import LoraConfig
     from waver.engines.base import EngineError, Unsupported
     from waver.server.config import load_config

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from waver.cli.endings import in_sentences
+from waver.cli.endings import importing, in_sentences
 from waver.cli.fill import filled
-from waver.extras import how_to_install
 from waver.training.preferences.options import DpoRun
 
 
@@ -30,9 +29,7 @@ def train_dpo(
 
         waver train dpo pairs.jsonl --out run --beta 0.1
     """
-    try:
+    with importing("train"):
         from waver.training.preferences.dpo import dpo
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     with in_sentences(ValueError, OSError):
         dpo(pairs, run, out, threads)

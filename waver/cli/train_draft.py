@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from waver.cli.endings import in_sentences
+from waver.cli.endings import importing, in_sentences
 from waver.cli.fill import filled
-from waver.extras import how_to_install
 from waver.training.draft.options import DraftRun
 
 
@@ -36,10 +35,8 @@ def train_draft(
 
         waver train draft texts.jsonl --out run --model models/large --draft models/small
     """
-    try:
+    with importing("train"):
         from waver.training.draft.run import train
         from waver.training.draft.run_heads import train_heads
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     with in_sentences(ValueError, OSError):
         (train_heads if run.heads else train)(data, held_out, run, out, threads)

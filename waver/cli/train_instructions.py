@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from waver.cli.endings import in_sentences
+from waver.cli.endings import importing, in_sentences
 from waver.cli.fill import config_option, filled
-from waver.extras import how_to_install
 from waver.training.tasks.instructions.options import InstructionRun, Sifting
 
 
@@ -33,10 +32,8 @@ def train_instructions(
 
         waver train rl --out stage2 --model stage1/model --method light_if --task instructions --data data/hard.jsonl
     """
-    try:
+    with importing("train"):
         from waver.training.tasks.instructions.harvest import harvest
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     from waver.engines import LoraConfig
     from waver.engines.base import EngineError
     from waver.server.config import load_config

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from waver.cli.endings import in_sentences
+from waver.cli.endings import importing, in_sentences
 from waver.cli.fill import config_option, filled
-from waver.extras import how_to_install
 from waver.training.tasks.consistency.options import ParaphraseRun
 
 
@@ -27,10 +26,8 @@ def train_paraphrases(
 
         waver train paraphrases questions.jsonl --out sets.jsonl --engine large --collection handbook
     """
-    try:
+    with importing("train"):
         from waver.training.tasks.consistency.write import write
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     from waver.clients.questions import Refused, read
     from waver.engines import LoraConfig
     from waver.engines.base import EngineError

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from waver.cli.endings import importing
 from waver.cli.fill import filled
-from waver.extras import how_to_install
 from waver.training.options import RlRun
 
 
@@ -17,10 +17,8 @@ def list_methods(wanted: bool) -> None:
     """Print every training method and exit."""
     if not wanted:
         return
-    try:
+    with importing("train"):
         from waver.training.rl.registry import listing
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     try:
         typer.echo(listing())
     except ValueError as error:
@@ -54,10 +52,8 @@ def train_rl(
 
     Example: `waver train rl --out run --base dapo --set clip_high=0.25`
     """
-    try:
+    with importing("train"):
         from waver.training.rl.run import parse_settings, train
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     try:
         train(replace(run, recipe=parse_settings(base, method or [], setting or [], recipe)), out, threads)
     except (ValueError, OSError) as error:

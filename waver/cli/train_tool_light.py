@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from waver.cli.endings import in_sentences
+from waver.cli.endings import importing, in_sentences
 from waver.cli.fill import config_option, filled
-from waver.extras import how_to_install
 from waver.training.tool_light.options import ToolLightRun
 
 
@@ -41,10 +40,8 @@ def train_tool_light(
     """
     from waver.engines.base import EngineError
 
-    try:
+    with importing("train"):
         from waver.training.tool_light.run import train
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     from waver.retrieval.base import RetrievalError
 
     with in_sentences(ValueError, OSError, EngineError, RetrievalError):

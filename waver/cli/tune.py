@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from waver.cli.endings import importing
 from waver.cli.fill import filled
-from waver.extras import how_to_install
 from waver.training.tuning.options import TuneRun
 
 
@@ -36,10 +36,8 @@ def tune(
 
         waver tune texts.jsonl --out run --model models/large --held-out old.jsonl
     """
-    try:
+    with importing("train"):
         from waver.training.tuning.run import tune as work
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"{error.name} is missing: {how_to_install('train')}") from None
     try:
         work(data, held_out, run, out, threads)
     except (ValueError, OSError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from waver.engines.tokens import TokenText
+from waver.training.lines import json_lines
 
 FORMS = "`text`, `prompt` and `completion`, `question` and `answer`, or `messages`"
 IGNORED = -100
@@ -43,18 +43,13 @@ def read_texts(file: Path, tokens: TokenText, length: int, chunks: bool = False)
         OSError: the file cannot be read.
     """
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    for where, row in json_lines(file):
         try:
-            row = json.loads(line)
             text = as_text(row, tokens)
-        except json.JSONDecodeError:
-            raise ValueError(f"{file}, line {number}: not JSON") from None
         except ValueError as error:
-            raise ValueError(f"{file}, line {number}: {error}") from None
+            raise ValueError(f"{where}: {error}") from None
         if min(len(text.ids), length) <= text.start:
-            raise ValueError(f"{file}, line {number}: there is nothing to learn within {length} tokens")
+            raise ValueError(f"{where}: there is nothing to learn within {length} tokens")
         found += _cut(text, length, chunks)
     if not found:
         raise ValueError(f"{file} holds no texts")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from waver.engines.tokens import TokenText
+from waver.training.lines import json_lines
 
 FORMS = (
     "`question` or `prompt`, `chosen` and `rejected` as texts; or `prompt_ids`, `chosen_ids` and `rejected_ids` as "
@@ -47,15 +47,11 @@ def read_pairs(file: Path, tokens: TokenText, length: int) -> list[Pair]:
         OSError: the file cannot be read.
     """
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    for where, row in json_lines(file):
         try:
-            found.append(_fitting(as_pair(json.loads(line), tokens), length))
-        except json.JSONDecodeError:
-            raise ValueError(f"{file}, line {number}: not JSON") from None
+            found.append(_fitting(as_pair(row, tokens), length))
         except ValueError as error:
-            raise ValueError(f"{file}, line {number}: {error}") from None
+            raise ValueError(f"{where}: {error}") from None
     if not found:
         raise ValueError(f"{file} holds no pairs")
     return found

@@ -22,6 +22,7 @@ from waver import job
 from waver.engines.tokens import TokenText
 from waver.progress import counted
 from waver.training import checkpoints
+from waver.training.lines import json_lines
 from waver.training.preferences import did
 from waver.training.preferences.likelihood import draw, log_likelihoods
 from waver.training.preferences.options import Made
@@ -82,15 +83,9 @@ def read_questions(file: Path) -> list[str]:
         ValueError: a line has none. OSError: the file cannot be read.
     """
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            raise ValueError(f"{file}, line {number}: not JSON") from None
+    for where, row in json_lines(file):
         if not isinstance(row, dict) or not isinstance(row.get("question"), str):
-            raise ValueError(f"{file}, line {number}: an object is needed with `question`")
+            raise ValueError(f"{where}: an object is needed with `question`")
         found.append(row["question"])
     if not found:
         raise ValueError(f"{file} holds no questions")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from trl import SFTConfig, SFTTrainer
 
 from waver.engines.tokens import TokenText
 from waver.training import checkpoints
+from waver.training.lines import json_lines
 from waver.training.preferences.likelihood import padded
 from waver.training.preferences.pairs import Answer
 from waver.training.texts import IGNORED
@@ -53,17 +53,11 @@ def read_traces(file: Path, tokens: TokenText) -> list[Trace]:
         ValueError: a line is not so; the message names it. OSError: the file cannot be read.
     """
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            raise ValueError(f"{file}, line {number}: not JSON") from None
+    for where, row in json_lines(file):
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("question", "trace")):
-            raise ValueError(f"{file}, line {number}: an object is needed with `question` and `trace`")
+            raise ValueError(f"{where}: an object is needed with `question` and `trace`")
         if not row["trace"].rstrip().endswith("</answer>"):
-            raise ValueError(f"{file}, line {number}: a trace ends with </answer>")
+            raise ValueError(f"{where}: a trace ends with </answer>")
         found.append(as_trace(row["question"], row["trace"].rstrip(), tokens))
     if not found:
         raise ValueError(f"{file} holds no traces")

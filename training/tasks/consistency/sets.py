@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
+
+from waver.training.lines import json_lines
 
 ASK = "Answer in a few words."
 
@@ -51,15 +52,11 @@ def read_sets(file: Path, least: int = 2) -> list[WordingSet]:
         ValueError: a line is not as it should be; the message names it. OSError: the file cannot be read.
     """
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    for where, row in json_lines(file):
         try:
-            found.append(_set(json.loads(line), least))
-        except json.JSONDecodeError:
-            raise ValueError(f"{file}, line {number}: not JSON") from None
+            found.append(_set(row, least))
         except ValueError as error:
-            raise ValueError(f"{file}, line {number}: {error}") from None
+            raise ValueError(f"{where}: {error}") from None
     if not found:
         raise ValueError(f"{file} holds no questions")
     return found

@@ -18,7 +18,6 @@ products of Contriever's vectors, which are no unit vectors: ours is 0.05. `weig
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -29,11 +28,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from waver.engines.base import Step, Unsupported
+from waver.engines.base import Step
 from waver.policies.answer import Answer
 from waver.policies.base import CounterSpec, Policy, Proceed, Stage
 from waver.policies.helpers import ask
 from waver.policies.job import Job
+from waver.policies.recalling import check_quoting, once
 from waver.policies.remember import grains
 from waver.policies.remember.router import Weighting, rank
 from waver.policies.remember.windows import KEPT_ENDINGS, beside, conversation
@@ -124,15 +124,7 @@ class MemGAS(Policy):
         return (("waver_episode_recalls", ("recalled" if record["quoted"] else "nothing",)),)
 
     async def check(self, job: Job) -> None:
-        episodes = job.services.episodes
-        if episodes is None:
-            raise Unsupported("there are no memories here")
-        if self.engine is not None and self.engine not in job.services.engines:
-            known = ", ".join(job.services.engines)
-            raise Unsupported(f"unknown engine {self.engine[:64]!r}; there are {known}", "engine")
-        if job.question is None:
-            raise Unsupported("episodes are quoted in front of a question: send a user's message, or a prompt as text")
-        await episodes.ready()
+        await check_quoting(job, job.services.episodes, self.engine, "memories", "episodes")
 
     async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
         if self.recall:
@@ -143,11 +135,7 @@ class MemGAS(Policy):
 
     async def _with_episodes(self, job: Job) -> Job:
         """Quote what the question needs in front of it, and report it."""
-        lock: asyncio.Lock = job.shared.setdefault("memgas.lock", asyncio.Lock())
-        async with lock:  # the choices of a request recall once
-            if "memgas.found" not in job.shared:
-                job.shared["memgas.found"] = await self._find(job)
-        lines, record = job.shared["memgas.found"]
+        lines, record = await once(job, self.name, lambda: self._find(job))
         quoting, count = await quoted_job(job, lines, self.instruction)
         added = len(quoting.prompt_ids) - len(job.prompt_ids)
         quoted_lines = [one_line(line) for line in lines[:count]]

@@ -21,7 +21,6 @@ mean surprisal of the window under the engine, in nats a token, at the share of 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
@@ -29,10 +28,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from waver.engines.base import Step, Unsupported
+from waver.engines.base import Step
 from waver.policies.answer import Answer
 from waver.policies.base import CounterSpec, Policy, Proceed, Stage
 from waver.policies.job import Job
+from waver.policies.recalling import check_quoting, once
 from waver.policies.remember import windows
 from waver.policies.remember.consolidation import Linkage
 from waver.policies.remember.planned import recalled
@@ -116,15 +116,7 @@ class SimpleMem(Policy):
         return () if record is None else (("waver_recalls", ("recalled" if record["recalled"] else "nothing",)),)
 
     async def check(self, job: Job) -> None:
-        memories = job.services.memories
-        if memories is None:
-            raise Unsupported("there are no memories here")
-        if self.engine is not None and self.engine not in job.services.engines:
-            known = ", ".join(job.services.engines)
-            raise Unsupported(f"unknown engine {self.engine[:64]!r}; there are {known}", "engine")
-        if job.question is None:
-            raise Unsupported("memories are quoted in front of a question: send a user's message, or a prompt as text")
-        await memories.ready()
+        await check_quoting(job, job.services.memories, self.engine, "memories")
 
     async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
         if self.recall:
@@ -135,11 +127,7 @@ class SimpleMem(Policy):
 
     async def _with_memories(self, job: Job) -> Job:
         """Quote what the question needs in front of it, and report it."""
-        lock: asyncio.Lock = job.shared.setdefault("simplemem.lock", asyncio.Lock())
-        async with lock:  # the choices of a request recall once
-            if "simplemem.found" not in job.shared:
-                job.shared["simplemem.found"] = await self._find(job)
-        found, record = job.shared["simplemem.found"]
+        found, record = await once(job, self.name, lambda: self._find(job))
         quoting, count = await quoted_job(job, [each.line for each in found], self.instruction)
         added = len(quoting.prompt_ids) - len(job.prompt_ids)
         quoted = [each.as_dict() for each in found[:count]]

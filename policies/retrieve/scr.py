@@ -12,7 +12,6 @@ belong to a key and a `user`; those of the key alone are for all of its users.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -21,10 +20,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from waver.engines.base import Sampling, Step, Unsupported
+from waver.engines.base import Sampling, Step
 from waver.policies.base import CounterSpec, Policy, Proceed, Stage
 from waver.policies.helpers import ask, draft
 from waver.policies.job import Caller, Job
+from waver.policies.recalling import check_quoting, once
 from waver.policies.report import Report
 from waver.policies.retrieve import confirmation
 from waver.policies.retrieve.quoting import quoted_job
@@ -82,21 +82,10 @@ class SelectiveContextualReasoning(Policy):
         return () if record is None else (("waver_fact_routes", (record["route"],)),)
 
     async def check(self, job: Job) -> None:
-        if job.services.facts is None:
-            raise Unsupported("there are no facts here")
-        if self.engine is not None and self.engine not in job.services.engines:
-            known = ", ".join(job.services.engines)
-            raise Unsupported(f"unknown engine {self.engine[:64]!r}; there are {known}", "engine")
-        if job.question is None:
-            raise Unsupported("facts are quoted in front of a question: send a user's message, or a prompt as text")
-        await job.services.facts.ready()
+        await check_quoting(job, job.services.facts, self.engine, "facts")
 
     async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
-        lock: asyncio.Lock = job.shared.setdefault("scr.lock", asyncio.Lock())
-        async with lock:  # the choices of a request confirm once
-            if "scr.found" not in job.shared:
-                job.shared["scr.found"] = await self._find(job)
-        confirmed, record = job.shared["scr.found"]
+        confirmed, record = await once(job, self.name, lambda: self._find(job))
         inner, count = await quoted_job(job, [fact.text for fact in confirmed], self.instruction)
         ids = [fact.id for fact in confirmed[:count]]
         added = len(inner.prompt_ids) - len(job.prompt_ids)

@@ -37,6 +37,8 @@ class AuthMiddleware:
             return await self.app(scope, receive, send)
         bare = scope["path"].startswith(ANTHROPIC)
         scope[SCOPE_KEY] = name = self._holder(scope["headers"], bare)
+        if name is not None and "log" in scope:
+            scope["log"]["key"] = name
         if name is not None or is_open(scope["path"]):
             return await self.app(scope, receive, send)
         error = APIError(

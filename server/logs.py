@@ -39,7 +39,8 @@ def configure_logs(level: int = logging.INFO) -> None:
 
 
 class LogMiddleware:
-    """Outermost middleware: gives each request an id, measures it and logs one line. Bodies and keys are not logged.
+    """Outermost middleware: gives each request an id, measures it and logs one line, with the name of its key as `key`.
+    Bodies are not logged, nor keys themselves.
 
     Handlers add to the line through the dictionary `scope["log"]`.
     """

@@ -50,6 +50,26 @@ class TruncationSummary(BaseModel):
     crop_entropy_mean: float
 
 
+class EngineUsage(BaseModel):
+    """Count the work of one engine: passes that gave a distribution, other tokens read, and seconds waited for it."""
+
+    parameters: int
+    decoded: int
+    read: int
+    seconds: float
+
+
+class CostSummary(BaseModel):
+    """Weigh everything that engines computed, in parameter-weighted tokens, against the largest engine alone."""
+
+    full: float
+    decode: float
+    read: float | None
+    against: str
+    """The server's largest engine."""
+    engines: dict[str, EngineUsage]
+
+
 class WaverReport(BaseModel):
     """The `waver` object of a response: what decoding did. Keys of policies that did not run are None."""
 
@@ -62,6 +82,7 @@ class WaverReport(BaseModel):
     relative_cost: float
     """Parameter-weighted cost, as a share of what the largest engine alone would have cost."""
     entropy: EntropySummary
+    cost: CostSummary | None = None
     catch_up_tokens: dict[str, int] = {}
     """Tokens that each engine had to read because another engine had written them."""
     discarded_tokens: int = 0

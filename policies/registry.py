@@ -25,7 +25,9 @@ ALONE = {
     "sample": "{} and {} both choose the tokens that may be drawn; use one, or the request's own top_p and min_p",
 }
 """Stages at which one policy is enough, and what is said to two."""
-REPORT_KEYS = frozenset("policy tokens switches relative_cost entropy trace discarded_tokens catch_up_tokens".split())
+REPORT_KEYS = frozenset(
+    "cost policy tokens switches relative_cost entropy trace discarded_tokens catch_up_tokens".split()
+)
 """Keys of every report."""
 MOST = 16
 """Policies in one request."""

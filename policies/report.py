@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from waver.engines.base import Step
+from waver.engines.metering import Meter
 
 
 @dataclass
@@ -53,6 +54,10 @@ class Report:
     """True if words that a policy has put in front of the answer end in a think block; None: there are none."""
     filtered_by: str | None = None
     """Name of the policy that withheld the answer, whose `finish_reason` is then `content_filter`."""
+    prompt_tokens: int = 0
+    """Tokens of the prompt as the client sent it."""
+    meter: Meter = field(default_factory=Meter)
+    """What engines computed for this choice, whatever came of it."""
     _writer: str | None = None
     _read: dict[str, int] = field(default_factory=dict)
 
@@ -89,6 +94,29 @@ class Report:
         spent = sum(n * self.parameters[engine] for engine, n in self.tokens.items())
         return spent / (largest * self.completion_tokens)
 
+    def cost(self) -> dict[str, Any] | None:
+        """Return everything that engines computed, in parameter-weighted tokens, against what the server's largest
+        engine alone would have computed: it would have read the prompt and written as many tokens. None where there is
+        nothing to compare with.
+
+        `full` is the whole; `decode` and `read` are its two parts, each against the largest engine's own part.
+        """
+        against, largest = self.meter.largest
+        usage = {name: each for name, each in self.meter.usage.items() if each.decoded or each.read}
+        if not largest or not self.completion_tokens or not usage:
+            return None
+        decode = sum(each.decoded * each.parameters for each in usage.values())
+        read = sum(each.read * each.parameters for each in usage.values())
+        # The pass over the prompt's last token writes the first token of the answer.
+        alone_decode, alone_read = largest * self.completion_tokens, largest * max(self.prompt_tokens - 1, 0)
+        return {
+            "full": (decode + read) / (alone_decode + alone_read),
+            "decode": decode / alone_decode,
+            "read": read / alone_read if alone_read else None,
+            "against": against,
+            "engines": {name: asdict(each) for name, each in usage.items()},
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """Return the `waver` object of a response, without a trace."""
         n = max(self.completion_tokens, 1)
@@ -102,6 +130,8 @@ class Report:
             "relative_cost": self.relative_cost,
             "entropy": entropy,
         }
+        if (cost := self.cost()) is not None:
+            out["cost"] = cost
         if self.truncation.draws:
             out["truncation"] = self.truncation.as_dict()
         if self.catch_up:
@@ -119,7 +149,10 @@ def total(reports: Sequence[Report]) -> Report:
     tokens: Counter[str] = Counter()
     catch_up: Counter[str] = Counter()
     kept = TruncationStats()
+    meter = Meter(largest=first.meter.largest)
     for report in reports:
+        for engine, usage in report.meter.usage.items():
+            meter.of(engine).add(usage)
         tokens.update(report.tokens)
         catch_up.update(report.catch_up)
         own = report.truncation
@@ -134,6 +167,8 @@ def total(reports: Sequence[Report]) -> Report:
         truncation=kept,
         filtered_by=first.filtered_by if all(r.filtered_by == first.filtered_by for r in reports) else None,
         discarded=sum(r.discarded for r in reports),
+        prompt_tokens=sum(r.prompt_tokens for r in reports),
+        meter=meter,
         switches=sum(r.switches for r in reports),
         extra=first.extra if all(r.extra == first.extra for r in reports) else {},
         entropy_sum=sum(r.entropy_sum for r in reports),

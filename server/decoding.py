@@ -95,12 +95,13 @@ class _Record:
 
 
 def new_job(runtime: Runtime, route: Route, prompt: Prompt, sampling: Sampling, report: Report, caller: Caller) -> Job:
-    """Make the job that the policies of one choice receive."""
+    """Make the job that the policies of one choice receive; what engines compute for it is counted in the report."""
+    report.prompt_tokens = len(prompt.ids)
     return Job(
         prompt.ids,
         sampling,
         route.engine,
-        runtime.services,
+        replace(runtime.services, engines=report.meter.engines(runtime.engines)),
         report,
         question=prompt.question,
         messages=prompt.messages,

@@ -61,6 +61,36 @@ def test_answer_has_the_shape_of_the_contract(client: openai.OpenAI) -> None:
     assert "trace" not in waver
 
 
+@pytest.mark.parametrize("policy", [[], [{"name": "ead", "threshold": 1.0, "monitor": "small"}]])
+def test_the_cost_counts_every_pass(client: openai.OpenAI, policy: Any) -> None:
+    """One engine alone decodes each token once and reads the rest of the prompt; a watching one decodes all of them."""
+    answer = ask(client, model="small", seed=1, n=1, extra_body={"policy": policy})
+    waver, usage = answer.model_extra["waver"], answer.usage
+    cost, small = waver["cost"], waver["cost"]["engines"]["small"]
+    assert cost["against"] == "large"
+    assert all(each["seconds"] > 0 for each in cost["engines"].values())
+    if policy:
+        large = cost["engines"]["large"]
+        assert large["decoded"] == waver["tokens"]["large"] > 0
+        # The small engine looks at every position, and once more at each whose gate fired.
+        assert small["decoded"] >= usage.completion_tokens
+        assert cost["decode"] > waver["relative_cost"]
+    else:
+        assert small | {"seconds": 0} == {
+            "parameters": small["parameters"], "decoded": usage.completion_tokens, "read": usage.prompt_tokens - 1,
+            "seconds": 0,
+        }  # fmt: skip
+        assert cost["full"] == pytest.approx(cost["decode"]) == pytest.approx(cost["read"])
+        assert cost["full"] < waver["relative_cost"] == 1
+
+
+def test_choices_add_up_their_cost(client: openai.OpenAI) -> None:
+    answer = ask(client, model="small", seed=1, n=3, extra_body={"policy": []})
+    cost = answer.model_extra["waver"]["cost"]
+    assert cost["engines"]["small"]["decoded"] == answer.usage.completion_tokens
+    assert cost["engines"]["small"]["read"] == 3 * (answer.usage.prompt_tokens - 1)
+
+
 @pytest.mark.parametrize("policy", [[], "frugal", "coin", [{"name": "route", "small": "small", "large": "large"}]])
 def test_stream_equals_whole_for_three_choices(client: openai.OpenAI, policy: Any) -> None:
     options = {"n": 3, "seed": 5, "logprobs": True, "top_logprobs": 3, "extra_body": {"policy": policy, "trace": True}}

@@ -1,0 +1,168 @@
+"""Meter what one answer makes engines compute: tokens decoded, tokens read, and the seconds waited for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from waver.engines.base import NO_TOKEN, Engine, Inside, Sampling, Step
+
+REMEMBERED = 16
+"""Sequences of one answer that are remembered of each engine, to tell what it has read before."""
+
+
+@dataclass
+class Usage:
+    """Count what one engine computed for one answer.
+
+    `decoded` counts passes that gave a next-token distribution, kept or not: tokens written, drafts, samples, tokens
+    read along by a watching engine. `read` counts the other tokens that were read: prompts, passages, and what another
+    engine had written. A pass over a token costs the same in both. `seconds` is how long the answer waited for steps,
+    `parameters` the engine's parameter count.
+    """
+
+    parameters: int = 0
+    decoded: int = 0
+    read: int = 0
+    seconds: float = 0.0
+
+    def add(self, other: Usage) -> None:
+        """Add what the same engine computed elsewhere."""
+        self.parameters = other.parameters
+        self.decoded += other.decoded
+        self.read += other.read
+        self.seconds += other.seconds
+
+
+@dataclass
+class Meter:
+    """The usage of one answer, by engine.
+
+    A token counts as read once for each engine, however often segments of the answer begin with it. What an engine had
+    kept from other requests, or shares among the choices of one, is not known here: such tokens count as read.
+    """
+
+    usage: dict[str, Usage] = field(default_factory=dict)
+    largest: tuple[str, int] = ("", 0)
+    """The engine with the most parameters, and their count."""
+    _held: dict[str, list[tuple[int, ...]]] = field(default_factory=dict, repr=False)
+
+    def engines(self, engines: Mapping[str, Engine]) -> dict[str, Engine]:
+        """Return the engines so that what they compute is counted here."""
+        self.largest = max(((name, each.parameters) for name, each in engines.items()), key=lambda each: each[1])
+        return {name: MeteredEngine(engine, self) for name, engine in engines.items()}
+
+    def of(self, engine: str, parameters: int = 0) -> Usage:
+        """Return the usage of an engine, to be added to."""
+        return self.usage.setdefault(engine, Usage(parameters))
+
+    def unread(self, engine: str, ids: tuple[int, ...]) -> int:
+        """Count the tokens of a prompt that an engine has not read for this answer."""
+        longest = 0
+        for held in reversed(self._held.get(engine, ())):
+            longest = max(longest, _common(held, ids))
+            if longest >= len(ids) - 1:
+                break
+        return len(ids) - longest
+
+    def hold(self, engine: str, ids: tuple[int, ...]) -> None:
+        """Remember that an engine has read these tokens."""
+        held = self._held.setdefault(engine, [])
+        held[:] = [each for each in held if ids[: len(each)] != each][-REMEMBERED + 1 :]
+        held.append(ids)
+
+
+def _common(left: tuple[int, ...], right: tuple[int, ...]) -> int:
+    """Count the tokens with which both begin."""
+    low, high = 0, min(len(left), len(right))
+    if left[:high] == right[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if left[low:middle] == right[low:middle] else (low, middle)
+    return low
+
+
+class MeteredEngine:
+    """An engine whose work for one answer is counted by a `Meter`; otherwise it is the engine itself."""
+
+    def __init__(self, engine: Engine, meter: Meter) -> None:
+        self.metered, self._meter = engine, meter
+        self.name, self.tokens = engine.name, engine.tokens
+        self.parameters, self.context_length = engine.parameters, engine.context_length
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.metered, name)
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
+        ids, usage = tuple(prompt_ids), self._meter.of(self.name, self.parameters)
+        tokens: list[int] = []
+        passes = 0
+        began = time.perf_counter()
+        try:
+            async with aclosing(self.metered.generate(prompt_ids, sampling)) as steps:
+                async for step in steps:
+                    usage.seconds += time.perf_counter() - began
+                    passes += 1
+                    if step.token != NO_TOKEN:
+                        tokens.append(step.token)
+                    yield step
+                    began = time.perf_counter()
+        finally:
+            if passes:  # the pass over the prompt's last token decodes the first token
+                usage.decoded += passes
+                usage.read += max(self._meter.unread(self.name, ids) - 1, 0)
+                self._meter.hold(self.name, (*ids, *tokens[: passes - 1]))
+
+    async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:
+        with _Read(self._meter.of(self.name, self.parameters), ids):
+            return await self.metered.score(ids, top_logprobs)
+
+    async def hidden_state(self, ids: Sequence[int], depth: float | None = None) -> torch.Tensor:
+        with _Read(self._meter.of(self.name, self.parameters), ids):
+            return await self.metered.hidden_state(ids, depth)
+
+    async def attention(self, ids: Sequence[int], start: int) -> torch.Tensor:
+        with _Read(self._meter.of(self.name, self.parameters), ids):
+            return await self.metered.attention(ids, start)
+
+    def check(self, sampling: Sampling, begun: bool) -> None:
+        self.metered.check(sampling, begun)
+
+    @property
+    def exposes(self) -> frozenset[Inside]:
+        return self.metered.exposes
+
+    def embedding_matrix(self) -> torch.Tensor:
+        return self.metered.embedding_matrix()
+
+    @property
+    def active(self) -> int:
+        return self.metered.active
+
+    @property
+    def alive(self) -> bool:
+        return self.metered.alive
+
+    async def aclose(self) -> None:
+        await self.metered.aclose()
+
+
+@dataclass
+class _Read:
+    """Count a text that is read whole, apart from segments of the answer: nothing of it is kept."""
+
+    usage: Usage
+    ids: Sequence[int]
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        self.usage.seconds += time.perf_counter() - self._began
+        self.usage.read += len(self.ids) if kind is None else 0

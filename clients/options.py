@@ -87,7 +87,7 @@ class Measuring:
     perturbations: Annotated[int | None, Option("Other wordings of a question.", least=1)] = None
     replications: Annotated[int | None, Option("Answers to each wording.", least=1)] = None
     perturb: Annotated[str | None, Option("How wordings are made: paraphrase or gaap.")] = None
-    similarity: Annotated[str | None, Option("How texts are compared: embedding, abs or words.")] = None
+    similarity: Annotated[str | None, Option("How texts are compared: embedding, abs, nli or words.")] = None
     instruction: Annotated[str | None, Option("What is added to the question for these answers.")] = None
     temperatures: Annotated[
         tuple[float, ...],

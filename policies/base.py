@@ -78,6 +78,12 @@ class Policy(BaseModel):
         them."""
         return ()
 
+    @property
+    def helping_presets(self) -> tuple[str, ...]:
+        """Names of presets of the configuration, under whose policies a part of its work is done; they may hold no
+        policies but those of the stages from `prompt` on."""
+        return ()
+
     def counted(self, report: Report) -> Iterable[tuple[str, tuple[str, ...]]]:
         """Tell which of its counters an answer moves, each by its name and the values of its labels."""
         return ()

@@ -15,8 +15,11 @@ from waver.policies.stores import Stores
 if TYPE_CHECKING:
     from waver.policies.ask.task import AskTask
     from waver.policies.ask.thresholds import Thresholds
+    from waver.policies.base import Policy
     from waver.policies.guard.memory import Guard
+    from waver.policies.select.verifiers import Verifier
     from waver.policies.uncertainty.calibration import Calibration
+    from waver.policies.uncertainty.entailment import Entailment
     from waver.retrieval.embedder import Embedder
     from waver.retrieval.library import Library
     from waver.retrieval.memory.episodes import Episodes
@@ -44,6 +47,12 @@ class Services:
     guards: Mapping[str, Guard] = field(default_factory=dict)
     episodes: Episodes | None = None
     routers: Mapping[str, Router] = field(default_factory=dict)
+    verifiers: Mapping[str, Verifier] = field(default_factory=dict)
+    """What tells which goals an answer meets, by name."""
+    entailment: Entailment | None = None
+    """The model that tells whether one text follows from another; None: there is none."""
+    presets: Mapping[str, tuple[Policy, ...]] = field(default_factory=dict)
+    """Policies of the configuration's presets, by name."""
     extra_tokens: int = 2**18
     """Most tokens that the policies of one request may draw beside its answers."""
 

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from waver.engines import EngineConfig, LoraConfig, UpstreamConfig, VllmConfig
+from waver.policies.select.verifiers import PythonVerifier, VerifierConfig
 from waver.resources import DEFAULT_CONFIG, PACKAGE
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.memory.config import MemoryConfig
@@ -46,6 +47,10 @@ class Config(BaseSettings):
     """Files of tasks that policies may ask users about (`c_ip`), beside those that come with Waver."""
     thresholds: dict[Name, str] = {}
     """Folders of thresholds (`waver calibrate c_ip`), by the names that requests may use."""
+    verifiers: dict[Name, VerifierConfig] = {}
+    """What tells which goals an answer meets (`bes`), by the names that requests may use."""
+    entailment: str | None = None
+    """Folder of a sequence-classification model of transformers that tells entailment (NLI), for `inv_entropy`."""
     guards: dict[Name, str] = {}
     """Folders of guards (`waver train guard`), by the names that requests may use; `starter` is there anyway."""
     modules: list[str] = []
@@ -73,6 +78,14 @@ class Config(BaseSettings):
     @classmethod
     def _find_folders(cls, folders: dict[str, str]) -> dict[str, str]:
         return {name: find_model(folder) for name, folder in folders.items()}
+
+    @field_validator("verifiers")
+    @classmethod
+    def _find_files(cls, verifiers: dict[str, VerifierConfig]) -> dict[str, VerifierConfig]:
+        return {
+            name: each.model_copy(update={"file": find_model(each.file)}) if isinstance(each, PythonVerifier) else each
+            for name, each in verifiers.items()
+        }
 
     @model_validator(mode="after")
     def _check_names(self) -> Config:

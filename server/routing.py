@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from waver.engines.base import Engine
-from waver.policies.base import Policy
+from waver.policies.base import STAGES, Policy
 from waver.policies.registry import PolicyError, engines_used, parse
 from waver.server.config import Config
 from waver.server.errors import APIError, invalid
@@ -15,6 +15,8 @@ from waver.server.errors import APIError, invalid
 PREFIX = "waver/"
 DEFAULT = (None, "default", "waver")
 """Names of a model that mean the default preset."""
+INNER = STAGES.index("prompt")
+"""The first stage that can run for a part of a request."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,17 @@ class Router:
             except PolicyError as error:
                 raise ValueError(f"pinned '{name}': {error.param}: {error}") from error
 
+        for name, chosen in self._presets.items():
+            try:
+                self._check_helping(chosen, {})
+            except PolicyError as error:
+                raise ValueError(f"preset '{name}': {error}") from error
+
+    @property
+    def presets(self) -> Mapping[str, tuple[Policy, ...]]:
+        """Return the policies of every preset, by its name."""
+        return self._presets
+
     @property
     def main_engine(self) -> str:
         """Return the engine of a preset whose policies choose none: the largest."""
@@ -88,10 +101,31 @@ class Router:
             policies = parse(_over(items, pinned), self._engines, self._config.policies, self._probes)
             places = {name: place for name, place in places.items() if name not in {each["name"] for each in pinned}}
             label = label if preset is not None else ",".join(each.name for each in policies)
+        self._check_helping(policies, places)
+        helping = [self._presets[name] for policy in policies for name in policy.helping_presets]
         used = engines_used(policies, engine)
+        used = tuple(dict.fromkeys([*used, *(each for own in helping for each in engines_used(own, used[0]))]))
         if engine not in used:  # prompts and text are made with the tokenizer of those who write
             engine = self._largest(used)
         return Route(asked, engine, policies, label, used, places)
+
+    def _check_helping(self, policies: Sequence[Policy], places: Mapping[str, str]) -> None:
+        """Check the presets that policies hand a part of their work to.
+
+        Raises:
+            PolicyError: there is no such preset, or it holds what cannot run inside of a request.
+        """
+        for policy in policies:
+            for name in policy.helping_presets:
+                place = places.get(policy.name, "policy")
+                if name not in self._presets:
+                    shown = ", ".join(self._presets) or "none"
+                    raise PolicyError(f"{policy.name}: there is no preset {name[:64]!r}; there are {shown}", place)
+                outer = [each.name for each in self._presets[name] if STAGES.index(each.stage) < INNER]
+                if outer:
+                    raise PolicyError(
+                        f"{policy.name}: the preset {name!r} cannot do a part of a request: it has {outer[0]}", place
+                    )
 
     def _model(self, model: str | None) -> tuple[str | None, str]:
         """Find the preset that a model's name refers to, if any, and the engine."""

@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,9 +33,12 @@ from waver.policies.ask.task import AskTask, ready_tasks
 from waver.policies.ask.thresholds import Thresholds
 from waver.policies.guard.memory import Guard
 from waver.policies.registry import policies
+from waver.policies.select import verifiers
+from waver.policies.select.verifiers import Verifier
 from waver.policies.services import Services
 from waver.policies.stores import Stores
 from waver.policies.uncertainty.calibration import Calibration
+from waver.policies.uncertainty.entailment import Entailment
 from waver.resources import STARTER_GUARD
 from waver.retrieval.base import RetrievalError
 from waver.retrieval.library import SEARCHES, Library
@@ -45,7 +49,7 @@ from waver.server.admission import Admission
 from waver.server.after_hooks import AfterHooks
 from waver.server.background import Background
 from waver.server.bodies import Bodies
-from waver.server.config import Config
+from waver.server.config import Config, find_model
 from waver.server.errors import not_ready, server_stopping
 from waver.server.jobs import Jobs
 from waver.server.metrics import Metrics
@@ -80,6 +84,8 @@ class Runtime:
         self.tasks: dict[str, AskTask] = {}
         self.thresholds: dict[str, Thresholds] = {}
         self.guards: dict[str, Guard] = {}
+        self.verifiers: dict[str, Verifier] = {}
+        self.entailment: Entailment | None = None
         self.stores = Stores(Path(config.state))
         self.memories = Memories(Path(config.state), config.memory, self.library.embedder)
         self.episodes = Episodes(Path(config.state), config.memory, self.library.embedder)
@@ -127,6 +133,13 @@ class Runtime:
             self.thresholds = await asyncio.to_thread(load_named, "thresholds", self.config.thresholds, Thresholds.load)
             guards = {"starter": str(STARTER_GUARD), **self.config.guards}
             self.guards = await asyncio.to_thread(load_named, "guard", guards, Guard.load)
+            self.verifiers = {
+                name: await asyncio.to_thread(named, "verifier", name, partial(verifiers.load, name, each))
+                for name, each in self.config.verifiers.items()
+            }
+            if self.config.entailment is not None:
+                load = partial(Entailment.load, find_model(self.config.entailment))
+                self.entailment = await asyncio.to_thread(named, "entailment", self.config.entailment, load)
             await self._check_embedders()
             loaded = await load_engines(missing, self.engines)
             guided = [n for n in loaded if not isinstance(self.config.engines[n], UpstreamConfig)]
@@ -202,6 +215,9 @@ class Runtime:
             self.guards,
             self.episodes,
             self.routers,
+            self.verifiers,
+            self.entailment,
+            {} if self._router is None else self._router.presets,
             self.config.server.max_extra_tokens,
         )
 
@@ -314,13 +330,19 @@ def load_named(kind: str, folders: Mapping[str, str], load: Callable[[Path], Loa
     Raises:
         ValueError: one of them cannot be read.
     """
-    loaded = {}
-    for name, folder in folders.items():
-        try:
-            loaded[name] = load(Path(folder))
-        except ValueError as error:
-            raise ValueError(f"{kind} '{name}': {error}") from error
-    return loaded
+    return {name: named(kind, name, partial(load, Path(folder))) for name, folder in folders.items()}
+
+
+def named(kind: str, name: str, load: Callable[[], Loaded]) -> Loaded:
+    """Load something, whose name is said where it cannot be read.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        return load()
+    except ValueError as error:
+        raise ValueError(f"{kind} '{name}': {error}") from error
 
 
 async def warm_up(engine: Engine, guided: bool) -> None:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from waver.policies.report import total
+from waver.policies.uncertainty.similarity import Kind
 from waver.server.answer import Answer, FinishedChoice
 from waver.server.bodies import BodyRoute
 from waver.server.chat_format import ChatFormatter
@@ -35,7 +36,7 @@ class UncertaintyRequest(ChatRequest):
     replications: int | None = None
     draws: int | None = None
     perturb: Literal["paraphrase", "gaap"] | None = None
-    similarity: Literal["embedding", "abs", "words"] | None = None
+    similarity: Kind | None = None
     sample_temperature: float | None = None
     answer_tokens: int | None = None
     instruction: Text | None = None

@@ -165,6 +165,10 @@ class Worker:
             raise Exhausted("out of memory")
         return answer, found
 
+    def kill(self) -> None:
+        """End the process; whoever waits for its answer in another thread gets none."""
+        self._process.kill()
+
     def end(self) -> None:
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):

@@ -57,6 +57,11 @@ class Puzzle:
     def text(self) -> str:
         return " ".join((HEAD, *(each.text for each in self.statements), TAIL))
 
+    def solved_by(self, said: str) -> bool:
+        """Return whether a text says of everybody what they are, and every statement fits."""
+        kinds = claims(said, self.people)
+        return len(kinds) == len(self.people) and all(each.fits(kinds) for each in self.statements)
+
     def solutions(self) -> list[dict[str, bool]]:
         """Return all ways in which every statement fits."""
         every = (

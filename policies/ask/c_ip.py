@@ -15,7 +15,8 @@ Details:
 - tau belongs to the length of the history with the next question in it. The thresholds of a model come from
   `waver calibrate c_ip`; those of the table are made on the spot. Sets of random histories hold the truth with
   probability 1 - alpha; for questions that were chosen nothing is promised, so what users say of a guess is counted
-  (`waver_asking_outcomes`).
+  (`waver_asking_outcomes`), and whether the last set held what they say is right (`waver_asking_coverage`). Where that
+  share falls below the promise, calibrate anew.
 - `select: ip` minimises the expected entropy instead, `bound` the released code's finer score, `random` asks anything.
 - The paper stops where the scores of all questions are level. They are so, too, where all are equally good, as often at
   the beginning: here no question may promise to lower the entropy by `epsilon` either.
@@ -28,12 +29,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from waver.engines.base import Step, Unsupported
@@ -75,9 +77,16 @@ class ConformalPursuit(Policy):
     paper: ClassVar[str] = "arXiv 2507.03279"
     metrics: ClassVar[tuple[CounterSpec, ...]] = (
         CounterSpec("waver_asking_outcomes", "Guesses, by what the user said of them.", ("task", "outcome")),
+        CounterSpec(
+            "waver_asking_coverage",
+            "Conversations whose truth became known, by whether the last conformal set held it; "
+            "1 - alpha of them are promised for random questions.",
+            ("task", "held"),
+        ),
     )
     report_keys: ClassVar[Mapping[str, str]] = {
-        "asking": "the question or guess, the probabilities and the conformal set, and why it stopped",
+        "asking": "the question or guess, the probabilities and the conformal set, and why it stopped; once the truth "
+        "is known, whether the set held it",
     }
 
     name: Literal["c_ip"] = "c_ip"
@@ -103,8 +112,10 @@ class ConformalPursuit(Policy):
         return 2 * self.consider + 1 if self.predictor == "model" else 0
 
     def counted(self, report: Report) -> Iterable[tuple[str, tuple[str, ...]]]:
-        told = report.extra.get("asking", {}).get("outcome")
-        return () if told is None else (("waver_asking_outcomes", (self.task, told)),)
+        asking = report.extra.get("asking", {})
+        told, held = asking.get("outcome"), asking.get("covered")
+        found = [] if told is None else [("waver_asking_outcomes", (self.task, told))]
+        return found if held is None else [*found, ("waver_asking_coverage", (self.task, str(held).lower()))]
 
     async def check(self, job: Job) -> None:
         self._task(job)
@@ -139,7 +150,7 @@ class ConformalPursuit(Policy):
     async def _turn(self, job: Job, task: AskTask, history: History, ledger: Ledger, record: dict[str, Any]) -> str:
         """Choose what to say next, and record why."""
         if history.guess is not None:
-            return self._feedback(task, history, record)
+            return await self._feedback(job, task, history, ledger, record)
         try:
             (f,) = await self._predict(job, task, [history.known], ledger)
         except OutOfTokens as spent:
@@ -153,7 +164,7 @@ class ConformalPursuit(Policy):
             return GUESS.format(name=task.hypotheses[best])
         tau = await self._tau(job, task)
         k = len(history.known)
-        inside = members(f, tau[min(k, len(tau)) - 1]) if k else np.ones(len(f), bool)
+        inside = self._set(f, tau, k)
         record["set"] = [name for name, held in zip(task.hypotheses, inside, strict=True) if held]
         left = [q for q in range(len(task.questions)) if q not in {each.question for each in history.asked}]
         reason = "set" if inside.sum() <= 1 else "length" if k >= self.length else None if left else "questions"
@@ -169,13 +180,28 @@ class ConformalPursuit(Policy):
         greeting = f"{task.greeting.strip()}\n\n" if task.greeting and not history.asked else ""
         return greeting + task.questions[question]
 
-    def _feedback(self, task: AskTask, history: History, record: dict[str, Any]) -> str:
-        """Answer what the user said of a guess, and record whether it was right."""
+    async def _feedback(self, job: Job, task: AskTask, history: History, ledger: Ledger, record: dict[str, Any]) -> str:
+        """Answer what the user said of a guess, and record whether it was right and the last set held the truth."""
         assert history.guess is not None
         right = history.truth == history.guess
         record["outcome"] = "right" if right else "wrong"
         record["truth"] = None if history.truth is None else task.hypotheses[history.truth]
+        if history.truth is not None and history.known and self._has_sets:
+            with suppress(OutOfTokens):  # then it is not counted
+                (f,) = await self._predict(job, task, [history.known], ledger)
+                inside = self._set(f, await self._tau(job, task), len(history.known))
+                record["covered"] = bool(inside[history.truth])
+                record["promised"] = 1 - self.alpha
         return "Good." if right else "Thank you, I did not know."
+
+    @property
+    def _has_sets(self) -> bool:
+        """Tell whether there are thresholds to make sets by."""
+        return self.predictor == "table" or self.select in ("c_ip", "bound")
+
+    def _set(self, f: Array, tau: Sequence[float], k: int) -> NDArray[np.bool_]:
+        """Return which hypotheses `[hypotheses]` the set of a history of `k` answers holds; all before the first."""
+        return members(f, tau[min(k, len(tau)) - 1]) if k else np.ones(len(f), bool)
 
     async def _choose(
         self, job: Job, task: AskTask, known: Sequence[Asked], left: Sequence[int], tau: Sequence[float],

@@ -14,7 +14,7 @@ from waver.policies.ask.history import Asked
 from waver.policies.ask.table import Array
 from waver.policies.ask.task import LETTERS, AskTask
 from waver.policies.base import Proceed
-from waver.policies.budget import Budget, Ledger, metered
+from waver.policies.budget import Budget, Ledger, OutOfTokens, metered
 from waver.policies.job import Job
 
 ALTERNATIVES = 20
@@ -59,6 +59,8 @@ async def by_model(
         steps, _ = await metered(replace(job, prompt_ids=ids, sampling=sampling), Proceed(), ledger, budget)
         return of_alternatives(job, steps[0].top_logprobs, len(task.hypotheses))
 
+    if budget.left < len(histories):  # one token each, all at the same time
+        raise OutOfTokens
     return np.stack(await together(*(one(asked) for asked in histories)))
 
 

@@ -1,13 +1,15 @@
 """BES, arXiv 2605.28814: search for an answer by expanding and recombining partial ones, guided by goals.
 
-Forward, partial answers are grown by the model, and recombined without it (`evolution.py`); backward, the question is
-split into goals that a text can be checked for (`goals.py`), so that a partial answer has a score. A step ends with
-`delimiter`. The first answer that is whole and meets all goals is given. Where a budget ends before, the best one
+Forward, partial answers are grown by the model, and recombined without it (`waver.evolution`); backward, the question
+is split into goals that a text can be checked for (`waver.goals`), so that a partial answer has a score. A step ends
+with `delimiter`. The first answer that is whole and meets all goals is given. Where a budget ends before, the best one
 so far is given, and the report says so; one that is not whole is written to its end.
 
-Goals are read from the question by a template (`sums`, `knights`), without its solution, or are patterns of the request
-(`regex`), which is how the paper's goals by a language model are replaced here. `method` has the baselines at the same
-budget: `tree` expands only, `best_of_n` draws whole answers.
+Goals are read from the question by a template (`sums`, `knights`), without its solution, are patterns of the request
+(`regex`), or are what a `verifier` of the configuration tells (`waver.policies.select.verifiers`): no request brings
+code. `propose` names an engine that splits the question into sub-questions, which are goals as well, or the only ones
+(`waver.policies.select.proposals`). `method` has the baselines at the same budget: `tree` expands only, `best_of_n`
+draws whole answers.
 
 Steps cross as token ids, and are never tokenised anew. The log-probability of a token that was moved is that where it
 was drawn.
@@ -22,17 +24,20 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
+import structlog
 from pydantic import Field, model_validator
 
-from waver.engines.base import NO_TOKEN, Step, Unsupported
+from waver.engines.base import NO_TOKEN, EngineError, Step, Unsupported
+from waver.evolution import SOLVED, Method, Node, Plan, Search
+from waver.goals import Goal, NotJudged, Task, Verdict, knights_task, regex_task, sum_task
 from waver.policies.base import CounterSpec, Policy, Proceed, Stage
 from waver.policies.budget import Budget, Ledger, OutOfTokens, budget_of
 from waver.policies.helpers import sub_job
 from waver.policies.job import Job, continuation
 from waver.policies.report import Report
-from waver.policies.select.evolution import SOLVED, Method, Node, Plan, Search
-from waver.policies.select.goals import Goal, Task, Verdict, knights_task, regex_task, sum_task
+from waver.policies.select.proposals import propose, with_proposals
 
+log = structlog.get_logger("waver")
 Part = tuple[int, ...]
 """The token ids of a step."""
 SHOWN = 200
@@ -52,8 +57,9 @@ class BES(Policy):
         CounterSpec("waver_searches", "Answers that were searched for, by how the search ended.", ("ended",)),
     )
     report_keys: ClassVar[Mapping[str, str]] = {
-        "search": "how the search ended (`solved`, `iterations`, `tokens`, `seconds`, `extra_tokens`), whether what is "
-        "given is the best so far only, the goals, the tree with how each node was made, the calls, tokens and seconds",
+        "search": "how the search ended (`solved`, `iterations`, `tokens`, `seconds`, `extra_tokens`, `verifier`), "
+        "whether what is given is the best so far only, the goals, the tree with how each node was made, the calls, "
+        "tokens and seconds",
     }
 
     name: Literal["bes"] = "bes"
@@ -64,6 +70,13 @@ class BES(Policy):
     goals: Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=32)] = Field(
         default=[], description="patterns that the answer has to contain"
     )
+    verifier: str | None = Field(
+        default=None, description="a verifier of the configuration that tells which goals an answer meets"
+    )
+    propose: str | None = Field(
+        default=None, description="an engine that splits the question into sub-questions, as goals"
+    )
+    proposed: int = Field(default=4, ge=1, le=16, description="most sub-questions")
     method: Method = Field(default="bes", description="bidirectional search, or a baseline")
     iterations: int = Field(default=50, ge=1, le=1000, description="most iterations (B)")
     tokens: int = Field(default=4096, ge=1, le=262144, description="most tokens that are drawn for the search")
@@ -80,9 +93,15 @@ class BES(Policy):
     def _check_goals(self) -> BES:
         if self.task != "auto" and (self.task == "regex") != bool(self.goals):
             raise ValueError("goals are patterns for the task regex, which needs some.")
+        if self.verifier is not None and (self.goals or self.task != "auto"):
+            raise ValueError("a verifier brings the goals of its own: leave out task and goals.")
         if self.goals:
             regex_task(self.goals)
         return self
+
+    @property
+    def helping_engines(self) -> tuple[str, ...]:
+        return () if self.propose is None else (self.propose,)
 
     def counted(self, report: Report) -> Iterable[tuple[str, tuple[str, ...]]]:
         record = report.extra.get("search")
@@ -93,18 +112,21 @@ class BES(Policy):
             raise Unsupported("bes recombines parts of answers, which then need not follow a response_format or a tool")
         if any(each.get("name") == "l_rag" for each in job.report.policy):
             raise Unsupported("bes and l_rag cannot stand together: an expansion goes on in the middle of an answer")
-        self._task(job)
+        await self._task(job)
 
-    def _task(self, job: Job) -> Task:
-        """Read the goals.
+    async def _task(self, job: Job) -> Task | None:
+        """Read the goals; None where an engine shall propose them and there are no others.
 
         Raises:
-            Unsupported: the question has none of the task's kind.
+            Unsupported: the question has none of the task's kind. EngineError: the verifier fails.
         """
+        if job.question is None and not (self.goals and self.propose is None):
+            raise Unsupported("the goals are read from the question: send a user's message, or a prompt as text")
         if self.goals:
             return regex_task(self.goals)
-        if job.question is None:
-            raise Unsupported("the goals are read from the question: send a user's message, or a prompt as text")
+        assert job.question is not None
+        if self.verifier is not None:
+            return await self._verified(job, job.question.text)
         reasons = []
         for name, read in (("knights", knights_task), ("sums", sum_task)):
             if self.task not in ("auto", name):
@@ -113,24 +135,55 @@ class BES(Policy):
                 return read(job.question.text)
             except ValueError as error:
                 reasons.append(str(error))
+        if self.propose is not None and self.task == "auto":
+            return None
         raise Unsupported("; ".join(reasons), "task")
+
+    async def _verified(self, job: Job, question: str) -> Task:
+        """Return the goals that the verifier has for a question.
+
+        Raises:
+            Unsupported: there is no such verifier, or it has none. EngineError: it fails.
+        """
+        assert self.verifier is not None
+        found = job.services.verifiers.get(self.verifier)
+        if found is None:
+            there = ", ".join(job.services.verifiers) or "none"
+            raise Unsupported(f"unknown verifier {self.verifier[:64]!r}; there are {there}", "verifier")
+        try:
+            return await found.task(question)
+        except NotJudged as failed:
+            raise EngineError(str(failed), failed.detail) from failed
+        except ValueError as error:
+            raise Unsupported(f"the verifier {self.verifier!r} cannot be used: {error}", "verifier") from error
 
     async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
         began = time.monotonic()
-        task, rng = self._task(job), random.Random(f"bes:{job.sampling.seed}")
+        rng = random.Random(f"bes:{job.sampling.seed}")
         plan = Plan(self.method, self.iterations, self.hot, self.cold, self.expand, self.longest)
         until = None if self.seconds is None else began + self.seconds
-        writing = Writing(self, job, proceed, task, Budget(self.tokens), budget_of(job), until, rng)
+        own, nothing = await self._task(job), Task(Goal(0), ("all",), _no_goals)
+        writing = Writing(self, job, proceed, own or nothing, Budget(self.tokens), budget_of(job), until, rng)
         search: Search[Part] = Search(writing, plan, rng)
-        ended = "iterations"
+        ended, failure = "iterations", None
         try:
+            if self.propose is not None:
+                budgets = (writing.shared, writing.budget)
+                words = await propose(job, self.propose, self.proposed, rng.getrandbits(32), writing.ledger, budgets)
+                writing.task = with_proposals(own, words, job.services) if words else writing.task
             await search.run()
         except OutOfTokens:
             ended = "extra_tokens" if writing.shared.left < 0 else "tokens"
         except OutOfTime:
             ended = "seconds"
+        except NotJudged as failed:
+            ended, failure = "verifier", str(failed)
+            log.warning("verifier failed", verifier=self.verifier, error=failed.detail or failure)
         finally:
             job.report.discarded += writing.ledger.total
+        task = writing.task
+        if not search.nodes:  # nothing could be judged
+            search.nodes.append(Node((), False, "root", (), Verdict((0.0,) * len(task.names)), 0.0))
         best = search.best
         ended = "solved" if best.score >= SOLVED else ended
         job.report.extra["search"] = {
@@ -146,6 +199,8 @@ class BES(Policy):
             "tokens": writing.ledger.tokens,
             "seconds": time.monotonic() - began,
         }
+        if failure is not None:
+            job.report.extra["search"]["failure"] = failure
         given = [step for part in best.steps for step in writing.drawn[part]]
         job.report.discarded -= min(len(given), job.report.discarded)
         for i, step in enumerate(given):
@@ -164,6 +219,10 @@ class BES(Policy):
         async with aclosing(proceed(replace(own, sampling=replace(own.sampling, temperature=0.0)))) as steps:
             async for step in steps:
                 yield step
+
+
+async def _no_goals(text: str) -> Verdict:
+    return Verdict((0.0,))
 
 
 def _told(node: Node[Part]) -> dict[str, Any]:
@@ -192,8 +251,10 @@ class Writing:
     def root(self) -> Goal:
         return self.task.root
 
-    def judge(self, steps: tuple[Part, ...]) -> Verdict:
-        return self.task.judge(self.job.writer.tokens.decode([token for part in steps for token in part]))
+    async def judge(self, steps: tuple[Part, ...]) -> Verdict:
+        if steps and self.until is not None and time.monotonic() > self.until:
+            raise OutOfTime
+        return await self.task.judge(self.job.writer.tokens.decode([token for part in steps for token in part]))
 
     def fits(self, steps: tuple[Part, ...]) -> bool:
         return sum(map(len, steps)) <= self.job.sampling.max_tokens

@@ -50,6 +50,8 @@ from waver.policies.select.topologies import ROLES, Topology
 
 SHOWN = 200
 """Characters of an answer that a report shows."""
+PRESET = "waver/"
+"""What the name of a preset begins with, as in a request's `model`."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ class EntropyJudger(Policy):
     )
     topology: Topology = Field(default="single", description="how calls work together in a run")
     rounds: int = Field(default=1, ge=1, le=5, description="rounds of a run; the paper's number is 2")
-    roles: dict[str, str] = Field(default={}, description="engines of roles; others have the request's")
+    roles: dict[str, str] = Field(
+        default={}, description="engines of roles, or presets, as waver/NAME; others have the request's"
+    )
     temperature: float = Field(default=0.6, gt=0.0, le=2.0, description="at which runs are drawn")
     top_p: float = Field(default=0.95, gt=0.0, le=1.0, description="at which runs are drawn")
     entropy: Measure = Field(default="drawn", description="of the distribution drawn from, or the model's own")
@@ -109,7 +113,16 @@ class EntropyJudger(Policy):
 
     @property
     def helping_engines(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.roles.values()))
+        return tuple(dict.fromkeys(each for each in self.roles.values() if not each.startswith(PRESET)))
+
+    @property
+    def helping_presets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self._presets.values()))
+
+    @property
+    def _presets(self) -> dict[str, str]:
+        """Presets by role."""
+        return {role: own.removeprefix(PRESET) for role, own in self.roles.items() if own.startswith(PRESET)}
 
     @property
     def _compares(self) -> bool:
@@ -132,18 +145,27 @@ class EntropyJudger(Policy):
             raise Unsupported(f"unknown judge {self.judge[:64]!r}; there are {there}", "judge")
         if self._needs_judge and not job.services.judges:
             raise Unsupported("no judge is configured (waver train judge makes one)", "judge")
+        for role, name in self._presets.items():
+            for policy in job.services.presets[name]:
+                await policy.check(replace(job, engine=self._engine(job, role)))
         for role in ROLES[self.topology]:
             if reason := differences(job.writer.tokens, job.services.engines[self._engine(job, role)].tokens):
                 raise Unsupported(f"the {role}'s engine cannot share an answer with {job.engine!r}: {reason}", "roles")
 
     def possible_jobs(self, job: Job) -> list[Job]:
-        how = self._settings()
+        how = self._settings(job)
         first = call_job(job, ROLES[self.topology][0], (), how, job.sampling.seed, True)
-        named = dict.fromkeys(self._engine(job, role) for role in ROLES[self.topology])
-        return [replace(first, prompt_ids=job.prompt_ids, engine=engine) for engine in named]
+        named = dict.fromkeys(self._engine(job, role) for role in ROLES[self.topology] if role not in how.presets)
+        jobs = [replace(first, prompt_ids=job.prompt_ids, engine=engine) for engine in named]
+        for role, policies in how.presets.items():
+            inner = [replace(first, prompt_ids=job.prompt_ids, engine=self._engine(job, role))]
+            for policy in policies:
+                inner = [each for outer in inner for each in policy.possible_jobs(outer)]
+            jobs += inner
+        return jobs
 
     async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
-        how, ledger = self._settings(), Ledger()
+        how, ledger = self._settings(job), Ledger()
         models = await self._models(job)
         judge, name = self._judge(job, models, proceed)
         alone = await self._alone(job, proceed, ledger) if self._compares else None
@@ -169,13 +191,19 @@ class EntropyJudger(Policy):
         for step in given.steps:
             yield step
 
-    def _settings(self) -> Settings:
+    def _settings(self, job: Job) -> Settings:
+        engines = {role: self._engine(job, role) for role in self.roles}
+        presets = {role: job.services.presets[name] for role, name in self._presets.items()}
         return Settings(
-            self.topology, self.rounds, self.roles, self.temperature, self.top_p, self.entropy, self.answers
+            self.topology, self.rounds, engines, self.temperature, self.top_p, self.entropy, self.answers, presets
         )
 
     def _engine(self, job: Job, role: str) -> str:
-        return self.roles.get(role, job.engine)
+        """Return the engine of a role; of one with a preset the first that the preset's policies name."""
+        if role not in self._presets:
+            return self.roles.get(role, job.engine)
+        policies = job.services.presets[self._presets[role]]
+        return next((getattr(each, name) for each in policies for name in each.engine_fields), job.engine)
 
     def _convention(self, proceed: Proceed) -> Convention:
         return Convention(
@@ -185,7 +213,10 @@ class EntropyJudger(Policy):
             topology=self.topology,
             rounds=self.rounds,
             compared=self._compares,
-            beside=tuple(policy.name for policy in proceed.policies),
+            beside=(
+                *(policy.name for policy in proceed.policies),
+                *(f"{role}: {PRESET}{name}" for role, name in sorted(self._presets.items())),
+            ),
         )
 
     async def _models(self, job: Job) -> dict[str, Fingerprint]:
@@ -217,7 +248,7 @@ class EntropyJudger(Policy):
 
     async def _alone(self, job: Job, proceed: Proceed, ledger: Ledger) -> Trace | None:
         """Draw a single solver's run; None where the tokens for it are spent."""
-        how = replace(self._settings(), topology="single", rounds=1, engines={})
+        how = replace(self._settings(job), topology="single", rounds=1, engines={}, presets={})
         try:
             return (await draw(job, proceed, how, self.samples, ledger, budget_of(job))).trace
         except OutOfTokens:

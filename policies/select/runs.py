@@ -13,7 +13,7 @@ from waver.engines.base import NO_TOKEN, Step, Unsupported
 from waver.engines.tokens import TokenText
 from waver.engines.transforms import TopP
 from waver.entropy.traces import Call, Trace
-from waver.policies.base import Proceed
+from waver.policies.base import Policy, Proceed
 from waver.policies.budget import Budget, Ledger, metered
 from waver.policies.job import Job
 from waver.policies.select.final_answer import Form, final_answer
@@ -33,6 +33,8 @@ class Settings:
     top_p: float = 0.95
     entropy: Measure = "drawn"
     form: Form = "auto"
+    presets: Mapping[str, tuple[Policy, ...]] = field(default_factory=dict)
+    """Policies of roles, in place of those of the request that are inside."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ async def draw(job: Job, proceed: Proceed, how: Settings, number: int, ledger: L
         shown = seen(how.topology, role, round, said)
         final = round == how.rounds and (role == roles[-1] or how.topology == "debate")
         own = call_job(job, role, shown, how, seed_of(job.sampling.seed, number, place), final)
-        steps, extra = await metered(own, proceed, ledger, budget)
+        inner = Proceed(how.presets[role]) if role in how.presets else proceed
+        steps, extra = await metered(own, inner, ledger, budget)
         return _Spoken(Said(role, round, _text(own.writer.tokens, steps)), steps, extra)
 
     for round in range(1, how.rounds + 1):

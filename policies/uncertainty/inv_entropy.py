@@ -13,8 +13,8 @@ Details:
   withholds the answer. Where the answer may change, nothing can be shown before the measure is known; otherwise the
   answer is streamed while the evidence is drawn.
 - Evidence is drawn from the request's engine itself, without the other policies of the request.
-- The paper judges similarity by an NLI model or by sentence embeddings; here it is the embeddings of the configuration,
-  or shared words. GAAP's substitutes come from the engine in place of WordNet.
+- The paper judges similarity by an NLI model or by sentence embeddings; here it is what the configuration has
+  (`entailment`, an embedder), or shared words. GAAP's substitutes come from the engine in place of WordNet.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class InvEntropy(Policy):
         default=Settings.instruction, max_length=1024, description="what is added to the question for them"
     )
     perturb: Perturbation = Field(default="paraphrase", description="how wordings are made")
-    similarity: Kind = Field(default="embedding", description="(1+cos)/2 or |cos| of embeddings, or shared words")
+    similarity: Kind = Field(
+        default="embedding", description="(1+cos)/2 or |cos| of embeddings, entailment both ways, or shared words"
+    )
     calibration: str | None = Field(
         default=None, description="a calibration of the configuration; default: the first that fits"
     )
@@ -144,14 +146,27 @@ class InvEntropy(Policy):
         if self.calibration is not None and self.calibration not in job.services.calibrations:
             there = ", ".join(job.services.calibrations) or "none"
             raise Unsupported(f"unknown calibration {self.calibration[:64]!r}; there are {there}", "calibration")
-        if needs(self._names) & {"variants", "samples"} and self.similarity != "words" and not job.services.embedder:
-            raise Unsupported('there is no embedder here: compare by "similarity": "words"', "similarity")
+        if needs(self._names) & {"variants", "samples"}:
+            self._check_similarity(job)
         if self.then == "look_up":
             await self._lookup().check(job)
         if self.engine is not None:
             other = job.services.engines[self.engine].tokens
             if reason := differences(job.writer.tokens, other):
                 raise Unsupported(f"{self.engine!r} cannot answer instead of {job.engine!r}: {reason}", "engine")
+
+    def _check_similarity(self, job: Job) -> None:
+        """Check that texts can be compared.
+
+        Raises:
+            Unsupported: the configuration does not have what compares them.
+        """
+        missing = {"words": False, "nli": job.services.entailment is None}.get(
+            self.similarity, not job.services.embedder
+        )
+        if missing:
+            what = "model of entailment" if self.similarity == "nli" else "embedder"
+            raise Unsupported(f'there is no {what} here: compare by "similarity": "words"', "similarity")
 
     def possible_jobs(self, job: Job) -> list[Job]:
         return [job, *([] if self.engine is None else [replace(job, engine=self.engine)])]

@@ -1,4 +1,4 @@
-"""Similarities of texts in [0, 1], by sentence embeddings or by shared words."""
+"""Similarities of texts in [0, 1]: by sentence embeddings, by entailment (NLI), or by shared words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from waver.engines.base import Unsupported
 from waver.policies.services import Services
 from waver.policies.uncertainty.evidence import Matrix
 
-Kind = Literal["embedding", "abs", "words"]
+Kind = Literal["embedding", "abs", "nli", "words"]
 SENTENCE = re.compile(r"[^.!?\n]+")
 
 
@@ -29,13 +29,18 @@ def shared_words(left: Sequence[str], right: Sequence[str]) -> Matrix:
 
 
 async def between(left: Sequence[str], right: Sequence[str], kind: Kind, services: Services) -> Matrix:
-    """Compare texts with texts: `[left, right]`.
+    """Compare texts with texts: `[left, right]`. By entailment two texts are as alike as the mean of both directions,
+    and equal ones are alike.
 
     Raises:
-        Unsupported: there is no embedder. RetrievalError: it cannot be loaded.
+        Unsupported: there is no embedder, or no model that tells entailment. RetrievalError: it cannot be loaded.
     """
     if kind == "words":
         return shared_words(left, right)
+    if kind == "nli":
+        forth, back = await _entailed(left, right, services), await _entailed(right, left, services)
+        same = np.array([[x == y for y in right] for x in left])
+        return np.asarray(np.where(same, 1.0, (forth + back.T) / 2), np.float64)
     library, embedder = services.library, services.embedder
     if library is None or embedder is None:
         raise Unsupported('there is no embedder here: compare by "similarity": "words"', "similarity")
@@ -61,6 +66,22 @@ async def support(answers: Sequence[str], kind: Kind, services: Services) -> Mat
     """Tell how far each answer's sentences are supported by each other answer, on average: `[answers, answers]`."""
     sentences = [[s.strip() for s in SENTENCE.findall(text) if s.strip()] or [text] for text in answers]
     flat = [s for own in sentences for s in own]
-    table = await between(flat, answers, kind, services)
+    if kind == "nli":  # what an answer says has to follow from another one, and not the other way round
+        table = (await _entailed(answers, flat, services)).T
+    else:
+        table = await between(flat, answers, kind, services)
     ends = np.cumsum([len(own) for own in sentences])
     return np.stack([part.mean(0) for part in np.split(table, ends[:-1])])
+
+
+async def _entailed(premises: Sequence[str], conclusions: Sequence[str], services: Services) -> Matrix:
+    """Return how probably each conclusion follows from each premise, `[premises, conclusions]`.
+
+    Raises:
+        Unsupported: there is no model for it.
+    """
+    if services.entailment is None:
+        raise Unsupported('there is no model of entailment here: compare by "similarity": "words"', "similarity")
+    pairs = list(dict.fromkeys((a, b) for a in premises for b in conclusions))
+    known = dict(zip(pairs, await services.entailment.probabilities(pairs), strict=True))
+    return np.array([[known[a, b] for b in conclusions] for a in premises], np.float64)

@@ -12,11 +12,12 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "clients" / "examples"
 
 
-def run(name: str, base_url: str) -> str:
+def run(name: str, base_url: str, said: str = "") -> str:
+    """What an example prints, to whom `said` is typed."""
     program = "sh" if name.endswith(".sh") else sys.executable
     done = subprocess.run(
         [program, str(EXAMPLES / name)],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=120, input=said,
         env=os.environ | {"WAVER_BASE_URL": base_url, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -24,7 +25,7 @@ def run(name: str, base_url: str) -> str:
 
 
 def test_every_example_is_tested() -> None:
-    tested = {"curl.sh", "openai_sdk.py", "streaming.py", "async_openai.py"}
+    tested = {"curl.sh", "openai_sdk.py", "streaming.py", "async_openai.py", "asking_back.py"}
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == tested
 
 
@@ -49,3 +50,12 @@ def test_async_openai(base_url: str) -> None:
     printed = run("async_openai.py", base_url)
     for policy in ("small alone", "ead", "random_switch", "route"):
         assert f"{policy}: " in printed
+
+
+def test_asking_back(base_url: str) -> None:
+    *questions, guess, last = [
+        each.removeprefix("> ") for each in run("asking_back.py", base_url, "no\n" * 40).splitlines() if each.strip()
+    ]
+    assert any("?" in each for each in questions)
+    assert "still possible: " in guess
+    assert last == "Thank you, I did not know."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,26 @@ def test_mistakes_are_told(server: Running, policy: dict[str, Any], text: str) -
         response = http.post("/v1/chat/completions", json=body([policy], text))
     assert response.status_code == 400, response.text
     assert response.json()["error"]["message"]
+
+
+def test_verifiers_and_limits_of_a_server(start: Callable[..., Running], tmp_path: Path) -> None:
+    file = tmp_path / "tests.jsonl"
+    file.write_text(json.dumps({"question": "Write double.", "tests": ["assert double(1) == 2"]}) + "\n")
+    programs = {"kind": "python", "file": str(file), "seconds": 1}
+    running = start(config={"default_preset": None, "verifiers": {"programs": programs}}, max_extra_tokens=40)
+    policy = [{"name": "bes", "verifier": "programs", "delimiter": "e", "tokens": 4000}]
+    with running.http() as http:
+        told = http.post("/v1/chat/completions", json=body(policy, "Write double.")).json()
+        record = told["waver"]["search"]
+        assert (record["ended"], record["best_so_far"]) == ("extra_tokens", True)
+        assert record["goals"] == {"all": 0.0, "assert double(1) == 2": 0.0}
+        assert told["choices"][0]["message"]["content"]
+        assert sum(record["tokens"].values()) <= 41
+        refused = http.post("/v1/chat/completions", json=body(policy, "Write half."))
+        assert "there are no tests for this question" in refused.json()["error"]["message"]
+        in_a_request = [{"name": "bes", "verifier": {"kind": "python", "file": str(file)}}]
+        assert http.post("/v1/chat/completions", json=body(in_a_request, "Write double.")).status_code == 400
+    assert running.idle(5)
 
 
 def test_a_client_that_leaves_leaves_no_sequence_behind(server: Running) -> None:

@@ -6,11 +6,13 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import openai
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from tests.conftest import ROOT, Running, until
@@ -18,6 +20,8 @@ from waver.cli import app
 from waver.clients.client import report
 from waver.clients.policies import entropy_judger
 from waver.engines.judge import Judge
+from waver.server.config import load_config
+from waver.server.routing import Router
 from waver.server.runtime import load_named
 from waver.training.judge import run as judging
 from waver.training.pair.world import draw
@@ -99,6 +103,33 @@ def test_topologies_with_roles(tiny: Running) -> None:
     assert set(told["tokens"]) == {"small", "large"}
     assert told["tokens"]["small"] <= 2 * 6
     assert all(run["tokens"] <= 4 * 6 for run in told["runs"])
+
+
+def test_roles_with_presets(tiny: Running) -> None:
+    """A planner under the preset `coin`, which two engines write, beside roles of the request's engine alone."""
+    policy = entropy_judger(samples=2, topology="sequential", roles={"planner": "waver/coin"}, entropy="raw")
+    answer = ask(tiny, max_tokens=24, policy=policy)
+    told = report(answer).model_extra["selection"]  # type: ignore[index]
+    assert set(told["tokens"]) == {"small", "large"}
+    assert told["tokens"]["small"] <= 2 * 24, "the planners' alone"
+    assert set(report(answer).tokens) == {"small", "large"}
+    with pytest.raises(openai.BadRequestError, match="there is no preset 'none'"):
+        ask(tiny, policy=entropy_judger(topology="debate", roles={"math": "waver/none"}))
+
+
+def test_a_preset_that_cannot_be_a_role(tiny_config: dict[str, Any], tmp_path: Path) -> None:
+    presets = {
+        "asks": [{"name": "c_ip", "predictor": "table"}],
+        "team": [{"name": "entropy_judger", "topology": "debate", "roles": {"math": "waver/asks"}}],
+    }
+    file = tmp_path / "waver.yaml"
+    file.write_text(yaml.safe_dump({**tiny_config, "presets": presets, "default_preset": None}))
+    config = load_config(file)
+    engines = {name: SimpleNamespace(parameters=1, tokens=None) for name in config.engines}
+    with pytest.raises(
+        ValueError, match=r"preset 'team': .*the preset 'asks' cannot do a part of a request: it has c_ip"
+    ):
+        Router(config, engines, ())  # type: ignore[arg-type]
 
 
 def test_bounds(tiny: Running) -> None:

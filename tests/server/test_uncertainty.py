@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.conftest import ROOT, Running, until
+from tests.policies.uncertainty.test_entailment import save
 from waver.cli import app
 from waver.clients import uncertainty as measuring
 from waver.clients.client import report
@@ -76,12 +77,25 @@ def test_measures_of_one_answer(tiny: Running) -> None:
         ({"calibration": "mine"}, 400, "unknown calibration 'mine'"),
         ({"policy": "frugal"}, 400, "list of policies"),
         ({"model": "nobody"}, 404, "no model"),
+        ({"similarity": "nli"}, 400, "no model of entailment here"),
     ],
 )
 def test_what_is_refused(tiny: Running, body: dict[str, Any], status: int, words: str) -> None:
     found = post(tiny, **body)
     assert found.status_code == status
     assert words in found.json()["error"]["message"]
+
+
+def test_texts_are_compared_by_entailment(start: Callable[..., Running], tmp_path: Path) -> None:
+    refused = start(wait=False, config={"entailment": str(tmp_path / "none")})
+    until(lambda: refused.runtime.failure is not None, "the server to give up")
+    assert "is no folder" in str(refused.runtime.failure)
+    running = start(config={"entailment": str(save(tmp_path / "nli"))})
+    names = ["inv_entropy", "semantic_entropy", "luq", "deg_mat"]
+    told = post(running, measures=names, similarity="nli", details=True).json()
+    assert list(told["scores"]) == names
+    assert told["settings"]["similarity"] == "nli"
+    assert 0 < told["scores"]["luq"] < 1
 
 
 def test_an_allowance_that_is_spent_is_told(tiny: Running) -> None:

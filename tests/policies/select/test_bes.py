@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from tests.policies.looking import asking
 from tests.policies.remembering import Speaking, speaking
-from waver import knights
+from waver import knights, timed_patterns
 from waver.engines.base import Sampling, Step, Unsupported
+from waver.goals import knights_task, regex_task, score, sum_task
 from waver.policies.base import Proceed
 from waver.policies.job import Job
 from waver.policies.select.bes import BES
-from waver.policies.select.goals import knights_task, regex_task, score, sum_task
 
 SUM = "What is 12 + 30 - 5?"
 
@@ -69,17 +69,17 @@ async def run(job: Job, **options: Any) -> tuple[str, dict[str, Any], str | None
     return text, job.report.as_dict(), steps[-1].finish
 
 
-def test_the_goals_of_a_sum() -> None:
+async def test_the_goals_of_a_sum() -> None:
     task = sum_task(SUM)
     assert task.names == ("all", "total 42", "total 37")
-    assert task.judge("12 + 30 is 42.\nSo 37").values == (1, 1, 1)
-    assert task.judge("It is 42").values == (0, 1, 0)
-    assert score(task.root, task.judge("It is 42").values) == pytest.approx(0.35)
-    assert task.judge("It is 37").solved
-    assert sum_task("Add -3 + 4").judge("1").solved
+    assert (await task.judge("12 + 30 is 42.\nSo 37")).values == (1, 1, 1)
+    assert (await task.judge("It is 42")).values == (0, 1, 0)
+    assert score(task.root, (await task.judge("It is 42")).values) == pytest.approx(0.35)
+    assert (await task.judge("It is 37")).solved
+    assert (await sum_task("Add -3 + 4").judge("1")).solved
 
 
-def test_the_goals_of_a_puzzle_do_not_use_its_solution() -> None:
+async def test_the_goals_of_a_puzzle_do_not_use_its_solution() -> None:
     puzzle = knights.make(4, 1)
     task = knights_task(puzzle.text)
     (solution,) = puzzle.solutions()
@@ -87,19 +87,31 @@ def test_the_goals_of_a_puzzle_do_not_use_its_solution() -> None:
     def told(kinds: dict[str, bool]) -> str:
         return "\n".join(f"{name} is a {'knight' if kind else 'knave'}." for name, kind in kinds.items())
 
-    assert task.judge(told(solution)).solved
-    assert not task.judge(told(solution)).wrong
-    assert task.judge("").values == (0,) * 5
+    assert (await task.judge(told(solution))).solved
+    assert not (await task.judge(told(solution))).wrong
+    assert (await task.judge("")).values == (0,) * 5
     some = dict(list(solution.items())[:2])
-    assert not task.judge(told(some)).solved
-    assert not task.judge(told(some)).wrong
+    assert not (await task.judge(told(some))).solved
+    assert not (await task.judge(told(some))).wrong
     other = {name: not kind for name, kind in solution.items()}
-    assert task.judge(told(other)).wrong or not task.judge(told(other)).solved
+    assert (await task.judge(told(other))).wrong or not (await task.judge(told(other))).solved
 
 
-def test_a_slow_pattern_counts_as_not_met() -> None:
-    verdict = regex_task(["(a|aa)+$", "b"]).judge("a" * 5000 + "b")
+async def test_a_slow_pattern_counts_as_not_met_and_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timed_patterns, "SECONDS", 0.4)
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0)
+            ticks += 1
+
+    beside = asyncio.create_task(tick())
+    verdict = await regex_task(["(a|aa)+$", "b"]).judge("a" * 5000 + "b")
+    beside.cancel()
     assert verdict.values == (0, 0, 1)
+    assert ticks > 20, "the event loop ran meanwhile"
 
 
 async def test_the_first_right_answer_is_given() -> None:

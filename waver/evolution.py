@@ -24,7 +24,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from waver.policies.select.goals import Goal, Values, Verdict, joint, score
+from waver.goals import Goal, Values, Verdict, joint, score
 
 Step = TypeVar("Step")
 Method = Literal["bes", "tree", "best_of_n"]
@@ -37,7 +37,8 @@ OPERATORS = (("combine", 0.10), ("delete", 0.15), ("translocate", 0.225), ("cros
 
 @dataclass(frozen=True)
 class Plan:
-    """Options of a search. `longest`: most steps of an answer. `pairs`: most pairs that are compared (ours)."""
+    """Options of a search. `longest`: most steps of an answer. `pairs`: most pairs that are compared (ours). `collect`:
+    whole answers that are gathered before a right one ends the search."""
 
     method: Method = "bes"
     iterations: int = 200
@@ -46,6 +47,7 @@ class Plan:
     expand: int = 5
     longest: int = 12
     pairs: int = 400
+    collect: int = 0
     use_goals: bool = True
 
     def temperature(self, iteration: int) -> float:
@@ -85,7 +87,7 @@ class Problem(Protocol[Step]):
     def ended(self, steps: tuple[Step, ...]) -> bool:
         """Return whether a partial answer may not go on."""
 
-    def judge(self, steps: tuple[Step, ...]) -> Verdict:
+    async def judge(self, steps: tuple[Step, ...]) -> Verdict:
         """Tell which goals steps meet."""
 
 
@@ -100,7 +102,7 @@ class Search(Generic[Step]):
 
     async def run(self) -> None:
         """Search until an answer is whole and right, or the iterations are spent."""
-        self._add((), False, "root", ())
+        await self._add((), False, "root", ())
         for iteration in range(self.plan.iterations):
             if await self.iterate(iteration):
                 return
@@ -110,6 +112,11 @@ class Search(Generic[Step]):
         """Return the best answer so far: a right one, else the whole one with the best score, else a partial one."""
         return max(self.nodes, key=lambda each: (each.score >= SOLVED, each.done, each.score, len(each.steps)))
 
+    @property
+    def whole(self) -> list[Node[Step]]:
+        """Return the whole answers, the best first."""
+        return sorted((each for each in self.nodes if each.done), key=lambda each: -each.score)
+
     async def iterate(self, iteration: int) -> bool:
         """Make one child, if it is new; return whether the search is over."""
         tau, before = self.plan.temperature(iteration), len(self.nodes)
@@ -117,21 +124,21 @@ class Search(Generic[Step]):
         if how != "expand":
             made = self._recombined(how, tau)
             if made is not None and self.problem.fits(steps := made[0][: self.plan.longest]):
-                self._add(steps, False, how, made[1])
+                await self._add(steps, False, how, made[1])
         else:
             at = 0 if self.plan.method == "best_of_n" else self._single(tau)
             if at is None:
                 return False
             count = UNBOUNDED if self.plan.method == "best_of_n" else self.rng.randint(1, self.plan.expand)
             steps, done = await self.problem.expand(self.nodes[at].steps, count)
-            self._add(steps, done, how, (at,))
+            await self._add(steps, done, how, (at,))
         if len(self.nodes) == before:
             return False
         child = self.nodes[-1]
         if not child.done and self._ended(child):
             steps, done = await self.problem.finish(child.steps)
-            self._add(steps, done, "finish", (before,))
-        return any(each.score >= SOLVED for each in self.nodes[before:])
+            await self._add(steps, done, "finish", (before,))
+        return any(each.score >= SOLVED for each in self.nodes) and len(self.whole) >= self.plan.collect
 
     def _operator(self) -> str:
         if self.plan.method != "bes":
@@ -142,11 +149,11 @@ class Search(Generic[Step]):
     def _ended(self, node: Node[Step]) -> bool:
         return len(node.steps) >= self.plan.longest or self.problem.ended(node.steps)
 
-    def _add(self, steps: tuple[Step, ...], done: bool, how: str, parents: tuple[int, ...]) -> None:
+    async def _add(self, steps: tuple[Step, ...], done: bool, how: str, parents: tuple[int, ...]) -> None:
         """Take a child in, unless it is there already."""
         if any(each.done == done and each.steps == steps for each in self.nodes):
             return
-        verdict = self.problem.judge(steps)
+        verdict = await self.problem.judge(steps)
         value = score(self.problem.root, verdict.values) if self.plan.use_goals else 0.0
         if verdict.wrong:
             value = min(value, WRONG)

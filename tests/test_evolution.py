@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from waver.policies.select.evolution import (
+from waver.evolution import (
     Plan,
     Search,
     boltzmann,
@@ -18,7 +18,7 @@ from waver.policies.select.evolution import (
     delete,
     translocate,
 )
-from waver.policies.select.goals import Goal, Verdict, joint, score
+from waver.goals import Goal, Verdict, joint, score
 
 A, B = ("p", "a1", "a2", "a3"), ("p", "b1", "b2")
 ITEMS, VALUES, MOST = 6, 4, 12
@@ -115,7 +115,7 @@ class Items:
     def ended(self, steps: tuple[Claim, ...]) -> bool:
         return {item for item, _ in steps} == set(range(ITEMS))
 
-    def judge(self, steps: tuple[Claim, ...]) -> Verdict:
+    async def judge(self, steps: tuple[Claim, ...]) -> Verdict:
         met = [float((item, 0) in steps) for item in range(ITEMS)]
         return Verdict((float(len(steps) == ITEMS and all(met)), *met))
 

@@ -6,20 +6,21 @@ With v(g) in 0..1 how far a text meets a goal:
     J(g) = 1 if max(v_a(g), v_b(g)) >= 1, that maximum for a leaf, else the mean J of the children
 
 S is the score of one text, J what two texts meet together. S falls where a leaf with 0 < v < 1 is split into goals that
-are met less: goals here have values 0 and 1, and are not split later.
+are met less: goals here are not split later. Goals that have an order (`ordered`, the paper's sub-questions) count up
+to the first that is not met, and weigh 0.3 beside 0.7 for the answer itself.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from waver import knights
-from waver.timed_patterns import searcher
+from waver.timed_patterns import in_threads, searcher
 
 OWN, CHILDREN, MET = 0.3, 0.7, 1 - 1e-6
 EXPRESSION = re.compile(r"-?\d{1,9}(?: ?[+-] ?\d{1,9})+")
@@ -28,20 +29,29 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal: the place of its value among all values, and the goals that it is split into."""
+    """A goal: the place of its value among all values, and the goals that it is split into. `ordered`: each of these
+    counts only if those before it are met."""
 
     at: int
     children: tuple[Goal, ...] = ()
+    ordered: bool = False
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """The weights of its own value and of its children."""
+        return (CHILDREN, OWN) if self.ordered else (OWN, CHILDREN)
 
 
 def score(goal: Goal, values: Sequence[float]) -> float:
     """Return S of a text whose values of all goals are given."""
     own = values[goal.at]
-    if own >= MET:
+    if own >= MET and not goal.ordered:
         return 1.0
     if not goal.children:
         return float(own)
-    return OWN * own + CHILDREN * sum(score(each, values) for each in goal.children) / len(goal.children)
+    mine, theirs = goal.weights
+    below = np.array([score(each, values) for each in goal.children])
+    return float(mine * own + theirs * _together(goal, below))
 
 
 def joint(goal: Goal, one: Values, other: Values) -> Values:
@@ -49,8 +59,19 @@ def joint(goal: Goal, one: Values, other: Values) -> Values:
     best = np.maximum(one[:, goal.at], other[:, goal.at])
     if not goal.children:
         return best
-    below = np.mean([joint(each, one, other) for each in goal.children], axis=0)
+    below = _together(goal, np.array([joint(each, one, other) for each in goal.children]))
+    if goal.ordered:
+        mine, theirs = goal.weights
+        return np.asarray(mine * best + theirs * below)
     found: Values = np.where(best >= 1, 1.0, below)
+    return found
+
+
+def _together(goal: Goal, below: Values) -> Values:
+    """Return the mean over children, `[children, ...]`; of ordered ones the share of those up to the first that is not
+    met."""
+    counted = np.cumprod(below >= MET, axis=0) if goal.ordered else below
+    found: Values = np.asarray(counted, np.float64).mean(axis=0)
     return found
 
 
@@ -66,18 +87,38 @@ class Verdict:
         return self.values[0] >= MET
 
 
+Judge = Callable[[str], Awaitable[Verdict]]
+
+
+class NotJudged(Exception):
+    """What judges texts failed; the message says which verifier it is, `detail` how it failed."""
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
 @dataclass(frozen=True)
 class Task:
     """Goals of a question, and what tells which of them a text meets. `names` are for the report."""
 
     root: Goal
     names: tuple[str, ...]
-    judge: Callable[[str], Verdict]
+    judge: Judge
 
 
-def _flat(names: Sequence[str], judge: Callable[[str], Verdict]) -> Task:
+def flat(names: Sequence[str], judge: Judge) -> Task:
     """Make a task of a root and of leaves below it."""
     return Task(Goal(0, tuple(Goal(i) for i in range(1, len(names) + 1))), ("all", *names), judge)
+
+
+def _quick(judge: Callable[[str], Verdict]) -> Judge:
+    """Judge on the event loop: it takes no time to speak of."""
+
+    async def judged(text: str) -> Verdict:
+        return judge(text)
+
+    return judged
 
 
 def regex_task(patterns: Sequence[str]) -> Task:
@@ -91,11 +132,11 @@ def regex_task(patterns: Sequence[str]) -> Task:
     except ValueError as error:
         raise ValueError(f"a goal is no pattern: {error}") from None
 
-    def judge(text: str) -> Verdict:
-        found = [float(each) for each in contained(text)]
+    async def judge(text: str) -> Verdict:
+        found = [float(each) for each in await in_threads(contained, text)]
         return Verdict((float(all(found)), *found))
 
-    return _flat(patterns, judge)
+    return flat(patterns, judge)
 
 
 def sum_task(question: str) -> Task:
@@ -117,7 +158,7 @@ def sum_task(question: str) -> Task:
         right = bool(said) and said[-1] == totals[-1]
         return Verdict((float(right), *met))
 
-    return _flat([f"total {total}" for total in totals], judge)
+    return flat([f"total {total}" for total in totals], _quick(judge))
 
 
 def knights_task(question: str) -> Task:
@@ -135,4 +176,4 @@ def knights_task(question: str) -> Task:
         everybody = len(claims) == len(puzzle.people) and all(fits)
         return Verdict((float(everybody), *(float(fit is True) for fit in fits)), wrong=any(f is False for f in fits))
 
-    return _flat([each.text for each in puzzle.statements], judge)
+    return flat([each.text for each in puzzle.statements], _quick(judge))

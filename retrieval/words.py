@@ -17,8 +17,9 @@ COMMON = frozenset(
     "to was will with".split()
 )
 """Words that are not looked for, unless there are no others: Lucene's list."""
-LOOKED_AT = 65_536
-"""Characters of a question in which they are looked for."""
+LOOKED_AT = 32_768
+"""Characters of a question in which they are looked for, before and after it is normalised: a character may stand for
+18 others."""
 MOST = 256
 """Of a question; long questions are looked for by their first different words."""
 _HAN = "々〆〇\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -91,6 +92,6 @@ def search_terms(question: str) -> list[str]:
 
 def wanted(question: str) -> list[str]:
     """Return all distinct words of a question that are worth looking for."""
-    text = _UNSPACED.sub(_pairs, normalised(question[:LOOKED_AT]))
+    text = _UNSPACED.sub(_pairs, normalised(question[:LOOKED_AT])[:LOOKED_AT])
     found = list(dict.fromkeys(_word().findall(text.lower())))
     return [word for word in found if word not in COMMON] or found

@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from waver.isolation import Exhausted, Overdue, Workers
-from waver.server.bodies_worker import COMPRESSED, GZIP, REFERENCE, unreadable
+from waver.server.bodies_worker import COMPRESSED, GZIP, MOST_KEYS, REFERENCE, unreadable
 from waver.server.errors import APIError, invalid
 from waver.server.turns import Turns
 
@@ -58,7 +58,10 @@ class Bodies:
         except (Exhausted, Overdue):
             answer, found = {"large": True}, b""
         if answer.get("large"):
-            message = f"The body holds more than {self._most} values, or is nested more than {DEPTH} levels deep."
+            message = (
+                f"The body holds more than {self._most} values, an object of more than {MOST_KEYS} keys, or is nested "
+                f"more than {DEPTH} levels deep."
+            )
             raise APIError(413, message, code="body_too_large")
         if "unreadable" in answer:
             raise invalid(answer["unreadable"], code="unreadable_body")

@@ -12,6 +12,8 @@ from waver.isolation import serve
 LONG = 128
 """Characters from which a string travels beside the structure, as bytes that need not be parsed again."""
 LONGEST_KEY = 1024
+MOST_KEYS = 8192
+"""Keys of one object: all of them are looked at on the event loop."""
 LARGEST_STRUCTURE = 8 * 2**20
 """Bytes of the structure, which the server has to parse again."""
 GZIP = b"\x1f\x8b"
@@ -46,7 +48,7 @@ def handle(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]
         if isinstance(value, list):
             return [shortened(each, depth + 1) for each in value]
         if isinstance(value, dict):
-            if REFERENCE in value or any(len(key) > LONGEST_KEY for key in value):
+            if REFERENCE in value or len(value) > MOST_KEYS or any(len(key) > LONGEST_KEY for key in value):
                 raise OverflowError
             return {key: shortened(each, depth + 1) for key, each in value.items()}
         return value

@@ -14,7 +14,7 @@ from waver.retrieval.collection import Collection
 from waver.retrieval.database import Database
 from waver.retrieval.faiss_store import FaissStore
 from waver.retrieval.library import Library
-from waver.retrieval.words import MOST, search_terms, words
+from waver.retrieval.words import LOOKED_AT, MOST, search_terms, wanted, words
 
 TEXTS = {
     "bridge": "这座桥悬空在河上，长一百米。",
@@ -126,3 +126,9 @@ def test_an_index_of_before_is_brought_up_to_date(tmp_path: Path) -> None:
     assert again.find(None, "悬空", 3, {})[1] == []
     again.close()
     Database(tmp_path / "notes" / "collection.sqlite3").close()
+
+
+def test_a_question_is_cut_after_it_is_normalised_too() -> None:
+    """A ligature stands for 18 characters."""
+    assert "tail" in wanted("\ufdfa" * 1000 + " tail")
+    assert "tail" not in wanted("\ufdfa" * (LOOKED_AT // 18 + 1) + " tail")

@@ -14,12 +14,14 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from fastapi import Request
 from pydantic import ValidationError
 
 from waver.server.bodies import Bodies
-from waver.server.bodies_worker import REFERENCE
+from waver.server.bodies_worker import MOST_KEYS, REFERENCE
 from waver.server.chat_schemas import ChatRequest
 from waver.server.errors import APIError
+from waver.server.multipart import PIECE, form
 from waver.server.piecewise import MADE, Listed, pieces
 from waver.server.schemas import Body, DocumentsRequest, SearchRequest
 from waver.server.texts import TokenizerPool
@@ -250,6 +252,41 @@ def test_bodies_wait_for_room_before_they_are_read(start: Callable[..., Any]) ->
         assert time.perf_counter() - began > 1.0  # until the slow one had its 408
         assert answer.status_code == 400, answer.text
         assert slow.recv(65536).startswith(b"HTTP/1.1 408")
+
+
+async def test_an_object_of_too_many_keys_is_refused() -> None:
+    bodies = Bodies(100_000)
+    try:
+        for wrong in (many := {f"key {i}": 0 for i in range(MOST_KEYS + 1)}, [{"deep": many}]):
+            with pytest.raises(APIError, match=f"more than {MOST_KEYS} keys") as refused:
+                await bodies.parse(json.dumps(wrong).encode())
+            assert refused.value.status == 413
+        many.popitem()
+        assert await bodies.parse(json.dumps(many).encode()) == many
+    finally:
+        bodies.close()
+
+
+async def test_a_form_that_nearly_ends_all_the_time_lets_others_go_on() -> None:
+    """Every `CRLF--` may begin the boundary and is a call of the parser."""
+    turns = 0
+    body = b'--b\r\ncontent-disposition: form-data; name="text"\r\n\r\n' + b"\r\n--" * 2**16 + b"\r\n--b--\r\n"
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    headers = [(b"content-type", b"multipart/form-data; boundary=b")]
+    read = await form(Request({"type": "http", "method": "POST", "headers": headers}, receive), 1, 1)
+    assert read["text"] == "\r\n--" * 2**16
+    beside.cancel()
+    assert turns > len(body) // PIECE
 
 
 async def test_large_bodies_are_parsed_as_small_ones_are() -> None:

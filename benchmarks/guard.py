@@ -18,6 +18,7 @@ import torch
 import typer
 
 from waver.benchmarks import report
+from waver.engines.projector import Projector
 from waver.policies.guard import gate
 from waver.policies.guard.building import Example, built, harms, read_examples, read_rules
 from waver.policies.guard.memory import Floats, Guard
@@ -59,27 +60,38 @@ def passes(way: str, guard: Guard, harmful: float, benign: float) -> bool:
             return benign > high
 
 
-def measure(seed: int) -> dict[str, Any]:
-    """Grow guards from the known requests that are not tested, and return shares and times."""
+def known_and_tested(seed: int) -> tuple[list[Example], list[dict[str, Any]]]:
+    """Return the requests of the starter set that a guard is grown from, and the labelled rows of those it is tested
+    on: a share of the known ones, and all of unseen families."""
     file = STARTER_GUARD / "examples.jsonl"
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    kinds = [kind(row) for row in rows]
     unseen = np.array([bool(row.get("unseen")) for row in rows])
-    tested = unseen | (np.random.default_rng(seed).random(len(rows)) < TESTED)
-    examples = read_examples(file)
-    embedder = Embedder(DEFAULT_EMBEDDER)
-    known: Sequence[Example] = [each for each, out in zip(examples, tested, strict=True) if not out]
+    out = unseen | (np.random.default_rng(seed).random(len(rows)) < TESTED)
+    known = [each for each, tested in zip(read_examples(file), out, strict=True) if not tested]
+    return known, [row for row, tested in zip(rows, out, strict=True) if tested]
 
-    def fitted(vectors: Floats, harmful: Floats) -> Any:
+
+def new_guard(embedder: Embedder, known: Sequence[Example], seed: int) -> Guard:
+    """Grow a guard from the starter set's rules and some of its requests."""
+
+    def fitted(vectors: Floats, harmful: Floats) -> Projector:
         return fit(torch.from_numpy(vectors), torch.from_numpy(harmful), GuardFit(seed=seed))
 
-    guard = built(embedder, read_rules(STARTER_GUARD / "starter.jsonl"), known, fitted, 0.6, HELD_OUT, seed)
-    vectors = embedder.embed([each.text for each in examples])
+    return built(embedder, read_rules(STARTER_GUARD / "starter.jsonl"), known, fitted, 0.6, HELD_OUT, seed)
+
+
+def measure(seed: int) -> dict[str, Any]:
+    """Grow a guard from the requests that are not tested, and return shares and times."""
+    embedder = Embedder(DEFAULT_EMBEDDER)
+    known, tested = known_and_tested(seed)
+    guard = new_guard(embedder, known, seed)
+    kinds = [kind(row) for row in tested]
+    vectors = embedder.embed([row["text"] for row in tested])
     scores = list(zip(harms(guard, vectors), gate.similarity(vectors, guard.vectors["benign"]), strict=True))
     found: dict[str, Any] = {way: {} for way in WAYS}
     for way in WAYS:
         for name in KINDS:
-            places = [i for i, k in enumerate(kinds) if k == name and tested[i]]
+            places = [i for i, k in enumerate(kinds) if k == name]
             passed = sum(passes(way, guard, *scores[i]) for i in places)
             found[way][name] = {
                 "n": len(places),
@@ -92,7 +104,7 @@ def measure(seed: int) -> dict[str, Any]:
         "high": guard.record.high,
         "known": len(known),
         "clusters": len(guard.vectors["centres"]),
-        "milliseconds": latency(guard, embedder, [each.text for each in examples][:TIMED]),
+        "milliseconds": latency(guard, embedder, [row["text"] for row in tested][:TIMED]),
     }
 
 

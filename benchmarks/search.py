@@ -16,7 +16,7 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
-from waver.benchmarks import report
+from waver.benchmarks import locomo_data, report
 from waver.benchmarks.judged import Judged, NotJudged, load, ndcg, recall, reciprocal_rank
 from waver.benchmarks.stats import percentiles, resamples
 from waver.retrieval.base import EmbeddedDocument, Mode, NoCollection, Passage
@@ -192,7 +192,7 @@ def _cell(value: Mapping[str, Any]) -> str:
 def main(
     context: typer.Context,
     folder: Annotated[
-        Path, typer.Argument(exists=True, file_okay=False, help="A collection in BEIR's or TREC's form.")
+        Path, typer.Argument(exists=True, help="A collection in BEIR's or TREC's form, or the ZIP of LoCoMo.")
     ],
     split: Annotated[str, typer.Option(help="Judgements that are measured, in BEIR's form.")] = "test",
     tune: Annotated[str | None, typer.Option(help="Judgements on which weights are compared, another split.")] = None,
@@ -208,16 +208,18 @@ def main(
 ) -> None:
     """Measure search on a collection with judgements, as BEIR and TREC have them.
 
-    Writes search_FOLDER.json and .md, after each part.
+    Of LoCoMo's conversations every turn is a document, and a question's evidence is what is relevant; the splits are
+    `train`, the first four conversations, and `test`. Writes search_FOLDER.json and .md, after each part.
     """
     try:
-        judged = load(folder, split)
-        tuned = load(folder, tune) if tune else None
+        read = load if folder.is_dir() else locomo_data.judged
+        judged = read(folder, split)
+        tuned = read(folder, tune) if tune else None
     except NotJudged as error:
         report.console.print(str(error), style="red", markup=False)
         raise typer.Exit(1) from None
     settings = {k: v for k, v in context.params.items() if k not in ("work", "folder")}
-    name = f"search_{folder.name.lower().replace('-', '_')}"
+    name = f"search_{folder.stem.lower().replace('-', '_')}"
     found = report.conditions("search", settings)
     found["command"] = found["command"].replace("waver bench search", f"waver bench search {folder.name}", 1)
     if n is not None:
@@ -231,7 +233,7 @@ def main(
         with report.progress() as bar:
             for tokens in map(int, chunk_tokens.split(",")):
                 found["sizes"][str(tokens)] = measure_size(
-                    library, folder.name.lower(), judged, tuned, tokens, wanted, bar
+                    library, folder.stem.lower(), judged, tuned, tokens, wanted, bar
                 )
                 report.save(out, name, found, page(found))
     finally:

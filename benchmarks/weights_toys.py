@@ -15,13 +15,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, gelu, mse_loss
 
+from waver.benchmarks.experiments import Found
 from waver.training.tuning import shred, unlearning
 from waver.training.tuning.kappatune import candidates, ranked
 
 # KappaTune: a soft mixture of experts learns task A, then task B with few of its tensors.
 
 WIDTH, EXPERTS, TRAINED = 32, 8, 5
-Found = dict[str, dict[str, float]]
 
 
 class Mixture(nn.Module):

@@ -69,8 +69,13 @@ class Task:
     finish: Callable[[State], dict[str, Any]]
 
 
-def compress(model: str, data: Path, run: CompressRun, out: Path) -> dict[str, Any]:
+def compress(
+    model: str, data: Path, run: CompressRun, out: Path, judge: Callable[[PreTrainedModel], Any] | None = None
+) -> dict[str, Any]:
     """Compress, or go on; returns the report.
+
+    Args:
+        judge: called with the model compressed as was found, and as its rival is; the report has what it returns.
 
     Raises:
         ValueError: what is asked for cannot be done, or `out` holds another run. OSError: a file cannot be read.
@@ -97,7 +102,10 @@ def compress(model: str, data: Path, run: CompressRun, out: Path) -> dict[str, A
     task.set(found.parent)
     report: dict[str, Any] = {"kind": run.kind, "target": target, "divergence": calibration.whole()}
     name, rival = task.rival
+    judged = {} if judge is None else {"found": judge(loaded)}
     task.set(rival)
+    if judge is not None:
+        report["judged"] = judged | {name: judge(loaded)}
     report |= {name: calibration.whole(), "generations": found.generation, "search_tokens": found.tokens}
     before = sum(weight.numel() for weight in loaded.parameters())
     report |= {"parameters_before": before, "levels": task.finish(found.parent)}

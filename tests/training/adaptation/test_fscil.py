@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.training.adaptation.maps import World
+from waver.benchmarks.maps import World
 from waver.engines.selective import Projector, Shape, Trace, centred_simplex, simplex
 from waver.training.adaptation.fscil import (
     SCALE,

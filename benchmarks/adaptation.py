@@ -9,7 +9,7 @@ import typer
 
 from waver.benchmarks import report
 from waver.benchmarks.experiments import Experiment, measure
-from waver.benchmarks.hard_tokens import OPEN, RIGHT, hard_tokens
+from waver.benchmarks.hard_tokens import ENOUGH, MOST_STEPS, OPEN, RIGHT, hard_tokens
 from waver.benchmarks.increments import increments
 
 WORK = Path("data/bench/adaptation")
@@ -24,9 +24,10 @@ EXPERIMENTS = {
     "light_if": Experiment(
         hard_tokens,
         f"The bundled small model, tuned on {2 * OPEN} facts that it does not know, {OPEN} of them with one answer, "
-        f"the others with {RIGHT} equally frequent ones. Entropies in nats, under the answers learned; `where answers "
-        f"part`: the largest of an answer's tokens, log {RIGHT} = 1.099 at best. A loss over all learned tokens counts "
-        "against Entropy-SFT, which leaves out what is known.",
+        f"the others with {RIGHT} equally frequent ones, until {100 * ENOUGH:.0f} % of the first are right, at most "
+        f"{MOST_STEPS} steps. Entropies in nats, under the answers learned; `where answers part`: the largest of an "
+        f"answer's tokens, of which log {RIGHT} = 1.099 is right. A loss over all learned tokens counts against "
+        "Entropy-SFT, which leaves out what is known.",
     ),
 }
 

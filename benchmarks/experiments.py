@@ -30,7 +30,7 @@ class Experiment:
 def measure(
     name: str, opening: Sequence[str], experiments: Mapping[str, Experiment], settings: Mapping[str, Any]
 ) -> None:
-    """Run experiments that have not been run, and write NAME.json and .md.
+    """Run experiments that have not been run, and write NAME.json and .md, with those of `only` behind the name.
 
     Args:
         opening: the page's title and first paragraph. settings: `only`, `seeds`, `work` and `out` of the command line.
@@ -56,7 +56,8 @@ def measure(
                 rows[each].append(done[each, seed])
                 bar.advance(task)
     words = {each: experiments[each].words for each in wanted}
-    report.write(settings["out"], name, conditions | {"rows": rows}, [*opening, *_tables(rows, words)])
+    file = name if not only else "_".join((name, *wanted))
+    report.write(settings["out"], file, conditions | {"rows": rows}, [*opening, *_tables(rows, words)])
 
 
 def _tables(rows: Mapping[str, Sequence[Found]], words: Mapping[str, str]) -> list[str]:

@@ -17,7 +17,9 @@ from waver.training.pair.world import RELATIONS, towns
 from waver.training.texts import IGNORED
 from waver.training.tuning.entropy_sft import SHARE, loss
 
-STEPS, BATCH, RATE = 200, 32, 5e-4
+BATCH, RATE = 32, 1e-3
+ENOUGH, EVERY, MOST_STEPS = 0.95, 25, 1000
+"""The share of right answers at which ways are compared, steps between two looks at it, and the most steps."""
 OPEN, RIGHT = 100, 3
 """Questions with several right answers, and how many each has; as many others have one."""
 Rows = list[tuple[list[int], list[bool]]]
@@ -56,19 +58,29 @@ def hard_tokens(seed: int) -> Found:
             sure += rows
         else:
             several.append(rows)
-    learned = sure * RIGHT + [row for rows in several for row in rows]
+    open_rows = [row for rows in several for row in rows]
     for name, of in WAYS.items():
         model.load_state_dict(start)
-        torch.manual_seed(seed)
-        order = random.Random(seed)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
+        found[name] = _tuned(model, of, sure, open_rows, seed)
+    return found
+
+
+def _tuned(model: torch.nn.Module, of: Loss, sure: Rows, several: Rows, seed: int) -> dict[str, float]:
+    """Tune until enough is right of what has one answer; return the steps and what the model has become."""
+    torch.manual_seed(seed)
+    order, learned = random.Random(seed), sure * RIGHT + several
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
+    found: dict[str, float] = {}
+    for steps in range(EVERY, MOST_STEPS + 1, EVERY):
         model.train()
-        for _ in range(STEPS):
+        for _ in range(EVERY):
             logits, labels = scored(model, order.sample(learned, BATCH))
             optimizer.zero_grad()
             of(logits, labels).backward()
             optimizer.step()
-        found[name] = _judged(model, sure, [row for rows in several for row in rows])
+        found = {"steps": float(steps), **_judged(model, sure, several)}
+        if found["right of those with one answer"] >= ENOUGH:
+            break
     return found
 
 
@@ -87,17 +99,15 @@ def scored(model: torch.nn.Module, rows: Rows) -> tuple[torch.Tensor, torch.Tens
 @torch.inference_mode()
 def _judged(model: torch.nn.Module, sure: Rows, several: Rows) -> dict[str, float]:
     model.eval()
-    right, open_entropy = [], []
-    for row in sure:
-        logits, labels = scored(model, [row])
-        right.append(bool((logits.argmax(-1) == labels).all()))
-    for row in several:
-        logits, _ = scored(model, [row])
-        open_entropy.append(float(shannon_entropy(logits).max()))  # at the value, where answers part
-    logits, labels = scored(model, [*sure, *several])
+    rows = [*sure, *several]
+    logits, labels = scored(model, rows)
+    sizes = [sum(flags[1:]) for _, flags in rows]
+    entropies = shannon_entropy(logits)
+    right = [bool(each.all()) for each in (logits.argmax(-1) == labels).split(sizes)[: len(sure)]]
+    parting = [float(each.max()) for each in entropies.split(sizes)[len(sure) :]]  # at the value, where answers part
     return {
-        "entropy": float(shannon_entropy(logits).mean()),
-        "entropy where answers part": sum(open_entropy) / len(open_entropy),
         "right of those with one answer": sum(right) / len(right),
+        "entropy": float(entropies.mean()),
+        "entropy where answers part": sum(parting) / len(parting),
         "loss": float(cross_entropy(logits, labels)),
     }

@@ -14,8 +14,12 @@ from waver.benchmarks.counterfactuals import CHANGED, KEPT, known, of_the_world
 from waver.benchmarks.guard import KINDS, known_and_tested
 from waver.benchmarks.locomo_answers import chosen, f1, latest
 from waver.benchmarks.locomo_data import load, session_of, sessions_of
-from waver.benchmarks.memory_kills import killed
+from waver.benchmarks.memory_kills import OWNERS, killed, look
+from waver.benchmarks.memory_writers import NOW, Stores
 from waver.benchmarks.ranks import old_ndcg, recall, recall_all, recall_any
+from waver.retrieval.memory.facts import Statement
+from waver.retrieval.memory.turns import Turn
+from waver.retrieval.memory.unit import Unit
 
 
 def test_scores_of_a_ranking() -> None:
@@ -140,3 +144,22 @@ def test_killed_writers_leave_whole_stores(tmp_path: Path) -> None:
     found = killed(tmp_path, points=6, seed=2)
     assert [point["wrong"] for point in found] == [[]] * 6
     assert sum(rounds for point in found for rounds in point["rounds"].values()) > 0
+
+
+async def test_what_a_kill_could_break_is_noticed(tmp_path: Path) -> None:
+    stores = Stores(tmp_path)
+    await stores.memories.of("anna").add([Unit(content="anna fact 7"), Unit(content="bob twin 8")])
+    await stores.memories.of("bob").say([Turn("bob", "bob says 7", NOW)], {"engine": "bob"}, 2, 0)
+    await stores.facts.of("bob").add([Statement(text="bob is at 3", subject="bob", relation="place")])
+    stores.close()
+    wrong = await look(tmp_path, {"anna": [6], "bob": [7]}, {owner: set() for owner in OWNERS})
+    assert wrong == [
+        "anna: has 'bob twin 8'",
+        "anna: memories without their twins: [7, 8]",
+        "anna: the acknowledged memory 6 is lost",
+        "anna: acknowledged episodes are lost: [6]",
+        "anna: the acknowledged fact 6 does not hold",
+        "bob: acknowledged episodes are lost: [7]",
+        "bob: the acknowledged fact 7 does not hold",
+        "bob: half of a window waits",
+    ]

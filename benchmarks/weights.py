@@ -11,6 +11,7 @@ from waver.benchmarks import report
 from waver.benchmarks.experiments import Experiment, measure
 from waver.benchmarks.weights_activation import crrelu
 from waver.benchmarks.weights_attention import guided
+from waver.benchmarks.weights_editing import rlsedit
 from waver.benchmarks.weights_toys import kappatune, shredding
 
 WORK = Path("data/bench/weights")
@@ -22,6 +23,12 @@ EXPERIMENTS = {
         kappatune,
         "A soft mixture of eight experts learns task A, then task B with five of its sixteen tensors, until "
         "B's loss is at 0.7 of its start. `forgetting`: the loss on A afterwards, as a multiple of before.",
+    ),
+    "rlsedit": Experiment(
+        rlsedit,
+        "600 edits of one 512 x 64 matrix in batches of ten. `first` and `last`: the share of the first and the last "
+        "hundred that are nearer to the new value than to the old one; `drift`: the squared change on general keys, as "
+        "a part of the square.",
     ),
     "shred": Experiment(
         shredding,

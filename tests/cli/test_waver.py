@@ -32,6 +32,7 @@ def waver(*arguments: str) -> subprocess.CompletedProcess[str]:
             ["train", "probe", "-h"],
             ["train", "bundled", "-h"],
             ["tune", "-h"],
+            ["edit", "-h"],
             ["forget", "-h"],
             ["preferences", "-h"],
             ["train", "dpo", "-h"],

@@ -16,6 +16,7 @@ from waver.cli.chat import chat
 from waver.cli.classify import classify
 from waver.cli.compress import compress
 from waver.cli.data import data
+from waver.cli.edit import edit
 from waver.cli.facts import facts
 from waver.cli.forget import forget
 from waver.cli.ingest import ingest
@@ -66,6 +67,7 @@ app.command()(serve)
 app.command()(chat)
 app.command()(ingest)
 app.command()(tune)
+app.command()(edit)
 app.command()(forget)
 app.command()(classify)
 app.command()(compress)

@@ -52,6 +52,7 @@ BENCHMARKS = {
     "adaptation": "Methods that learn from few examples or keep entropy, on small experiments over several seeds.",
     "compression": "Compression by search against uniform levels and removal by cosine, on the bundled large model.",
     "epiplexity": "Texts of several kinds by the structure that a small model learns from them, and the noise.",
+    "weights-edit-model": "Edits of a language model, by editor: what is said afterwards, and what changed besides.",
     "draft": "Drafts of the bundled small model for the large one: acceptance before and after training, by loss.",
     "bundled": "The bundled pair: accuracy by task, entropy of wrong answers, ways to answer.",
     "entropy-check": "Reported entropies against those of a float64 softmax.",

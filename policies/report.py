@@ -57,7 +57,7 @@ class Report:
     prompt_tokens: int = 0
     """Tokens of the prompt as the client sent it."""
     meter: Meter = field(default_factory=Meter)
-    """What engines computed for this choice, whatever came of it."""
+    """Work of the engines for this choice, whatever came of it."""
     _writer: str | None = None
     _read: dict[str, int] = field(default_factory=dict)
 

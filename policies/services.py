@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from waver.engines.base import Engine
 from waver.engines.judge import Judge
@@ -15,7 +15,6 @@ from waver.policies.stores import Stores
 if TYPE_CHECKING:
     from waver.policies.ask.task import AskTask
     from waver.policies.ask.thresholds import Thresholds
-    from waver.policies.base import Policy
     from waver.policies.guard.memory import Guard
     from waver.policies.select.verifiers import Verifier
     from waver.policies.uncertainty.calibration import Calibration
@@ -48,10 +47,10 @@ class Services:
     episodes: Episodes | None = None
     routers: Mapping[str, Router] = field(default_factory=dict)
     verifiers: Mapping[str, Verifier] = field(default_factory=dict)
-    """What tells which goals an answer meets, by name."""
+    """Verifiers, which tell the goals that an answer meets, by name."""
     entailment: Entailment | None = None
     """The model that tells whether one text follows from another; None: there is none."""
-    presets: Mapping[str, tuple[Policy, ...]] = field(default_factory=dict)
+    presets: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Policies of the configuration's presets, by name."""
     extra_tokens: int = 2**18
     """Most tokens that the policies of one request may draw beside its answers."""

@@ -48,7 +48,7 @@ class Config(BaseSettings):
     thresholds: dict[Name, str] = {}
     """Folders of thresholds (`waver calibrate c_ip`), by the names that requests may use."""
     verifiers: dict[Name, VerifierConfig] = {}
-    """What tells which goals an answer meets (`bes`), by the names that requests may use."""
+    """Verifiers of the goals that an answer meets (`bes`), by the names that requests may use."""
     entailment: str | None = None
     """Folder of a sequence-classification model of transformers that tells entailment (NLI), for `inv_entropy`."""
     guards: dict[Name, str] = {}

@@ -37,12 +37,13 @@ class RlRun:
     task: Annotated[
         str,
         Option(
-            "`arithmetic`, `instructions`; with --data `gsm8k`, `verilog`, `paraphrases`; with --reward too `custom`."
+            "`arithmetic`, `knights`, `instructions`; with --data `gsm8k`, `python`, `verilog`, `paraphrases`; with "
+            "--reward too `custom`."
         ),
     ] = "arithmetic"
     data: Annotated[
         str | None,
-        Option("JSONL: in each line `question`, and `answer`, `testbench` or `constraints`; or `questions`."),
+        Option("JSONL: in each line `question`, and `answer`, `tests`, `testbench` or `constraints`; or `questions`."),
     ] = None
     reward: Annotated[
         tuple[str, ...],
@@ -59,6 +60,11 @@ class RlRun:
         Option("`calculator`, or MODULE:FUNCTION, that the model may call before it answers; repeatable."),
     ] = ()
     chain: Annotated[tuple[int, int], Option("Shortest and longest sums, in operations.", least=1)] = (4, 8)
+    people: Annotated[tuple[int, int], Option("Fewest and most people of a puzzle of knights.", least=2)] = (2, 4)
+    rollouts: Annotated[
+        str, Option("`plain`, or `search`: by recombining partial answers (BES) where a group is all wrong.")
+    ] = "plain"
+    delimiter: Annotated[str, Option("End of a step of an answer, for --rollouts search.")] = "."
     steps: Annotated[int, Option("Generations.", least=1)] = 100
     prompts: Annotated[int, Option("Questions a step.", least=1)] = 16
     group: Annotated[int, Option("Answers to each.", least=2)] = 8

@@ -91,7 +91,7 @@ Judge = Callable[[str], Awaitable[Verdict]]
 
 
 class NotJudged(Exception):
-    """What judges texts failed; the message says which verifier it is, `detail` how it failed."""
+    """A verifier failed; the message says which it is, `detail` how it failed."""
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message)

@@ -51,7 +51,7 @@ from waver.policies.select.topologies import ROLES, Topology
 SHOWN = 200
 """Characters of an answer that a report shows."""
 PRESET = "waver/"
-"""What the name of a preset begins with, as in a request's `model`."""
+"""Beginning of the name of a preset, as in a request's `model`."""
 
 
 @dataclass(frozen=True)

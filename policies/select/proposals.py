@@ -26,7 +26,7 @@ from waver.policies.uncertainty.variants import listed
 
 COVERED = 0.6
 TEMPERATURE, TOP_P, TOKENS = 0.3, 0.9, 200
-"""How a question is split."""
+"""Sampling of the sub-questions."""
 SENTENCES = 64
 """Sentences of a text that are looked at, the last ones."""
 REFERENCE = re.compile(r"#\d{1,3}\b")

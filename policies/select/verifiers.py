@@ -97,7 +97,7 @@ class Verifier(Protocol):
 
 
 class Outcome(BaseModel):
-    """What a function or a server says of a text: how far it is right, and how far it meets each goal."""
+    """Answer of a function or a server about a text: how far it is right, and how far it meets each goal."""
 
     model_config = ConfigDict(extra="forbid")
 

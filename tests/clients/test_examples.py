@@ -13,7 +13,7 @@ EXAMPLES = ROOT / "clients" / "examples"
 
 
 def run(name: str, base_url: str, said: str = "") -> str:
-    """What an example prints, to whom `said` is typed."""
+    """Return the output of an example to whom `said` is typed."""
     program = "sh" if name.endswith(".sh") else sys.executable
     done = subprocess.run(
         [program, str(EXAMPLES / name)],

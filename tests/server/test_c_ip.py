@@ -21,7 +21,7 @@ def server(start: Callable[..., Running]) -> Running:
 
 
 def turn(running: Running, messages: list[dict[str, str]], **options: Any) -> tuple[str, dict[str, Any]]:
-    """What the server says next, and its report."""
+    """Return what the server says next, and its report."""
     policy = {"name": "c_ip", "predictor": "table", **options}
     with running.http() as http:
         response = http.post(

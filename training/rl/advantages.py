@@ -8,7 +8,7 @@ import torch
 
 from waver.training.rl.batch import at_least_float32
 
-Estimator = Literal["grpo", "dr_grpo", "rloo", "batch"]
+Estimator = Literal["grpo", "dr_grpo", "rloo", "batch", "maxrl"]
 
 
 def group_index(group: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,6 +40,8 @@ def advantages(
     - `grpo` (arXiv 2402.03300): (r - mu) / (sd + eps)
     - `dr_grpo` (arXiv 2503.20783): r - mu
     - `rloo` (arXiv 2402.14740): r minus the mean of the other rows, G / (G - 1) (r - mu)
+    - `maxrl`: that of `grpo`, times G / K where K rows of the group, some and not all, have a reward above 0 (as in
+      BES, arXiv 2605.28814; a group with one right row in eight has advantages near 20: clip gradients)
     - `batch`: (r - mu) / (sd of all rewards + eps), TRL's `scale_rewards="batch"`
 
     A group of one has mean 0 and spread 1, as in verl, so its advantage is its reward (over 1 + eps for `grpo`). A
@@ -59,6 +61,10 @@ def advantages(
     match estimator:
         case "grpo":
             return centred / (group_spread(reward, group).masked_fill(alone, 1.0) + eps)
+        case "maxrl":
+            own = centred / (group_spread(reward, group).masked_fill(alone, 1.0) + eps)
+            share = group_mean((reward > 0).to(reward.dtype), group)
+            return own / torch.where((share > 0) & (share < 1), share, 1.0)
         case "dr_grpo":
             return centred
         case "rloo":

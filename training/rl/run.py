@@ -33,6 +33,7 @@ from waver.training.rl.monitor import Monitor, plot
 from waver.training.rl.recipe import Recipe
 from waver.training.rl.registry import make_recipe
 from waver.training.rl.run_arguments import adapters, check_options, learning_rate, load_model, make_arguments
+from waver.training.rl.search_rollouts import SearchRollouts, SearchSettings
 from waver.training.tasks.consistency.reward import f1, relaxed
 from waver.training.tasks.consistency.sets import read_sets, training_rows
 from waver.training.tasks.instructions import follows, instructions
@@ -43,6 +44,8 @@ from waver.training.tasks.rewards import (
     custom,
     from_file,
     passes_testbench,
+    passes_tests,
+    puzzles,
     same_number,
 )
 from waver.training.tasks.tools import TOOLS
@@ -51,6 +54,7 @@ from waver.training.tasks.vote import majority
 
 JUDGES: dict[str, Callable[..., Any]] = {
     "gsm8k": same_number,
+    "python": passes_tests,
     "verilog": passes_testbench,
     "majority": majority,
     "instructions": follows,
@@ -110,8 +114,10 @@ def questions(run: RlRun) -> Verifiable:
         if run.correct is not None:
             raise ValueError("--correct is for a reward of your own: sums are right where they earn 1")
         return arithmetic(rows, run.held_out, run.seed, run.chain)
+    if run.task == "knights":
+        return puzzles(rows, run.held_out, run.seed, run.people)
     if run.task not in (*JUDGES, "paraphrases", "custom"):
-        there = ", ".join(("arithmetic", *JUDGES, "paraphrases", "custom"))
+        there = ", ".join(("arithmetic", "knights", *JUDGES, "paraphrases", "custom"))
         raise ValueError(f"there is no task {run.task!r}; there are {there}")
     if run.task == "instructions" and run.data is None and not run.reward:
         drawn = instructions(rows + run.held_out, run.seed, (2, 5))
@@ -160,6 +166,8 @@ def train(run: RlRun, out: Path, threads: int = 1) -> Path:
         check_vllm(recipe)
     check_refill(recipe, run.refill, ())
     task = questions(run)
+    if run.rollouts == "search" and task.goals is None:
+        raise ValueError(f"the task {run.task} has no goals that a search could go by: leave --rollouts out")
     if task.correct is None and (readers := recipe.readers("correct")):
         raise ValueError(
             f"{' and '.join(readers)} must know which answers are right, and a reward of your own does not say it: "
@@ -236,11 +244,20 @@ def make_trainer(run: RlRun, recipe: Recipe, task: Verifiable, out: Path, *, res
         **parts(run, task, out, eager=seeing, resumed=resumed),
         recipe=recipe,
         refill=run.refill,
+        rollout_func=rollout_func(run, task),
         correct=None if task.correct is None else Correct(task.correct, task.reward.__name__),
         callbacks=[Monitor(out / "metrics.jsonl", run.updates, console)] if job.is_first_process() else [],
     )
     trainer.remove_callback(PrinterCallback)  # our bar and our file take its place
     return trainer
+
+
+def rollout_func(run: RlRun, task: Verifiable) -> SearchRollouts | None:
+    """Return what draws the groups of a run; None where TRL does."""
+    if run.rollouts == "plain" or task.goals is None:
+        return None
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    return SearchRollouts(task.goals, SearchSettings(delimiter=run.delimiter))
 
 
 def save(trainer: GRPOTrainer, out: Path) -> None:

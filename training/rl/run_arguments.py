@@ -37,6 +37,7 @@ def check_options(run: RlRun) -> None:
         "report-to": (run.report_to, REPORTS),
         "weights": (run.weights, tuple(WEIGHTS)),
         "peft": (run.peft, (None, "lora")),
+        "rollouts": (run.rollouts, ("plain", "search")),
         "schedule": (run.schedule, tuple(each.value for each in SchedulerType)),
     }
     for name, (given, known) in choices.items():

@@ -1,4 +1,5 @@
-"""Make tasks whose answers can be checked: sums, word problems as in GSM8K, Verilog, or with a reward of your own."""
+"""Make tasks whose answers can be checked: sums, puzzles, word problems as in GSM8K, Python, Verilog, or with a reward
+of your own."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import json
 import random
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +15,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from waver import knights
 from waver.answers import contains, last_number, number
+from waver.goals import Task, knights_task, sum_task
+from waver.python_tests import AT_ONCE, code_of
+from waver.python_tests import run as run_tests
 from waver.training.pair.world import TASKS, draw, score_text
 from waver.training.tasks.instructions import follows, no_constraints
 from waver.training.tasks.verilog import VerilogTask, rewards
@@ -28,7 +34,8 @@ class Verifiable:
 
     `train` and `held_out` are rows with `question` and the columns that the reward function takes by name, beside
     `prompts` and `completions`. `correct` is the least reward of a right answer; None if the reward does not say.
-    `also` are further reward functions, which do not say what is right.
+    `also` are further reward functions, which do not say what is right. `goals` reads from a question what a search for
+    its answer goes by.
     """
 
     train: list[dict[str, Any]]
@@ -36,6 +43,7 @@ class Verifiable:
     reward: Reward
     correct: float | None = None
     also: tuple[Reward, ...] = ()
+    goals: Callable[[str], Task] | None = None
 
 
 def text(completion: Any) -> str:
@@ -57,7 +65,23 @@ def arithmetic(rows: int, held_out: int, seed: int, steps: tuple[int, int]) -> V
         return [float(score_text("arithmetic", *row)) for row in asked]
 
     train, test = ([{"question": item.prompt, "answer": item.answer} for item in items] for items in (drawn, kept))
-    return Verifiable(train, test, right, correct=1.0)
+    return Verifiable(train, test, right, correct=1.0, goals=sum_task)
+
+
+def puzzles(rows: int, held_out: int, seed: int, people: tuple[int, int]) -> Verifiable:
+    """Return puzzles of knights and knaves, of so many people; a reward of 1 where every statement fits what a text
+    says of everybody."""
+
+    def drawn(stream: str, count: int) -> list[dict[str, Any]]:
+        rng = random.Random(f"rl:knights:{stream}:{seed}")
+        made = (knights.make(rng.randint(*people), rng.getrandbits(32)) for _ in range(count))
+        return [{"question": each.text} for each in made]
+
+    def right(completions: list[Any], question: list[str], **_: Any) -> list[float]:
+        read = map(knights.read, question)
+        return [float(each.solved_by(text(said))) for each, said in zip(read, completions, strict=True)]
+
+    return Verifiable(drawn("train", rows), drawn("test", held_out), right, correct=1.0, goals=knights_task)
 
 
 def same_number(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
@@ -110,6 +134,23 @@ def passes_testbench(completions: list[Any], testbench: list[str], **columns: An
     return rewards([text(completion) for completion in completions], [verilog_task(row) for row in rows])
 
 
+def no_tests(row: dict[str, Any]) -> str | None:
+    """Return the flaw of a row that `passes_tests` cannot judge by."""
+    tests = row.get("tests")
+    good = isinstance(tests, list) and tests and all(isinstance(each, str) for each in tests)
+    return None if good else "there is no `tests`, a list of Python snippets that raise nothing behind right code"
+
+
+def passes_tests(completions: list[Any], tests: list[list[str]], **_: Any) -> list[float]:
+    """Reward the share of Python tests that a completion's code passes, in confined processes of its own."""
+
+    def one(said: str, own: list[str]) -> float:
+        return sum(run_tests(code_of(said), own)) / len(own)
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return list(threads.map(one, map(text, completions), tests))
+
+
 def no_answer(row: dict[str, Any]) -> str | None:
     """Return the flaw of a row that `holds_answer` cannot judge by."""
     return None if row.get("answer") else "there is no `answer`, a text or a list of texts"
@@ -120,6 +161,7 @@ FLAWS: dict[Reward, Flaw] = {
     same_number: no_number,
     holds_answer: no_answer,
     passes_testbench: no_testbench,
+    passes_tests: no_tests,
     follows: no_constraints,
 }
 """Checks of a row by reward: a function that describes what is wrong with it, if anything."""

@@ -26,6 +26,16 @@ def test_the_card(estimator: str, expected: list[float]) -> None:
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=5e-8, rtol=0)
 
 
+def test_one_right_row_of_eight() -> None:
+    """Times G / K: the reference's figures; groups that are all right or all wrong have no advantage."""
+    reward, group = torch.tensor([1.0] + [0.0] * 7, dtype=torch.float64), torch.zeros(8, dtype=torch.long)
+    plain, found = (advantages(reward, group, each) for each in ("grpo", "maxrl"))  # type: ignore[arg-type]
+    assert plain[:2].tolist() == pytest.approx([2.474867, -0.353552], abs=1e-6)
+    assert found[:2].tolist() == pytest.approx([19.798934, -2.828419], abs=1e-5)
+    for same in (torch.ones(4), torch.zeros(4)):
+        assert advantages(same, torch.zeros(4, dtype=torch.long), "maxrl").tolist() == [0] * 4
+
+
 def test_eps_of_trl() -> None:
     found = advantages(R, GROUP, eps=1e-4)
     assert found[0].item() == pytest.approx(0.8658754, abs=5e-8)
@@ -38,7 +48,7 @@ def test_batch_scaling_divides_by_the_spread_of_all_rewards() -> None:
     torch.testing.assert_close(found, centred / (R.std() + 1e-4))
 
 
-@pytest.mark.parametrize("estimator", ["grpo", "dr_grpo", "rloo"])
+@pytest.mark.parametrize("estimator", ["grpo", "dr_grpo", "rloo", "maxrl"])
 def test_a_group_of_one_keeps_its_reward(estimator: str) -> None:
     """verl: mean 0 and spread 1."""
     found = advantages(torch.tensor([0.7, 1.0, 0.0]), torch.tensor([5, 1, 1]), estimator)  # type: ignore[arg-type]
@@ -47,7 +57,7 @@ def test_a_group_of_one_keeps_its_reward(estimator: str) -> None:
 
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.floats(-5, 5, width=32)), min_size=1, max_size=24),
-    st.sampled_from(["grpo", "dr_grpo", "rloo", "batch"]),
+    st.sampled_from(["grpo", "dr_grpo", "rloo", "batch", "maxrl"]),
     st.randoms(use_true_random=False),
 )
 def test_rows_of_a_group_need_not_lie_together(rows: list[tuple[int, float]], estimator: str, random: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from tests.training.tasks.test_verilog import DESIGN, TESTBENCH
+from waver import knights
 from waver.answers import last_number
 from waver.cli import app
 from waver.job import read_lines
 from waver.training.pair.world import draw
-from waver.training.tasks.rewards import from_file, same_number
+from waver.training.tasks.rewards import from_file, passes_tests, puzzles, same_number
 
 SMALL = Path(__file__).parents[3] / "models" / "small"
 STEP = ("--prompts", 2, "--group", 4, "--updates", 1)
@@ -134,3 +136,33 @@ def test_a_file_is_gone_through_in_passes_and_its_end_is_held_out(tmp_path: Path
         path.write_text(line)
         with pytest.raises(ValueError, match=reason):
             from_file(path, rows=1, held_out=0, seed=0)
+
+
+def test_puzzles_of_any_seed() -> None:
+    task = puzzles(6, 3, 4, (2, 4))
+    assert task == replace(puzzles(6, 3, 4, (2, 4)), reward=task.reward)
+    assert {each["question"] for each in task.train}.isdisjoint(each["question"] for each in task.held_out)
+    asked = [each["question"] for each in task.train]
+    right, wrong = [], []
+    for each in asked:
+        (solution,) = knights.read(each).solutions()
+        told = [f"{name} is a {'knight' if kind else 'knave'}." for name, kind in solution.items()]
+        right.append(" ".join(told))
+        wrong.append(" ".join(told[1:]))
+    assert task.reward(completions=right, question=asked) == [1.0] * 6
+    assert task.reward(completions=wrong, question=asked) == [0.0] * 6
+    assert task.goals is not None
+    assert len(task.goals(asked[0]).names) > 2
+
+
+def test_python_tests(tmp_path: Path) -> None:
+    file = tmp_path / "questions.jsonl"
+    tests = ["assert double(2) == 4", "assert double(3) == 6"]
+    file.write_text("\n".join(json.dumps({"question": f"{i}", "tests": tests}) for i in range(2)) + "\n")
+    task = from_file(file, 2, 1, 0, passes_tests)
+    assert task.correct == 1.0
+    said = ["```python\ndef double(n):\n    return 2 * n\n```", "def double(n):\n    return n + 2", "no code"]
+    assert passes_tests(completions=said, tests=[tests] * 3) == [1.0, 0.5, 0.0]
+    file.write_text('{"question": "x", "tests": []}\n')
+    with pytest.raises(ValueError, match="line 1: there is no `tests`"):
+        from_file(file, 1, 0, 0, passes_tests)

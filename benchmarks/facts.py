@@ -103,6 +103,19 @@ def scored(
     return found
 
 
+def used(edits: Sequence[Edit], answers: Mapping[str, Any], way: str) -> tuple[float, float]:
+    """Return the share of questions that a way of `scr` puts a fact in front of, and of those that are about a fact the
+    share that get theirs."""
+    some, right = [], []
+    for key, kind, *_ in asked_of(edits):
+        found = answers[f"{way} {key}"]["waver"]["facts"]
+        texts = [each["text"] for each in found["candidates"] if each["id"] in found["confirmed"]]
+        some.append(bool(texts))
+        if kind in CHANGED:
+            right.append(edits[int(key.split()[0])].statement in texts)
+    return float(np.mean(some)), float(np.mean(right))
+
+
 def page(numbers: Mapping[str, Any]) -> list[str]:
     """Return the page of results."""
     shares = numbers["shares"]
@@ -119,9 +132,13 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         "`other` where it is, in words, the answer that the model gives without facts. `again` is that model asked a "
         f"second time. `scr` looks at {CANDIDATES} candidates.",
         report.table(["way", *kinds], rows),
-        "A fact was put in front of this share of the questions: "
-        + ", ".join(f"{share} by {way}" for way, share in numbers["used"].items())
-        + f"; {report.percent(numbers['needed'])} are about one.",
+        f"Questions that got a fact, and of those about one ({report.percent(numbers['needed'])}) the share that got "
+        "theirs: "
+        + ", ".join(
+            f"{report.percent(some)} and {report.percent(right)} by `{way}`"
+            for way, (some, right) in numbers["used"].items()
+        )
+        + ".",
     ]
 
 
@@ -160,17 +177,11 @@ def main(
             task = bar.add_task("requests", total=len(wanted), completed=len(wanted) - len(left))
             asked.ask(http, wanted, lambda: bar.advance(task))
     answers = asked.answers
-    keys = [key for key, *_ in asked_of(chosen)]
     numbers = {
         "model": model.name,
         "edits": len(chosen),
         "shares": scored(chosen, {key: each["text"] for key, each in answers.items()}, cosines, confirmed),
-        "used": {
-            way: report.percent(
-                float(np.mean([answers[f"{way} {key}"]["waver"]["facts"]["route"] == "memory" for key in keys]))
-            )
-            for way in confirmed
-        },
+        "used": {way: used(chosen, asked.answers, way) for way in confirmed},
         "needed": float(np.mean([kind in CHANGED for _, kind, *_ in asked_of(chosen)])),
     }
     found = conditions | numbers

@@ -30,6 +30,8 @@ class TracedToken(BaseModel):
     logprob: float
     kept: int | None = None
     crop_entropy: float | None = None
+    decision: dict[str, dict[str, Any]] = {}
+    """What policies decided about it, by name: `then`, and the `value` that was compared with `threshold`."""
 
 
 class EntropySummary(BaseModel):
@@ -67,6 +69,8 @@ class CostSummary(BaseModel):
     read: float | None
     against: str
     """The server's largest engine."""
+    seconds_alone: float | None = None
+    """How long that one would take, estimated from its steps in earlier requests."""
     engines: dict[str, EngineUsage]
 
 

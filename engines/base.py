@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
 
+from waver.engines.decision import Decision
 from waver.engines.tokens import TokenText
 from waver.engines.transforms import Transform
 
@@ -170,6 +171,7 @@ class Step:
     `kept` and `crop_entropy` (nats) say how many tokens a truncation left to draw from, and how even they were; None
     where none ran. `state` is the hidden state that `Sampling.state_of` asked for, as `Engine.hidden_state` gives it;
     None where this request has not read that token itself (a cache held it), or the engine has no such way.
+    `decisions` are those that policies made about it.
     """
 
     token: int
@@ -182,6 +184,7 @@ class Step:
     kept: int | None = None
     crop_entropy: float | None = None
     state: torch.Tensor | None = field(default=None, compare=False, repr=False)
+    decisions: tuple[Decision, ...] = field(default=(), compare=False, repr=False)
 
 
 @runtime_checkable

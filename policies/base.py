@@ -62,6 +62,8 @@ class Policy(BaseModel):
 
     metrics: ClassVar[tuple[CounterSpec, ...]] = ()
     """Counters of its own, which `counted` moves."""
+    evaluation: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Fields that only evaluations need, and values of fields (none: the whole field; of `name`: the policy)."""
     report_keys: ClassVar[Mapping[str, str]] = {}
     """Keys that it adds to the `waver` object of a response, with a description of each."""
 

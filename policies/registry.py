@@ -14,6 +14,7 @@ from waver.engines.plugins import PluginError
 from waver.engines.tokens import differences
 from waver.engines.transforms import transform_classes
 from waver.policies.base import STAGES, Policy
+from waver.policies.hints import naming_fields
 from waver.policies.job import Job
 from waver.policies.retrieve.gate_registry import gates
 from waver.policies.sample.shaping import as_policy
@@ -203,7 +204,8 @@ def engines_used(policies: Sequence[Policy], default_engine: str) -> tuple[str, 
 
 def describe(defaults: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
     """Describe every policy for `GET /v1/policies`: name, stage, summary, paper, which parameters name engines, what it
-    adds to a report, JSON Schema of its parameters, and the defaults with what the configuration sets (`defaults`, by
+    adds to a report, what fields name, what is for evaluation, whether another policy of its stage may stand beside it,
+    JSON Schema of its parameters, and the defaults with what the configuration sets (`defaults`, by
     policy name) over them."""
     own = {name: policy(name=name).model_dump(mode="json", exclude={"name"}) for name, policy in policies().items()}
     return [
@@ -214,6 +216,9 @@ def describe(defaults: Mapping[str, Mapping[str, Any]] | None = None) -> list[di
             "paper": policy.paper,
             "engine_fields": list(policy.engine_fields),
             "report_keys": dict(policy.report_keys),
+            "names": naming_fields(policy),
+            "evaluation": {field: list(values) for field, values in policy.evaluation.items()},
+            "alone": policy.stage in ALONE and not policy.combines,
             "schema": policy.model_json_schema(),
             "defaults": _over(own[name], (defaults or {}).get(name, {}), policy),
         }

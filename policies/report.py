@@ -58,6 +58,8 @@ class Report:
     """Tokens of the prompt as the client sent it."""
     meter: Meter = field(default_factory=Meter)
     """Work of the engines for this choice, whatever came of it."""
+    step_seconds: float | None = None
+    """Seconds of a step of the server's largest engine, as earlier requests measured it."""
     _writer: str | None = None
     _read: dict[str, int] = field(default_factory=dict)
 
@@ -100,6 +102,7 @@ class Report:
         nothing to compare with.
 
         `full` is the whole; `decode` and `read` are its two parts, each against the largest engine's own part.
+        `seconds_alone` estimates how long the largest engine would take.
         """
         against, largest = self.meter.largest
         usage = {name: each for name, each in self.meter.usage.items() if each.decoded or each.read}
@@ -109,7 +112,8 @@ class Report:
         read = sum(each.read * each.parameters for each in usage.values())
         # The pass over the prompt's last token writes the first token of the answer.
         alone_decode, alone_read = largest * self.completion_tokens, largest * max(self.prompt_tokens - 1, 0)
-        return {
+        estimate = {} if self.step_seconds is None else {"seconds_alone": self.step_seconds * self.completion_tokens}
+        return estimate | {
             "full": (decode + read) / (alone_decode + alone_read),
             "decode": decode / alone_decode,
             "read": read / alone_read if alone_read else None,
@@ -169,6 +173,7 @@ def total(reports: Sequence[Report]) -> Report:
         discarded=sum(r.discarded for r in reports),
         prompt_tokens=sum(r.prompt_tokens for r in reports),
         meter=meter,
+        step_seconds=first.step_seconds,
         switches=sum(r.switches for r in reports),
         extra=first.extra if all(r.extra == first.extra for r in reports) else {},
         entropy_sum=sum(r.entropy_sum for r in reports),

@@ -31,6 +31,7 @@ from waver.server import (
     page,
     rerank,
     responses,
+    setup,
     tokenization,
     uncertainty,
 )
@@ -56,6 +57,7 @@ PARTS = (
     facts,
     memories,
     models,
+    setup,
     tokenization,
     responses,
     messages,

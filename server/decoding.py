@@ -97,6 +97,7 @@ class _Record:
 def new_job(runtime: Runtime, route: Route, prompt: Prompt, sampling: Sampling, report: Report, caller: Caller) -> Job:
     """Make the job that the policies of one choice receive; what engines compute for it is counted in the report."""
     report.prompt_tokens = len(prompt.ids)
+    report.step_seconds = runtime.step_times.step.get(runtime.largest_engine)
     return Job(
         prompt.ids,
         sampling,
@@ -334,6 +335,7 @@ class Decoding:
         metrics = self._runtime.metrics
         metrics.prompt_tokens.inc(self.plan.prompt_tokens)
         for report in self.reports:
+            self._runtime.step_times.observe(report.meter)
             metrics.switches.inc(report.switches)
             metrics.discarded.inc(report.discarded)
             for engine, count in report.tokens.items():

@@ -90,12 +90,17 @@ def trace_entry(tokens: TokenText) -> Callable[[Step], dict[str, Any]]:
     """Return what makes the object of a token in `waver.trace`."""
 
     def entry(step: Step) -> dict[str, Any]:
-        return {
+        shown: dict[str, Any] = {
             "token": tokens.token_str(step.token),
             "id": step.token,
             "engine": step.engine,
             "entropy": step.entropy,
             "logprob": finite(step.logprob),
-        } | ({} if step.kept is None else {"kept": step.kept, "crop_entropy": step.crop_entropy})
+        }
+        if step.kept is not None:
+            shown |= {"kept": step.kept, "crop_entropy": step.crop_entropy}
+        if step.decisions:
+            shown["decision"] = {each.policy: each.as_dict() for each in step.decisions}
+        return shown
 
     return entry

@@ -56,6 +56,7 @@ from waver.server.metrics import Metrics
 from waver.server.response_store import ResponseStore
 from waver.server.routing import Route, Router, model_names
 from waver.server.schema_checks import SchemaChecks
+from waver.server.step_times import StepTimes
 from waver.server.texts import TokenizerPool
 from waver.server.tools.parsers import tool_parser
 
@@ -107,6 +108,7 @@ class Runtime:
         self.stopping = False
         """True once the grace period of running requests is over."""
         self.metrics = Metrics(self)
+        self.step_times = StepTimes()
         self.created = int(time.time())
         self.fingerprint = fingerprint(config)
         """The name of this version and configuration: `system_fingerprint`."""
@@ -240,6 +242,11 @@ class Runtime:
     def parameters(self, route: Route) -> dict[str, int]:
         """Return the parameter counts of the engines that may write, by name."""
         return {name: self.engines[name].parameters for name in route.engines}
+
+    @property
+    def largest_engine(self) -> str:
+        """Return the name of the engine with the most parameters, with which costs are compared."""
+        return max(self.engines, key=lambda name: self.engines[name].parameters)
 
     def context(self, route: Route) -> int:
         """Return the context length in tokens, for prompt and answer: the shortest of the engines that may write."""

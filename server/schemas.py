@@ -203,6 +203,13 @@ def _of_plain_values(value: Any) -> Any:
     return value
 
 
+class PolicyCheckRequest(ClosedBody):
+    """POST /v1/policies/check: as in a request for an answer."""
+
+    model: Text | None = None
+    policy: Plain[Any] = None
+
+
 class SearchRequest(ClosedBody):
     """POST /v1/collections/{name}/search."""
 

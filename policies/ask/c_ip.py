@@ -75,6 +75,7 @@ class ConformalPursuit(Policy):
 
     stage: ClassVar[Stage] = "ask"
     paper: ClassVar[str] = "arXiv 2507.03279"
+    evaluation: ClassVar[Mapping[str, tuple[str, ...]]] = {"select": ("ip", "bound", "random")}
     metrics: ClassVar[tuple[CounterSpec, ...]] = (
         CounterSpec("waver_asking_outcomes", "Guesses, by what the user said of them.", ("task", "outcome")),
         CounterSpec(

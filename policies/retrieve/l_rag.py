@@ -77,6 +77,7 @@ class LRAG(LookupParameters, Policy):
 
     stage: ClassVar[Stage] = "search"
     paper: ClassVar[str] = "arXiv 2601.06551"
+    evaluation: ClassVar[Mapping[str, tuple[str, ...]]] = {"gate": ("never", "random"), "rate": ()}
     metrics: ClassVar[tuple[CounterSpec, ...]] = (
         CounterSpec("waver_retrieval_gates", "Decisions whether to look things up.", ("gate", "outcome")),
     )
@@ -152,8 +153,7 @@ class LRAG(LookupParameters, Policy):
         run = by_sentence if gate.per_sentence else two_tiers
         async with aclosing(run(job, proceed, lookup, gate)) as steps:
             async for step in steps:
-                lookup.wrote()
-                yield step
+                yield lookup.wrote(step)
 
 
 async def two_tiers(job: Job, proceed: Proceed, lookup: Lookup, gate: Gate) -> AsyncGenerator[Step, None]:
@@ -164,7 +164,7 @@ async def two_tiers(job: Job, proceed: Proceed, lookup: Lookup, gate: Gate) -> A
     draft = Beginning(first, first.prompt_ids, gate.longest, end=gate.settings.draft_end)
     verdict = await gate.decide(draft)
     if verdict is not None:
-        lookup.decided(verdict.score)
+        lookup.decided(verdict, verdict.score)
     if verdict is None or not verdict.fires:
         async with aclosing(proceed(first)) as steps:
             async for step in steps:
@@ -175,7 +175,7 @@ async def two_tiers(job: Job, proceed: Proceed, lookup: Lookup, gate: Gate) -> A
                 verdict = await gate.decide(draft)
                 if verdict is None:
                     continue
-                lookup.decided(verdict.score)
+                lookup.decided(verdict, verdict.score)
                 if verdict.fires:
                     break
                 for held in draft.steps:
@@ -184,7 +184,7 @@ async def two_tiers(job: Job, proceed: Proceed, lookup: Lookup, gate: Gate) -> A
         raise RuntimeError(f"the gate {gate.name} did not decide about a complete draft")
     if not verdict.fires:
         return
-    job.report.discarded += len(draft.steps)
+    lookup.discarded(draft.steps)
     second = await lookup.with_passages(job.question.text)
     async with aclosing(proceed(second or first)) as steps:
         async for step in steps:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from waver.engines.base import Unsupported
+from waver.engines.base import NO_TOKEN, Step, Unsupported
+from waver.engines.decision import Decision
 from waver.policies.helpers import ask
 from waver.policies.job import Job
 from waver.policies.retrieve import quoting
+from waver.policies.retrieve.gates.base import Verdict
 from waver.retrieval.base import Passage, RetrievalError
 from waver.retrieval.collection import Collection, check_filter
 
@@ -29,6 +32,7 @@ ASK = "Summarise this text in two sentences.\n\n{}"
 class LookupParameters(BaseModel):
     """The parameters of a lookup, for policies that have one."""
 
+    name: str
     collection: str | None = Field(default=None, description="where passages are looked for")
     top_k: int = Field(default=3, ge=1, le=100, description="passages in the prompt")
     mode: Literal["hybrid", "dense", "lexical"] = Field(default="hybrid", description="how passages are found")
@@ -53,6 +57,7 @@ class Lookup:
         self._where, self._job, self._collection = where, job, collection
         self._summaries: list[str] = []
         self._began = time.perf_counter()
+        self._decision: Decision | None = None
         self.record = record
         record |= {"triggered": False, "passages": [], "seconds": {"gate": 0.0, "retrieval": 0.0, "generation": 0.0}}
         job.report.extra["retrieval"] = record
@@ -84,8 +89,11 @@ class Lookup:
             await library.write(self._collection, lambda writer: writer.summarise(written, "written"))
         return written
 
-    def decided(self, score: float | None) -> None:
-        """Record the score of a gate that has decided; the time until now was its own."""
+    def decided(self, verdict: Verdict, score: float | None) -> None:
+        """Record that a gate has decided, and the score that stands for the answer; the time until now was its own."""
+        then = "look_up" if verdict.fires else "keep"
+        threshold = self.record["threshold"]
+        self._decision = Decision(self._where.name, then, verdict.score, threshold, self._job.engine)
         if score is not None and math.isfinite(score):
             self.record["score"] = score
             if self.record["gate"] == "entropy":
@@ -112,9 +120,19 @@ class Lookup:
         self._spent("retrieval")
         return job if used else None
 
-    def wrote(self) -> None:
-        """Count the time until now as the answer's."""
+    def discarded(self, steps: Sequence[Step]) -> None:
+        """Count a draft that is thrown away, and keep its text."""
+        self._job.report.discarded += len(steps)
+        text = self._job.writer.tokens.decode([step.token for step in steps if step.token != NO_TOKEN])
+        self.record.setdefault("drafts", []).append(text)
+
+    def wrote(self, step: Step) -> Step:
+        """Count the time until now as the answer's; the token that comes first after a decision carries it."""
         self._spent("generation")
+        if self._decision is None:
+            return step
+        step, self._decision = replace(step, decisions=(*step.decisions, self._decision)), None
+        return step
 
     def _spent(self, on: str) -> None:
         now = time.perf_counter()

@@ -38,13 +38,13 @@ async def by_sentence(job: Job, proceed: Proceed, lookup: Lookup, gate: Gate) ->
         assert verdict is not None
         if verdict.score is not None:
             scores.append(verdict.score)
-        lookup.decided((max(scores) if gate.above else min(scores)) if scores else None)
+        lookup.decided(verdict, (max(scores) if gate.above else min(scores)) if scores else None)
         lookup.record["sentences"] += 1
         if verdict.fires:
             second = await lookup.with_passages(verdict.query or question)
             if second is not None and second.sampling.max_tokens > len(written):
                 lookup.record["retrievals"] += 1
-                job.report.discarded += len(steps)
+                lookup.discarded(steps)
                 steps = await _sentence(second, proceed, written, gate.longest)
         for step in steps:
             written.append(step.token)

@@ -53,6 +53,7 @@ class BES(Policy):
 
     stage: ClassVar[Stage] = "search"
     paper: ClassVar[str] = "arXiv 2605.28814"
+    evaluation: ClassVar[Mapping[str, tuple[str, ...]]] = {"method": ("tree", "best_of_n")}
     metrics: ClassVar[tuple[CounterSpec, ...]] = (
         CounterSpec("waver_searches", "Answers that were searched for, by how the search ended.", ("ended",)),
     )

@@ -67,6 +67,12 @@ class EntropyJudger(Policy):
 
     stage: ClassVar[Stage] = "select"
     paper: ClassVar[str] = "arXiv 2602.04234"
+    evaluation: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "select": ("random", "oracle"),
+        "answer": (),
+        "reference": (),
+        "features": (),
+    }
     metrics: ClassVar[tuple[CounterSpec, ...]] = (
         CounterSpec("waver_selections", "Answers chosen among several, by the rule that decided.", ("rule",)),
     )

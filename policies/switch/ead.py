@@ -28,11 +28,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from waver.engines.base import NO_TOKEN, Gate, Step
+from waver.engines.decision import Decision
 from waver.entropy import RollingEntropy
 from waver.policies.base import Policy, Proceed, Stage
 from waver.policies.job import Job, continuation, within_answer
@@ -76,31 +78,67 @@ class EntropyAdaptiveDecoding(Policy):
         return [continuation(job, job.prompt_ids[-1:], engine, gate) for engine, gate in gates.items()]
 
     async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
-        written: list[int] = []
-        window = RollingEntropy(self.window)
+        course = _Course(RollingEntropy(self.window))
         on_large = self.start == "large"
         while True:
-            watching = on_large and self.monitor == "small"
-            run = self._watched if watching else self._gated
-            async with aclosing(run(job, proceed, written, window, on_large)) as segment:
+            run = self._watched if on_large and self.monitor == "small" else self._gated
+            async with aclosing(run(job, proceed, course, on_large)) as segment:
                 async for step in segment:
-                    if step.token == NO_TOKEN:
-                        break
-                    if not watching:
-                        window.push(step.entropy)
-                    written.append(step.token)
-                    step = within_answer(step, job, written)
+                    course.written.append(step.token)
+                    step = within_answer(step, job, course.written)
                     yield step
                     if step.finish:
                         return
             on_large = not on_large
 
-    def _gated(
-        self, job: Job, proceed: Proceed, written: list[int], window: RollingEntropy, on_large: bool
-    ) -> AsyncGenerator[Step, None]:
+    async def _gated(self, job: Job, proceed: Proceed, course: _Course, on_large: bool) -> AsyncGenerator[Step, None]:
         """Decode a segment that its own engine ends, where the other one should write."""
-        gate = self._gate(window.values, on_large)
-        return proceed(continuation(job, written, self.large if on_large else self.small, gate=gate))
+        engine = self.large if on_large else self.small
+        gate = self._gate(course.window.values, on_large)
+        async with aclosing(proceed(continuation(job, course.written, engine, gate=gate))) as steps:
+            async for step in steps:
+                entropy, then = step.entropy, _then(step.finish == "gate")
+                if step.token == NO_TOKEN:
+                    course.next = self._decision(course.window.peek(entropy), entropy, on_large, then)
+                    return
+                eager = self.timing == "eager" and course.next is None
+                now = self._decision(course.window.peek(entropy), entropy, on_large) if eager else course.next
+                mean, course.next = course.window.push(entropy), None
+                if self.timing == "lagged":
+                    course.next = self._decision(mean, entropy, on_large, then)
+                yield step if now is None else replace(step, decisions=(*step.decisions, now))
+
+    async def _watched(self, job: Job, proceed: Proceed, course: _Course, on_large: bool) -> AsyncGenerator[Step, None]:
+        """Decode a segment of the large engine, a token at a time, while the small one reads along and fills the
+        window."""
+        made = 0
+        while True:
+            watched = await _next(proceed(continuation(job, course.written, self.small, max_new=1)))
+            value = course.window.peek(watched.entropy)
+            low = value < self._threshold(on_large)
+            leaves = low and made + (self.timing == "lagged") >= self.min_tokens
+            found = self._decision(value, watched.entropy, on_large, _then(leaves), self.small)
+            if leaves and self.timing == "eager":
+                course.next = found
+                return
+            now, course.next = course.next or (found if self.timing == "eager" else None), None
+            course.window.push(watched.entropy)
+            step = await _next(proceed(continuation(job, course.written, self.large, max_new=1)))
+            if self.timing == "lagged":
+                course.next = found
+            yield step if now is None else replace(step, decisions=(*step.decisions, now))
+            made += 1
+            if leaves:
+                return
+
+    def _decision(
+        self, value: float, entropy: float, on_large: bool, then: str = "", watched: str | None = None
+    ) -> Decision:
+        """Describe a comparison while an engine writes; `then` is found from it where nothing else tells."""
+        threshold = self._threshold(on_large)
+        crosses = value < threshold if on_large else value >= threshold
+        of = watched or (self.large if on_large else self.small)
+        return Decision(self.name, then or ("hold" if crosses else "stay"), value, threshold, of, entropy)
 
     def _gate(self, history: tuple[float, ...], on_large: bool) -> Gate:
         return Gate(
@@ -115,22 +153,18 @@ class EntropyAdaptiveDecoding(Policy):
     def _threshold(self, on_large: bool) -> float:
         return self.threshold if self.threshold_down is None or not on_large else self.threshold_down
 
-    async def _watched(
-        self, job: Job, proceed: Proceed, written: list[int], window: RollingEntropy, on_large: bool
-    ) -> AsyncGenerator[Step, None]:
-        """Decode a segment of the large engine, a token at a time, while the small one reads along and fills the
-        window."""
-        made = 0
-        while True:
-            watched = await _next(proceed(continuation(job, written, self.small, max_new=1)))
-            low = window.peek(watched.entropy) < self._threshold(on_large)
-            if low and self.timing == "eager" and made >= self.min_tokens:
-                return
-            window.push(watched.entropy)
-            yield await _next(proceed(continuation(job, written, self.large, max_new=1)))
-            made += 1
-            if low and self.timing == "lagged" and made >= self.min_tokens:
-                return
+
+@dataclass
+class _Course:
+    """The state of one answer: the rolling mean, the tokens, and the decision about the next one, if it is made."""
+
+    window: RollingEntropy
+    written: list[int] = field(default_factory=list)
+    next: Decision | None = None
+
+
+def _then(switches: bool) -> str:
+    return "switch" if switches else ""
 
 
 async def _next(steps: AsyncGenerator[Step, None]) -> Step:

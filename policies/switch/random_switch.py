@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import groupby
@@ -21,6 +21,7 @@ class RandomSwitch(Policy):
 
     stage: ClassVar[Stage] = "decode"
     engine_fields: ClassVar[tuple[str, ...]] = ("small", "large")
+    evaluation: ClassVar[Mapping[str, tuple[str, ...]]] = {"name": ("random_switch",)}
 
     name: Literal["random_switch"] = "random_switch"
     small: str = Field(default="small", description="engine that writes the rest")

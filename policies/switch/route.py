@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from waver.engines.base import Step
+from waver.engines.decision import Decision
 from waver.policies.base import Policy, Proceed, Stage
 from waver.policies.job import Job, continuation, within_answer
 
@@ -34,12 +35,17 @@ class Route(Policy):
     async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:
         async with aclosing(proceed(continuation(job, (), self.small, max_new=self.draft_tokens))) as draft:
             steps = [step async for step in draft]
-        if sum(step.entropy for step in steps) / len(steps) >= self.threshold:
+        mean = sum(step.entropy for step in steps) / len(steps)
+        then = "switch" if mean >= self.threshold else "stay"
+        decided = (Decision(self.name, then, mean, self.threshold, self.small),)
+        if then == "switch":
             job.report.discarded += len(steps)
             async with aclosing(proceed(replace(job, engine=self.large))) as answer:
                 async for step in answer:
-                    yield step
+                    yield replace(step, decisions=(*step.decisions, *decided))
+                    decided = ()
             return
+        steps[0] = replace(steps[0], decisions=(*steps[0].decisions, *decided))
         written = [step.token for step in steps]
         steps[-1] = within_answer(steps[-1], job, written)
         for step in steps:

@@ -41,6 +41,7 @@ import torch
 from pydantic import Field, model_validator
 
 from waver.engines.base import ContextExceeded, Engine, Sampling, Step, Unsupported
+from waver.engines.decision import Decision
 from waver.engines.probe import Probe
 from waver.policies.base import CounterSpec, Policy, Proceed, Stage
 from waver.policies.helpers import draft
@@ -80,6 +81,7 @@ class DiffAdapt(Policy):
     stage: ClassVar[Stage] = "prompt"
     paper: ClassVar[str] = "arXiv 2510.19669"
     probe_fields: ClassVar[tuple[str, ...]] = ("probe",)
+    evaluation: ClassVar[Mapping[str, tuple[str, ...]]] = {"strategy": ("shuffled", "oracle"), "mix": (), "answer": ()}
     metrics: ClassVar[tuple[CounterSpec, ...]] = (
         CounterSpec("waver_strategies", "Answers by way of thinking.", ("strategy",)),
     )
@@ -149,9 +151,21 @@ class DiffAdapt(Policy):
             answer = proceed(ways[chosen])
         if (taken := job.report.extra.get("strategy")) in ways:
             job.report.think_open = job.writer.tokens.in_think(ways[taken].prompt_ids)
+        decided = self._decisions(job)
         async with aclosing(answer) as steps:
             async for step in steps:
-                yield step
+                yield replace(step, decisions=(*step.decisions, *decided)) if decided else step
+                decided = ()
+
+    def _decisions(self, job: Job) -> tuple[Decision, ...]:
+        """Describe the choice that was made: by the probability of the likeliest class, or the entropy of a draft."""
+        chosen, record = job.report.extra.get("strategy"), job.report.extra.get("difficulty", {})
+        if chosen is None:
+            return ()
+        if "probabilities" in record:
+            likeliest = max(record["probabilities"].values())
+            return (Decision(self.name, chosen, likeliest, self.min_confidence, record["engine"]),)
+        return (Decision(self.name, chosen, record.get("draft_entropy"), None, record.get("engine")),)
 
     def _ways(self, job: Job) -> dict[str, Job]:
         """Make the job in each way that may be chosen.

@@ -21,6 +21,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from waver.engines.base import Step, Unsupported
+from waver.engines.decision import Decision
 from waver.policies.base import CounterSpec, Policy, Proceed, Stage
 from waver.policies.job import Job, continuation
 from waver.policies.report import Report
@@ -95,9 +96,11 @@ class ForcedAnswer(Policy):
         if not said:
             job.report.extra["forced_answer"] = {"forced": True, "after": len(before) - start}
         if rest:
+            forced = () if said else (Decision(self.name, "force"),)
             async with aclosing(given(job, written, rest)) as told:
                 async for step in told:
-                    yield step
+                    yield replace(step, decisions=forced)
+                    forced = ()
             written += rest
         text, stream = "", job.writer.tokens.stream()
         async with aclosing(proceed(self._last(job, written))) as steps:

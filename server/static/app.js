@@ -1,172 +1,106 @@
-// The playground: a conversation whose tokens show where the model wavered. Everything it knows comes from the API.
+// The page: its views, the key, the server's pulse. Everything it knows comes from the API.
 
-import { ApiError, complete, list, ready, saveKey, savedKey } from "./api.js";
+import { ApiError, get, list, ready, saveKey, savedKey, watch } from "./api.js";
+import { Chat } from "./chat.js";
+import { Compare } from "./compare.js";
 import { $, make } from "./dom.js";
-import { policyForm } from "./policies.js";
-import { reportView } from "./report.js";
-import { BOUNDS, listenForTips, place, spans, tokenSpan } from "./tokens.js";
+import { TICKS, tint } from "./scale.js";
+import { Settings } from "./settings.js";
+import { unpacked } from "./share.js";
+import { place } from "./tokens.js";
 
-const EXAMPLES = [
-  "What is 34 + 25 - 17?",
-  "Compute 46 + 50 + 27 - 86 + 25 + 59 - 99 + 80 + 55.",
-  "Which river flows through Darpass?",
-  "Who is the mayor of Wilknoll?",
-  "hello",
-];
+const VIEWS = ["compare", "chat"];
+const AGAIN = 2000; // milliseconds until a server that starts, or wants a key, is asked again
+let loaded = false;
 
-let messages = [];
-let running = null;
-let readPolicies = () => [];
-
-function requestBody() {
-  const mode = $("mode").value;
-  return {
-    model: $("model").value,
-    messages,
-    stream: true,
-    trace: true,
-    temperature: Number($("temperature").value),
-    ...($("max-tokens").value && { max_tokens: Number($("max-tokens").value) }),
-    ...($("seed").value && { seed: Number($("seed").value) }),
-    ...(mode === "none" && { policy: [] }),
-    ...(mode === "own" && { policy: readPolicies() }),
-  };
-}
-
-async function ask(text) {
-  const before = messages;
-  messages = [...messages, { role: "user", content: text }];
-  $("welcome").hidden = true;
-  const words = make("div", { class: "tokens", tabindex: 0, "aria-label": "Answer; the arrow keys walk along its tokens" });
-  const turn = make("article", { "aria-busy": "true" }, make("p", { class: "question" }, text), words);
-  $("turns").append(turn);
-  turn.scrollIntoView({ block: "end" });
-
-  running = new AbortController();
-  showRunning(true);
-  const all = [], pending = [];
-  let answer = "", report = null, reason = null;
-  try {
-    for await (const chunk of complete(requestBody(), running.signal)) {
-      report = chunk.waver ?? report;
-      const [choice] = chunk.choices;
-      if (!choice) continue;
-      reason = choice.finish_reason ?? reason;
-      const traced = choice.waver?.trace ?? [];
-      all.push(...traced);
-      pending.push(...traced);
-      const thought = choice.delta.reasoning_content ?? "", content = choice.delta.content ?? "";
-      if (!thought && !content) continue;
-      if (content && !answer && words.querySelector(".thought")) words.append("\n\n");
-      answer += content;
-      const follow = innerHeight + scrollY > document.documentElement.scrollHeight - 80;
-      for (const [part, token] of spans(thought + content, pending.splice(0))) {
-        const span = tokenSpan(part, token);
-        if (thought) span.classList?.add("thought");
-        words.append(span);
-      }
-      if (follow) turn.scrollIntoView({ block: "end" });
-    }
-    messages = [...messages, { role: "assistant", content: answer }];
-    if (reason === "length") turn.append(make("p", { class: "note" }, "The answer reached its limit of tokens."));
-    if (report) turn.append(reportView(report, all));
-    $("status").textContent = `Answer: ${answer}`;
-  } catch (error) {
-    const stopped = error.name === "AbortError";
-    const said = stopped ? "Stopped. This turn will not be remembered." : error.message;
-    turn.append(make("p", { class: stopped ? "note" : "error", role: "alert" }, said));
-    if (turn.isConnected) messages = before;
-    if (!stopped && !answer && !$("message").value) $("message").value = text;
-    if (error.status === 401) askForKey();
-  } finally {
-    turn.setAttribute("aria-busy", "false");
-    running = null;
-    showRunning(false);
-    turn.scrollIntoView({ block: "end" });
+/** Show the view that the address names: `#chat`, with `?settings` behind it where a link carries them. */
+function route() {
+  const [name, settings] = location.hash.slice(1).split("?");
+  const view = VIEWS.includes(name) ? name : VIEWS[0];
+  document.body.dataset.view = view;
+  for (const each of VIEWS) {
+    $(each).hidden = each !== view;
+    $(`to-${each}`).toggleAttribute("aria-current", each === view);
+    if (each === view) $(`to-${each}`).setAttribute("aria-current", "page");
   }
+  $("settings").hidden = view !== "chat";
+  $("tip").hidden = true;
+  if (settings && loaded) carry(settings);
+  dispatchEvent(new Event("resize"));
 }
 
-function showRunning(on) {
-  $("send").hidden = on;
-  $("stop").hidden = !on;
+function carry(settings) {
+  const saved = unpacked(settings);
+  if (!saved || typeof saved !== "object") return;
+  parts.settings.load(saved);
+  if (typeof saved.message === "string") $("message").value = saved.message;
 }
+
+const parts = {};
 
 function askForKey() {
   $("key").hidden = false;
   $("api-key").focus();
 }
 
-/** Fill the pickers. While the server starts or wants a key, say so and try again. */
+/** Fill the page. While the server starts or wants a key, say so and try again. */
 async function load() {
   try {
     await ready();
-    const [models, policies] = await Promise.all([list("v1/models"), list("v1/policies")]);
-    const names = models.filter((model) => model.kind !== "embedder").map((model) => model.id);
-    const presets = names.filter((name) => name.startsWith("waver/"));
-    const engines = names.filter((name) => !name.startsWith("waver/"));
-    const group = (label, ids) => make("optgroup", { label }, ...ids.map((id) => make("option", { value: id }, id)));
-    $("model").replaceChildren(...(presets.length ? [group("Presets", presets)] : []), group("Engines", engines));
-    engines.forEach(place);
-    readPolicies = policyForm($("policies"), policies, engines);
-    $("status").textContent = "";
-    $("status").classList.add("hidden");
+    const [models, policies, setup, examples] = await Promise.all([list("v1/models"), list("v1/policies"), get("v1/setup"), get("static/examples.json")]);
+    const collections = await list("v1/collections").catch(() => []);
+    const keys = Object.assign({}, ...policies.map((policy) => policy.report_keys));
+    const known = { models, policies, setup, keys, names: { ...setup.names, collections: collections.map((each) => each.name) } };
+    setup.engines.forEach((engine) => place(engine.id));
+    say("");
+    $("key").hidden = true;
+    if (loaded) return;
+    loaded = true;
+    parts.settings = new Settings(known);
+    parts.chat = new Chat(known, parts.settings, {
+      askForKey,
+      compare: (question) => {
+        $("compare-question").value = question;
+        location.hash = "compare";
+        parts.compare.run();
+      },
+    });
+    parts.compare = new Compare(known, examples);
+    const welcome = parts.compare.bundled ? examples.questions : parts.compare.general;
+    $("examples").replaceChildren(...(welcome ?? []).map((text) => make("li", {}, make("button", { type: "button", onclick: () => parts.chat.ask(text) }, text))));
+    document.body.dataset.ready = "true";
+    route();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    $("status").textContent = error.message;
-    $("status").classList.remove("hidden");
+    say(error.message);
     if (error.status === 401) askForKey();
-    else setTimeout(load, 2000);
+    else setTimeout(load, AGAIN);
   }
+}
+
+/** One line over the page while something is wrong with the server. */
+function say(words) {
+  $("trouble").textContent = words;
+  $("trouble").hidden = !words;
 }
 
 function legend() {
-  const steps = [0, ...BOUNDS];
-  $("scale").append(...steps.map((low, i) => make("span", { "data-level": i }, String(low))));
+  $("scale").append(...TICKS.map((tick) => tint(make("span", {}, String(tick)), tick)));
 }
 
-function examples() {
-  for (const text of EXAMPLES) {
-    const button = make("button", { type: "button" }, text);
-    button.addEventListener("click", () => ask(text));
-    $("examples").append(make("li", {}, button));
-  }
-}
-
-$("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const text = $("message").value.trim();
-  if (!text || running) return;
-  $("message").value = "";
-  ask(text);
-});
-$("message").addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  $("composer").requestSubmit();
-});
-$("stop").addEventListener("click", () => running?.abort());
-$("new").addEventListener("click", () => {
-  running?.abort();
-  messages = [];
-  $("turns").replaceChildren();
-  $("welcome").hidden = false;
-  $("message").focus();
-});
-$("mode").addEventListener("change", () => { $("policies").hidden = $("mode").value !== "own"; });
-$("temperature").addEventListener("input", showTemperature);
 $("key").addEventListener("submit", (event) => {
   event.preventDefault();
   saveKey($("api-key").value.trim());
   load();
 });
-
-function showTemperature() {
-  document.querySelector("output[for=temperature]").value = Number($("temperature").value).toFixed(2);
-}
-
+$("dialog-close").addEventListener("click", () => $("dialog").close());
+$("open-settings").addEventListener("click", () => document.body.classList.toggle("settings-open"));
 $("api-key").value = savedKey();
-showTemperature();
+addEventListener("hashchange", route);
 legend();
-examples();
-listenForTips($("turns"));
+route();
 load();
+watch((words) => {
+  if (words) say(words);
+  else if (loaded) say("");
+});

@@ -2,15 +2,39 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+/** Attributes whose names begin with "on" are listeners; false, null and undefined are left out. */
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
-    if (value === true) element.setAttribute(name, "");
+    if (typeof value === "function") element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value != null) element.setAttribute(name, value);
   }
-  element.append(...children);
+  element.append(...children.flat().filter((child) => child != null && child !== false));
   return element;
 }
 
 export const $ = (id) => document.getElementById(id);
 export const make = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 export const draw = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+export const button = (label, onclick, attributes = {}) => make("button", { type: "button", onclick, ...attributes }, label);
+
+/** Say something to those who listen to the page. */
+export function announce(text) {
+  $("status").textContent = text;
+}
+
+/** A file for the user to keep. */
+export function download(name, text, type = "application/json") {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  make("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+/** A number as people read it: enough digits, not more. */
+export function number(value, digits = 3) {
+  if (value === 0) return "0";
+  if (Math.abs(value) >= 10_000) return Math.round(value).toLocaleString("en");
+  return String(Number(value.toPrecision(digits)));
+}
+
+export const seconds = (value) => (value < 1 ? `${Math.round(1000 * value)} ms` : `${value.toFixed(value < 10 ? 2 : 1)} s`);

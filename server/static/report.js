@@ -1,13 +1,23 @@
-// What stands under an answer: who wrote how much, how often the pen changed hands, what it cost, where it wavered.
+// What stands under an answer: what it cost, who wrote how much, and what every policy reports.
 
-import { draw, make } from "./dom.js";
+import { make, number, seconds } from "./dom.js";
 import { place } from "./tokens.js";
 
-const WIDTH = 600, HEIGHT = 44;
+const PARTS = { writing: "writing", aside: "watching and drafts", reading: "reading" };
+const BASIC = new Set(["policy", "tokens", "switches", "relative_cost", "cost", "entropy", "trace", "discarded_tokens", "catch_up_tokens", "ignored", "truncation", "content_filter"]);
+const MOST = 40;
 
-export function reportView(report, tokens) {
+/** Cost and time, beside what the largest engine alone would have cost and taken. `alone`: its own answer, where it ran. */
+export function costView(report, took, alone = null) {
   const total = Object.values(report.tokens).reduce((a, b) => a + b, 0) || 1;
   const written = Object.entries(report.tokens).filter(([, n]) => n > 0);
+  const rows = [];
+  const cost = report.cost && parts(report);
+  if (cost) {
+    rows.push(make("div", { class: "headline" },
+      figure(cost.full.toFixed(2), `of the cost of ${cost.against} alone`, costTitle(cost)),
+      time(cost, took, alone), costBar(cost)));
+  }
   const said = written.map(([name, n]) => `${name} ${n}`).join(", ");
   const bar = make("div", { class: "bar", role: "img", "aria-label": `Tokens by engine: ${said}` });
   for (const [name, n] of written) {
@@ -16,76 +26,130 @@ export function reportView(report, tokens) {
     bar.append(part);
   }
   const { mean, max, kind } = report.entropy;
-  const about = kind === "bounded" ? "about " : "";
   const figures = [
-    ...written.map(([name, n]) => [name, `${n} (${Math.round((100 * n) / total)} %)`]),
-    ["switches", report.switches],
-    ["relative cost", report.relative_cost.toFixed(2)],
-    ["entropy", `${about}${mean.toFixed(3)} mean, ${max.toFixed(2)} max`],
+    ...written.map(([name, n]) => [name, `${n} tokens (${Math.round((100 * n) / total)} %)`]),
+    ["hand-overs", report.switches],
+    ["entropy", `${kind === "bounded" ? "about " : ""}${number(mean)} mean, ${number(max)} most`],
   ];
-  if (report.truncation) {
-    const { kept_mean: kept, crop_entropy_mean: even } = report.truncation;
-    figures.push(["drawn from", `${kept.toFixed(1)} tokens, ${even.toFixed(3)} nats`]);
-  }
-  if (report.guard) figures.push(["guard", [report.guard.outcome, ...new Set(report.guard.rules)].join(", ")]);
-  if (report.search) {
-    const { ended, nodes, calls } = report.search;
-    figures.push(["search", `${ended}, ${nodes} nodes, ${calls} calls`]);
-  }
-  if (report.episodes) {
-    const { recalled, searched, quoted, prompt_tokens: read } = report.episodes;
-    figures.push(["episodes", `${recalled.length} of ${searched}, ${quoted.length} lines, ${read} tokens`]);
-  }
-  if (report.memory) {
-    const { recalled, searched, complexity, prompt_tokens: read } = report.memory;
-    figures.push(["recalled", `${recalled.length} of ${searched}, complexity ${complexity.toFixed(2)}, ${read} tokens`]);
-  }
-  if (report.facts) figures.push(["facts", `${report.facts.route}, ${report.facts.candidates.length} candidates`]);
-  if (report.strategy) figures.push(["strategy", report.strategy]);
-  const list = make("dl", {}, ...figures.map(([k, v]) => make("div", {}, make("dt", {}, k), make("dd", {}, String(v)))));
-  const threshold = report.policy.find((policy) => typeof policy.threshold === "number")?.threshold;
-  return make("div", { class: "report" }, bar, list, ...quoted(report), ...tree(report), ...(tokens.length > 1 ? [sparkline(tokens, threshold)] : []));
+  if (report.discarded_tokens) figures.push(["thrown away", `${report.discarded_tokens} tokens`]);
+  if (report.truncation) figures.push(["drawn from", `${report.truncation.kept_mean.toFixed(1)} tokens`]);
+  if (report.ignored) figures.push(["ignored fields", report.ignored.join(", ")]);
+  const list = make("dl", { class: "figures" }, ...figures.map(([k, v]) => make("div", {}, make("dt", {}, k), make("dd", {}, String(v)))));
+  return make("section", { class: "report", "aria-label": "Cost" }, ...rows, bar, list);
 }
 
-/** What was put in front of the question: memories and facts, each with its score. */
-function quoted(report) {
-  const confirmed = report.facts?.candidates.filter((fact) => report.facts.confirmed.includes(fact.id)) ?? [];
-  const lines = [...(report.memory?.recalled ?? []), ...confirmed];
-  if (!lines.length) return [];
-  const items = lines.map((each) => make("li", {}, `${each.score.toFixed(2)}  ${each.text}`));
-  return [make("details", { class: "quoted" }, make("summary", {}, `${lines.length} quoted`), make("ol", {}, ...items))];
+/** The full cost, in parts that add up to it: each token that an engine read or decoded, by the engine's parameters. */
+function parts({ cost, tokens }) {
+  const engines = Object.entries(cost.engines);
+  const sum = (count) => engines.reduce((all, [name, engine]) => all + count(engine, tokens[name] ?? 0) * engine.parameters, 0);
+  const whole = sum((engine) => engine.decoded + engine.read) || 1;
+  const share = (count) => (cost.full * sum(count)) / whole;
+  return {
+    ...cost,
+    writing: share((engine, written) => Math.min(written, engine.decoded)),
+    aside: share((engine, written) => Math.max(0, engine.decoded - written)),
+    reading: share((engine) => engine.read),
+  };
+}
+
+const figure = (value, words, title) => make("p", { class: "figure", title }, make("strong", {}, value), ` ${words}`);
+
+function costTitle(cost) {
+  const waited = Object.entries(cost.engines).map(([name, engine]) => `waited for ${name}: ${seconds(engine.seconds)}`);
+  return [...Object.entries(PARTS).map(([name, words]) => `${words}: ${cost[name].toFixed(3)}`), ...waited].join("\n");
+}
+
+function time({ against, seconds_alone: estimated }, took, measured) {
+  const words = measured !== null ? `${against} alone took ${seconds(measured)}`
+    : estimated !== undefined ? `${against} alone: about ${seconds(estimated)}, estimated from its measured steps`
+      : `${against} alone: not measured yet`;
+  return figure(seconds(took), words, "From the question to the last token, as this page saw it.");
+}
+
+/** The parts of the cost on one scale, with a mark where the largest engine alone stands. */
+function costBar(cost) {
+  const most = Math.max(1, cost.full) * 1.02;
+  const some = Object.entries(PARTS).filter(([name]) => cost[name] > 0.0005);
+  const said = some.map(([name, words]) => `${words} ${cost[name].toFixed(2)}`).join(", ");
+  const bar = make("div", { class: "cost", role: "img", "aria-label": `Cost ${cost.full.toFixed(2)}: ${said}. 1 is ${cost.against} alone.` });
+  for (const [name, words] of some) {
+    const part = make("span", { class: name, title: `${words}: ${cost[name].toFixed(3)}` });
+    part.style.width = `${(100 * cost[name]) / most}%`;
+    bar.append(part);
+  }
+  const one = make("i", { title: `1: ${cost.against} alone` });
+  one.style.left = `${100 / most}%`;
+  bar.append(one);
+  const key = some.map(([name, words]) => make("span", {}, make("i", { class: `swatch ${name}` }), ` ${words} ${cost[name].toFixed(2)}`));
+  return make("div", { class: "costs" }, bar, make("p", { class: "key" }, ...key, make("span", {}, `┃ 1: ${cost.against} alone`)));
+}
+
+/** One section for each thing that a policy reported, whatever policy it is. */
+export function reportView(report, keys = {}) {
+  return Object.entries(report).filter(([key]) => !BASIC.has(key)).map(([key, value]) => {
+    const special = { retrieval, search: searchTree, difficulty }[key];
+    const body = special ? special(value) : [shownValue(value)];
+    return make("details", { class: "said", "data-report": key, open: true },
+      make("summary", {}, make("strong", {}, key.replaceAll("_", " ")), keys[key] ? make("span", { class: "note" }, ` ${keys[key]}`) : null), ...body);
+  });
+}
+
+function retrieval({ passages, drafts = [], gate, score, threshold, triggered, seconds: times, ...others }) {
+  const found = [];
+  const how = score === undefined ? "" : `score ${number(score)}, threshold ${number(threshold)}: `;
+  found.push(make("p", {}, `Gate ${gate}: ${how}${triggered ? "looked up" : "answered from what the model knows"}.`));
+  if (score !== undefined) found.push(meter(score, threshold, "gate"));
+  if (passages.length) found.push(make("ol", { class: "passages" }, ...passages.map((each) => make("li", {}, make("span", { class: "score" }, each.score.toFixed(3)), ` ${each.document}, part ${each.chunk}`))));
+  else if (triggered) found.push(make("p", { class: "note" }, "Nothing was found."));
+  for (const draft of drafts) found.push(make("p", { class: "draft" }, make("strong", {}, "Draft thrown away: "), draft || "(empty)"));
+  found.push(shownValue({ ...others, seconds: times }));
+  return found;
+}
+
+function meter(value, threshold, name) {
+  const most = Math.max(value, threshold ?? 0, 1e-9) * 1.25;
+  const bar = make("div", { class: "meter", role: "img", "aria-label": `${name}: ${number(value)}, threshold ${number(threshold ?? 0)}` }, make("span", {}), make("i", {}));
+  bar.firstChild.style.width = `${(100 * value) / most}%`;
+  bar.lastChild.style.left = `${(100 * (threshold ?? 0)) / most}%`;
+  return bar;
+}
+
+function difficulty({ probabilities, ...others }) {
+  if (!probabilities) return [shownValue(others)];
+  const rows = Object.entries(probabilities).map(([name, p]) => {
+    const bar = make("span", { class: "amount" });
+    bar.style.setProperty("--part", p.toFixed(3));
+    return make("li", {}, make("span", {}, name), bar, make("span", {}, `${(100 * p).toFixed(1)} %`));
+  });
+  return [make("ol", { class: "alternatives" }, ...rows), shownValue(others)];
 }
 
 /** How each node of a search was made, of which others, and its score. */
-function tree(report) {
-  if (!report.search) return [];
-  const items = report.search.tree.map(({ how, parents, steps, score }, i) =>
+function searchTree({ tree, ...others }) {
+  const items = (tree ?? []).map(({ how, parents, steps, score }, i) =>
     make("li", { value: i }, `${how} of ${parents.join(", ") || "nothing"}: ${steps} steps, score ${score.toFixed(2)}`));
-  return [make("details", { class: "quoted" }, make("summary", {}, `${report.search.nodes} nodes`), make("ol", {}, ...items))];
+  return [shownValue(others), make("ol", { class: "tree" }, ...items)];
 }
 
-/** Entropy over the tokens, the engine of each as a strip below, a policy's threshold as a dashed line. */
-function sparkline(tokens, threshold) {
-  const top = Math.max(0.5, threshold ?? 0, ...tokens.map((token) => token.entropy)) * 1.08;
-  const x = (i) => ((i * WIDTH) / tokens.length).toFixed(2);
-  const y = (entropy) => ((1 - entropy / top) * (HEIGHT - 6)).toFixed(2);
-  const steps = tokens.map((token, i) => `L${x(i)} ${y(token.entropy)}H${x(i + 1)}`).join("");
-  const floor = y(0);
-  const svg = draw("svg", {
-    viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", class: "sparkline",
-    "aria-label": `Entropy over ${tokens.length} tokens, at most ${Math.max(...tokens.map((t) => t.entropy)).toFixed(2)} nats`,
-  });
-  svg.append(draw("path", { class: "area", d: `M0 ${floor}${steps}V${floor}Z` }));
-  svg.append(draw("path", { class: "line", d: `M0 ${floor}${steps}V${floor}` }));
-  if (threshold !== undefined) {
-    svg.append(draw("line", { class: "threshold", x1: 0, x2: WIDTH, y1: y(threshold), y2: y(threshold) },
-      draw("title", {}, `threshold ${threshold} nats`)));
+/** Any value as text, a list, a table or a list of terms. */
+export function shownValue(value) {
+  if (value === null || value === undefined) return make("span", {}, "none");
+  if (typeof value === "number") return make("span", { class: "number" }, number(value, 4));
+  if (typeof value !== "object") return make("span", {}, String(value));
+  if (Array.isArray(value)) return shownList(value);
+  const rows = Object.entries(value).map(([key, each]) => make("div", {}, make("dt", {}, key.replaceAll("_", " ")), make("dd", {}, shownValue(each))));
+  return rows.length ? make("dl", { class: "terms" }, ...rows) : make("span", {}, "none");
+}
+
+function shownList(list) {
+  if (!list.length) return make("span", {}, "none");
+  const some = list.slice(0, MOST), rest = list.length > MOST ? [make("p", { class: "note" }, `and ${list.length - MOST} more`)] : [];
+  if (some.every((each) => each === null || typeof each !== "object")) return make("span", {}, some.map((each) => (typeof each === "number" ? number(each, 4) : String(each))).join(", "), ...rest);
+  if (some.every((each) => each && typeof each === "object" && !Array.isArray(each))) {
+    const columns = [...new Set(some.flatMap(Object.keys))];
+    const head = make("thead", {}, make("tr", {}, ...columns.map((name) => make("th", { scope: "col" }, name.replaceAll("_", " ")))));
+    const body = make("tbody", {}, ...some.map((row) => make("tr", {}, ...columns.map((name) => make("td", {}, name in row ? shownValue(row[name]) : "")))));
+    return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table" }, make("table", {}, head, body), ...rest);
   }
-  for (let from = 0, to = 1; to <= tokens.length; to++) {
-    if (to < tokens.length && tokens[to].engine === tokens[from].engine) continue;
-    const stretch = { x: x(from), y: HEIGHT - 4, width: (x(to) - x(from)).toFixed(2), height: 4 };
-    svg.append(draw("rect", { "data-engine": place(tokens[from].engine), ...stretch }));
-    from = to;
-  }
-  return svg;
+  return make("ol", {}, ...some.map((each) => make("li", {}, shownValue(each))), ...rest);
 }

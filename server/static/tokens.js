@@ -1,19 +1,58 @@
-// One answer's tokens on the page: tinted by entropy, underlined by engine, each with a tip.
+// One answer's tokens: tinted by what decides, underlined by the engine that wrote them. One of them can be chosen, by
+// pointer, touch or keyboard; the chart and the panel below follow.
 
-import { $, make } from "./dom.js";
-
-/** Entropies, in nats, where the next tint begins. */
-export const BOUNDS = [0.03, 0.1, 0.3, 0.7, 1.2, 2.0];
-export const level = (entropy) => BOUNDS.filter((bound) => entropy >= bound).length;
+import { $, announce, make, number } from "./dom.js";
+import { tint } from "./scale.js";
 
 const engines = [];
 /** An engine's place in the server's list decides its underline. */
 export function place(engine) {
   if (!engines.includes(engine)) {
     engines.push(engine);
-    $("engines").append(make("li", { "data-engine": engines.length - 1 }, make("span", { class: "mark" }, engine)));
+    $("engines").append(make("li", {}, make("span", { class: "mark", "data-engine": engines.length - 1 }, engine)));
   }
   return engines.indexOf(engine);
+}
+
+/** The decision that was made about a token by comparing a number with a threshold: that of a switch, if there is one. */
+export function compared(token) {
+  const all = Object.entries(token.decision ?? {}).map(([policy, decision]) => ({ policy, ...decision }));
+  const numbers = all.filter((each) => each.value !== undefined && each.threshold !== undefined);
+  return numbers.find((each) => ["stay", "switch", "hold"].includes(each.then)) ?? numbers[0] ?? null;
+}
+
+/** What the tint shows: the number that decided, or the token's own entropy where nothing was compared. */
+export const shown = (token) => {
+  const decision = compared(token);
+  return decision && ["stay", "switch", "hold"].includes(decision.then) ? decision.value : token.entropy;
+};
+
+export const EVENTS = {
+  switch: ["▲", "hand-over"],
+  look_up: ["◆", "looked up"],
+  keep: ["◇", "no look-up needed"],
+  strategy: ["●", "strategy"],
+  force: ["■", "forced answer"],
+  tool: ["✚", "tool call"],
+};
+
+/** What happened at a token: pairs of a kind and a sentence. */
+export function events(token, before) {
+  const found = [];
+  for (const [policy, { then, value, threshold }] of Object.entries(token.decision ?? {})) {
+    const numbers = value === undefined ? "" : `: ${number(value)}${threshold === undefined ? "" : ` against ${number(threshold)}`}`;
+    if (then === "look_up") found.push(["look_up", `${policy} looked things up${numbers}`]);
+    else if (then === "keep") found.push(["keep", `${policy} kept the draft${numbers}`]);
+    else if (then === "force") found.push(["force", `${policy} brings the answer to its end from here`]);
+    else if (!["stay", "switch", "hold"].includes(then)) found.push(["strategy", `${policy} chose ${then}${numbers}`]);
+  }
+  const over = compared(token);
+  if ((before && before.engine !== token.engine) || over?.then === "switch") {
+    const why = over?.then === "switch" ? `: ${number(over.value)} against ${number(over.threshold)} nats` : "";
+    found.push(["switch", `handed over to ${token.engine}${why}`]);
+  }
+  if (token.tool) found.push(["tool", `calls ${token.tool}`]);
+  return found;
 }
 
 /** Share text out among the tokens that made it. Where a token's own text is not what stands there (half a code point,
@@ -34,55 +73,82 @@ export function* spans(content, tokens) {
   if (content) yield [content, null];
 }
 
-const facts = new WeakMap();
-
 export function tokenSpan(text, token) {
   if (!token) return document.createTextNode(text);
-  const span = make("span", { class: "token", "data-level": level(token.entropy), "data-engine": place(token.engine) }, text);
-  facts.set(span, token);
-  return span;
+  const decided = compared(token)?.then;
+  return tint(make("span", { class: "token", "data-engine": place(token.engine), "data-index": token.index, "data-then": decided }, text), shown(token));
 }
 
-/** Tips on hover and touch; with the keyboard, an answer takes the focus and the arrow keys walk along its tokens. */
-export function listenForTips(container) {
-  container.addEventListener("pointerover", (event) => show(event.target));
-  container.addEventListener("pointerleave", hide);
-  container.addEventListener("focusout", hide);
-  container.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    const answer = event.target.closest(".tokens");
-    if (event.key === "Escape") hide();
-    if (!step || !answer) return;
-    const all = [...answer.querySelectorAll(".token")];
-    const now = all.findIndex((span) => span.classList.contains("current"));
-    show(all[Math.min(Math.max(now + step, 0), all.length - 1)]);
-    event.preventDefault();
-  });
+const percent = (logprob) => `${(100 * Math.exp(logprob)).toFixed(1)} %`;
+const words = { stay: "so the engine stayed", switch: "so the other engine took over", hold: "but it may not switch yet" };
+
+/** One sentence about a token, for those who hear it. */
+export function sentence(token, before) {
+  const decision = compared(token);
+  const parts = [`${JSON.stringify(token.token)}, by ${token.engine}, entropy ${number(token.entropy)}`];
+  if (decision) parts.push(`compared ${number(decision.value)} with ${number(decision.threshold)}, ${words[decision.then] ?? decision.then}`);
+  parts.push(...events(token, before).filter(([kind]) => kind !== "switch").map(([, said]) => said));
+  if (token.alternatives?.length) parts.push(`alternatives ${token.alternatives.map((a) => `${JSON.stringify(a.token)} ${percent(a.logprob)}`).join(", ")}`);
+  return parts.join("; ");
 }
 
-function hide() {
-  $("tip").hidden = true;
-  document.querySelector(".token.current")?.classList.remove("current");
-}
-
-function show(span) {
-  const token = facts.get(span);
-  hide();
-  if (!token) return;
+/** The panel about one token. */
+export function details(token, before) {
+  const decision = compared(token);
   const rows = [
-    ["token", JSON.stringify(token.token)],
-    ["id", token.id],
-    ["written by", token.engine],
+    ["written by", make("span", { class: "mark", "data-engine": place(token.engine) }, token.engine)],
     ["entropy", `${token.entropy.toFixed(4)} nats`],
-    ["logprob", `${token.logprob.toFixed(4)}  (${(100 * Math.exp(token.logprob)).toFixed(1)} %)`],
+    ["probability", percent(token.logprob)],
+    ["id", String(token.id)],
   ];
-  const tip = $("tip");
-  tip.replaceChildren(make("dl", {}, ...rows.flatMap(([k, v]) => [make("dt", {}, k), make("dd", {}, String(v))])));
-  tip.hidden = false;
-  span.classList.add("current");
-  const at = span.getClientRects()[0];
-  const left = Math.min(Math.max(8, at.left), innerWidth - tip.offsetWidth - 8);
-  const above = at.top - tip.offsetHeight - 8;
-  tip.style.left = `${left}px`;
-  tip.style.top = `${above > 8 ? above : at.bottom + 8}px`;
+  if (decision) {
+    const of = decision.of ? ` of ${decision.of}` : "";
+    rows.push(["compared", `${number(decision.value, 4)}${of}, threshold ${number(decision.threshold, 4)}: ${decision.then.replace("_", " ")}`]);
+    if (decision.entropy !== undefined && decision.entropy !== decision.value) rows.push(["here alone", `${number(decision.entropy, 4)} nats`]);
+  }
+  if (token.kept !== undefined) rows.push(["drawn from", `${token.kept} tokens`]);
+  for (const [, said] of events(token, before)) rows.push(["event", said]);
+  const list = make("dl", {}, ...rows.flatMap(([k, v]) => [make("dt", {}, k), make("dd", {}, v)]));
+  return [make("p", { class: "name" }, JSON.stringify(token.token)), list, ...alternatives(token)];
+}
+
+function alternatives(token) {
+  if (!token.alternatives?.length) return [];
+  const items = token.alternatives.map((each) => {
+    const bar = make("span", { class: "amount" });
+    bar.style.setProperty("--part", Math.exp(each.logprob).toFixed(3));
+    return make("li", { class: each.token === token.token && "taken" }, make("code", {}, JSON.stringify(each.token)), bar, make("span", {}, percent(each.logprob)));
+  });
+  return [make("p", { class: "caption" }, "It could have been"), make("ol", { class: "alternatives" }, ...items)];
+}
+
+/** Lets a person choose a token of `container`: `choose(index)` by pointer, touch and arrow keys, `choose(null)` for none. */
+export function listen(container, tokens, choose) {
+  let at = null, pinned = false;
+  const go = (index, say) => {
+    at = index;
+    choose(index);
+    if (say && index !== null) announce(sentence(tokens[index], tokens[index - 1]));
+  };
+  const of = (event) => event.target.closest?.(".token")?.dataset.index;
+  container.addEventListener("pointerover", (event) => {
+    if (event.pointerType === "mouse" && !pinned && of(event) !== undefined) go(Number(of(event)), false);
+  });
+  container.addEventListener("pointerleave", () => pinned || go(null, false));
+  container.addEventListener("click", (event) => {
+    const index = of(event);
+    pinned = index !== undefined && !(pinned && Number(index) === at);
+    go(pinned ? Number(index) : null, true);
+  });
+  container.addEventListener("keydown", (event) => {
+    const spans = [...container.querySelectorAll(".token")].map((span) => Number(span.dataset.index));
+    if (event.key === "Escape") go((pinned = null), false);
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const to = { Home: 0, End: spans.length - 1 }[event.key];
+    if ((!step && to === undefined) || !spans.length) return;
+    event.preventDefault();
+    const now = spans.indexOf(at);
+    go(spans[to ?? Math.min(Math.max(now + step, 0), spans.length - 1)], true);
+  });
+  container.addEventListener("focusout", () => pinned || go(null, false));
 }

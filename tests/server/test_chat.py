@@ -127,8 +127,11 @@ def test_trace_has_one_object_per_token(client: openai.OpenAI) -> None:
     answer = ask(client, seed=2, extra_body={"trace": True})
     trace = answer.waver["trace"]
     assert len(trace) == answer.usage.completion_tokens
-    assert trace[0].keys() == {"token", "id", "engine", "entropy", "logprob"}
-    assert sum(t["engine"] == "large" for t in trace) == answer.waver["tokens"]["large"]
+    assert trace[0].keys() == {"token", "id", "engine", "entropy", "logprob", "decision"}
+    decided = trace[0]["decision"]["ead"]
+    assert decided.keys() == {"then", "value", "threshold", "of", "entropy"}
+    assert (decided["value"] >= decided["threshold"]) == (decided["then"] in ("switch", "hold"))
+    assert answer.waver["cost"]["seconds_alone"] > 0
 
 
 def test_trap_1_2_role_comes_first_and_once(client: openai.OpenAI) -> None:

@@ -2,84 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from selenium import webdriver
 from selenium.webdriver import ActionChains, Chrome, Keys
 from selenium.webdriver.common.by import By
-from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.server.browsing import Page, launch, needs_chromium, text_of
 
 if TYPE_CHECKING:
     from tests.conftest import Running
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-needs_chromium = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no browser: apt-get install chromium chromium-driver"
-)
-FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync --window-size=1280,900""".split()
+STATIC = Path(__file__).parents[2] / "server" / "static"
+MOST = 300_000
+"""Bytes of all files of the page."""
+ATTACK = "<img src=x onerror=alert(1)><script>alert(1)</script>"
 
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    options = webdriver.ChromeOptions()
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
-        options.add_argument(flag)
-    options.binary_location = CHROMIUM or ""
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver = launch(tmp_path_factory.mktemp("chromium"))
     yield driver
     driver.quit()
-
-
-class Page:
-    """The page as a person uses it."""
-
-    def __init__(self, driver: Chrome, url: str) -> None:
-        self.driver, self.url = driver, url
-        driver.get(url)
-        self.wait(lambda: self.all("#model option") or self.one("#key").is_displayed())
-
-    def wait(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
-        return WebDriverWait(self.driver, seconds, 0.05).until(lambda _: condition())
-
-    def one(self, selector: str) -> WebElement:
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector: str) -> list[WebElement]:
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def choose(self, select: str, value: str) -> None:
-        self.one(f"{select} option[value='{value}']").click()
-
-    def set(self, selector: str, value: object) -> None:
-        """Set an input's value and send its `input` event, as a slider or a keyboard does."""
-        self.driver.execute_script(
-            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))",
-            self.one(selector),
-            value,
-        )
-
-    def say(self, text: str) -> None:
-        self.one("#message").send_keys(text + Keys.ENTER)
-
-    def ask(self, text: str) -> WebElement:
-        """Say it and wait for the end of the answer."""
-        before = len(self.all("article"))
-        self.say(text)
-        self.wait(lambda: len(self.all("article[aria-busy=false]")) > before)
-        return self.all("article")[-1]
-
-
-def text_of(element: WebElement) -> str:
-    return str(element.get_property("textContent"))
 
 
 @pytest.fixture
@@ -88,11 +37,16 @@ def base_url(running: Running) -> str:
 
 
 @pytest.fixture
-def page(chromium: Chrome, running: Running) -> Iterator[Page]:
+def opened(chromium: Chrome, running: Running) -> Iterator[Callable[[str], Page]]:
     chromium.get_log("browser")  # what earlier pages said
-    yield Page(chromium, running.url + "/")
+    yield lambda view: Page(chromium, running.url + "/", view)
     severe = [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"]
     assert [entry for entry in severe if "the server responded with a status of 400" not in entry["message"]] == []
+
+
+@pytest.fixture
+def page(opened: Callable[[str], Page]) -> Page:
+    return opened("chat")
 
 
 def test_headers_and_files(base_url: str) -> None:
@@ -108,11 +62,11 @@ def test_headers_and_files(base_url: str) -> None:
     html = httpx.get(root).text
     assert "<script>" not in html
     assert "style=" not in html
+    assert sum(file.stat().st_size for file in STATIC.iterdir()) < MOST
 
 
 def test_nothing_turns_text_into_markup() -> None:
-    static = Path(__file__).parents[2] / "server" / "static"
-    for script in static.glob("*.js"):
+    for script in STATIC.glob("*.js"):
         source = script.read_text()
         assert not [
             word
@@ -122,8 +76,8 @@ def test_nothing_turns_text_into_markup() -> None:
 
 
 @needs_chromium
-def test_tokens_show_entropy_and_engine(page: Page, base_url: str) -> None:
-    page.choose("#model", "waver/frugal")
+def test_the_chart_and_the_tints_show_what_decides(page: Page, base_url: str) -> None:
+    page.set("#model", "waver/frugal")
     page.set("#max-tokens", 40)
     question = "What is 34 + 25 - 17?"
     article = page.ask(question)
@@ -131,133 +85,290 @@ def test_tokens_show_entropy_and_engine(page: Page, base_url: str) -> None:
     answer = httpx.post(
         f"{base_url}/chat/completions", json=body | {"trace": True, "max_tokens": 40}, timeout=60
     ).json()
-    trace = [t for t in answer["waver"]["trace"] if t["token"]]
+    trace = answer["waver"]["trace"]
     engines = [m["id"] for m in httpx.get(f"{base_url}/models").json()["data"]]
-    bounds = [0.03, 0.1, 0.3, 0.7, 1.2, 2.0]
     assert text_of(article.find_element(By.CSS_SELECTOR, ".tokens")) == answer["choices"][0]["message"]["content"]
     shown = article.find_elements(By.CSS_SELECTOR, ".token")
-    assert [(t.get_attribute("data-engine"), t.get_attribute("data-level")) for t in shown] == [
-        (str(engines.index(t["engine"])), str(sum(t["entropy"] >= b for b in bounds))) for t in trace[: len(shown)]
-    ]
-    report = text_of(article.find_element(By.CSS_SELECTOR, ".report"))
-    assert f"relative cost{answer['waver']['relative_cost']:.2f}" in report
-    assert f"switches{answer['waver']['switches']}" in report
-    assert article.find_element(By.CSS_SELECTOR, ".sparkline path.line").get_attribute("d")
+    shares = page.script(
+        "const {share} = await import('./static/scale.js'); return arguments[0].map((nats) => share(nats).toFixed(3))",
+        [t["decision"]["ead"]["value"] for t in trace],
+    )
+    for span in shown:
+        token = trace[int(span.get_attribute("data-index") or 0)]
+        assert span.get_attribute("data-engine") == str(engines.index(token["engine"]))
+        assert span.get_attribute("data-then") == token["decision"]["ead"]["then"]
+        style = page.script("return arguments[0].style.getPropertyValue('--h')", span)
+        assert style == shares[trace.index(token)]
+    switches = [t for t in trace if t["decision"]["ead"]["then"] == "switch"]
+    assert switches
+    assert len(article.find_elements(By.CSS_SELECTOR, ".event.switch")) == len(switches)
+    assert article.find_element(By.CSS_SELECTOR, "path.decided").get_attribute("d").count("H") == len(trace)
     assert page.one("#status").get_property("textContent") == f"Answer: {answer['choices'][0]['message']['content']}"
 
     ActionChains(page.driver).move_to_element(shown[1]).perform()
     tip = page.wait(lambda: page.one("#tip").text)
-    assert str(trace[1]["id"]) in tip
-    assert f"{trace[1]['entropy']:.4f} nats" in tip
-    article.find_element(By.CSS_SELECTOR, ".tokens").send_keys(Keys.ARROW_RIGHT)
-    assert str(trace[2]["id"]) in page.one("#tip").text
+    second = trace[int(shown[1].get_attribute("data-index") or 0)]
+    assert str(second["id"]) in tip
+    assert f"{second['entropy']:.4f} nats" in tip
+    assert len(page.all("#tip .alternatives li")) == 5
+    assert article.find_element(By.CSS_SELECTOR, ".cursor").get_attribute("visibility") == "visible"
+    words = article.find_element(By.CSS_SELECTOR, ".tokens")
+    words.send_keys(Keys.HOME, Keys.ARROW_RIGHT)
+    said = text_of(page.one("#status"))
+    assert "alternatives" in said
+    assert f"by {second['engine']}" in said
+    # The other way round: a place in the chart chooses the token.
+    plot = article.find_element(By.CSS_SELECTOR, ".plot svg")
+    ActionChains(page.driver).move_to_element(plot).perform()
+    current = page.wait(lambda: article.find_elements(By.CSS_SELECTOR, ".token.current"))
+    assert abs(int(current[0].get_attribute("data-index") or 0) - len(trace) // 2) < 4
+    page.accessible()
+
+
+@needs_chromium
+def test_a_dragged_threshold_runs_the_answer_again(page: Page) -> None:
+    page.set("#model", "waver/frugal")
+    page.set("#max-tokens", 24)
+    article = page.ask("hello")
+    handle = article.find_element(By.CSS_SELECTOR, "[role=slider]")
+    before = float(handle.get_attribute("aria-valuenow") or "nan")
+    ActionChains(page.driver).click_and_hold(handle).move_by_offset(0, 60).release().perform()
+    page.wait(lambda: page.all("#turns article[aria-busy=false] [role=slider]") and not page.all("[aria-busy=true]"))
+    now = page.one("#turns [role=slider]").get_attribute("aria-valuenow") or "nan"
+    assert 0 < float(now) < before
+    assert page.one("#mode").get_property("value") == "own"
+    assert float(page.one("#ead-threshold").get_property("value")) == float(now)
+    assert len(page.all("#turns article")) == 1
+    handle = page.one("#turns [role=slider]")
+    handle.send_keys(Keys.ARROW_UP, Keys.ARROW_UP, Keys.ENTER)
+    page.wait(lambda: float(page.one("#ead-threshold").get_property("value")) > float(now))
+    page.wait(lambda: page.all("#turns article[aria-busy=false] [role=slider]"))
+
+
+@needs_chromium
+def test_the_cost_is_told_in_full(page: Page) -> None:
+    page.set("#max-tokens", 12)
+    page.set("#model", "large")
+    page.ask("hello")
+    page.set("#model", "small")
+    article = page.ask("hello again")
+    cost, time = (text_of(each) for each in article.find_elements(By.CSS_SELECTOR, ".headline .figure"))
+    assert 0 < float(cost.split()[0]) < 1
+    assert "of the cost of large alone" in cost
+    assert "large alone: about" in time
+    assert "estimated from its measured steps" in time
+    parts = article.find_element(By.CSS_SELECTOR, ".cost").get_attribute("aria-label") or ""
+    assert "writing" in parts
+    assert "reading" in parts
 
 
 @needs_chromium
 def test_nothing_is_loaded_from_elsewhere(page: Page) -> None:
+    page.set("#max-tokens", 8)
     page.ask("hello")
-    loaded = page.driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    loaded = page.script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert len(loaded) > 5
     assert {urlsplit(url).netloc for url in loaded} == {urlsplit(page.url).netloc}
+    moment = page.script("return performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
+    assert moment < 10_000  # milliseconds; some tens on a machine that does nothing else
 
 
 @needs_chromium
-def test_policy_panel_comes_from_the_schemas(page: Page, base_url: str) -> None:
-    page.choose("#mode", "own")
+def test_the_forms_come_from_the_schemas(page: Page, base_url: str) -> None:
+    page.set("#mode", "own")
     for policy in httpx.get(f"{base_url}/policies").json()["data"]:
-        for name, schema in policy["schema"]["properties"].items():
-            if name == "name" or schema.get("type") == "object" or "$ref" in schema:  # for callers in code
-                continue
-            assert page.all(f"#{policy['name']}-{name}"), f"{policy['name']} has no input for {name}"
-    page.one("#policy-random_switch").click()
-    page.set("#random_switch-rate", 1)
+        for name in policy["schema"]["properties"]:
+            if name != "name":
+                assert page.all(f"#{policy['name']}-{name}"), f"{policy['name']} has no input for {name}"
+    # A preset is the starting point; 0.0002 can be set; null is null and comes back.
+    page.set("#mode", "preset:frugal")
+    assert page.one("#policy-ead").is_selected()
+    assert float(page.one("#ead-threshold").get_property("value")) == 3
+    assert [each.text for each in page.all("#ead-small option")] == ["small", "large"]
+    down = page.one("#ead-threshold_down")
+    assert not down.is_enabled()
+    page.set("#ead-threshold", 0.0002)
+    page.click("#ead-threshold_down-on")
+    assert down.is_enabled()
+    page.set("#ead-threshold_down", 0.5)
+    page.wait(lambda: not page.one("#send").is_enabled())
+    assert "threshold_down must not be above threshold" in page.one("#policies .error").text
+    page.click("#ead-threshold_down-on")
+    page.wait(lambda: page.one("#send").is_enabled())
+    # What cannot stand together cannot be chosen, and what only evaluations need is out of sight.
+    assert not page.one("#policy-route").is_enabled()
+    assert "not beside ead" in text_of(page.one("fieldset:has(#policy-route)"))
+    assert not page.one("#policy-random_switch").is_displayed()
+    assert page.one("#diffadapt-mix").find_element(By.XPATH, "ancestor::details") is not None
     page.set("#max-tokens", 12)
-    label = page.ask("hello").find_element(By.CSS_SELECTOR, ".bar").get_attribute("aria-label")
-    assert label.startswith("Tokens by engine: large ")
-    page.one("#policy-ead").click()
-    error = page.ask("hello").find_element(By.CSS_SELECTOR, ".error").text
-    assert page.one("#message").get_property("value") == "hello"
-    assert "ead" in error
-    assert "random_switch" in error
+    article = page.ask("hello")
+    assert "0.0002" in (article.find_element(By.CSS_SELECTOR, "[role=slider]").get_attribute("aria-valuetext") or "")
+    page.accessible()
 
 
 @needs_chromium
-def test_parameters_that_are_objects_are_written_as_json(page: Page) -> None:
-    page.choose("#mode", "own")
-    page.one("#policy-diffadapt").click()
-    page.choose("#diffadapt-strategy", "easy")
-    assert '"share":0.4' in page.one("#diffadapt-easy").get_property("value")
-    page.set("#max-tokens", 12)
-    page.set("#diffadapt-easy", '{"words": "Well", "share": 0.25}')
-    report = text_of(page.ask("hello").find_element(By.CSS_SELECTOR, ".report"))
-    assert "strategyeasy" in report
-    assert "3 (100 %)" in report
+def test_every_policys_report_is_shown(page: Page) -> None:
+    page.set("#mode", "own")
+    page.click("#policy-diffadapt")
+    page.set("#diffadapt-strategy", "easy")
+    page.click("#policy-forced_answer")
+    page.set("#max-tokens", 24)
+    page.set("#diffadapt-easy", '{"words": "Well", "share": 0.5}')
+    page.set("#forced_answer-tokens", 4)
+    article = page.ask("hello")
+    said = {
+        each.get_attribute("data-report"): text_of(each) for each in article.find_elements(By.CSS_SELECTOR, ".said")
+    }
+    assert "easy" in said["strategy"]
+    assert "forced" in said["forced_answer"]
+    assert "whether the answer was cut off" in said["forced_answer"]
+    assert article.find_elements(By.CSS_SELECTOR, ".event.strategy")
     page.set("#diffadapt-easy", '{"words')
-    assert "policy[0].easy" in page.ask("hello").find_element(By.CSS_SELECTOR, ".error").text
+    page.wait(lambda: page.one("#diffadapt-easy").get_attribute("aria-invalid"))
+    page.accessible()
 
 
 @needs_chromium
 def test_errors_are_shown_and_survived(page: Page) -> None:
     page.set("#max-tokens", -5)
-    assert "max_tokens" in page.ask("hello").find_element(By.CSS_SELECTOR, ".error").text
+    article = page.ask("hello")
+    assert "max_tokens" in article.find_element(By.CSS_SELECTOR, ".error").text
     page.set("#max-tokens", 8)
-    assert page.ask("").find_elements(By.CSS_SELECTOR, ".report")
+    article.find_element(By.CSS_SELECTOR, ".error button").click()
+    page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
+    assert len(page.all("#turns article")) == 1
+    assert page.one(".question").text == "hello"
 
 
 @needs_chromium
 def test_markup_stays_text(page: Page) -> None:
     page.set("#max-tokens", 8)
-    attack = "<img src=x onerror=alert(1)><script>alert(1)</script>"
-    article = page.ask(attack)
-    assert article.find_element(By.CSS_SELECTOR, ".question").text == attack
-    assert not article.find_elements(By.CSS_SELECTOR, "img, script")
+    article = page.ask(ATTACK)
+    assert article.find_element(By.CSS_SELECTOR, ".question").text == ATTACK
+    page.click("#history")
+    assert ATTACK in page.one("#dialog").text
+    page.click("#dialog-close")
+    article.find_element(By.CSS_SELECTOR, ".code").click()
+    assert "onerror" in page.one("#dialog pre").text
+    assert not page.all("article img, article script, #dialog img, #dialog script")
 
 
 @needs_chromium
-def test_stop_and_new_chat(page: Page, running: Running) -> None:
-    page.choose("#mode", "none")
+def test_side_by_side(opened: Callable[[str], Page]) -> None:
+    page = opened("compare")
+    assert len(page.all("#compare-results .column")) == 3  # the recorded one
+    assert [each.text for each in page.all(".verdict")] == ["✗ wrong", "✓ right", "✓ right"]
+    page.accessible()
+    page.set("#compare-tokens", 16)
+    page.set("#compare-question", ATTACK)
+    page.click("#add-column")
+    page.set("#compare-columns li:nth-child(4) select", "waver/coin")
+    page.click("#compare-run")
+    page.wait(lambda: len(page.all("#compare-results .report")) == 4 and page.one("#compare-run").is_displayed())
+    names = [text_of(each).strip() for each in page.all("#compare-summary thead th")]
+    assert names == ["small alone", "frugal", "large alone", "coin"]
+    lines = [row.find_elements(By.CSS_SELECTOR, "th, td") for row in page.all("#compare-summary tbody tr")]
+    rows = {text_of(line[0]): [text_of(each) for each in line[1:]] for line in lines}
+    assert rows["tokens"][0].startswith("small ")
+    assert rows["cost"][2] == "1.00"
+    assert rows["text"][2].startswith(("differs from token", "the same"))
+    assert all(each.endswith("s") for each in rows["seconds"])
+    assert len(page.all("#compare-curves path.curve")) == 4
+    assert not page.all("#compare img, #compare-results script")
+    page.accessible()
+
+
+@needs_chromium
+def test_stop_edit_again_and_new(page: Page, running: Running) -> None:
+    page.set("#mode", "none")
     page.set("#temperature", 2)
     page.set("#max-tokens", 900)
     for _ in range(10):  # a short answer may end before the button is reached
         page.say("hello")
-        page.wait(lambda: page.all("article:last-child .token") or page.all("article:last-child[aria-busy=false]"))
-        page.driver.execute_script("document.getElementById('stop').click()")
-        page.wait(lambda: page.all("article:last-child[aria-busy=false]"))
-        if "Stopped." in text_of(page.all("article")[-1]):
+        page.wait(lambda: page.all("#turns article:last-child .token, #turns article:last-child[aria-busy=false]"))
+        page.click("#stop")
+        page.wait(lambda: page.all("#turns article:last-child[aria-busy=false]"))
+        if "Stopped." in text_of(page.all("#turns article")[-1]):
             break
     else:
         pytest.fail("no answer could be stopped")
     assert running.idle(within=30)
     assert page.one("#send").is_displayed()
-    page.one("#new").click()
-    assert not page.all("article")
-    assert page.one("#examples button").is_displayed()
+    page.click("#new")
+    assert not page.all("#turns article")
     page.set("#max-tokens", 8)
-    page.one("#examples button").click()
-    page.wait(lambda: page.all("article .report"))
+    page.click("#examples button")
+    page.wait(lambda: page.all("#turns article .report"))
+    page.ask("second")
+    page.click("#turns article .edit")
+    page.one(".editing textarea").send_keys(Keys.CONTROL + "a" + Keys.NULL + "something else")
+    page.click(".editing button[type=submit]")
+    page.wait(lambda: [each.text for each in page.all(".question")] == ["something else"])
+    page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
+    page.click("#turns article .again")
+    page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
+    assert len(page.all("#turns article")) == 1
+
+
+@needs_chromium
+def test_a_conversation_comes_back(page: Page, running: Running) -> None:
+    page.set("#max-tokens", 8)
+    page.set("#mode", "preset:coin")
+    page.ask("Remember me")
+    page.wait(lambda: "tokens" in page.one("#context-words").text)
+    page.click("#link")
+    link = page.one("#dialog pre").text
+    page.accessible()
+    page.driver.get("about:blank")
+    again = Page(page.driver, running.url + "/", link.split("#")[1])
+    assert again.one("#max-tokens").get_property("value") == "8"
+    assert again.one("#policy-random_switch").is_selected()
+    again.click("#history")
+    page.accessible()
+    again.click("#dialog .title")
+    assert again.one(".question").text == "Remember me"
+    assert again.all("#turns .report")
+    assert again.all("#turns .chart svg")
+    again.click("#turns .code")
+    shown = [each.text for each in again.all("#dialog pre")]
+    assert [
+        part for part in ("curl ", "openai.OpenAI(", "new OpenAI(") if not any(part in each for each in shown)
+    ] == []
+    assert "random_switch" in shown[1]
 
 
 @needs_chromium
 def test_a_key_is_asked_for(chromium: Chrome, start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WAVER_TEST_KEYS", "sk-wave")
     page = Page(chromium, start(api_keys_env="WAVER_TEST_KEYS").url + "/")
-    assert "API key" in page.wait(lambda: page.one("#status").text)
+    assert "API key" in page.wait(lambda: page.one("#trouble").text)
+    page.accessible()
     page.one("#api-key").send_keys("sk-wave" + Keys.ENTER)
-    page.wait(lambda: page.all("#model option"))
+    page.wait(lambda: page.all("body[data-ready]"))
     page.set("#max-tokens", 8)
     assert page.ask("hello").find_elements(By.CSS_SELECTOR, ".report")
+    page.click("#turns .code")
+    assert "sk-wave" not in page.one("#dialog").text
     page.driver.refresh()
-    page.wait(lambda: page.all("#model option"))
-    assert page.driver.execute_script("return localStorage.length") == 0
+    page.wait(lambda: page.all("body[data-ready]"))
+    assert "sk-wave" not in str(page.script("return JSON.stringify(localStorage) + location.href"))
 
 
 @needs_chromium
-def test_a_starting_server_is_waited_for(chromium: Chrome, start: Callable[..., Running]) -> None:
+def test_a_server_that_starts_freezes_or_dies_is_told(chromium: Chrome, start: Callable[..., Running]) -> None:
     running = start()
     running.runtime.loaded = False
     chromium.get(running.url)
-    status = chromium.find_element(By.ID, "status")
-    WebDriverWait(chromium, 10).until(lambda _: "starting" in status.text)
+    trouble = chromium.find_element(By.ID, "trouble")
+    WebDriverWait(chromium, 10).until(lambda _: "starting" in trouble.text)
     running.runtime.loaded = True
-    WebDriverWait(chromium, 10).until(lambda _: chromium.find_elements(By.CSS_SELECTOR, "#model option"))
-    assert not status.get_property("textContent")
+    page = Page(chromium, running.url + "/")
+    page.set("#max-tokens", 900)
+    page.set("#extra", '{"ignore_eos": true}')
+    page.say("Are you there?")
+    page.wait(lambda: page.all("#turns .token"))
+    running.server.force_exit = running.server.should_exit = True
+    page.wait(lambda: "The server is gone" in page.one("#trouble").text, seconds=20)
+    page.wait(lambda: page.all("#turns .error"))
+    assert page.one(".question").text == "Are you there?"
+    assert page.one("#turns .error button").is_displayed()

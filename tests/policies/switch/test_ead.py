@@ -182,3 +182,42 @@ async def test_closing_early_closes_the_engine() -> None:
     await anext(steps)
     await steps.aclose()
     assert closed == [True]
+
+
+@pytest.mark.parametrize("timing", ["eager", "lagged"])
+@pytest.mark.parametrize("monitor", ["active", "small"])
+async def test_every_token_tells_what_was_compared(timing: str, monitor: str) -> None:
+    rng = random.Random(8)
+    said = set()
+    for _ in range(20):
+        small = [rng.choice([0.0, 0.1, 0.5, 2.0]) * rng.random() for _ in range(60)]
+        large = [entropy * rng.random() for entropy in small]
+        policy = EntropyAdaptiveDecoding(
+            threshold=0.2, threshold_down=0.1, window=3, min_tokens=2, monitor=monitor, timing=timing  # type: ignore[arg-type]
+        )  # fmt: skip
+        steps, _ = await play(policy, small, large)
+        values: list[float] = []
+        for t, (before, step) in enumerate(pairwise([None, *steps])):
+            assert step is not None
+            on_large = before is not None and before.engine == "large"  # at the time of the decision
+            if timing == "eager":
+                watched = small[t] if monitor == "small" or not on_large else large[t]
+                mean = sum([*values, watched][-3:]) / min(len(values) + 1, 3)
+            elif t == 0:
+                assert step.decisions == ()
+                values.append(small[0])
+                continue
+            else:
+                watched = values[-1]
+                mean = sum(values[-3:]) / min(len(values), 3)
+            (decision,) = step.decisions
+            said.add(decision.then)
+            assert decision.value == pytest.approx(mean)
+            assert decision.entropy == pytest.approx(watched)
+            assert decision.of == ("large" if on_large and monitor == "active" else "small")
+            assert decision.threshold == (0.1 if on_large else 0.2)
+            assert (decision.then == "switch") == (before is not None and before.engine != step.engine) or t == 0
+            crosses = decision.value < 0.1 if on_large else decision.value >= 0.2
+            assert crosses == (decision.then in ("switch", "hold"))
+            values.append(small[t] if monitor == "small" or step.engine == "small" else large[t])
+    assert said == {"stay", "switch", "hold"}

@@ -1,0 +1,41 @@
+"""What a form for policies needs beside their JSON Schema: what a field names, and what is for evaluation only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from waver.policies.base import Policy
+from waver.policies.services import Services
+
+NAMED = {
+    "engine": "engines",
+    "collection": "collections",
+    "probe": "probes",
+    "guard": "guards",
+    "judge": "judges",
+    "router": "routers",
+    "calibration": "calibrations",
+    "thresholds": "thresholds",
+    "task": "tasks",
+}
+"""Kinds of things that fields of these names name, where they take any text."""
+
+
+def naming_fields(policy: type[Policy]) -> dict[str, str]:
+    """Return the kind of thing that each of a policy's fields names, such as `engines`; of fields that name any."""
+    properties: Mapping[str, Any] = policy.model_json_schema()["properties"]
+    found = {}
+    for name, schema in properties.items():
+        kinds = [part for part in schema.get("anyOf", [schema]) if part.get("type") != "null"]
+        if name in policy.engine_fields:
+            found[name] = "engines"
+        elif name in NAMED and all(part.get("type") == "string" and "enum" not in part for part in kinds):
+            found[name] = NAMED[name]
+    return found
+
+
+def available_names(services: Services) -> dict[str, list[str]]:
+    """Return the names that there are, by kind; collections are listed by `GET /v1/collections`."""
+    kinds = set(NAMED.values()) - {"collections"}
+    return {kind: list(getattr(services, kind)) for kind in sorted(kinds)}

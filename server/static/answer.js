@@ -1,0 +1,126 @@
+// One answer, as it is streamed: its words, its curve, what it cost, and what the policies did.
+
+import { complete } from "./api.js";
+import { Chart } from "./chart.js";
+import { $, make } from "./dom.js";
+import { costView, reportView } from "./report.js";
+import { details, listen, spans, tokenSpan } from "./tokens.js";
+
+const ALTERNATIVES = 5;
+
+export class Answer {
+  /** `move(policy, value)`: the threshold was dragged. `facts`: what /v1/policies says about report keys. */
+  constructor({ move = null, keys = {} } = {}) {
+    this.keys = keys;
+    this.tokens = [];
+    this.text = "";
+    this.thoughts = "";
+    this.tools = [];
+    this.report = this.usage = this.reason = this.seconds = null;
+    this.words = make("div", { class: "tokens", role: "group", tabindex: 0, "aria-label": "Answer. The arrow keys walk along its tokens." });
+    this.chart = new Chart({ choose: (index) => this.choose(index), move });
+    this.below = make("div", { class: "below" });
+    this.element = make("div", { class: "answer" }, this.words, this.chart.element, this.below);
+    listen(this.words, this.tokens, (index) => this.choose(index));
+  }
+
+  choose(index) {
+    this.words.querySelectorAll(".token.current").forEach((span) => span.classList.remove("current"));
+    this.chart.mark(index);
+    const tip = $("tip");
+    tip.hidden = index === null;
+    if (index === null) return;
+    const token = this.tokens[index];
+    const span = this.words.querySelector(`.token[data-index="${index}"]`);
+    span?.classList.add("current");
+    tip.replaceChildren(...details(token, this.tokens[index - 1]));
+    const at = (span ?? this.chart.element).getClientRects()[0];
+    if (!at) return;
+    tip.style.left = `${Math.min(Math.max(8, at.left), innerWidth - tip.offsetWidth - 8)}px`;
+    const above = at.top - tip.offsetHeight - 8, below = at.bottom + 8;
+    tip.style.top = `${above > 8 || below + tip.offsetHeight > innerHeight ? Math.max(8, above) : below}px`;
+  }
+
+  /** Stream it. Throws what the server says, or AbortError; what has come until then stays. */
+  async run(body, signal) {
+    const began = performance.now();
+    const asked = { ...body, stream: true, trace: true, stream_options: { include_usage: true } };
+    this.element.setAttribute("aria-busy", "true");
+    try {
+      try {
+        await this.read({ ...asked, logprobs: true, top_logprobs: ALTERNATIVES }, signal);
+      } catch (error) {
+        if (error.status !== 400 || !/logprobs/.test(error.message) || this.tokens.length) throw error;
+        await this.read(asked, signal); // an engine that tells no alternatives
+      }
+    } finally {
+      this.seconds = (performance.now() - began) / 1000;
+      this.element.setAttribute("aria-busy", "false");
+      this.chart.show(this.tokens);
+    }
+    if (this.report) this.finish();
+  }
+
+  async read(body, signal) {
+    let drawn = 0;
+    for await (const chunk of complete(body, signal)) {
+      this.report = chunk.waver ?? this.report;
+      this.usage = chunk.usage ?? this.usage;
+      if (chunk.choices[0]) this.take(chunk.choices[0]);
+      if (performance.now() - drawn > 150) {
+        this.chart.show(this.tokens);
+        drawn = performance.now();
+      }
+    }
+  }
+
+  take(choice) {
+    this.reason = choice.finish_reason ?? this.reason;
+    const listed = choice.logprobs?.content ?? [];
+    const traced = (choice.waver?.trace ?? []).map((token, i) => ({
+      ...token, index: this.tokens.length + i, alternatives: listed[i]?.top_logprobs.map(({ token, logprob }) => ({ token, logprob })),
+    }));
+    const { reasoning_content: thought = "", content = "", tool_calls: calls = [] } = choice.delta;
+    const named = (calls ?? []).map((call) => call.function?.name).filter(Boolean).join(", ");
+    if (named && traced.length) traced[0].tool = named;
+    this.tokens.push(...traced);
+    this.pending = [...(this.pending ?? []), ...traced];
+    for (const call of calls ?? []) this.call(call);
+    if (!thought && !content) return;
+    if (content && !this.text && this.thoughts) this.words.append("\n\n");
+    this.thoughts += thought ?? "";
+    this.text += content ?? "";
+    for (const [part, token] of spans((thought ?? "") + (content ?? ""), this.pending.splice(0))) {
+      const span = tokenSpan(part, token);
+      if (thought) span.classList?.add("thought");
+      this.words.append(span);
+    }
+  }
+
+  call({ index, id, function: called }) {
+    const known = (this.tools[index] ??= { id, name: "", arguments: "" });
+    known.name += called?.name ?? "";
+    known.arguments += called?.arguments ?? "";
+  }
+
+  finish() {
+    if (this.reason === "length") this.below.append(make("p", { class: "note" }, "The answer reached its limit of tokens."));
+    if (this.reason === "content_filter") this.below.append(make("p", { class: "note" }, "A guard withheld the answer."));
+    for (const { name, arguments: given } of this.tools) this.below.append(make("p", { class: "call" }, make("strong", {}, name), ` ${given}`));
+    this.below.append(costView(this.report, this.seconds), ...reportView(this.report, this.keys));
+  }
+
+  /** Show an answer that was recorded. */
+  show({ trace, report, seconds, text, reason }) {
+    this.tokens.push(...trace.map((token, index) => ({ ...token, index })));
+    Object.assign(this, { report, seconds, text, reason });
+    for (const [part, token] of spans(text, this.tokens)) this.words.append(tokenSpan(part, token));
+    this.chart.show(this.tokens);
+    this.finish();
+  }
+
+  /** What can be kept of it. */
+  kept() {
+    return { text: this.text, thoughts: this.thoughts, trace: this.tokens.map(({ index, ...token }) => token), report: this.report, seconds: this.seconds, reason: this.reason };
+  }
+}

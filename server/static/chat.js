@@ -1,0 +1,259 @@
+// The conversation: ask, stop, ask again, edit, attach documents, keep, export.
+
+import { Answer } from "./answer.js";
+import { ApiError, post, savedKey } from "./api.js";
+import { $, announce, button, download, make, number } from "./dom.js";
+import * as history from "./history.js";
+import { code, copy, packed } from "./share.js";
+
+const COUNT = 500; // milliseconds after the last letter until the tokens of the draft are counted
+
+export class Chat {
+  /** `known`: what the server says; `compare(question)`: take a question to the comparison. */
+  constructor(known, settings, { compare, askForKey }) {
+    Object.assign(this, { known, settings, compare, askForKey });
+    this.running = null;
+    this.begin();
+    $("composer").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const text = $("message").value.trim();
+      if (!text || this.running || settings.problem) return;
+      $("message").value = "";
+      this.ask(text);
+    });
+    $("message").addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      $("composer").requestSubmit();
+    });
+    $("message").addEventListener("input", () => this.count());
+    settings.listeners.push(() => this.count());
+    $("stop").addEventListener("click", () => this.running?.abort());
+    $("new").addEventListener("click", () => { this.begin(); $("message").focus(); });
+    $("history").addEventListener("click", () => this.showHistory());
+    $("export").addEventListener("click", () => this.showExport());
+    $("link").addEventListener("click", () => this.copyLink());
+    $("attach").addEventListener("change", () => this.attach([...$("attach").files]));
+  }
+
+  begin(conversation = null) {
+    this.running?.abort();
+    this.conversation = conversation ?? { id: crypto.randomUUID?.() ?? String(Date.now()), title: "", turns: [], collection: null, documents: [] };
+    $("turns").replaceChildren();
+    $("welcome").hidden = this.conversation.turns.length > 0;
+    for (const turn of this.conversation.turns) this.show(turn);
+    this.showDocuments();
+    this.count();
+  }
+
+  messages(turns) {
+    const said = turns.filter((turn) => turn.answer).flatMap((turn) => [{ role: "user", content: turn.question }, { role: "assistant", content: turn.answer.text }]);
+    return [...this.settings.system(), ...said];
+  }
+
+  body(turns, question) {
+    const body = { ...this.settings.body(), messages: [...this.messages(turns), { role: "user", content: question }] };
+    if (this.conversation.collection && !this.settings.effective.some((each) => each.name === "l_rag")) {
+      body.policy = [...this.settings.effective, { name: "l_rag", collection: this.conversation.collection, gate: "always" }];
+    }
+    return body;
+  }
+
+  async ask(question) {
+    const turn = { question, answer: null, error: null };
+    this.conversation.turns.push(turn);
+    this.conversation.title ||= question.slice(0, 80);
+    $("welcome").hidden = true;
+    await this.answer(turn);
+  }
+
+  async answer(turn) {
+    const { turns } = this.conversation, conversation = this.conversation;
+    const before = turns.slice(0, turns.indexOf(turn));
+    Object.assign(turn, { answer: null, error: null, policy: undefined });
+    const article = this.show(turn);
+    const shown = new Answer({ keys: this.known.keys, move: (policy, value) => this.again(turn, () => this.settings.setParameter(policy, "threshold", value)) });
+    article.querySelector(".place").replaceChildren(shown.element);
+    article.setAttribute("aria-busy", "true");
+    article.scrollIntoView({ block: "end" });
+    this.running = new AbortController();
+    showRunning(true);
+    const follow = setInterval(() => {
+      if (innerHeight + scrollY > document.documentElement.scrollHeight - 120) article.scrollIntoView({ block: "end" });
+    }, 200);
+    try {
+      await shown.run(this.body(before, turn.question), this.running.signal);
+      turn.answer = shown.kept();
+      turn.usage = shown.usage;
+      announce(`Answer: ${shown.text}`);
+    } catch (error) {
+      const stopped = error.name === "AbortError";
+      if (!stopped && !(error instanceof ApiError)) throw error;
+      turn.error = stopped ? "Stopped. This answer will not be remembered." : error.message;
+      article.append(this.failure(turn, stopped));
+      if (error.status === 401) this.askForKey();
+    } finally {
+      clearInterval(follow);
+      article.setAttribute("aria-busy", "false");
+      article.querySelector(".actions").hidden = false;
+      this.running = null;
+      showRunning(false);
+      if (conversation.turns.some((each) => each.answer)) history.keep(conversation);
+      this.count();
+    }
+  }
+
+  failure(turn, stopped) {
+    return make("p", { class: stopped ? "note" : "error", role: "alert" }, `${turn.error} `, button("Ask again", () => this.again(turn), { class: "quiet" }));
+  }
+
+  /** Ask a question again, which ends the conversation behind it. */
+  async again(turn, prepare = () => {}, question = turn.question) {
+    if (this.running) return;
+    prepare();
+    const { turns } = this.conversation, at = turns.indexOf(turn);
+    if (at < 0) return;
+    turn.question = question;
+    for (const article of [...$("turns").children].slice(at)) article.remove();
+    turns.splice(at + 1);
+    await this.answer(turn);
+  }
+
+  show(turn) {
+    const question = make("p", { class: "question" }, turn.question);
+    const actions = make("div", { class: "actions", hidden: turn.answer === null && turn.error === null },
+      button("Ask again", () => this.again(turn), { class: "quiet again" }),
+      button("Edit", () => this.edit(turn, article), { class: "quiet edit" }),
+      button("Compare", () => this.compare(turn.question), { class: "quiet" }),
+      button("Code", () => this.showCode(turn), { class: "quiet code" }));
+    const article = make("article", {}, question, make("div", { class: "place" }), actions);
+    $("turns").append(article);
+    if (turn.answer?.report) {
+      const shown = new Answer({ keys: this.known.keys, move: (policy, value) => this.again(turn, () => this.settings.setParameter(policy, "threshold", value)) });
+      article.querySelector(".place").append(shown.element);
+      shown.show(turn.answer);
+    }
+    if (turn.error) article.append(this.failure(turn, false));
+    return article;
+  }
+
+  edit(turn, article) {
+    if (this.running) return;
+    const box = make("textarea", { "aria-label": "Question" });
+    box.value = turn.question;
+    const form = make("form", { class: "editing" }, box, make("div", {}, make("button", { type: "submit" }, "Ask"), button("Cancel", () => form.replaceWith(question))));
+    const question = article.querySelector(".question");
+    question.replaceWith(form);
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (box.value.trim()) this.again(turn, () => {}, box.value.trim());
+    });
+    box.focus();
+  }
+
+  /** Documents become a collection of this conversation, which is looked into for every question. */
+  async attach(files) {
+    $("attach").value = "";
+    if (!files.length) return;
+    const form = new FormData();
+    for (const file of files) form.append("file", file);
+    $("documents").append(make("li", { class: "note" }, `reading ${files.length} …`));
+    try {
+      const name = this.conversation.collection ?? `chat-${this.conversation.id.slice(0, 8).toLowerCase()}`;
+      if (!this.conversation.collection) await post("v1/collections", { name });
+      this.conversation.collection = name;
+      const { documents } = await post(`v1/collections/${name}/documents`, form);
+      this.conversation.documents.push(...documents.map(({ id, chunks, warnings = [] }) => ({ id, chunks, warnings })));
+      this.showDocuments();
+      announce(`${documents.length} documents attached`);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      this.showDocuments();
+      $("documents").append(make("li", { class: "error", role: "alert" }, error.message));
+    }
+  }
+
+  showDocuments() {
+    const { documents, collection } = this.conversation;
+    $("documents").replaceChildren(...documents.map(({ id, chunks, warnings }) => make("li", { title: warnings.join("\n") }, `${id} · ${chunks} parts${warnings.length ? " · ⚠ " + warnings[0] : ""}`)),
+      ...(documents.length ? [make("li", { class: "note" }, `looked into for every question (collection ${collection})`)] : []));
+  }
+
+  /** How much of the context the conversation and the draft take. */
+  count() {
+    clearTimeout(this.counting);
+    this.counting = setTimeout(async () => {
+      const draft = $("message").value.trim();
+      const said = [...this.messages(this.conversation.turns), ...(draft ? [{ role: "user", content: draft }] : [])];
+      try {
+        const model = $("model").value;
+        const limit = this.known.models.find((each) => each.id === model)?.max_model_len;
+        const count = said.length ? (await post("v1/tokenize", { model, messages: said })).count : 0;
+        $("context").max = limit ?? 1;
+        $("context").high = 0.9 * (limit ?? 1);
+        $("context").value = Math.min(count, limit ?? 1);
+        $("context-words").textContent = limit ? `${count} of ${number(limit, 6)} tokens` : "";
+      } catch (error) {
+        if (!(error instanceof ApiError)) throw error;
+        $("context-words").textContent = "";
+      }
+    }, COUNT);
+  }
+
+  showHistory() {
+    const list = history.all();
+    const items = list.map((each) => make("li", {},
+      button(each.title || "(no question)", () => { $("dialog").close(); this.begin(each); }, { class: "quiet title" }),
+      button("Delete", () => { history.forget(each.id); this.showHistory(); }, { class: "quiet", "aria-label": `Delete ${each.title}` })));
+    open("History", list.length ? make("ul", { class: "chosen" }, ...items) : make("p", { class: "note" }, "Nothing yet. Conversations are kept in this browser only."),
+      ...(list.length ? [button("Delete all", () => { history.forgetAll(); this.showHistory(); })] : []));
+  }
+
+  showExport() {
+    const { conversation } = this;
+    const name = `waver-${conversation.id.slice(0, 8)}`;
+    open("Export this conversation",
+      make("p", { class: "note" }, "JSON holds everything, traces included; Markdown holds the words."),
+      button("JSON", () => download(`${name}.json`, JSON.stringify(conversation, null, 2))),
+      button("Markdown", () => download(`${name}.md`, history.markdown(conversation), "text/markdown")));
+  }
+
+  showCode(turn) {
+    const { turns } = this.conversation;
+    let body;
+    try {
+      body = this.body(turns.slice(0, turns.indexOf(turn)), turn.question);
+    } catch (error) {
+      return open("As code", make("p", { class: "error" }, error.message));
+    }
+    const parts = Object.entries(code(body, Boolean(savedKey()))).map(([name, text]) => {
+      const done = make("span", { class: "note", role: "status" });
+      return make("section", {}, make("h3", {}, name), make("pre", { tabindex: 0, "aria-label": name }, text),
+        button(`Copy ${name}`, async () => { done.textContent = (await copy(text)) ? " copied" : " select it and copy it yourself"; }), done);
+    });
+    open("This question as code", ...parts);
+  }
+
+  async copyLink() {
+    const settings = { ...this.settings.save(), ...($("message").value.trim() && { message: $("message").value }) };
+    const url = `${location.href.split("#")[0]}#chat?${packed(settings)}`;
+    window.history.replaceState(null, "", url);
+    const done = await copy(url);
+    open("A link with these settings", make("p", { class: "note" }, done ? "It is in the clipboard, and in the address line." : "It stands in the address line. The key is no part of it."),
+      make("pre", { tabindex: 0, "aria-label": "Link" }, url));
+  }
+
+}
+
+function showRunning(on) {
+  $("send").hidden = on;
+  $("stop").hidden = !on;
+}
+
+/** Show something over the page. */
+export function open(title, ...content) {
+  const dialog = $("dialog");
+  $("dialog-title").textContent = title;
+  $("dialog-content").replaceChildren(...content);
+  if (!dialog.open) dialog.showModal();
+}

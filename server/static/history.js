@@ -1,0 +1,44 @@
+// Conversations, kept in this browser only. The oldest go when there is no room, and traces before words.
+
+const KEY = "waver-conversations", MOST = 50;
+
+export function all() {
+  try {
+    const found = JSON.parse(localStorage.getItem(KEY) ?? "[]");
+    return Array.isArray(found) ? found : [];
+  } catch {
+    return [];
+  }
+}
+
+/** Keep a conversation, as the first of all. Returns false where the browser keeps nothing. */
+export function keep(conversation) {
+  const list = [conversation, ...all().filter((each) => each.id !== conversation.id)].slice(0, MOST);
+  for (let room = list.length; room > 0; room--) {
+    const some = list.slice(0, room);
+    if (write(some) || write(some.map(withoutTraces))) return true;
+  }
+  return false;
+}
+
+export const forget = (id) => write(all().filter((each) => each.id !== id));
+export const forgetAll = () => localStorage.removeItem(KEY);
+
+const withoutTraces = (conversation) => ({
+  ...conversation, turns: conversation.turns.map((turn) => ({ ...turn, answer: turn.answer && { ...turn.answer, trace: [] } })),
+});
+
+function write(list) {
+  try {
+    localStorage.setItem(KEY, JSON.stringify(list));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** A conversation as Markdown. */
+export function markdown({ title, turns }) {
+  const parts = turns.map(({ question, answer }) => `**Question**\n\n${question}\n\n**Answer**\n\n${answer?.text ?? "(none)"}\n`);
+  return `# ${title}\n\n${parts.join("\n")}`;
+}

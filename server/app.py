@@ -20,6 +20,7 @@ from waver.server import (
     chat,
     collections,
     completions,
+    dashboard,
     documents,
     embeddings,
     facts,
@@ -63,6 +64,7 @@ PARTS = (
     messages,
     health,
     metrics,
+    dashboard,
     page,
 )
 """Modules with the routes of the API."""
@@ -90,6 +92,7 @@ def create_app(
         tasks = {
             asyncio.create_task(runtime.start(on_failure, on_loaded)),
             asyncio.create_task(runtime.metrics.watch_loop()),
+            asyncio.create_task(runtime.hour.watch()),
         }
         try:
             yield

@@ -51,6 +51,7 @@ from waver.server.background import Background
 from waver.server.bodies import Bodies
 from waver.server.config import Config, find_model
 from waver.server.errors import not_ready, server_stopping
+from waver.server.hour import Hour
 from waver.server.jobs import Jobs
 from waver.server.metrics import Metrics
 from waver.server.response_store import ResponseStore
@@ -108,6 +109,7 @@ class Runtime:
         self.stopping = False
         """True once the grace period of running requests is over."""
         self.metrics = Metrics(self)
+        self.hour = Hour(self.metrics.registry)
         self.step_times = StepTimes()
         self.created = int(time.time())
         self.fingerprint = fingerprint(config)

@@ -113,7 +113,7 @@ class Lookup:
         self.record["triggered"] = True
         known = {(each["document"], each["chunk"]) for each in self.record["passages"]}
         self.record["passages"] += [
-            {"document": each.document, "chunk": each.chunk, "score": each.score}
+            {"document": each.document, "chunk": each.chunk, "score": each.score, "text": each.text}
             for each in used
             if (each.document, each.chunk) not in known
         ]

@@ -37,7 +37,7 @@ class Route(Policy):
             steps = [step async for step in draft]
         mean = sum(step.entropy for step in steps) / len(steps)
         then = "switch" if mean >= self.threshold else "stay"
-        decided = (Decision(self.name, then, mean, self.threshold, self.small),)
+        decided: tuple[Decision, ...] = (Decision(self.name, then, mean, self.threshold, self.small),)
         if then == "switch":
             job.report.discarded += len(steps)
             async with aclosing(proceed(replace(job, engine=self.large))) as answer:

@@ -35,10 +35,19 @@ export class Answer {
     span?.classList.add("current");
     tip.replaceChildren(...details(token, this.tokens[index - 1]));
     const at = (span ?? this.chart.element).getClientRects()[0];
-    if (!at) return;
-    tip.style.left = `${Math.min(Math.max(8, at.left), innerWidth - tip.offsetWidth - 8)}px`;
-    const above = at.top - tip.offsetHeight - 8, below = at.bottom + 8;
-    tip.style.top = `${above > 8 || below + tip.offsetHeight > innerHeight ? Math.max(8, above) : below}px`;
+    if (at) this.place(tip, at, this.element.getBoundingClientRect());
+  }
+
+  /** Put the panel where it hides neither the words nor the curve: beside the answer, above it, or at the edge. */
+  place(tip, at, answer) {
+    const wide = tip.offsetWidth, tall = tip.offsetHeight, low = innerHeight - tall - 8;
+    const beside = [answer.right + 12, answer.left - wide - 12].find((x) => x >= 8 && x + wide <= innerWidth - 8);
+    const over = answer.top - tall - 8;
+    const [left, top] = beside !== undefined ? [beside, Math.min(Math.max(72, at.top - 20), low)]
+      : over > 64 ? [Math.min(Math.max(8, at.left), innerWidth - wide - 8), over]
+        : [(innerWidth - wide) / 2, at.bottom < innerHeight / 2 ? low : 72];
+    tip.style.left = `${left}px`;
+    tip.style.top = `${top}px`;
   }
 
   /** Stream it. Throws what the server says, or AbortError; what has come until then stays. */

@@ -3,13 +3,15 @@
 import { ApiError, get, list, ready, saveKey, savedKey, watch } from "./api.js";
 import { Chat } from "./chat.js";
 import { Compare } from "./compare.js";
+import { Dashboard } from "./dashboard.js";
+import { Data } from "./data.js";
 import { $, make } from "./dom.js";
 import { TICKS, tint } from "./scale.js";
 import { Settings } from "./settings.js";
 import { unpacked } from "./share.js";
 import { place } from "./tokens.js";
 
-const VIEWS = ["compare", "chat"];
+const VIEWS = ["compare", "chat", "data", "dashboard"];
 const AGAIN = 2000; // milliseconds until a server that starts, or wants a key, is asked again
 let loaded = false;
 
@@ -26,6 +28,11 @@ function route() {
   $("settings").hidden = view !== "chat";
   $("tip").hidden = true;
   if (settings && loaded) carry(settings);
+  if (loaded) {
+    if (view === "data") parts.data.show();
+    if (view === "dashboard") parts.dashboard.show();
+    else parts.dashboard.hide();
+  }
   dispatchEvent(new Event("resize"));
 }
 
@@ -66,6 +73,8 @@ async function load() {
       },
     });
     parts.compare = new Compare(known, examples);
+    parts.dashboard = new Dashboard();
+    parts.data = new Data((names) => parts.settings.collections(names));
     const welcome = parts.compare.bundled ? examples.questions : parts.compare.general;
     $("examples").replaceChildren(...(welcome ?? []).map((text) => make("li", {}, make("button", { type: "button", onclick: () => parts.chat.ask(text) }, text))));
     document.body.dataset.ready = "true";

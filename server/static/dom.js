@@ -33,6 +33,7 @@ export function download(name, text, type = "application/json") {
 /** A number as people read it: enough digits, not more. */
 export function number(value, digits = 3) {
   if (value === 0) return "0";
+  if (Math.abs(value) < 0.00005) return "less than 0.0001";
   if (Math.abs(value) >= 10_000) return Math.round(value).toLocaleString("en");
   return String(Number(value.toPrecision(digits)));
 }

@@ -12,10 +12,10 @@ export function costView(report, took, alone = null) {
   const total = Object.values(report.tokens).reduce((a, b) => a + b, 0) || 1;
   const written = Object.entries(report.tokens).filter(([, n]) => n > 0);
   const rows = [];
-  const cost = report.cost && parts(report);
+  const cost = report.cost?.engines && parts(report);
   if (cost) {
     rows.push(make("div", { class: "headline" },
-      figure(cost.full.toFixed(2), `of the cost of ${cost.against} alone`, costTitle(cost)),
+      figure(cost.full.toFixed(2), `× what ${cost.against} alone computes`, costTitle(cost)),
       time(cost, took, alone), costBar(cost)));
   }
   const said = written.map(([name, n]) => `${name} ${n}`).join(", ");
@@ -87,19 +87,19 @@ function costBar(cost) {
 /** One section for each thing that a policy reported, whatever policy it is. */
 export function reportView(report, keys = {}) {
   return Object.entries(report).filter(([key]) => !BASIC.has(key)).map(([key, value]) => {
-    const special = { retrieval, search: searchTree, difficulty }[key];
+    const special = { retrieval: lookups, search: searchTree, difficulty }[key];
     const body = special ? special(value) : [shownValue(value)];
     return make("details", { class: "said", "data-report": key, open: true },
       make("summary", {}, make("strong", {}, key.replaceAll("_", " ")), keys[key] ? make("span", { class: "note" }, ` ${keys[key]}`) : null), ...body);
   });
 }
 
-function retrieval({ passages, drafts = [], gate, score, threshold, triggered, seconds: times, ...others }) {
+function lookups({ passages, drafts = [], gate, score, threshold, triggered, seconds: times, ...others }) {
   const found = [];
   const how = score === undefined ? "" : `score ${number(score)}, threshold ${number(threshold)}: `;
   found.push(make("p", {}, `Gate ${gate}: ${how}${triggered ? "looked up" : "answered from what the model knows"}.`));
   if (score !== undefined) found.push(meter(score, threshold, "gate"));
-  if (passages.length) found.push(make("ol", { class: "passages" }, ...passages.map((each) => make("li", {}, make("span", { class: "score" }, each.score.toFixed(3)), ` ${each.document}, part ${each.chunk}`))));
+  if (passages.length) found.push(make("ol", { class: "passages" }, ...passages.map((each) => make("li", {}, make("span", { class: "score" }, each.score.toFixed(3)), ` ${each.document}, part ${each.chunk}`, each.text ? make("blockquote", {}, each.text) : null))));
   else if (triggered) found.push(make("p", { class: "note" }, "Nothing was found."));
   for (const draft of drafts) found.push(make("p", { class: "draft" }, make("strong", {}, "Draft thrown away: "), draft || "(empty)"));
   found.push(shownValue({ ...others, seconds: times }));

@@ -107,8 +107,11 @@ export class Settings {
     return this.policy ?? brought($("model").value, this.known.setup);
   }
 
-  get reference() {
-    return this.known.setup.reference;
+  /** The collections are these now: the forms offer them. */
+  collections(names) {
+    if (JSON.stringify(names) === JSON.stringify(this.known.names.collections)) return;
+    this.known.names.collections = names;
+    this.form.set(this.form.read());
   }
 
   /** The fields of a request beside its messages. Throws where the extra fields are no JSON object. */

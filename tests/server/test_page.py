@@ -31,6 +31,13 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     driver.quit()
 
 
+@pytest.fixture(scope="module")
+def running(start: Callable[..., Running], tmp_path_factory: pytest.TempPathFactory) -> Running:
+    """A server with collections and memories of its own."""
+    folder = tmp_path_factory.mktemp("page")
+    return start(config={"retrieval": {"path": str(folder / "collections")}, "state": str(folder / "state")})
+
+
 @pytest.fixture
 def base_url(running: Running) -> str:
     return running.v1
@@ -154,7 +161,7 @@ def test_the_cost_is_told_in_full(page: Page) -> None:
     article = page.ask("hello again")
     cost, time = (text_of(each) for each in article.find_elements(By.CSS_SELECTOR, ".headline .figure"))
     assert 0 < float(cost.split()[0]) < 1
-    assert "of the cost of large alone" in cost
+    assert "what large alone computes" in cost
     assert "large alone: about" in time
     assert "estimated from its measured steps" in time
     parts = article.find_element(By.CSS_SELECTOR, ".cost").get_attribute("aria-label") or ""
@@ -276,6 +283,93 @@ def test_side_by_side(opened: Callable[[str], Page]) -> None:
     assert len(page.all("#compare-curves path.curve")) == 4
     assert not page.all("#compare img, #compare-results script")
     page.accessible()
+
+
+@needs_chromium
+def test_documents_are_kept_found_and_used(opened: Callable[[str], Page], running: Running) -> None:
+    page = opened("data")
+    page.accessible()
+    page.one("#collection-name").send_keys("river-notes" + Keys.ENTER)
+    item = page.wait(lambda: [each for each in page.all("#collections li") if "river-notes" in each.text])[0]
+    page.set("#mode", "own")
+    page.wait(lambda: "river-notes" in text_of(page.one("#l_rag-collection")))
+    note = running.http().post(
+        "/v1/collections/river-notes/documents",
+        json={"documents": [{"id": ATTACK, "text": f"{ATTACK} The Osk flows."}]},
+    )
+    assert note.status_code == 200
+    item.find_element(By.CSS_SELECTOR, "input[type=search]").send_keys("Which river flows?" + Keys.ENTER)
+    page.wait(lambda: ATTACK in page.one("#collections .passages").text)
+    assert not page.all("#data img, #data script")
+    page.accessible()
+    page.click("#to-chat")
+    page.click("#policy-l_rag")
+    page.set("#l_rag-gate", "always")
+    page.set("#max-tokens", 8)
+    article = page.ask("Which river flows?")
+    said = text_of(article.find_element(By.CSS_SELECTOR, "[data-report=retrieval]"))
+    assert "The Osk flows." in said
+    assert article.find_elements(By.CSS_SELECTOR, ".event.look_up")
+    page.click("#to-data")
+    page.click("#collections [aria-label='Delete river-notes']")
+    page.click("#collections .danger")
+    page.wait(lambda: "river-notes" not in page.one("#collections").text)
+
+
+@needs_chromium
+def test_a_file_is_attached(page: Page, tmp_path: Path, running: Running) -> None:
+    file = tmp_path / "osk.txt"
+    file.write_text("The Osk flows through Darpass.")
+    page.set("#max-tokens", 8)
+    page.one("#attach").send_keys(str(file))
+    page.wait(lambda: "osk.txt" in page.one("#documents").text)
+    article = page.ask("Which river flows through Darpass?")
+    assert "The Osk flows" in text_of(article.find_element(By.CSS_SELECTOR, "[data-report=retrieval]"))
+    page.accessible()
+    for each in running.http().get("/v1/collections").json()["data"]:
+        running.http().delete(f"/v1/collections/{each['name']}")
+
+
+@needs_chromium
+def test_the_dashboard_shows_the_last_hour(opened: Callable[[str], Page], running: Running) -> None:
+    body = {"model": "large", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 7, "ignore_eos": True}
+    assert running.http().post("/v1/chat/completions", json=body).status_code == 200
+    page = opened("dashboard")
+    cards = page.wait(
+        lambda: {text_of(each.find_element(By.CSS_SELECTOR, "h3")): each for each in page.all("#dashboard .card")}
+    )
+    assert "large" in text_of(cards["Tokens by engine"])
+    assert "half within" in text_of(cards["Time of an answer"])
+    assert cards["Requests"].find_elements(By.CSS_SELECTOR, "svg rect")
+    page.accessible()
+
+
+@needs_chromium
+def test_on_a_phone(opened: Callable[[str], Page]) -> None:
+    page = opened("chat")
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.set("#model", "waver/frugal")
+        page.set("#max-tokens", 24)
+        page.say("hello")
+        page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
+        token = page.all("#turns .token")[2]
+        page.script("arguments[0].scrollIntoView({block: 'center'})", token)
+        where = page.script("const at = arguments[0].getClientRects()[0]; return [at.left + 2, at.top + 4]", token)
+        for kind, points in (("touchStart", [{"x": where[0], "y": where[1]}]), ("touchEnd", [])):
+            page.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        page.wait(lambda: page.one("#tip").is_displayed())
+        assert page.all("#tip .alternatives li")
+        for view in ("compare", "data", "dashboard", "chat"):
+            page.click(f"#to-{view}")
+            page.wait(lambda view=view: page.one(f"#{view}").is_displayed())
+            assert page.script("return document.documentElement.scrollWidth") <= 390, view
+        page.click("#open-settings")
+        assert page.one("#model").is_displayed()
+        page.accessible()
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @needs_chromium

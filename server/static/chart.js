@@ -118,8 +118,8 @@ export class Chart {
     let now = value;
     const name = make("span", {}, "");
     const line = make("div", {
-      class: `threshold${this.move ? "" : " fixed"}`, "aria-label": `Threshold of ${policy} in nats`, "aria-orientation": "vertical",
-      ...(this.move ? { role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": number(this.most) } : { role: "img" }),
+      class: `threshold${this.move ? "" : " fixed"}`, "aria-label": `Threshold of ${policy} in nats`,
+      ...(this.move ? { role: "slider", "aria-orientation": "vertical", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": number(this.most) } : { role: "img" }),
     }, name);
     const set = (next) => {
       now = Number(Math.max(0, Math.min(this.most, next)).toPrecision(2));

@@ -22,6 +22,7 @@ export class PolicyForm {
     this.sections = this.known.policies.map((policy) => new Section(policy, asked.get(policy.name), this));
     const [usual, evaluation] = [false, true].map((only) => this.sections.filter((each) => each.evaluationOnly === only));
     this.note = make("p", { class: "error", hidden: true, role: "alert" });
+    usual.sort((a, b) => b.chosen - a.chosen); // what is in use comes first
     this.element.replaceChildren(this.note, ...usual.map((each) => each.element),
       make("details", { class: "advanced", open: open || evaluation.some((each) => each.chosen) }, make("summary", {}, "For evaluation"), ...evaluation.map((each) => each.element)));
     this.rule();

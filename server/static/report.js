@@ -35,7 +35,7 @@ export function costView(report, took, alone = null) {
   if (report.truncation) figures.push(["drawn from", `${report.truncation.kept_mean.toFixed(1)} tokens`]);
   if (report.ignored) figures.push(["ignored fields", report.ignored.join(", ")]);
   const list = make("dl", { class: "figures" }, ...figures.map(([k, v]) => make("div", {}, make("dt", {}, k), make("dd", {}, String(v)))));
-  return make("section", { class: "report", "aria-label": "Cost" }, ...rows, bar, list);
+  return make("div", { class: "report" }, ...rows, bar, list);
 }
 
 /** The full cost, in parts that add up to it: each token that an engine read or decoded, by the engine's parameters. */

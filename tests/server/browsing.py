@@ -86,7 +86,8 @@ class Page:
         """Check that axe finds no violation."""
         if not self.script("return 'axe' in window"):
             self.script(AXE)
-        assert self.driver.execute_async_script(VIOLATIONS) == []
+        found = self.driver.execute_async_script(VIOLATIONS)
+        assert found == [], found
 
 
 def text_of(element: WebElement) -> str:

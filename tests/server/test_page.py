@@ -219,7 +219,8 @@ def test_every_policys_report_is_shown(page: Page) -> None:
     page.click("#policy-diffadapt")
     page.set("#diffadapt-strategy", "easy")
     page.click("#policy-forced_answer")
-    page.set("#max-tokens", 24)
+    page.set("#max-tokens", 40)
+    page.set("#forced_answer-words", " So:")
     page.set("#diffadapt-easy", '{"words": "Well", "share": 0.5}')
     page.set("#forced_answer-tokens", 4)
     article = page.ask("hello")
@@ -241,7 +242,7 @@ def test_errors_are_shown_and_survived(page: Page) -> None:
     article = page.ask("hello")
     assert "max_tokens" in article.find_element(By.CSS_SELECTOR, ".error").text
     page.set("#max-tokens", 8)
-    article.find_element(By.CSS_SELECTOR, ".error button").click()
+    page.click("#turns .error button")
     page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
     assert len(page.all("#turns article")) == 1
     assert page.one(".question").text == "hello"
@@ -255,7 +256,7 @@ def test_markup_stays_text(page: Page) -> None:
     page.click("#history")
     assert ATTACK in page.one("#dialog").text
     page.click("#dialog-close")
-    article.find_element(By.CSS_SELECTOR, ".code").click()
+    page.click("#turns .code")
     assert "onerror" in page.one("#dialog pre").text
     assert not page.all("article img, article script, #dialog img, #dialog script")
 
@@ -286,14 +287,14 @@ def test_side_by_side(opened: Callable[[str], Page]) -> None:
 
 
 @needs_chromium
-def test_documents_are_kept_found_and_used(opened: Callable[[str], Page], running: Running) -> None:
+def test_documents_are_kept_found_and_used(opened: Callable[[str], Page], http: httpx.Client) -> None:
     page = opened("data")
     page.accessible()
     page.one("#collection-name").send_keys("river-notes" + Keys.ENTER)
     item = page.wait(lambda: [each for each in page.all("#collections li") if "river-notes" in each.text])[0]
     page.set("#mode", "own")
     page.wait(lambda: "river-notes" in text_of(page.one("#l_rag-collection")))
-    note = running.http().post(
+    note = http.post(
         "/v1/collections/river-notes/documents",
         json={"documents": [{"id": ATTACK, "text": f"{ATTACK} The Osk flows."}]},
     )
@@ -317,7 +318,7 @@ def test_documents_are_kept_found_and_used(opened: Callable[[str], Page], runnin
 
 
 @needs_chromium
-def test_a_file_is_attached(page: Page, tmp_path: Path, running: Running) -> None:
+def test_a_file_is_attached(page: Page, tmp_path: Path, http: httpx.Client) -> None:
     file = tmp_path / "osk.txt"
     file.write_text("The Osk flows through Darpass.")
     page.set("#max-tokens", 8)
@@ -326,14 +327,14 @@ def test_a_file_is_attached(page: Page, tmp_path: Path, running: Running) -> Non
     article = page.ask("Which river flows through Darpass?")
     assert "The Osk flows" in text_of(article.find_element(By.CSS_SELECTOR, "[data-report=retrieval]"))
     page.accessible()
-    for each in running.http().get("/v1/collections").json()["data"]:
-        running.http().delete(f"/v1/collections/{each['name']}")
+    for each in http.get("/v1/collections").json()["data"]:
+        http.delete(f"/v1/collections/{each['name']}")
 
 
 @needs_chromium
-def test_the_dashboard_shows_the_last_hour(opened: Callable[[str], Page], running: Running) -> None:
+def test_the_dashboard_shows_the_last_hour(opened: Callable[[str], Page], http: httpx.Client) -> None:
     body = {"model": "large", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 7, "ignore_eos": True}
-    assert running.http().post("/v1/chat/completions", json=body).status_code == 200
+    assert http.post("/v1/chat/completions", json=body).status_code == 200
     page = opened("dashboard")
     cards = page.wait(
         lambda: {text_of(each.find_element(By.CSS_SELECTOR, "h3")): each for each in page.all("#dashboard .card")}

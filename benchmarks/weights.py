@@ -12,6 +12,7 @@ from waver.benchmarks.experiments import Experiment, measure
 from waver.benchmarks.weights_activation import crrelu
 from waver.benchmarks.weights_attention import guided
 from waver.benchmarks.weights_editing import rlsedit
+from waver.benchmarks.weights_routing import dynmole, mixed_tasks, queryable_lora
 from waver.benchmarks.weights_toys import kappatune, shredding
 
 WORK = Path("data/bench/weights")
@@ -48,6 +49,23 @@ EXPERIMENTS = {
         "`tempered`: with learned temperatures; `guided`: with a loss on the entropy of attention rows, by its weight. "
         "`first_layer`: mean row entropy of the first layer as a part of log 32.",
     ),
+    "dynmole": Experiment(
+        dynmole,
+        "A linear layer learns six regimes; three tokens of ten lie half-way between two. LoRA of rank 15 against six "
+        "experts of rank 2 with a router. `error`: squared error on fresh tokens as a part of the variance; `active`: "
+        "experts of a token.",
+    ),
+    "queryable_lora": Experiment(
+        queryable_lora,
+        "Six residual layers, trained on one function, are adapted to one of four regimes with 4,000 noisy points. "
+        "`informed`: with a prior over atoms that knows a point's regime; `misinformed`: with one of a random regime. "
+        "`error`: squared error on fresh points as a part of the variance.",
+    ),
+    "mixed_tasks": Experiment(
+        mixed_tasks,
+        "The bundled small model learns facts about 16 new towns and a new operation on numbers at once, in 150 steps. "
+        "Losses of other wordings and other numbers, in nats.",
+    ),
 }
 
 
@@ -59,7 +77,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder of what is done already; a stopped run goes on.")] = WORK,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """Run the experiments; writes weights.json and .md. Some 80 seconds of one core for a seed."""
+    """Run the experiments; writes weights.json and .md. Some 3 minutes of one core for a seed."""
     report.need_extra()
     opening = [
         "# Methods that change weights",

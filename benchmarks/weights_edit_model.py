@@ -83,7 +83,7 @@ def same_tokens(editor: Editor, texts: Sequence[Text]) -> float:
     return sum(a == b for a, b in pairs) / len(pairs)
 
 
-def written(editor: Editor, wanted: Sequence[Fact], seconds: list[float]) -> Iterator[int]:
+def written_in(editor: Editor, wanted: Sequence[Fact], seconds: list[float]) -> Iterator[int]:
     """Write the facts; yields how many are written after each batch."""
     done = 0
     for batch in editor.batches(wanted):
@@ -103,7 +103,7 @@ def case(
     seconds: list[float] = []
     with report.progress() as bar:
         task = bar.add_task(editor.run.editor, total=len(new))
-        for done in written(editor, new, seconds):
+        for done in written_in(editor, new, seconds):
             bar.update(task, completed=done)
     found: dict[str, Any] = dict(measure(editor, new)) | {"same_tokens": same_tokens(editor, kept)}
     with editor.unedited():
@@ -120,14 +120,14 @@ def state_bytes(editor: Editor, batch: int) -> dict[str, int]:
 
 def page(found: Mapping[str, Any]) -> list[str]:
     settings, state = found["settings"], found["state"]
+    first = next(iter(found["rows"].values()))
     cells = [
         (f"`{name}`", *(f"{row[each]:.3f}" for each in (*MEASURES, "loss")), f"{row['last_seconds']:.1f}")
         for name, row in found["rows"].items()
     ]
-    first = next(iter(found["rows"].values()))
     return [
         "# Edits of a language model",
-        f"`{Path(settings['model']).name}`, {settings['count']} new facts about towns, in batches of "
+        f"`{Path(settings['model']).name}`, {first['facts']} new facts about towns, in batches of "
         f"{settings['batch']}, layers {found['layers'][0]} to {found['layers'][-1]}, one seed. Every editor writes "
         f"towards the same values (`--steps {settings['steps']}`, {settings['openings']} opening). `memit`: C is begun "
         "anew with each batch.",
@@ -150,6 +150,9 @@ def main(
     general: Annotated[Path, typer.Option(help="JSONL of general text, which edits hold still.")],
     programs: Annotated[Path, typer.Option(help="JSONL of texts on which nothing should change.")],
     count: Annotated[int, typer.Option(min=1, help="Facts.")] = 200,
+    written: Annotated[
+        int | None, typer.Option(min=1, help="Write only the first of them.", show_default="all")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Facts written together.")] = 10,
     mass: Annotated[float, typer.Option(min=0, help="Keys of general text to hold still.")] = 15000.0,
     samples: Annotated[int, typer.Option(min=1, help="Tokens of general text.")] = 10_000,
@@ -171,19 +174,20 @@ def main(
     loaded, tokens = checkpoints.load(model)
     where = sites.chosen_sites(loaded, None, None)
     moments = _moments(work / "moments.safetensors", loaded, where, tokens, general, samples)
-    left, new = read_texts(programs, tokens, 192)[:kept], facts(count, seed)
-    done = {line["editor"]: line["values"] for line in job.read_lines(work / "cases.jsonl")}
+    left, new = read_texts(programs, tokens, 192)[:kept], facts(count, seed)[:written]
+    done = {(line["editor"], line["facts"]): line["values"] for line in job.read_lines(work / "cases.jsonl")}
     rows: dict[str, Any] = {}
     for name in editors.split(","):
         run = EditRun(
             editor=name, batch=batch, mass=mass, steps=steps, rate=1.0, openings=openings, at_once=batch, seed=seed
         )
         editor = Keeping(loaded, tokens, where, run, work, values=work / "values")
-        if name not in done:
+        key = name, len(new)
+        if key not in done:
             with _put_back(editor):
-                done[name] = case(editor, moments, new, left)
-            job.append_line(work / "cases.jsonl", {"editor": name, "values": done[name]})
-        rows[name] = done[name]
+                done[key] = case(editor, moments, new, left)
+            job.append_line(work / "cases.jsonl", {"editor": name, "facts": len(new), "values": done[key]})
+        rows[name] = done[key]
         found = {"rows": rows, "layers": [site.layer for site in where], "state": state_bytes(editor, batch)}
         report.write(out, "weights_edit", conditions | found, page(conditions | found))
 

@@ -61,6 +61,12 @@ class EngineUsage(BaseModel):
     seconds: float
 
 
+class RoutingSummary(BaseModel):
+    """Say how uncertain the routers of an adapter were over the answer: the mean normalised entropy, from 0 to 1."""
+
+    entropy: float
+
+
 class CostSummary(BaseModel):
     """Weigh everything that engines computed, in parameter-weighted tokens, against the largest engine alone."""
 
@@ -93,6 +99,7 @@ class WaverReport(BaseModel):
     broken_tool_calls: int = 0
     """Texts that began as calls of tools and are none."""
     truncation: TruncationSummary | None = None
+    routing: RoutingSummary | None = None
     retrieval: dict[str, Any] | None = None
     strategy: str | None = None
     difficulty: dict[str, Any] | None = None

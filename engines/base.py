@@ -171,7 +171,8 @@ class Step:
     `kept` and `crop_entropy` (nats) say how many tokens a truncation left to draw from, and how even they were; None
     where none ran. `state` is the hidden state that `Sampling.state_of` asked for, as `Engine.hidden_state` gives it;
     None where this request has not read that token itself (a cache held it), or the engine has no such way.
-    `decisions` are those that policies made about it.
+    `decisions` are those that policies made about it. `routing` is the mean normalised entropy of an adapter's routers
+    where the token was drawn, from 0 (sure) to 1.
     """
 
     token: int
@@ -185,6 +186,7 @@ class Step:
     crop_entropy: float | None = None
     state: torch.Tensor | None = field(default=None, compare=False, repr=False)
     decisions: tuple[Decision, ...] = field(default=(), compare=False, repr=False)
+    routing: float | None = None
 
 
 @runtime_checkable

@@ -32,6 +32,9 @@ class TransformersConfig(_Config):
     """A model in this process. `model` is a directory or a hub id, as transformers loads them."""
 
     backend: Literal["transformers"] = "transformers"
+    adapter: str | None = Field(
+        default=None, description="the folder of an adapter on the model: of PEFT's types, DynMoLE or Queryable LoRA"
+    )
     device: str = Field(default="auto", description="`auto` (CUDA where present), `cpu`, `cuda`, `cuda:1`, …")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     revision: str | None = None

@@ -46,6 +46,8 @@ class SequenceState:
         self.read_at = sampling.state_at(self.ids)
         self.state: torch.Tensor | None = None
         """The hidden state that the first step will carry."""
+        self.routing: float | None = None
+        """The entropy of an adapter's routers in the last pass, which the next step will carry."""
         self.inbox: asyncio.Queue[Step | Exception] = asyncio.Queue()
         self._counts = TokenCounts(), TokenCounts()
         gate = sampling.gate

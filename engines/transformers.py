@@ -10,17 +10,18 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from llguidance import LLMatcher
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from waver.engines import activations
+from waver.engines import activations, tuners
 from waver.engines.attention import last_attention
 from waver.engines.base import (
     ContextExceeded,
@@ -45,6 +46,9 @@ from waver.engines.tokens import TokenText
 from waver.engines.transforms import needs_geometry
 from waver.entropy import shannon_entropy
 from waver.entropy.geometry import whiten
+
+if TYPE_CHECKING:
+    from waver.engines.tuners.routing import Decision, RoutedTuner
 
 PASS_TOKENS = 2048
 """Most prompt tokens in one forward pass, so that a long prompt does not hold up the others for long."""
@@ -78,9 +82,13 @@ class TransformersEngine:
                 config.model, dtype=config.dtype, use_safetensors=True, **options
             )
             self.model: PreTrainedModel = model.eval().to(torch.device(device))
+            self._routed: RoutedTuner | None = None
+            if config.adapter is not None:
+                self.model, self._routed = tuners.load_adapter(self.model, config.adapter)
             self.tokens = TokenText.load(config.model, self.model.generation_config.eos_token_id, **options)
         except Exception as error:  # transformers, safetensors and the tokenizers each raise their own kinds
-            raise ValueError(f"engine {name!r}: cannot load {config.model!r} on {device}: {reason(error)}") from error
+            what = config.model if config.adapter is None else f"{config.model} with {config.adapter}"
+            raise ValueError(f"engine {name!r}: cannot load {what!r} on {device}: {reason(error)}") from error
         wanted = config.generation_config == "auto"
         self.recommended = recommended_sampling(config.model, revision=config.revision) if wanted else NONE
         text_config = self.model.config.get_text_config()
@@ -310,12 +318,20 @@ class TransformersEngine:
             for i, ((sequence, count), start) in enumerate(zip(work, starts, strict=True))
             if sequence.read_at is not None and start <= sequence.read_at < start + count
         }
-        if places:
-            logits, states = self._runner.extend_and_read(slots, starts, tokens, places)
-            for i, state in states.items():
-                work[i][0].state = state.float().cpu().clone()
-        else:
-            logits = self._runner.extend(slots, starts, tokens)
+        recording: AbstractContextManager[list[Decision]] = (
+            nullcontext([]) if self._routed is None else self._routed.recorder.recording()
+        )
+        with recording as decisions:
+            if places:
+                logits, states = self._runner.extend_and_read(slots, starts, tokens, places)
+                for i, state in states.items():
+                    work[i][0].state = state.float().cpu().clone()
+            else:
+                logits = self._runner.extend(slots, starts, tokens)
+        if self._routed is not None:
+            routing = self._routed.entropies(decisions, [len(row) - 1 for row in tokens])
+            for (sequence, _), value in zip(work, routing, strict=True):
+                sequence.routing = value
         self._record_pass(slots, tokens)
         ready = [i for i, (sequence, _) in enumerate(work) if not self._slots.count_missing(sequence)]
         if not ready:
@@ -351,6 +367,8 @@ class TransformersEngine:
             return EngineError(f"engine {self.name!r} could not follow the grammar any further")
         if sequence.state is not None:
             step, sequence.state = replace(step, state=sequence.state), None
+        if sequence.routing is not None:
+            step = replace(step, routing=sequence.routing)
         if sequence.fires_before(step.entropy):
             return sequence.gate_step(step.entropy, self.name)
         finish = sequence.accept(step.token, step.entropy, self.context_length)

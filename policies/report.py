@@ -48,6 +48,9 @@ class Report:
     entropy_max: float = 0.0
     bounds_sum: tuple[float, float] | None = None
     truncation: TruncationStats = field(default_factory=TruncationStats)
+    routing_sum: float = 0.0
+    routing_count: int = 0
+    """Entropies of an adapter's routers, and of how many tokens they are."""
     catch_up: dict[str, int] = field(default_factory=dict)
     """Tokens that each engine had to read after a switch because another engine had written them."""
     think_open: bool | None = None
@@ -81,6 +84,8 @@ class Report:
             self.bounds_sum = (total[0] + low, total[1] + high)
         if step.kept is not None:
             self.truncation.add(1, step.kept, step.kept, step.crop_entropy or 0.0)
+        if step.routing is not None:
+            self.routing_sum, self.routing_count = self.routing_sum + step.routing, self.routing_count + 1
 
     @property
     def completion_tokens(self) -> int:
@@ -138,6 +143,8 @@ class Report:
             out["cost"] = cost
         if self.truncation.draws:
             out["truncation"] = self.truncation.as_dict()
+        if self.routing_count:
+            out["routing"] = {"entropy": self.routing_sum / self.routing_count}
         if self.catch_up:
             out["catch_up_tokens"] = self.catch_up
         if self.filtered_by is not None:
@@ -169,6 +176,8 @@ def total(reports: Sequence[Report]) -> Report:
         tokens=dict(tokens),
         catch_up=dict(catch_up),
         truncation=kept,
+        routing_sum=sum(r.routing_sum for r in reports),
+        routing_count=sum(r.routing_count for r in reports),
         filtered_by=first.filtered_by if all(r.filtered_by == first.filtered_by for r in reports) else None,
         discarded=sum(r.discarded for r in reports),
         prompt_tokens=sum(r.prompt_tokens for r in reports),

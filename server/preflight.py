@@ -13,6 +13,7 @@ from pathlib import Path
 
 from waver.engines import LoraConfig, TransformersConfig, UpstreamConfig, VllmConfig
 from waver.engines.config import EngineConfig
+from waver.engines.vllm.unsupported import refuse_adapter
 from waver.extras import how_to_install, how_to_install_vllm
 from waver.server.config import Config
 from waver.server.keys import keys_from_environment
@@ -53,6 +54,11 @@ def check_exposure(server: ServerConfig) -> None:
 
 
 def _check_engine(name: str, engine: EngineConfig) -> None:
+    if isinstance(engine, LoraConfig):
+        refuse_adapter(name, engine.model)
+    adapter = engine.adapter if isinstance(engine, TransformersConfig) else None
+    if adapter is not None and not (Path(adapter).expanduser() / "adapter_config.json").exists():
+        raise ValueError(f"Engine '{name}': {adapter} is no adapter: it has no adapter_config.json.")
     if isinstance(engine, VllmConfig | LoraConfig) and find_spec("vllm") is None:
         raise ValueError(f"Engine '{name}' needs vLLM, which is not installed: {how_to_install_vllm()}")
     if isinstance(engine, UpstreamConfig):

@@ -15,6 +15,7 @@ from waver.engines.defaults import NONE, taken_over
 from waver.engines.tokens import TokenText
 from waver.engines.vllm.core import Core, Running
 from waver.engines.vllm.ring import SLOTS
+from waver.engines.vllm.unsupported import refuse_adapter
 from waver.engines.weights import parameter_count
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class VllmModel:
         from vllm.lora.request import LoRARequest
         from vllm.platforms import current_platform
 
+        refuse_adapter(name, path)
         llm, number = self.running(name).llm, len(self.adapters) + 1
         room = llm.vllm_config.lora_config
         if room is not None and current_platform.is_cpu() and number >= room.max_loras:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from waver.engines.tuners import ROUTED, adapter_type
+
 ACTIVATIONS = frozenset({"crrelu"})
 """Activations of `waver.engines.activations`, that vLLM does not have."""
 
@@ -23,6 +25,19 @@ def refuse_model(name: str, model: str) -> None:
                 f"engine {name!r}: vLLM has no activation {settings[key]!r}, which {model!r} was trained with: "
                 "serve it with `backend: transformers`"
             )
+
+
+def refuse_adapter(name: str, adapter: str) -> None:
+    """Raise where an adapter in a folder routes tokens, which vLLM's kernels for adapters cannot.
+
+    Raises:
+        ValueError: the message says what serves it.
+    """
+    if adapter_type(adapter) in ROUTED:
+        raise ValueError(
+            f"engine {name!r}: vLLM cannot route each token to parts of an adapter, as {adapter!r} needs: serve it "
+            "with `backend: transformers`, the model's folder under `model` and this one under `adapter`"
+        )
 
 
 def _settings(file: Path) -> dict[str, Any]:

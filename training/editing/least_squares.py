@@ -20,7 +20,7 @@ JITTER, GROWTH, TRIES = 1e-6, 10.0, 5
 
 @dataclass(frozen=True)
 class Step:
-    """What one batch does to a layer: C loses `sign` G G', W gains `sign` G H. Kept, it can be replayed and undone.
+    """The effect of one batch on a layer: C loses `sign` G G', W gains `sign` G H. Kept, it can be replayed and undone.
 
     Args:
         outer: G, `[d_k, edits]`. inner: H, `[edits, d_v]`. sign: 1, or -1 where pairs are taken out.

@@ -59,7 +59,7 @@ def file_name(batch: int, sign: int) -> str:
 
 @dataclass
 class EditState:
-    """What a folder of edits holds.
+    """The content of a folder of edits.
 
     Args:
         moments: by layer, E[k k'] of general text. inverses: by layer, C. log: a line for each fact of each change, in

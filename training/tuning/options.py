@@ -8,6 +8,7 @@ from typing import Annotated
 from waver.options import Option
 from waver.resources import MODELS
 
+ADAPTERS = ("lora", "dynmole", "queryable_lora")
 SELECTIONS = ("kappatune", "all", "random", "reverse")
 ACTIVATION = "crrelu"
 
@@ -29,6 +30,11 @@ class TuneRun:
     by_shape: Annotated[bool, Option("Rank among tensors of one shape.")] = False
     largest: Annotated[int, Option("Leave out tensors with a longer side.", least=1)] = 16384
     rank: Annotated[int, Option("Rank of LoRA adapters on the chosen layers; 0 trains the tensors.", least=0)] = 0
+    adapter: Annotated[
+        str, Option("With --rank, `lora`, or adapters that differ by token: `dynmole`, `queryable_lora`.")
+    ] = "lora"
+    experts: Annotated[int, Option("Experts of dynmole on each layer.", least=1)] = 6
+    atoms: Annotated[int, Option("Operators that layers of queryable_lora share.", least=1)] = 16
     match: Annotated[
         int | None, Option("Raise --rank to the parameters of a LoRA of this rank on all layers.", least=1)
     ] = None

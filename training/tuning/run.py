@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from rich.console import Console
 from torch import nn
 from transformers import PreTrainedModel, Trainer
@@ -73,24 +74,45 @@ def tune(data: Path, held_out: Path | None, run: TuneRun, out: Path, threads: in
     if points is not None:
         guided.detach(model)
         attention["after"] = guided.layer_fractions(model, texts["learned"])
+    report = {"parameters": count, "tensors": len(chosen), "rank": rank, "losses": losses}
     if run.rank:
-        trained.eval()
-        job.replace_folder(out / "adapter", trained.save_pretrained)  # type: ignore[arg-type]
-        model = trained.merge_and_unload()  # type: ignore[operator]
+        model = _written_adapter(trained.eval(), run, out, texts, report)
     for name, found in texts.items():
         losses[name]["after"] = mean_loss(model, found)
-    report = {"parameters": count, "tensors": len(chosen), "rank": rank, "losses": losses}
     if points is not None:
         report["attention"] = attention | {"points": points.thresholds.tolist()}
     if run.activation:
         report["activations"] = [asdict(each) for each in crrelu.learned(model, texts["learned"])]
-    checkpoints.save(out / "model", model, tokens, checkpoints.stored_dtype(run.model))
+    routes = "routing" in report
+    if not routes:
+        checkpoints.save(out / "model", model, tokens, checkpoints.stored_dtype(run.model))
     _write(out / "report.json", report)
     trainer.drop_checkpoints(out)
     for name, loss in losses.items():
         console.print(f"{name}: loss {loss['before']:.4f} before, {loss['after']:.4f} after")
-    console.print(f"The model is in {out / 'model'}.")
+    made = "an engine of model and adapter is in" if routes else "The model is in"
+    console.print(f"{made} {out / ('engine.yaml' if routes else 'model')}.")
     return report
+
+
+def _written_adapter(
+    trained: Any, run: TuneRun, out: Path, texts: dict[str, list[Text]], report: dict[str, Any]
+) -> PreTrainedModel:
+    """Write an adapter; returns the model with it, merged where that is exact. Where it is not, the report gets what
+    routers do, and the folder an engine that serves both."""
+    job.replace_folder(out / "adapter", trained.save_pretrained)
+    if run.adapter == "lora" or trained.base_model.mergeable:
+        merged: PreTrainedModel = trained.merge_and_unload()
+        return merged
+    from waver.training.tuning.routed import usage_on
+
+    report["routing"] = {name: asdict(usage_on(trained, found)) for name, found in texts.items()}
+    engine = {"model": str(Path(run.model).resolve()) if Path(run.model).is_dir() else run.model}
+    engine |= {"backend": "transformers", "adapter": str((out / "adapter").resolve())}
+    text = yaml.safe_dump({"engines": {"tuned": engine}}, sort_keys=False)
+    job.replace_file(out / "engine.yaml", partial(Path.write_text, data=text, encoding="utf-8"))
+    served: PreTrainedModel = trained
+    return served
 
 
 def _chosen(model: PreTrainedModel, run: TuneRun, out: Path) -> list[Candidate]:
@@ -106,11 +128,16 @@ def _chosen(model: PreTrainedModel, run: TuneRun, out: Path) -> list[Candidate]:
 def _train(model: nn.Module, texts: Sequence[Text], run: TuneRun, out: Path) -> None:
     rate = run.learning_rate if run.learning_rate is not None else (LORA_RATE if run.rank else RATE)
     schedule = trainer.Schedule(run.steps, run.batch, rate, run.every, run.seed)
-    kind: Any = Trainer if run.keep == 1 else partial(HardTokensTrainer, share=run.keep, weight=run.entropy_weight)
+    if run.adapter != "lora":
+        from waver.training.tuning.routed import routed
+
+        kind: Any = routed(Trainer)
+    else:
+        kind = _plain(run)
     if run.guide:
         kind = partial(guided.GuidedTrainer, guide=run.guide)
     # The loss of chosen tokens, or with another one added to it, is no code length.
-    plain = run.keep == 1 and not run.guide
+    plain = run.keep == 1 and not run.guide and run.adapter != "dynmole"
     information = [EpiplexityLogger(out / "information.jsonl")] if plain else []
     made = kind(
         model,
@@ -121,6 +148,10 @@ def _train(model: nn.Module, texts: Sequence[Text], run: TuneRun, out: Path) -> 
         optimizers=(crrelu.optimizer(model, rate) if run.activation else None, None),
     )
     trainer.run(made, out, console)
+
+
+def _plain(run: TuneRun) -> Any:
+    return Trainer if run.keep == 1 else partial(HardTokensTrainer, share=run.keep, weight=run.entropy_weight)
 
 
 def _listed(chosen: Sequence[Candidate], count: int, rank: int) -> dict[str, Any]:

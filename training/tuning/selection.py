@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -13,7 +13,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from waver.training.tuning.kappatune import Budget, Candidate, cached, choose, matched_rank, ranked
-from waver.training.tuning.options import ACTIVATION, SELECTIONS, TuneRun
+from waver.training.tuning.options import ACTIVATION, ADAPTERS, SELECTIONS, TuneRun
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 
 def check(run: TuneRun) -> None:
@@ -26,6 +29,10 @@ def check(run: TuneRun) -> None:
         raise ValueError(f"there is no selection {run.select!r}; there are {', '.join(SELECTIONS)}")
     if run.activation not in (None, ACTIVATION):
         raise ValueError(f"there is no activation {run.activation!r} to put into a model; there is {ACTIVATION}")
+    if run.adapter not in ADAPTERS:
+        raise ValueError(f"there is no adapter {run.adapter!r}; there are {', '.join(ADAPTERS)}")
+    if run.adapter != "lora" and (not run.rank or run.match is not None or run.keep < 1):
+        raise ValueError(f"--adapter {run.adapter} needs --rank, and goes without --match and --keep")
     if run.rank and (run.activation is not None or run.guide):
         raise ValueError("--activation and --guide train tensors of the model itself: leave out --rank")
     if run.guide and run.keep < 1:
@@ -89,28 +96,43 @@ def train_only(model: PreTrainedModel, chosen: Iterable[Candidate]) -> int:
 
 
 def adapted(model: PreTrainedModel, chosen: Iterable[Candidate], run: TuneRun) -> tuple[nn.Module, int]:
-    """Wrap a model with LoRA adapters on the chosen layers; returns it and the rank.
+    """Wrap a model with adapters on the chosen layers; returns it and the rank.
 
     Raises:
-        ModuleNotFoundError: PEFT is not installed.
+        ModuleNotFoundError: PEFT is not installed. ValueError: the layers are of another kind.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     every = layers(model)
     names = [each.name.removesuffix(".weight") for each in chosen]
     rank = run.rank
     if run.match is not None:
         rank = matched_rank((_sides(every[name]) for name in names), map(_sides, every.values()), run.match)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        lora_dropout=run.dropout,
-        target_modules=names,
-        task_type="CAUSAL_LM",
-        fan_in_fan_out=any(isinstance(every[name], Conv1D) for name in names),
-    )
+    if run.adapter != "lora" and any(isinstance(every[name], Conv1D) for name in names):
+        raise ValueError(f"--adapter {run.adapter} is for models of torch.nn.Linear, which this one is not")
+    config = _adapter(run, rank, names, any(isinstance(every[name], Conv1D) for name in names))
     torch.manual_seed(run.seed)
     return get_peft_model(model, config), rank
+
+
+def _adapter(run: TuneRun, rank: int, names: list[str], transposed: bool) -> PeftConfig:
+    """Return the configuration of an adapter on layers, whose scale is 2."""
+    common: dict[str, Any] = {"r": rank, "target_modules": names, "task_type": "CAUSAL_LM"}
+    if run.adapter == "lora":
+        from peft import LoraConfig
+
+        return LoraConfig(**common, lora_alpha=2 * rank, lora_dropout=run.dropout, fan_in_fan_out=transposed)
+    from waver.engines import tuners
+
+    tuners.register()
+    common |= {"alpha": 2 * rank, "dropout": run.dropout}
+    if run.adapter == "dynmole":
+        from waver.engines.tuners.dynmole import DynMoleConfig
+
+        return DynMoleConfig(**common, experts=run.experts)
+    from waver.engines.tuners.queryable import QueryableLoraConfig
+
+    return QueryableLoraConfig(**common, atoms=run.atoms)
 
 
 def _sides(layer: nn.Module) -> tuple[int, int]:

@@ -31,7 +31,7 @@ class TracedToken(BaseModel):
     kept: int | None = None
     crop_entropy: float | None = None
     decision: dict[str, dict[str, Any]] = {}
-    """What policies decided about it, by name: `then`, and the `value` that was compared with `threshold`."""
+    """Decisions of policies about it, by name: `then`, and the `value` that was compared with `threshold`."""
 
 
 class EntropySummary(BaseModel):
@@ -76,7 +76,7 @@ class CostSummary(BaseModel):
     against: str
     """The server's largest engine."""
     seconds_alone: float | None = None
-    """How long that one would take, estimated from its steps in earlier requests."""
+    """The time that one would take, estimated from its steps in earlier requests."""
     engines: dict[str, EngineUsage]
 
 

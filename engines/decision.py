@@ -1,4 +1,4 @@
-"""What a policy decided about a token of the answer: data that a step carries to the trace."""
+"""Decisions of policies about a token of the answer, which a step carries to the trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a form for policies needs beside their JSON Schema: what a field names, and what is for evaluation only."""
+"""Tell a form for policies what their JSON Schema leaves out: what a field names, and what is for evaluation."""
 
 from __future__ import annotations
 

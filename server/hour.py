@@ -1,4 +1,4 @@
-"""How the counters of the last hour moved, in readings that are some seconds apart."""
+"""Keep the readings of all counters of the last hour, some seconds apart."""
 
 from __future__ import annotations
 

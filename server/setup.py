@@ -1,4 +1,4 @@
-"""What is configured, for clients that let people choose: engines, presets, and what policies may name."""
+"""List what is configured, for clients that let people choose: engines, presets, and what policies may name."""
 
 from __future__ import annotations
 

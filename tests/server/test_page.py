@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -462,6 +463,9 @@ def test_a_server_that_starts_freezes_or_dies_is_told(chromium: Chrome, start: C
     page.set("#extra", '{"ignore_eos": true}')
     page.say("Are you there?")
     page.wait(lambda: page.all("#turns .token"))
+    running.server.loop.call_soon_threadsafe(time.sleep, 5)  # nothing is answered meanwhile
+    page.wait(lambda: "does not answer" in page.one("#trouble").text, seconds=20)
+    page.wait(lambda: not page.one("#trouble").text, seconds=20)
     running.server.force_exit = running.server.should_exit = True
     page.wait(lambda: "The server is gone" in page.one("#trouble").text, seconds=20)
     page.wait(lambda: page.all("#turns .error"))

@@ -1,4 +1,4 @@
-"""What a form for policies asks the server: what is configured, and whether a list of policies can be used."""
+"""Ask the server, as a form for policies does: what is configured, and whether a list of policies can be used."""
 
 from __future__ import annotations
 

@@ -26,6 +26,16 @@ class PairRun:
 
 
 @dataclass(frozen=True)
+class VisionRun:
+    """Training of the bundled model that reads pictures, from scratch."""
+
+    seed: Annotated[int, Option("Seed of weights and pictures.", least=0)] = 1
+    threads: Annotated[int, Option("CPU threads.", least=1)] = 1
+    see: Annotated[int, Option("Optimiser steps in which the vision transformer learns alone.", least=1)] = 150
+    answer: Annotated[int, Option("Optimiser steps in which the whole model learns to answer.", least=1)] = 600
+
+
+@dataclass(frozen=True)
 class RlRun:
     """Reinforcement learning of one model, down to the seed; a stopped run goes on only as the same one."""
 

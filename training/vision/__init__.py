@@ -1,0 +1,1 @@
+"""The bundled model that reads pictures: a small LLaVA trained on drawn shapes and digits."""

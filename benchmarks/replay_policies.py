@@ -117,6 +117,7 @@ OTHERS: tuple[Body, ...] = (
     {"name": "entropy_judger", "samples": 2, "temperature": 0.3},
     {"name": "inv_entropy", "perturbations": 2, "replications": 2, "answer_tokens": 12},
     {"name": "scr"},
+    {"name": "entropy_prune"},
     {"name": "simplemem", "remember": False},
     {"name": "memgas", "remember": False, "filter": "none"},
     {"name": "safeharbor"},

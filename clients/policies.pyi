@@ -276,7 +276,7 @@ def learned_route(*, router: str | None = ..., routes: dict[str, str] = ..., uns
     """Let the kind of a request, learned from a few examples, decide which engine answers."""
 
 def random_switch(*, small: str = ..., large: str = ..., rate: float = ...) -> dict[str, Any]:
-    """Let chance decide who writes each token; the control that a switching policy has to beat at the same share."""
+    """Let chance decide who writes each token: the control for switching policies."""
 
 def route(*, small: str = ..., large: str = ..., threshold: float = ..., draft_tokens: int = ...) -> dict[str, Any]:
     """Draft a few tokens on the small engine; if their mean entropy is high, the large engine answers instead."""
@@ -285,6 +285,11 @@ def adaptive_temperature(
     *, span: float = ..., low: float = ..., pivot: float = ..., high: float = ...
 ) -> dict[str, Any]:
     """Draw warmer where the entropy is high and cooler where it is low, around the request's temperature."""
+
+def entropy_prune(
+    *, keep: float = ..., layer: int = ..., normalise: bool = ..., by: Literal["entropy", "attention", "random"] = ...
+) -> dict[str, Any]:
+    """Drop image tokens whose heads agree."""
 
 def epsilon(*, epsilon: float = ...) -> dict[str, Any]:
     """Keep tokens above a fixed probability."""

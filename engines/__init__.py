@@ -56,9 +56,13 @@ def _with_template(engine: Engine, config: EngineConfig) -> Engine:
         ValueError: it cannot be read, or is no template.
     """
     if config.chat_template is not None:
+        from waver.engines.vision import vision_of
+
         try:
             source = Path(config.chat_template).expanduser().read_text(encoding="utf-8")
             engine.tokens = engine.tokens.with_template(source)
+            if (vision := vision_of(engine)) is not None:
+                engine.vision = vision.with_tokens(engine.tokens)  # type: ignore[attr-defined]
         except (OSError, ValueError) as error:
             raise ValueError(f"engine {engine.name!r}: chat_template {config.chat_template!r}: {error}") from error
     return engine

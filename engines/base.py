@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import torch
 
 from waver.engines.decision import Decision
+from waver.engines.pictures import Picture, PrunedPrompt, Pruning
 from waver.engines.tokens import TokenText
 from waver.engines.transforms import Transform
 
@@ -76,6 +77,20 @@ def overflow(context: int, found: str) -> str:
     )
 
 
+def without_pictures(engine: str, sampling: Sampling) -> None:
+    """Refuse a request with pictures on an engine whose model takes none, or one that asks to drop some of theirs.
+
+    Raises:
+        Unsupported: it is one.
+    """
+    if sampling.pictures:
+        raise Unsupported(f"engine {engine!r} takes no pictures", "messages")
+    if sampling.pruning is not None:
+        raise Unsupported(
+            f"engine {engine!r} drops no image tokens: that takes a vision-language model under transformers", "policy"
+        )
+
+
 def in_full(error: EngineError | Unsupported) -> str:
     """Return the message with the detail that only the operator may read."""
     return str(error) if error.detail is None else f"{error}: {error.detail}"
@@ -127,6 +142,7 @@ class Sampling:
     the whole order is in `waver.engines.transforms`.
     `state_of`: the prompt may begin with these tokens, and then the hidden state at the last of them is to come with
     the answer's first step, if it is to be had in passing (`Step.state`).
+    `pictures` are those whose tokens stand in the prompt, in order; `pruning` says which of these tokens to drop.
     """
 
     temperature: float = 1.0
@@ -152,6 +168,8 @@ class Sampling:
     gate: Gate | None = None
     answer_start: int | None = None
     state_of: tuple[int, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    pruning: Pruning | None = None
 
     def state_at(self, prompt_ids: Sequence[int]) -> int | None:
         """Find the place in a prompt of the token whose hidden state is asked for; None where there is none, and in a
@@ -172,7 +190,8 @@ class Step:
     where none ran. `state` is the hidden state that `Sampling.state_of` asked for, as `Engine.hidden_state` gives it;
     None where this request has not read that token itself (a cache held it), or the engine has no such way.
     `decisions` are those that policies made about it. `routing` is the mean normalised entropy of an adapter's routers
-    where the token was drawn, from 0 (sure) to 1.
+    where the token was drawn, from 0 (sure) to 1. `pruned` comes with the first token behind a prompt whose image
+    tokens `Sampling.pruning` dropped.
     """
 
     token: int
@@ -187,6 +206,7 @@ class Step:
     state: torch.Tensor | None = field(default=None, compare=False, repr=False)
     decisions: tuple[Decision, ...] = field(default=(), compare=False, repr=False)
     routing: float | None = None
+    pruned: PrunedPrompt | None = field(default=None, compare=False)
 
 
 @runtime_checkable

@@ -70,10 +70,14 @@ class NativeRunner:
             self._states[target] = copy.deepcopy(cached)
         return length
 
+    def _begin(self, slot: int) -> CacheState:
+        """Make the state of a slot whose sequence begins."""
+        return CacheState()
+
     def _append(self, slot: int, start: int, tokens: list[int], **options: bool) -> list[tuple[int, Any]]:
         """Read tokens in as many passes as needed; for each the number of tokens and the model's output."""
         if start == 0:
-            self._states[slot] = CacheState()
+            self._states[slot] = self._begin(slot)
         cached = self._states[slot]
         stride = self._stride if cached.state and self._stride else len(tokens)
         parts = (tokens[i : i + stride] for i in range(0, len(tokens), stride))
@@ -82,16 +86,22 @@ class NativeRunner:
     def _pass(self, cached: CacheState, tokens: list[int], options: dict[str, bool]) -> Any:
         cached.tokens = cached.tokens + tokens
         ids = torch.tensor([cached.tokens], device=self.model.device)
-        inputs = {"use_cache": True, "attention_mask": torch.ones_like(ids), **cached.state}
+        inputs: dict[str, Any] = {"attention_mask": torch.ones_like(ids), **cached.state}
         if self._takes_positions:
             inputs["position_ids"] = torch.arange(ids.shape[1], device=ids.device)[None]
-        # Some models keep nothing, and some drop what they keep when a sequence outgrows it: `generate` knows which.
         unread = len(tokens) if cached.state else None
-        prepare = cast(Callable[..., dict[str, Any]], self.model.prepare_inputs_for_generation)
-        inputs = prepare(ids, next_sequence_length=unread, is_first_iteration=not cached.state, **inputs)
-        output = self.model(**inputs, **options)
-        cached.state = {name: kept for name in ALL_CACHE_NAMES if (kept := output.get(name)) is not None}
+        output = self.model(**self._prepare(ids, unread, not cached.state, inputs), **options)
+        self._keep(cached, output)
         return output
+
+    def _prepare(self, ids: torch.Tensor, unread: int | None, first: bool, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a pass's inputs. Some models keep nothing, and some drop what they keep when a sequence outgrows it:
+        `generate` knows which."""
+        prepare = cast(Callable[..., dict[str, Any]], self.model.prepare_inputs_for_generation)
+        return prepare(ids, next_sequence_length=unread, is_first_iteration=first, **{"use_cache": True, **inputs})
+
+    def _keep(self, cached: CacheState, output: Any) -> None:
+        cached.state = {name: kept for name in ALL_CACHE_NAMES if (kept := output.get(name)) is not None}
 
 
 def layer_output(output: Any, depth: float | None) -> torch.Tensor:

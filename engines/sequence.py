@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,12 +18,15 @@ from waver.entropy import RollingEntropy
 if TYPE_CHECKING:
     import llguidance
 
+    from waver.engines.picture_runner import View
+
 
 class HiddenStateRequest:
     """A prompt that is read for the hidden state at its end; `depth` is that of `Engine.hidden_state`. `inbox` receives
     the state, `[hidden]` float32 on the CPU, or an error."""
 
     begun = False
+    view: View | None = None
 
     def __init__(self, ids: Sequence[int], depth: float | None) -> None:
         self.ids = list(ids)
@@ -33,17 +37,22 @@ class HiddenStateRequest:
 
 class SequenceState:
     """A segment of an answer being decoded: its tokens, its stop rules and its gate's window. `ids` are the prompt and
-    the answer so far; `inbox` receives steps, or an error."""
+    the answer so far, `view` is what the prompt shows; `inbox` receives steps, or an error."""
 
-    def __init__(self, prompt_ids: Sequence[int], sampling: Sampling, eos_ids: tuple[int, ...]) -> None:
+    def __init__(
+        self, prompt_ids: Sequence[int], sampling: Sampling, eos_ids: tuple[int, ...], view: View | None = None
+    ) -> None:
         self.ids = list(prompt_ids)
-        self.sampling = sampling
+        self.view = view
+        self.sampling = replace(sampling, pictures=())  # `view` has them: an idle slot should not keep their pixels
         self.start = len(self.ids) if sampling.answer_start is None else sampling.answer_start
         self._segment_start = len(self.ids)
         self.ends = (*(() if sampling.ignore_eos else eos_ids), *sampling.stop_token_ids)
         self.matcher: llguidance.LLMatcher | None = None
         self.slot: int | None = None
         self.read_at = sampling.state_at(self.ids)
+        self.told = False
+        """True once a step has said what was dropped from the prompt's pictures."""
         self.state: torch.Tensor | None = None
         """The hidden state that the first step will carry."""
         self.routing: float | None = None

@@ -7,6 +7,7 @@ prefix.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from waver.engines.runner import Runner
 from waver.engines.sequence import HiddenStateRequest, SequenceState
@@ -27,6 +28,8 @@ class SlotAllocator:
         self.reused = 0
         """Tokens that sequences found in their slots, and that were not computed again."""
         self._owner: list[SequenceState | HiddenStateRequest | None] = [None] * (1 + count)
+        self._views: list[Any] = [None] * (1 + count)
+        """The keys of the views of the prompts in the slots."""
         self._used = [0] * (1 + count)
         self._clock = 0
         self._state_slots: set[int] = set()
@@ -51,7 +54,11 @@ class SlotAllocator:
         if not idle:
             return False
         usable = sequence.ids[:-1]  # at least one token has to be computed to get logits
-        common = [_common_prefix(held, usable) for held in self.held]
+        view = None if sequence.view is None else sequence.view.key
+        common = [
+            0 if view is not None and view != shown else _common_prefix(held, usable)
+            for held, shown in zip(self.held, self._views, strict=True)
+        ]
         own = [s for s in idle if 0 < common[s] >= self._min_common(s)]
         slot = max(own, key=lambda s: (common[s], -len(self.held[s])), default=-1)
         source = max(range(len(common)), key=lambda s: common[s])
@@ -64,7 +71,7 @@ class SlotAllocator:
         self.reused += len(self.held[slot])
         self._clock += 1
         self._used[slot] = self._clock
-        self._owner[slot] = sequence
+        self._owner[slot], self._views[slot] = sequence, view
         (self._state_slots.add if isinstance(sequence, HiddenStateRequest) else self._state_slots.discard)(slot)
         sequence.slot = slot
         return True

@@ -26,6 +26,8 @@ class TokenText:
         self.eos_ids = tuple(i for i in dict.fromkeys((*eos_ids, *own)) if 0 <= i < self.vocab_size)
         control = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
         self._special = frozenset((*control, *map(int, tokenizer.all_special_ids), *self.eos_ids))
+        self.content_as_parts = False
+        """True if the chat template takes no string as a message's content, only a list of its parts."""
         self._bytes: dict[int, bytes] = {}
 
     @classmethod
@@ -182,6 +184,8 @@ class TokenText:
         tool, spells stay plain text.
 
         Args:
+            messages: a content is a text, or a list of parts such as `{"type": "text", "text": …}` and, for a model
+                that takes pictures, `{"type": "image"}`.
             tools: what the model may call, as OpenAI's API describes it.
 
         Raises:
@@ -196,6 +200,8 @@ class TokenText:
         }
         if tools:
             options["tools"] = [dict(tool) for tool in tools]
+        if self.content_as_parts:
+            messages = [_as_parts(message) for message in messages]
         try:
             text = cast(str, self.tokenizer.apply_chat_template([dict(m) for m in messages], **options))
             if not self._spells_control([*messages, options]):
@@ -256,7 +262,8 @@ class TokenText:
 
         def marked_turn(i: int, turn: Mapping[str, Any]) -> dict[str, Any]:
             # Templates put results of tools into JSON, which would escape what stands in place of a mark.
-            whole = turn.get("content") and turn.get("role") != "tool"
+            content = turn.get("content")
+            whole = content and isinstance(content, str) and turn.get("role") != "tool"
             mark = {"content": f"\ue000{lot}:{i}\ue001"} if whole else {}
             return {**guarded({key: each for key, each in turn.items() if key not in mark}), **mark}
 
@@ -273,6 +280,12 @@ class TokenText:
                 case 2 if piece:
                     plain = piece == "b"
         return ids
+
+
+def _as_parts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message whose content is a list of parts."""
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else dict(message)
 
 
 class TextStream:

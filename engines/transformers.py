@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from llguidance import LLMatcher
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from waver.engines import activations, tuners
@@ -32,18 +32,22 @@ from waver.engines.base import (
     Unsupported,
     not_a_number,
     reason,
+    without_pictures,
 )
 from waver.engines.config import TransformersConfig
 from waver.engines.defaults import NONE, recommended_sampling
 from waver.engines.grammar import Grammar
 from waver.engines.inverse_cdf import warm_up
-from waver.engines.runner import make_runner
+from waver.engines.picture_runner import PictureRunner, View
+from waver.engines.runner import Runner, make_runner
 from waver.engines.sampling import draw
 from waver.engines.sequence import HiddenStateRequest, SequenceState
 from waver.engines.slot_allocator import SCRATCH, SlotAllocator
 from waver.engines.temperature import adapts
 from waver.engines.tokens import TokenText
 from waver.engines.transforms import needs_geometry
+from waver.engines.vision import Vision, model_class, takes_pictures
+from waver.engines.visual_pruning import check_pruning
 from waver.entropy import shannon_entropy
 from waver.entropy.geometry import whiten
 
@@ -78,7 +82,7 @@ class TransformersEngine:
         disable_progress_bar()
         activations.register()
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model = model_class(config.model, **options).from_pretrained(
                 config.model, dtype=config.dtype, use_safetensors=True, **options
             )
             self.model: PreTrainedModel = model.eval().to(torch.device(device))
@@ -86,6 +90,8 @@ class TransformersEngine:
             if config.adapter is not None:
                 self.model, self._routed = tuners.load_adapter(self.model, config.adapter)
             self.tokens = TokenText.load(config.model, self.model.generation_config.eos_token_id, **options)
+            sees = takes_pictures(config.model, **options)
+            self.vision = Vision.load(config.model, self.tokens, **options) if sees else None
         except Exception as error:  # transformers, safetensors and the tokenizers each raise their own kinds
             what = config.model if config.adapter is None else f"{config.model} with {config.adapter}"
             raise ValueError(f"engine {name!r}: cannot load {what!r} on {device}: {reason(error)}") from error
@@ -96,7 +102,10 @@ class TransformersEngine:
         longest: int = getattr(text_config, "max_position_embeddings", None) or config.max_model_len or 4096
         self.context_length = min(longest, config.max_model_len or longest)
         self.parameters = int(self.model.num_parameters())
-        self._runner = make_runner(self.model, self.context_length)
+        self._runner: Runner = make_runner(self.model, self.context_length)
+        self._pictures: PictureRunner | None = None
+        if self.vision is not None:
+            self._runner = self._pictures = PictureRunner(self._runner, self.model, self.vision.image_token)
         warm_up(self.model.device)
         self._grammar: Grammar | None = None
         self._geometry: torch.Tensor | None = None
@@ -131,7 +140,12 @@ class TransformersEngine:
         self._check_known(sampling.stop_token_ids, "stop_token_ids")
         if needs_geometry(sampling.transforms) and self._geometry is None:
             await self._in_thread(self._whiten)
-        sequence = SequenceState(prompt_ids, sampling, self.tokens.eos_ids)
+        view = None
+        if self.vision is None:
+            without_pictures(self.name, sampling)
+        else:
+            view = await asyncio.to_thread(self._view, self.vision, prompt_ids, sampling)
+        sequence = SequenceState(prompt_ids, sampling, self.tokens.eos_ids, view)
         if sampling.grammar is not None:
             sequence.matcher = await asyncio.to_thread(self._matcher, sampling.grammar, sequence.answer)
         self._sequences.append(sequence)
@@ -147,6 +161,18 @@ class TransformersEngine:
         finally:
             self._leave(sequence)
 
+    def _view(self, vision: Vision, ids: Sequence[int], sampling: Sampling) -> View | None:
+        """Make what a prompt shows; blocks.
+
+        Raises:
+            Unsupported: the prompt has other pictures.
+        """
+        vision.check(ids[: sampling.answer_start], sampling.pictures)
+        if not sampling.pictures:
+            return None
+        key = (tuple(picture.digest for picture in sampling.pictures), sampling.pruning)
+        return View(key, vision.inputs(ids, sampling.pictures), sampling.pruning)
+
     def _leave(self, sequence: SequenceState | HiddenStateRequest) -> None:
         if sequence in self._sequences:
             self._sequences.remove(sequence)
@@ -156,6 +182,10 @@ class TransformersEngine:
             raise EngineError(f"engine {self.name!r} is closed")
         self._check_known(sampling.logit_bias, "logit_bias")
         self._check_known(sampling.stop_token_ids, "stop_token_ids")
+        if self.vision is None:
+            without_pictures(self.name, sampling)
+        elif sampling.pruning is not None:
+            check_pruning(self.model, sampling.pruning)
         if needs_geometry(sampling.transforms) and self._geometry is None:
             self._thread.submit(self._whiten).result()
         if sampling.grammar is not None:
@@ -258,6 +288,10 @@ class TransformersEngine:
         """Allocate slots, then run one forward pass over the rows with few missing tokens and one over a share of the
         long prompts. Runs in the engine's thread, the only one that touches slots."""
         self._slots.allocate(live)
+        if self._pictures is not None:
+            for each in live:
+                if each.slot is not None:
+                    self._pictures.show(each.slot, each.view)
         near, far, room = [], [], PASS_TOKENS
         for sequence in live:
             if sequence.slot is None or isinstance(sequence, HiddenStateRequest):
@@ -265,8 +299,8 @@ class TransformersEngine:
             missing = self._slots.count_missing(sequence)
             if missing <= CATCH_UP:
                 near.append((sequence, missing))
-            elif room > 0:
-                far.append((sequence, min(missing, room)))
+            elif room > 0:  # pictures are read in one pass, with all of their prompt
+                far.append((sequence, missing if sequence.view else min(missing, room)))
                 room -= missing
         produced = self._decode(near)
         # A client that left during the first pass does not pay for the second.
@@ -369,6 +403,9 @@ class TransformersEngine:
             step, sequence.state = replace(step, state=sequence.state), None
         if sequence.routing is not None:
             step = replace(step, routing=sequence.routing)
+        if self._pictures is not None and sequence.view is not None and not sequence.told:
+            sequence.told = True
+            step = replace(step, pruned=self._pictures.pruned(sequence.slot or SCRATCH))
         if sequence.fires_before(step.entropy):
             return sequence.gate_step(step.entropy, self.name)
         finish = sequence.accept(step.token, step.entropy, self.context_length)
@@ -379,6 +416,8 @@ class TransformersEngine:
         logits = logits.float()
         if self.tokens.vocab_size < logits.shape[-1]:
             logits[..., self.tokens.vocab_size :] = -torch.inf
+        if self.vision is not None:  # a token that stands for a picture means nothing in an answer
+            logits[..., list(self.vision.marks)] = -torch.inf
         return logits
 
     def _measure(
@@ -401,8 +440,14 @@ class TransformersEngine:
             for token, logprob, entropy, alternatives in zip(*columns, best, strict=True)
         ]
 
-    async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:
+    def _check_text(self, ids: Sequence[int]) -> None:
+        """Refuse ids as `_check`, and those that stand for pictures, as only `generate` takes these."""
         self._check(ids)
+        if self.vision is not None:
+            self.vision.check(ids, ())
+
+    async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:
+        self._check_text(ids)
 
         @torch.inference_mode()
         def work() -> list[Step]:
@@ -423,7 +468,7 @@ class TransformersEngine:
         return frozenset(("hidden_state", "hidden_states", "attention"))
 
     async def hidden_state(self, ids: Sequence[int], depth: float | None = None) -> torch.Tensor:
-        self._check(ids)
+        self._check_text(ids)
         reading = HiddenStateRequest(ids, depth)
         self._sequences.append(reading)
         self._start()
@@ -436,7 +481,7 @@ class TransformersEngine:
         return item
 
     async def attention(self, ids: Sequence[int], start: int) -> torch.Tensor:
-        self._check(ids)
+        self._check_text(ids)
 
         @torch.inference_mode()
         def work() -> torch.Tensor:

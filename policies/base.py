@@ -60,6 +60,9 @@ class Policy(BaseModel):
     combines: ClassVar[bool] = False
     """True if it can be combined with another policy of a stage at which one is enough."""
 
+    takes_pictures: ClassVar[bool] = False
+    """True if it works where the prompt has pictures; a request with some is refused otherwise."""
+
     metrics: ClassVar[tuple[CounterSpec, ...]] = ()
     """Counters of its own, which `counted` moves."""
     evaluation: ClassVar[Mapping[str, tuple[str, ...]]] = {}

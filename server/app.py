@@ -144,6 +144,7 @@ def create_app(
                 max_headers=bounds.max_header_bytes,
                 body_timeout=bounds.body_timeout,
                 max_total=bounds.max_total_body_bytes,
+                max_conversation=lambda: bounds.max_picture_body_bytes if runtime.sees else 0,
             ),
             Middleware(PrefixMiddleware, prefix=bounds.root_path),
         ],

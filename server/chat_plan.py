@@ -5,20 +5,24 @@ Every endpoint that answers conversations makes a `ChatRequest` of its own body,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from fastapi import Request
 
 from waver.engines.tokens import TokenText
+from waver.engines.vision import vision_of
 from waver.policies.base import STAGES
 from waver.policies.think.forced_answer import ForcedAnswer
 from waver.policies.think.think_budget import ThinkBudget
-from waver.server.chat_prompt import chat_ids, user_turn
-from waver.server.chat_schemas import ChatRequest
+from waver.server.chat_prompt import Rendered, chat_ids, user_turn
+from waver.server.chat_schemas import ChatPrompt, ChatRequest
 from waver.server.conversation import turns
 from waver.server.decoding import Plan, Prompt
 from waver.server.errors import invalid
 from waver.server.message.reading import MessageFormat
+from waver.server.pictures import sent
 from waver.server.plan import caller, make_plan
 from waver.server.routing import Route
 from waver.server.runtime import Runtime
@@ -49,14 +53,16 @@ async def plan_chat(request: Request, runtime: Runtime, body: ChatRequest, route
     how, parser = await runtime.texts.run(message_format, runtime, route.engine, offered, body)
     calls, ignored = await calls_grammar(runtime, route, body, offered, parser, how.thinks)
     tools = offered.for_template if offered else []
-    rendered = await chat_ids(body, body.messages, tokens, runtime.texts, runtime.context(route), tools)
-    ids = truncated(rendered, body, runtime.context(route), route)
-    conversation = turns(body.messages)
+    rendered = await chat_prompt(runtime, body, route, tools)
+    if rendered.pictures and body.truncate_prompt_tokens is not None:
+        raise invalid("truncate_prompt_tokens cannot be used with pictures.", "truncate_prompt_tokens")
+    ids = truncated(rendered.ids, body, runtime.context(route), route)
+    engine = runtime.engines[route.engine]
     opened, closing = how.thinks and tokens.in_think(ids), list[int]()
     if opened and guided(body, offered):  # the grammar holds from the first token on: there is no thinking
         opened, closing = False, tokens.close_think()
-    question = user_turn(body, conversation, tokens, tools, closing)
-    prompt = Prompt((*ids, *closing), question=question, messages=conversation)
+    question = user_turn(body, engine, tools, closing, rendered.pictures)
+    prompt = Prompt((*ids, *closing), question=question, messages=turns(body.messages), pictures=rendered.pictures)
     plan = await make_plan(
         runtime,
         route,
@@ -94,6 +100,41 @@ async def calls_grammar(
     return grammar, unenforced(offered, grammar)
 
 
+async def chat_prompt(runtime: Runtime, body: ChatPrompt, route: Route, tools: Sequence[dict[str, Any]]) -> Rendered:
+    """Make the prompt of a conversation, with its pictures. Engines that write in turns have to read these alike.
+
+    Raises:
+        APIError: 400, the conversation is not acceptable, or one of its pictures; `param` names it.
+        ContextExceeded: it is too long.
+    """
+    given = sent(body.messages)
+    names = dict.fromkeys((route.engine, *route.engines))
+    for name in names if given else ():
+        if vision_of(runtime.engines[name]) is None:
+            raise invalid(f"{given[0].place}: engine '{name}' takes no pictures.", given[0].place)
+    for part, policy in ((part, policy) for part in given[:1] for policy in route.policies):
+        if not policy.takes_pictures:
+            raise invalid(f"{part.place}: the policy {policy.name} takes no pictures.", part.place)
+    for each in given:
+        role = body.messages[each.message].role
+        if role != "user":
+            raise invalid(f"{each.place}: pictures belong into messages of the user, not of the {role}.", each.place)
+    pictures = await runtime.pictures.read(given) if given else ()
+    context = runtime.context(route)
+    made = {
+        name: await chat_ids(body, body.messages, runtime.engines[name], runtime.texts, context, tools, pictures)
+        for name in (names if given else (route.engine,))
+    }
+    for name, other in made.items():
+        if other.ids != made[route.engine].ids:
+            raise invalid(
+                f"{given[0].place}: engines '{route.engine}' and '{name}' read pictures as different tokens, so that "
+                "they cannot share an answer.",
+                given[0].place,
+            )
+    return made[route.engine]
+
+
 async def chat_tokens(runtime: Runtime, body: ChatRequest, route: Route) -> list[int]:
     """Make the prompt that a request would have.
 
@@ -106,7 +147,7 @@ async def chat_tokens(runtime: Runtime, body: ChatRequest, route: Route) -> list
     if offered is not None:
         check_renders(route.engine, tokens)
     tools = offered.for_template if offered else []
-    return await chat_ids(body, body.messages, tokens, runtime.texts, runtime.context(route), tools)
+    return (await chat_prompt(runtime, body, route, tools)).ids
 
 
 def guided(body: ChatRequest, offered: Offer | None) -> bool:

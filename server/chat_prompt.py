@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from waver.engines.base import ContextExceeded, Unsupported
+from waver.engines.base import ContextExceeded, Engine, Unsupported
+from waver.engines.pictures import Picture
 from waver.engines.tokens import TokenText
+from waver.engines.vision import vision_of
 from waver.policies.job import UserTurn
 from waver.server.chat_schemas import ChatPrompt, ChatRequest, Message, TokenizeRequest
 from waver.server.conversation import turns
@@ -23,19 +26,32 @@ Tools = Sequence[dict[str, Any]]
 """Tools as chat templates take them."""
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt's ids, and the pictures whose tokens stand in it."""
+
+    ids: list[int]
+    pictures: tuple[Picture, ...] = ()
+
+
 async def chat_ids(
     body: ChatPrompt | TokenizeRequest,
     messages: Sequence[Message],
-    tokens: TokenText,
+    engine: Engine,
     texts: TokenizerPool,
     context: int,
     tools: Tools = (),
-) -> list[int]:
+    pictures: Sequence[Picture] = (),
+) -> Rendered:
     """Make the prompt of a conversation, tokenised outside of the event loop.
+
+    Args:
+        engine: the one whose template and tokens it has. pictures: those of the messages, in order.
 
     Raises:
         APIError: 400, the conversation or the template's variables are not acceptable, or too long for the context.
     """
+    tokens, vision = engine.tokens, vision_of(engine)
     words = [part for message in messages for part in message.strings]
     words += [each for each in body.chat_template_kwargs.values() if isinstance(each, str)]
     words += [json.dumps(tool, ensure_ascii=False) for tool in tools]
@@ -47,14 +63,15 @@ async def chat_ids(
             raise invalid(f"chat_template_kwargs: '{key[:40]}' cannot be set by a request.", "chat_template_kwargs")
     if "chat_template" in (body.model_extra or {}):
         raise invalid("A request cannot bring a chat template.", "chat_template")
-    conversation = turns(messages)
+    conversation = turns(messages, pictures=True)
     if body.continue_final_message and body.add_generation_prompt and "add_generation_prompt" in body.model_fields_set:
         raise invalid("continue_final_message and add_generation_prompt exclude each other.", "continue_final_message")
 
-    def work() -> list[int]:
+    def work() -> Rendered:
         if getattr(body, "truncate_prompt_tokens", None) is None:
             check_tokens(words, tokens, context, "messages")
-        return render(body, conversation, tokens, tools)
+        ids = render(body, conversation, tokens, tools)
+        return Rendered(*vision.place(ids, pictures)) if vision is not None and pictures else Rendered(ids)
 
     try:
         return await texts.run(work)
@@ -78,20 +95,27 @@ def render(
 
 def user_turn(
     body: ChatRequest,
-    conversation: Sequence[dict[str, Any]],
-    tokens: TokenText,
+    engine: Engine,
     tools: Tools = (),
     closing: Sequence[int] = (),
+    pictures: Sequence[Picture] = (),
 ) -> UserTurn | None:
-    """Return what the user said last, if a user said anything. `closing`: tokens behind what the template renders."""
+    """Return what the user said last, if a user said anything. `closing`: tokens behind what the template renders;
+    `pictures`: those of the conversation."""
+    vision = vision_of(engine)
+    conversation = turns(body.messages, pictures=True)
     last = max((i for i, message in enumerate(body.messages) if message.role == "user"), default=None)
     if last is None:
         return None
 
     def with_context(words: str) -> list[int]:
         led = [dict(each) for each in conversation]
-        led[last]["content"] = words + led[last]["content"]
-        return [*render(body, led, tokens, tools), *closing]
+        said = led[last]["content"]
+        led[last]["content"] = words + said if isinstance(said, str) else [{"type": "text", "text": words}, *said]
+        ids = render(body, led, engine.tokens, tools)
+        if vision is not None and pictures:
+            ids, _ = vision.place(ids, pictures)
+        return [*ids, *closing]
 
     opens = body.add_generation_prompt and not body.continue_final_message
     return UserTurn(body.messages[last].text or "", with_context, opens)

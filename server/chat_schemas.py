@@ -28,7 +28,28 @@ class RefusalPart(Body):
         return self.refusal
 
 
-ContentPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
+class ImageUrl(Body):
+    url: str
+    detail: Literal["auto", "low", "high", "original"] = "auto"
+
+
+class ImagePart(Body):
+    """A picture, as a data URL; a part of a user's message."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl | str
+
+    @property
+    def url(self) -> str:
+        return self.image_url if isinstance(self.image_url, str) else self.image_url.url
+
+    @property
+    def text(self) -> str:
+        """Return nothing: a picture is no text."""
+        return ""
+
+
+ContentPart = Annotated[TextPart | ImagePart | RefusalPart, Field(discriminator="type")]
 
 
 class Function(Body):
@@ -71,8 +92,18 @@ class Message(Body):
         return [each for each in (self.text, self.name, self.tool_call_id, self.thought, *calls) if each]
 
     @property
+    def parts(self) -> list[dict[str, str]] | None:
+        """Return the content as chat templates take it where it has pictures; None where it has none."""
+        if not isinstance(self.content, list) or not any(isinstance(part, ImagePart) for part in self.content):
+            return None
+        return [
+            {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
+            for part in self.content
+        ]
+
+    @property
     def text(self) -> str | None:
-        """Return the content as one string."""
+        """Return the content as one string, without its pictures."""
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
         return self.refusal if self.content is None else self.content

@@ -11,9 +11,12 @@ from waver.server.errors import invalid
 from waver.server.tools.schemas import DEEPEST, deeper
 
 
-def turns(messages: Sequence[Message], param: str = "messages") -> list[dict[str, Any]]:
+def turns(messages: Sequence[Message], param: str = "messages", pictures: bool = False) -> list[dict[str, Any]]:
     """Turn messages into turns: `developer` is `system`, content is one string, and what the older API calls
     `function_call` and `function` is a call of a tool and its result.
+
+    Args:
+        pictures: a content with pictures is a list of its parts instead.
 
     Raises:
         APIError: 400, a message has no content.
@@ -23,6 +26,8 @@ def turns(messages: Sequence[Message], param: str = "messages") -> list[dict[str
     """The id of the latest call, which a result of the older API belongs to."""
     for i, message in enumerate(messages):
         out.append(turn(message, f"{param}[{i}]", i, last))
+        if pictures and (parts := message.parts):
+            out[-1]["content"] = parts
         if calls := out[-1].get("tool_calls"):
             last = calls[-1]["id"]
     return out

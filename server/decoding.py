@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from waver.engines.base import NO_TOKEN, Finish, Sampling, Step, Unsupported
+from waver.engines.pictures import Picture
 from waver.policies.answer import Answer, Ending
 from waver.policies.base import Proceed
 from waver.policies.job import Caller, Job, UserTurn
@@ -43,6 +44,8 @@ class Prompt:
     """The conversation it was made of, as chat templates take it."""
     limit: int = 0
     """Most tokens of the answer; the plan sets it."""
+    pictures: tuple[Picture, ...] = ()
+    """Those whose tokens it has, in order."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +248,7 @@ class Decoding:
                     await self._roomy.wait()
                     self._put(replace(piece, index=index))
                 seed = choice_seed(self.plan.seed, choice)
-                sampling = replace(self.plan.sampling, max_tokens=prompt.limit, seed=seed)
+                sampling = replace(self.plan.sampling, max_tokens=prompt.limit, seed=seed, pictures=prompt.pictures)
                 group.create_task(self._run_choice(index, prompt, sampling))
 
     async def _run_choice(self, index: int, prompt: Prompt, sampling: Sampling) -> None:

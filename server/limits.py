@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +21,7 @@ STEP = 256 * 2**10
 PATIENCE = 5.0
 """Seconds for which a body may come too slowly to arrive in time, while others wait for the room that it has."""
 DOCUMENTS = re.compile(r"/v1/collections/[^/]+/documents")
+CONVERSATIONS = re.compile(r"(/v1)?/(chat/completions|responses|messages|messages/count_tokens|tokenize)")
 
 
 class LimitsMiddleware:
@@ -34,15 +36,17 @@ class LimitsMiddleware:
         max_headers: int,
         body_timeout: float,
         max_total: int,
+        max_conversation: Callable[[], int] | None = None,
     ) -> None:
         """Set the limits, in bytes and seconds.
 
-        `max_documents` bounds bodies that bring documents, `max_body` all others, and `max_total` the sum of all that
-        are in memory."""
+        `max_documents` bounds bodies that bring documents, `max_conversation` those that may bring pictures, `max_body`
+        all others, and `max_total` the sum of all that are in memory."""
         self.app = app
         self._budget = BodyBudget(max_total)
         self._max_body = max_body
         self._max_documents = max_documents
+        self._max_conversation = max_conversation or (lambda: max_body)
         self._max_headers = max_headers
         self._body_timeout = body_timeout
 
@@ -64,6 +68,8 @@ class LimitsMiddleware:
             )
             return await error.response()(scope, receive, send)
         most = self._max_documents if DOCUMENTS.fullmatch(scope["path"]) else self._max_body
+        if CONVERSATIONS.fullmatch(scope["path"]):
+            most = max(most, self._max_conversation())
         declared = next((value for name, value in headers if name == b"content-length"), b"0")
         if declared.isdigit() and int(declared) > most:
             if not any(name == b"expect" for name, _ in headers):

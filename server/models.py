@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from waver.engines import LoraConfig
+from waver.engines.vision import vision_of
 from waver.server.errors import APIError
 from waver.server.routing import PREFIX
 from waver.server.runtime import Runtime, runtime
@@ -50,6 +51,8 @@ def describe(name: str, here: Runtime) -> dict[str, Any]:
     if here.loaded:
         route = here.route(name)
         card["parent"] = card["parent"] or (route.engine if engine is None else None)
+        if vision_of(here.engines[route.engine]) is not None:
+            card["input_modalities"] = ["text", "image"]
         card["max_model_len"] = min(here.engines[each].context_length for each in {route.engine, *route.engines})
     return card
 

@@ -29,6 +29,7 @@ from waver.engines.base import Engine, Sampling, Unsupported
 from waver.engines.judge import Judge
 from waver.engines.probe import Probe
 from waver.engines.router import Router as KindRouter
+from waver.engines.vision import vision_of
 from waver.policies.ask.task import AskTask, ready_tasks
 from waver.policies.ask.thresholds import Thresholds
 from waver.policies.guard.memory import Guard
@@ -54,6 +55,7 @@ from waver.server.errors import not_ready, server_stopping
 from waver.server.hour import Hour
 from waver.server.jobs import Jobs
 from waver.server.metrics import Metrics
+from waver.server.pictures import Pictures
 from waver.server.response_store import ResponseStore
 from waver.server.routing import Route, Router, model_names
 from waver.server.schema_checks import SchemaChecks
@@ -96,6 +98,7 @@ class Runtime:
         self.after_hooks = AfterHooks()
         self.background = Background()
         self.bodies = Bodies(config.server.max_body_values)
+        self.pictures = Pictures(config.server)
         self.texts = TokenizerPool(config.server.text_threads, config.server.max_concurrency + config.server.max_queue)
         self.shaping = TokenizerPool(config.server.text_threads, None)
         """Pool in which long answers are put together: an answer that was decoded is not refused any more."""
@@ -199,7 +202,7 @@ class Runtime:
         await asyncio.to_thread(self.facts.close)
         await self.jobs.aclose()
         await asyncio.to_thread(self.library.close)
-        for each in (self.schema_checks, self.texts, self.shaping, self.bodies):
+        for each in (self.schema_checks, self.texts, self.shaping, self.bodies, self.pictures):
             await asyncio.to_thread(each.close)
 
     @property
@@ -235,6 +238,11 @@ class Runtime:
     def dead(self) -> list[str]:
         """Return the names of engines that cannot serve now."""
         return [name for name, engine in self.engines.items() if not engine.alive]
+
+    @property
+    def sees(self) -> bool:
+        """Return whether a model takes pictures."""
+        return any(vision_of(engine) is not None for engine in self.engines.values())
 
     @property
     def ready(self) -> bool:

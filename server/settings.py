@@ -54,6 +54,16 @@ class ServerConfig(BaseModel):
     """Of all bodies in memory; others wait for up to `body_timeout` before they are read."""
     max_body_values: int = Field(2**18, ge=1024)
     """Numbers, strings, lists and objects in a JSON body."""
+    max_picture_body_bytes: int = Field(32 * 2**20, ge=1024)
+    """Of a conversation, where a model takes pictures, in place of a smaller `max_body_bytes`."""
+    max_images: int = Field(16, ge=0)
+    """Pictures in a request."""
+    max_image_bytes: int = Field(20 * 2**20, ge=1024)
+    """Of a picture's file."""
+    max_image_pixels: int = Field(2**25, ge=1024)
+    """Pixels of a request's pictures together; known before they are decoded."""
+    max_total_image_bytes: int = Field(2**30, ge=2**20)
+    """Of all decoded pictures in memory, three for each pixel; requests beyond them are refused."""
     max_header_bytes: int = Field(32 * 2**10, ge=1024)
     header_timeout: float = Field(10.0, gt=0)
     """Longest time until a connection's next request has said what it wants, from its first byte on, and until a new

@@ -7,11 +7,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from waver.engines.vision import vision_of
 from waver.server.bodies import BodyRoute
 from waver.server.chat_prompt import chat_ids
 from waver.server.chat_schemas import TokenizeRequest
 from waver.server.errors import invalid
 from waver.server.fields import ignored_fields, ignored_header
+from waver.server.pictures import sent
 from waver.server.piecewise import PiecewiseResponse, pieces
 from waver.server.runtime import ready_runtime
 from waver.server.sampling import check_ids
@@ -39,7 +41,11 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Response:
     async with asyncio.timeout_at(runtime.deadline(None)):
         if body.messages is not None:
             tools = [tool.for_template() for tool in body.tools]
-            ids = await chat_ids(body, body.messages, engine.tokens, runtime.texts, most, tools)
+            given = sent(body.messages)
+            if given and vision_of(engine) is None:
+                raise invalid(f"{given[0].place}: engine '{engine.name}' takes no pictures.", given[0].place)
+            pictures = await runtime.pictures.read(given) if given else ()
+            ids = (await chat_ids(body, body.messages, engine, runtime.texts, most, tools, pictures)).ids
         else:
             check_characters(body.prompt or "", most, "prompt")
             ids = await runtime.texts.run(engine.tokens.encode, body.prompt or "", body.add_special_tokens)

@@ -40,6 +40,7 @@ from transformers import (
 
 from tests.engines.driving import copy_tokenizer
 from tests.engines.vllm_serving import Served, vllm_serving
+from tests.pictures import save_seeing
 from waver.retrieval.embedder import Embedder
 from waver.server.config import Config, load_config
 from waver.server.run import Server, freeze_garbage_collector, make_server
@@ -277,6 +278,17 @@ def start(tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
 def running(start: Callable[..., Running]) -> Running:
     """The server that most tests share."""
     return start()
+
+
+@pytest.fixture(scope="session")
+def seeing(
+    start: Callable[..., Running], tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Running:
+    """A server of two vision-language models that differ in their random weights, and of one of texts."""
+    models = {f"see{i}": {"model": str(save_seeing(tmp_path_factory.mktemp("see"), i))} for i in (1, 2)}
+    engines = {**models, "small": tiny_config["engines"]["small"]}
+    presets = {"quick": [{"name": "entropy_prune", "keep": 0.5}]}
+    return start(config={"engines": engines, "presets": presets, "default_preset": None})
 
 
 @pytest.fixture(scope="session")

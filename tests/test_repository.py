@@ -191,8 +191,9 @@ def test_the_wheel_holds_the_packages_and_the_data(wheel: Path, tmp_path: Path) 
     tracked = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
     ours = {name if name.startswith("waver/") else f"waver/{name}" for name in tracked}
     assert {name for name in ours if name.count("/") == 1 or name.split("/")[1] in SHIPPED} <= {*names}
-    for pair in ("small", "large"):
-        assert f"waver/models/{pair}/config.json" in names
+    for model in ("small", "large", "vision"):
+        assert {f"waver/models/{model}/{file}" for file in ("config.json", "model.safetensors")} <= {*names}
+    assert "waver/models/vision/processor_config.json" in names
     # Away from a checkout, what is missing is installed by name.
     zipfile.ZipFile(wheel).extract("waver/extras.py", tmp_path)
     away = "import extras; print(extras.how_to_install('retrieval'))"

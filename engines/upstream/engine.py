@@ -14,7 +14,16 @@ from contextlib import aclosing, suppress
 import torch
 from transformers import GenerationConfig
 
-from waver.engines.base import ContextExceeded, EngineError, Inside, Sampling, Step, Unsupported, reason
+from waver.engines.base import (
+    ContextExceeded,
+    EngineError,
+    Inside,
+    Sampling,
+    Step,
+    Unsupported,
+    reason,
+    without_pictures,
+)
 from waver.engines.config import UpstreamConfig
 from waver.engines.tokens import TokenText
 from waver.engines.upstream.client import DRAIN, UpstreamClient
@@ -60,6 +69,7 @@ class UpstreamEngine:
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         self._check(prompt_ids, room=1)
+        without_pictures(self.name, sampling)
         room = self.context_length - len(prompt_ids)
         request = body(self._model, prompt_ids, sampling, self.tokens, self.capabilities, room)
         segment = Segment(
@@ -84,6 +94,7 @@ class UpstreamEngine:
     def check(self, sampling: Sampling, begun: bool) -> None:
         if self._client.closed:
             raise EngineError(f"engine {self.name!r} is closed")
+        without_pictures(self.name, sampling)
         refuse(sampling, self.capabilities, int(begun))
 
     async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:

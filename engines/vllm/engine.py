@@ -11,12 +11,25 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from prometheus_client.core import Metric
 
-from waver.engines.base import ContextExceeded, EngineError, Inside, Sampling, Step, Unsupported, not_a_number
+from waver.engines.base import (
+    ContextExceeded,
+    EngineError,
+    Inside,
+    Sampling,
+    Step,
+    Unsupported,
+    not_a_number,
+    reason,
+    without_pictures,
+)
+from waver.engines.pictures import Picture
+from waver.engines.vision import image
 from waver.engines.vllm.core import Running
 from waver.engines.vllm.model import VllmModel
 from waver.engines.vllm.ring import TOP
@@ -44,6 +57,7 @@ class VllmEngine(ABC):
         self.tokens = model.tokens
         self.vocabulary, self.context_length, self.parameters = model.vocabulary, model.context_length, model.parameters
         self.recommended = model.recommended
+        self.vision = model.vision
         self._adapter = adapter
         self._active = 0
 
@@ -76,6 +90,7 @@ class VllmEngine(ABC):
 
     def check(self, sampling: Sampling, begun: bool) -> None:
         self._running()
+        self._check_pictures(sampling)
         self._check_sampled(sampling)
         self._check_supported(sampling, begun)
 
@@ -85,12 +100,23 @@ class VllmEngine(ABC):
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         self._check_prompt(prompt_ids, room=1)
+        self._check_pictures(sampling)
+        if self.vision is not None:
+            self.vision.check(prompt_ids[: sampling.answer_start], sampling.pictures)
         self._check_sampled(sampling)
         await self._prepare(prompt_ids, sampling)
         with self._counted():
             async with self.model.room, aclosing(self._decode(self._running(), list(prompt_ids), sampling)) as steps:
                 async for step in steps:
                     yield step
+
+    def _check_pictures(self, sampling: Sampling) -> None:
+        """Refuse pictures where the model takes none, and that some of their tokens be dropped.
+
+        Raises:
+            Unsupported: there are such.
+        """
+        without_pictures(self.name, replace(sampling, pictures=()) if self.vision is not None else sampling)
 
     @abstractmethod
     async def _prepare(self, ids: Sequence[int], sampling: Sampling) -> None:
@@ -142,29 +168,53 @@ class VllmEngine(ABC):
         return Step(token, known[token].logprob, sum(bounds) / 2, self.name, tuple(best[:top]), entropy_bounds=bounds)
 
     async def _outputs(
-        self, running: Running, ids: list[int], params: Any, begun: bool = False
+        self, running: Running, ids: list[int], params: Any, begun: bool = False, pictures: Sequence[Picture] = ()
     ) -> AsyncGenerator[Any, None]:
         """Yield vLLM's outputs for a request; closing the generator aborts it.
 
         Raises:
-            EngineError: the engine died. Unsupported: vLLM refuses the request.
+            EngineError: the engine died. Unsupported: vLLM refuses the request, or reads its pictures as other tokens.
         """
         from vllm.exceptions import VLLMClientError
-        from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         self.model.core.attach()
         priority = NEXT if begun and running.llm.scheduler_config.policy == "priority" else FIRST
         name = f"{self.name}-{self.model.next_number()}"
-        answer = running.llm.generate(tokens_input(ids), params, name, lora_request=self._adapter, priority=priority)
+        prompt = await self._prompt(running, ids, pictures)
+        answer = running.llm.generate(prompt, params, name, lora_request=self._adapter, priority=priority)
         try:
             async with aclosing(answer) as outputs:
                 async for output in outputs:
+                    if pictures and list(output.prompt_token_ids or ids) != ids:
+                        raise Unsupported(
+                            f"vLLM reads the pictures as other tokens than {self.name!r} does", "messages"
+                        )
+                    pictures = ()
                     yield output
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineError(f"engine {self.name!r} died while it was at work; it is being started again") from error
         except VLLMClientError as error:
             raise Unsupported(f"vLLM refuses the request: {error}") from error
+
+    async def _prompt(self, running: Running, ids: list[int], pictures: Sequence[Picture]) -> Any:
+        """Make a prompt for vLLM, which puts the tokens of pictures in their places itself, in a thread of its own.
+
+        Raises:
+            Unsupported: it refuses a picture.
+        """
+        from vllm.inputs import TokensPrompt, tokens_input
+
+        if not pictures or self.vision is None:
+            return tokens_input(ids)
+        images = [image(picture) for picture in pictures]
+        placeholders = self.vision.collapse(ids, pictures)
+        given = TokensPrompt(prompt_token_ids=placeholders, multi_modal_data={"image": images})
+        try:
+            (made,) = await running.llm.renderer.render_cmpl_async([given])
+        except ValueError as error:
+            raise Unsupported(f"vLLM refuses a picture: {reason(error)}", "messages") from error
+        return made
 
     @property
     def exposes(self) -> frozenset[Inside]:

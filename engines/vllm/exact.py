@@ -15,6 +15,7 @@ import torch
 
 from waver.engines.base import NO_TOKEN, EngineError, Finish, Gate, Inside, Sampling, Step, Unsupported, not_a_number
 from waver.engines.grammar import Grammar
+from waver.engines.pictures import Picture
 from waver.engines.transforms import needs_geometry
 from waver.engines.vllm.core import Running
 from waver.engines.vllm.engine import VllmEngine
@@ -98,10 +99,12 @@ class ExactVllmEngine(VllmEngine):
         alternatives = min(sampling.top_logprobs, TOP)
         with self.model.slot() as (slot, tag):
             params = RequestParams(
-                sampling.gate, sampling, ends=ends, stop=stop, slot=slot, tag=tag, given=tuple(given),
+                sampling.gate, replace(sampling, pictures=()), ends=ends, stop=stop, slot=slot, tag=tag,
+                given=tuple(given),
                 hidden=None if state_at is None else len(ids) - 1 - state_at,
             )  # fmt: skip
-            async with aclosing(self._tokens_of(running, ids, limit, ends, params, start)) as arriving:
+            tokens_of = self._tokens_of(running, ids, limit, ends, params, start, sampling.pictures)
+            async with aclosing(tokens_of) as arriving:
                 async for tokens in arriving:
                     positions = range(position, position + len(tokens))
                     entries = [running.ring.read(slot, tag, at, alternatives) for at in positions]
@@ -151,7 +154,14 @@ class ExactVllmEngine(VllmEngine):
             raise Unsupported(str(error), "policy") from error
 
     async def _tokens_of(
-        self, running: Running, ids: list[int], limit: int, ends: Sequence[int], params: RequestParams, start: int
+        self,
+        running: Running,
+        ids: list[int],
+        limit: int,
+        ends: Sequence[int],
+        params: RequestParams,
+        start: int,
+        pictures: Sequence[Picture] = (),
     ) -> AsyncGenerator[Sequence[int], None]:
         """Yield the tokens that vLLM's worker takes, each time all that have come."""
         from vllm import SamplingParams
@@ -167,7 +177,8 @@ class ExactVllmEngine(VllmEngine):
             extra_args={KEY: params.encode()},
             skip_clone=True,
         )
-        async with aclosing(self._outputs(running, ids, sampling_params, begun=len(ids) > start)) as outputs:
+        begun = len(ids) > start
+        async with aclosing(self._outputs(running, ids, sampling_params, begun, pictures)) as outputs:
             async for output in outputs:
                 yield output.outputs[0].token_ids
 

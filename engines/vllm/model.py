@@ -13,6 +13,7 @@ from waver.engines.base import EngineError, reason
 from waver.engines.config import VllmConfig
 from waver.engines.defaults import NONE, taken_over
 from waver.engines.tokens import TokenText
+from waver.engines.vision import Vision, takes_pictures
 from waver.engines.vllm.core import Core, Running
 from waver.engines.vllm.ring import SLOTS
 from waver.engines.vllm.unsupported import refuse_adapter
@@ -57,6 +58,8 @@ class VllmModel:
         wanted = self.config.generation_config == "auto" and model.generation_config != "vllm"
         self.recommended = taken_over(settings) if wanted else NONE
         self.tokens = TokenText.load(model.tokenizer, ends, **options)
+        sees = model.is_multimodal_model and takes_pictures(self.config.model, **options)
+        self.vision = Vision.load(self.config.model, self.tokens, **options) if sees else None
         self.vocabulary: int = model.get_vocab_size()
         self.context_length: int = model.max_model_len
         self.parameters = self.config.parameters or parameter_count(self.config.model, model.revision)

@@ -70,7 +70,7 @@ class SpeculativeVllmEngine(VllmEngine):
             skip_clone=True,
         )
         made = 0
-        async with aclosing(self._outputs(running, ids, params, begun=written > 0)) as outputs:
+        async with aclosing(self._outputs(running, ids, params, written > 0, sampling.pictures)) as outputs:
             async for output in outputs:
                 completion = output.outputs[0]
                 for token, known in zip(completion.token_ids, completion.logprobs, strict=True):

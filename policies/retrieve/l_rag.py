@@ -76,6 +76,7 @@ class LRAG(LookupParameters, Policy):
     """Look things up in a collection only when the model wavers without them."""
 
     stage: ClassVar[Stage] = "search"
+    takes_pictures: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv 2601.06551"
     evaluation: ClassVar[Mapping[str, tuple[str, ...]]] = {"gate": ("never", "random"), "rate": ()}
     metrics: ClassVar[tuple[CounterSpec, ...]] = (

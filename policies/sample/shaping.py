@@ -23,6 +23,7 @@ class Shaping(Policy):
     """A policy that is a transform; subclasses are made by `as_policy`."""
 
     stage: ClassVar[Stage] = "sample"
+    takes_pictures: ClassVar[bool] = True
     transform: ClassVar[type[Transform]]
 
     def possible_jobs(self, job: Job) -> list[Job]:

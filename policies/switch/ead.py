@@ -44,6 +44,7 @@ class EntropyAdaptiveDecoding(Policy):
     """Switch between a small and a large model, token by token, on the rolling entropy of the next token."""
 
     stage: ClassVar[Stage] = "decode"
+    takes_pictures: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv 2502.06833"
     engine_fields: ClassVar[tuple[str, ...]] = ("small", "large")
 

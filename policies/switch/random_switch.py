@@ -17,9 +17,10 @@ from waver.policies.job import Job, continuation, within_answer
 
 
 class RandomSwitch(Policy):
-    """Let chance decide who writes each token; the control that a switching policy has to beat at the same share."""
+    """Let chance decide who writes each token: the control for switching policies."""
 
     stage: ClassVar[Stage] = "decode"
+    takes_pictures: ClassVar[bool] = True
     engine_fields: ClassVar[tuple[str, ...]] = ("small", "large")
     evaluation: ClassVar[Mapping[str, tuple[str, ...]]] = {"name": ("random_switch",)}
 

@@ -19,6 +19,7 @@ class Route(Policy):
     """Draft a few tokens on the small engine; if their mean entropy is high, the large engine answers instead."""
 
     stage: ClassVar[Stage] = "decode"
+    takes_pictures: ClassVar[bool] = True
     engine_fields: ClassVar[tuple[str, ...]] = ("small", "large")
 
     name: Literal["route"] = "route"

@@ -79,6 +79,7 @@ class DiffAdapt(Policy):
     """Choose how to think by how hard the question is: answer at once, step by step, or only the key route."""
 
     stage: ClassVar[Stage] = "prompt"
+    takes_pictures: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv 2510.19669"
     probe_fields: ClassVar[tuple[str, ...]] = ("probe",)
     evaluation: ClassVar[Mapping[str, tuple[str, ...]]] = {"strategy": ("shuffled", "oracle"), "mix": (), "answer": ()}
@@ -242,7 +243,9 @@ class DiffAdapt(Policy):
             for name, probe in job.services.probes.items()
             if (probe.record.labels == self.labels if self.probe is None else name == self.probe)
         }
-        reasons = []
+        reasons = ["a probe reads no pictures"] if job.sampling.pictures else []
+        if job.sampling.pictures:
+            probes = {}
         for engine in dict.fromkeys((job.engine, *job.report.parameters)):
             for name, probe in probes.items():
                 try:
@@ -268,7 +271,8 @@ class DiffAdapt(Policy):
 
     async def _drafted(self, job: Job) -> tuple[Difficulty, dict[str, Any]]:
         engine = job.writer
-        sampling = Sampling(temperature=0.0, max_tokens=min(self.draft_tokens, job.sampling.max_tokens), logprobs=False)
+        limit = min(self.draft_tokens, job.sampling.max_tokens)
+        sampling = Sampling(temperature=0.0, max_tokens=limit, logprobs=False, pictures=job.sampling.pictures)
         entropies = [step.entropy for step in await draft(job, job.prompt_ids, sampling)]
         mean = sum(entropies) / len(entropies)
         chosen: Difficulty = "easy" if mean < self.draft_easy else "hard" if mean > self.draft_hard else "normal"

@@ -8,7 +8,9 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from waver.engines.visual_pruning import Pruning, VisualPruner, decoder_layers, find_layer, runs
+from waver.engines.base import Unsupported
+from waver.engines.pictures import Pruning
+from waver.engines.visual_pruning import VisualPruner, decoder_layers, find_layer, runs
 from waver.entropy.matrix import keep_tokens, tokens_to_keep
 
 IMAGE, LAYERS, PATCHES = 60, 4, 16
@@ -129,11 +131,11 @@ def test_prompts_without_images_and_refusals(model: Any) -> None:
     assert pruner.done is None
     assert torch.equal(torch.stack(made.logits), torch.stack(answer(model, given).logits))
     for how, words in ((Pruning(0, 0.5), "from 1 to 3, not 0"), (Pruning(4, 0.5), "not 4"), (Pruning(1, 0.0), "not 0")):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(Unsupported, match=words):
             VisualPruner(model, IMAGE, how)
     with pytest.raises(ValueError, match="one prompt at a time"), pruner.watching(torch.ones(2, 3)):
         pass
-    with pytest.raises(ValueError, match="Linear has no decoder"):
+    with pytest.raises(Unsupported, match="Linear has no decoder"):
         decoder_layers(torch.nn.Linear(2, 2))
 
 

@@ -286,11 +286,16 @@ def test_trap_23_content_parts_equal_the_joined_string(client: openai.OpenAI) ->
 
 
 def test_trap_23_other_parts_are_refused_by_index(client: openai.OpenAI) -> None:
-    parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/x.png"}}]
+    text = {"type": "text", "text": "a"}
+    picture = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/x.png"}}
     with pytest.raises(openai.BadRequestError) as error:
-        ask(client, messages=[{"role": "user", "content": parts}])
+        ask(client, messages=[{"role": "user", "content": [text, picture]}])
+    assert error.value.param == "messages[0].content[1]"
+    assert "takes no pictures" in error.value.message
+    with pytest.raises(openai.BadRequestError) as error:
+        ask(client, messages=[{"role": "user", "content": [text, {"type": "input_audio"}]}])
     assert error.value.param == "messages[0].content[1].type"
-    assert "messages[0].content[1].type should be 'text' or 'refusal'." in error.value.message
+    assert "messages[0].content[1].type should be 'text', 'image_url' or 'refusal'." in error.value.message
 
 
 def test_trap_23_null_content_beside_tool_calls(http: httpx.Client) -> None:

@@ -20,7 +20,7 @@ from waver.cli.edit import edit
 from waver.cli.facts import facts
 from waver.cli.forget import forget
 from waver.cli.ingest import ingest
-from waver.cli.inspect import inspect_attention
+from waver.cli.inspect import inspect_attention, inspect_collapse
 from waver.cli.memory import memory
 from waver.cli.preferences import preferences
 from waver.cli.route import route
@@ -36,6 +36,7 @@ from waver.cli.train_paraphrases import train_paraphrases
 from waver.cli.train_probe import train_probe
 from waver.cli.train_rl import train_rl
 from waver.cli.train_tool_light import train_tool_light
+from waver.cli.train_vision import train_vision
 from waver.cli.tune import tune
 
 app = typer.Typer(
@@ -77,11 +78,13 @@ app.add_typer(preferences, name="preferences")
 
 inspect = typer.Typer(no_args_is_help=True, help="Look into a model.")
 inspect.command("attention")(inspect_attention)
+inspect.command("collapse")(inspect_collapse)
 app.add_typer(inspect, name="inspect")
 app.add_typer(route, name="route")
 
 train = typer.Typer(no_args_is_help=True, help="Train models.")
 train.command("bundled")(train_bundled)
+train.command("vision")(train_vision)
 train.command("rl")(train_rl)
 train.command("distil")(train_distil)
 train.command("paraphrases")(train_paraphrases)

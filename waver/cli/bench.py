@@ -56,6 +56,7 @@ BENCHMARKS = {
     "epiplexity": "Texts of several kinds by the structure that a small model learns from them, and the noise.",
     "weights-edit-model": "Edits of a language model, by editor: what is said afterwards, and what changed besides.",
     "draft": "Drafts of the bundled small model for the large one: acceptance before and after training, by loss.",
+    "pruning": "EntropyPrune: answers about pictures, the time of a prompt, the cost of scores, against its rivals.",
     "bundled": "The bundled pair: accuracy by task, entropy of wrong answers, ways to answer.",
     "entropy-check": "Reported entropies against those of a float64 softmax.",
     "client-matrix": "Other people's clients, unmodified, against a server: what works with each.",

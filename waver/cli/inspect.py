@@ -10,6 +10,33 @@ import typer
 from waver.cli.endings import importing
 
 
+def inspect_collapse(
+    model: Annotated[str, typer.Argument(help="A vision-language model: a folder, or a name.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="A folder of pictures; about a hundred will do.", show_default="32 drawn ones"),
+    ] = None,
+) -> None:
+    """Find the layer of a vision-language model before which `entropy_prune` should drop image tokens.
+
+    It is where the matrix entropy of all of a picture's tokens falls most, among the first third of the layers
+    (EntropyPrune, arXiv 2602.17196).
+
+        waver inspect collapse models/vision
+    """
+    from waver.training.adaptation.views import find_images
+    from waver.training.inspect.collapse import inspect_collapse as work
+
+    try:
+        layer, entropies = work(model, find_images(images) if images is not None else [])
+    except (ValueError, OSError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    for number, entropy in enumerate(entropies):
+        typer.echo(f"behind layer {number}: {entropy:.4f}")
+    typer.echo(f'It falls most before layer {layer}: {{"name": "entropy_prune", "layer": {layer}}}')
+
+
 def inspect_attention(
     model: Annotated[str, typer.Argument(help="A causal language model: a folder, or a name.")],
     text: Annotated[str | None, typer.Option(help="The text to read.", show_default=False)] = None,

@@ -16,9 +16,10 @@ async def sample_answers(job: Job, count: int, max_tokens: int, **shape: float) 
         max_tokens: most tokens of each. shape: further fields of `Sampling`.
     """
     limit, seed = min(max_tokens, job.sampling.max_tokens), job.sampling.seed
+    pictures = job.sampling.pictures
 
     async def one(number: int) -> list[int]:
-        own = Sampling(1.0, max_tokens=limit, seed=(seed + number) % 2**63, logprobs=False, **shape)  # type: ignore[arg-type]
+        own = Sampling(1.0, max_tokens=limit, seed=(seed + number) % 2**63, logprobs=False, pictures=pictures, **shape)  # type: ignore[arg-type]
         return [step.token for step in without_stop(await drawn(job, job.prompt_ids, own), job)]
 
     return await together(*(one(number) for number in range(1, count + 1)))

@@ -18,9 +18,9 @@ from waver.training.texts import IGNORED
 from waver.training.tuning.entropy_sft import SHARE, loss
 
 BATCH, RATE = 32, 1e-3
-ENOUGH, EVERY, MOST_STEPS = 0.95, 25, 1000
+ENOUGH, EVERY, MOST_STEPS = 0.95, 20, 400
 """The share of right answers at which ways are compared, steps between two looks at it, and the most steps."""
-OPEN, RIGHT = 100, 3
+OPEN, RIGHT = 40, 3
 """Questions with several right answers, and how many each has; as many others have one."""
 Rows = list[tuple[list[int], list[bool]]]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

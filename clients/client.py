@@ -7,6 +7,7 @@ Everything that the `openai` package does is left to it: a request goes out thro
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from typing import Any, Literal
 
 import openai
@@ -14,6 +15,7 @@ from openai.pagination import AsyncPage, SyncPage
 from pydantic import BaseModel, ConfigDict, Field
 
 from waver.clients.options import BASE_URL
+from waver.clients.resources import AsyncCollections, AsyncFacts, AsyncMemories, Collections, Facts, Memories
 
 NO_KEY = "none"
 """The `openai` package insists on a key; a server without keys accepts any."""
@@ -149,6 +151,21 @@ class Waver(openai.OpenAI):
     def __init__(self, base_url: Any = None, api_key: Any = None, **options: Any) -> None:
         super().__init__(base_url=base_url or _base_url(), api_key=api_key or _api_key(), **options)
 
+    @cached_property
+    def collections(self) -> Collections:
+        """Documents that policies look things up in."""
+        return Collections(self)
+
+    @cached_property
+    def memories(self) -> Memories:
+        """The memories of `simplemem` and `memgas`."""
+        return Memories(self)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """The facts of `scr`."""
+        return Facts(self)
+
     def policies(self) -> list[PolicyInfo]:
         """Return every policy that the server knows, with the JSON Schema of its parameters."""
         return list(self.get_api_list("/policies", page=SyncPage[PolicyInfo], model=PolicyInfo))
@@ -159,6 +176,21 @@ class AsyncWaver(openai.AsyncOpenAI):
 
     def __init__(self, base_url: Any = None, api_key: Any = None, **options: Any) -> None:
         super().__init__(base_url=base_url or _base_url(), api_key=api_key or _api_key(), **options)
+
+    @cached_property
+    def collections(self) -> AsyncCollections:
+        """Documents that policies look things up in."""
+        return AsyncCollections(self)
+
+    @cached_property
+    def memories(self) -> AsyncMemories:
+        """The memories of `simplemem` and `memgas`."""
+        return AsyncMemories(self)
+
+    @cached_property
+    def facts(self) -> AsyncFacts:
+        """The facts of `scr`."""
+        return AsyncFacts(self)
 
     async def policies(self) -> list[PolicyInfo]:
         """Return every policy that the server knows, with the JSON Schema of its parameters."""

@@ -1,9 +1,10 @@
 """Make what lists the policies, from their own modules: docs/policies.md, the table in README.md, and the types of the
-client's builders (clients/policies.pyi). `docs/generate.py` writes them.
+clients' policies (clients/policies.pyi, clients/typescript/policies.d.ts). `docs/generate.py` writes them.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -123,10 +124,64 @@ def _hint(hint: Any, nested: dict[str, type[BaseModel]], schema: Mapping[str, An
     return "None" if hint in (None, type(None)) else str(hint.__name__)
 
 
+def typescript() -> str:
+    """Make the types of policies for the TypeScript client, from their JSON schemas."""
+    parts = [f"// {NOTICE}"]
+    nested: dict[str, str] = {}
+    for name, each in policies().items():
+        schema = each.model_json_schema()
+        for key, inner in schema.get("$defs", {}).items():
+            nested[key] = _interface(key, inner, "")
+        fixed = f"  name: {json.dumps(name)};\n"
+        parts.append(f"/** {summary(each)} */\n{_interface(_camel(name), schema, fixed)}")
+    names = "".join(f"\n  | {_camel(name)}" for name in policies())
+    about = "A policy with its parameters, as a request names it; one of a plug-in is cast to this type."
+    union = f"/** {about} */\nexport type Policy ={names};"
+    return "\n\n".join([*parts, *nested.values(), union]) + "\n"
+
+
+def _camel(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
+def _interface(name: str, schema: Mapping[str, Any], fixed: str) -> str:
+    """An interface of what a JSON schema describes; every field may be left out."""
+    if "enum" in schema:
+        return f"export type {name} = {' | '.join(map(json.dumps, schema['enum']))};"
+    fields = []
+    for key, each in schema.get("properties", {}).items():
+        if key == "name" and fixed:
+            continue
+        if about := " ".join(each.get("description", "").split()).replace("*/", "* /"):
+            fields.append(f"  /** {about} */\n")
+        fields.append(f"  {key}?: {_type(each)};\n")
+    return f"export interface {name} {{\n{fixed}{''.join(fields)}}}"
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    """A JSON schema as TypeScript writes it."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rsplit("/", 1)[-1]
+    if "const" in schema or "enum" in schema:
+        return " | ".join(map(json.dumps, schema.get("enum", [schema.get("const")])))
+    for key in ("anyOf", "oneOf", "allOf"):
+        if key in schema:
+            return " | ".join(dict.fromkeys(_type(each) for each in schema[key]))
+    simple = {"integer": "number", "number": "number", "string": "string", "boolean": "boolean", "null": "null"}
+    kind = schema.get("type")
+    if kind == "array":
+        return f"Array<{_type(schema.get('items', {}))}>"
+    if kind == "object":
+        values = schema.get("additionalProperties")
+        return f"Record<string, {_type(values) if isinstance(values, dict) else 'unknown'}>"
+    return simple.get(str(kind), "unknown")
+
+
 def pages() -> dict[Path, str]:
     """Make every file that lists policies, by its path."""
     return {
         ROOT / "docs" / "policies.md": page(),
         ROOT / "README.md": readme(),
         ROOT / "clients" / "policies.pyi": stub(),
+        ROOT / "clients" / "typescript" / "policies.d.ts": typescript(),
     }

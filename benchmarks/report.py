@@ -29,7 +29,8 @@ Out = Annotated[Path, typer.Option(help="Folder for the results.")]
 Models = Annotated[Path | None, typer.Option(help="Folder with `small` and `large`.", show_default="the bundled pair")]
 Seed = Annotated[int, typer.Option(help="Seed of the questions. Training never draws from these seeds.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")]
-RESULTS = Path("benchmarks/results")
+RESULTS = Path("data/bench")
+"""Folder for results where none is named: not that of the results that are tracked, benchmarks/results."""
 
 
 def command() -> typer.Typer:

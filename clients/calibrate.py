@@ -180,9 +180,9 @@ def questions_for(file: Path, wanted: Calibration, notes: Console) -> list[Quest
 
 def calibrate(
     questions: list[Question], wanted: Calibration, requests: Requests, base_url: str, key: str | None = None,
-    out: Path | None = None,
+    out: Path | None = None, as_json: bool = False,
 ) -> int:  # fmt: skip
-    """Calibrate at a server, print what came of it, and with `out` write it there.
+    """Calibrate at a server, print what came of it, `as_json` or as a page, and with `out` write it there.
 
     Returns:
         The exit status: 1 if the server cannot be used like this, 130 after ctrl-C.
@@ -192,7 +192,8 @@ def calibrate(
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
         found = asyncio.run(measure(questions, wanted, requests, base_url, key, notes))
-        Console(highlight=False).print(outcome.page(found), markup=False, soft_wrap=True)
+        shown = outcome.as_json(found) if as_json else outcome.page(found)
+        Console(highlight=False).print(shown, markup=False, soft_wrap=True)
         if out is not None:
             notes.print(outcome.write(found, out), markup=False, highlight=False, soft_wrap=True)
     except KeyboardInterrupt:

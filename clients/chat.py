@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from waver.clients.client import TracedToken, Waver, WaverReport, has_report, report, trace
+from waver.clients.line_editor import LineEditor, history_file
 from waver.clients.options import ChatOptions
 from waver.clients.palette import legend, printable, spans, style
 
@@ -21,9 +22,14 @@ HELP = """\
 /policy NAME       a preset of the server, such as /policy frugal
 /policy [...]      a list of policies, such as /policy [{"name": "ead", "threshold": 0.3}]
 /policy none       plain decoding;  /policy default: what the model asked for brings along
+/model NAME        another model or preset of the server
+/undo              take back the last question and its answer
 /reset             forget the conversation
 /help, /quit       this list; leave (so does ctrl-D)
-ctrl-C             stop the current answer"""
+ctrl-C             stop the current answer
+up, ctrl-R, tab    earlier lines (kept in a file; WAVER_CHAT_HISTORY= for none), search them, complete a command
+\\ at a line's end  go on on the next line"""
+COMMANDS = ("/policy ", "/policy none", "/policy default", "/model ", "/undo", "/reset", "/help", "/quit")
 
 
 class Refused(Exception):
@@ -93,12 +99,27 @@ class Chat:
     out: Console
     notes: Console
     system: str | None = None
+    models: list[str] = field(default_factory=list)
+    """Models and presets of the server, for completion."""
     messages: list[ChatCompletionMessageParam] = field(default_factory=list)
     _thinks: bool = False
     """True while the last that was printed is reasoning."""
 
     def reset(self) -> None:
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
+
+    def response(self, text: str) -> str:
+        """Return the server's whole response to a message, as JSON.
+
+        Raises:
+            openai.OpenAIError: the server refused.
+        """
+        messages: list[ChatCompletionMessageParam] = [*self.messages, {"role": "user", "content": text}]
+        extra = {} if self.policy is None else {"policy": self.policy}
+        made = self.client.chat.completions.create(
+            model=self.model, messages=messages, extra_body=extra, **self.options
+        )
+        return made.model_dump_json(exclude_unset=True)
 
     def ask(self, text: str) -> None:
         """Send a message and print the answer as it comes. A cancelled or failed turn leaves no trace in the history.
@@ -148,10 +169,20 @@ class Chat:
             for text, token in spans(content, pending):
                 if token.engine not in self.engines:
                     self.engines.append(token.engine)
-                look = style(token.entropy, self.engines.index(token.engine))
+                look = style(token.entropy, self.engines.index(token.engine), not self.out.no_color)
                 self.out.print(Text(printable(text), style=look), end="", soft_wrap=True)
         pending.clear()
         return content
+
+    def undo(self) -> None:
+        """Take the last question and its answer out of the conversation."""
+        asked = [place for place, message in enumerate(self.messages) if message["role"] == "user"]
+        if not asked:
+            self.note("There is nothing to take back.")
+            return
+        taken = str(self.messages[asked[-1]].get("content"))
+        del self.messages[asked[-1] :]
+        self.note(f"Taken back: {printable(taken)}")
 
     def command(self, line: str) -> bool:
         """Carry out a line that starts with a slash; False to leave."""
@@ -161,6 +192,11 @@ class Chat:
         if name == "/reset":
             self.reset()
             self.note("The conversation starts afresh.")
+        elif name == "/model" and argument.strip():
+            self.model = argument.strip()
+            self.note(f"model: {self.model}")
+        elif name == "/undo":
+            self.undo()
         elif name == "/policy":
             if argument.strip():
                 self.policy = parse_policy(argument.strip())
@@ -175,12 +211,21 @@ class Chat:
         self.notes.print(Text(text, style="dim"), soft_wrap=True)
 
     def loop(self) -> None:
-        """Converse until /quit or the end of input."""
+        """Converse until /quit or the end of input. Lines that were typed are kept for the next time."""
+        presets = [f"/policy {name.removeprefix('waver/')}" for name in self.models if name.startswith("waver/")]
+        editor = LineEditor([*COMMANDS, *presets, *(f"/model {name}" for name in self.models)], history_file())
+        try:
+            self._converse(editor)
+        finally:
+            editor.save()
+
+    def _converse(self, editor: LineEditor) -> None:
         self.note(f"{self.model} at {self.client.base_url}   /help for help, /quit to leave")
-        self.notes.print(legend(self.engines), soft_wrap=True)
+        self.notes.print(legend(self.engines, not self.notes.no_color), soft_wrap=True)
         while True:
             try:
-                line = self.out.input(Text("\n› ", style="bold")).strip()
+                self.out.print()
+                line = editor.read("› ", bold=self.out.is_terminal).strip()
             except EOFError:
                 return
             except KeyboardInterrupt:
@@ -238,15 +283,20 @@ def chat(options: ChatOptions) -> int:
         models = [m.id for m in client.models.list()]
         engines = [m for m in models if not m.startswith("waver/")]
         model = options.model or choose_model(models)
-        session = Chat(client, model, engines, chosen, options.sampling, out, notes, options.system)
+        session = Chat(client, model, engines, chosen, options.sampling, out, notes, options.system, models)
         session.reset()
         if options.message is None and sys.stdin.isatty():
+            if options.json:
+                raise Refused("--json prints the response to one message: give it with --message, or in a pipe.")
             session.loop()
             return 0
         text = options.message if options.message is not None else piped()
         if not text.strip():
             raise Refused("There is nothing to ask: the message is empty.")
-        session.ask(text.strip("\n"))
+        if options.json:
+            out.file.write(session.response(text.strip("\n")) + "\n")
+        else:
+            session.ask(text.strip("\n"))
         return 0
     except KeyboardInterrupt:
         return 130

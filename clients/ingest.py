@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -110,8 +111,8 @@ def _message(answer: httpx.Response) -> str:
         return f"the server answers {answer.status_code}."
 
 
-def show(outcomes: Iterable[Outcome], total: int, collection: str) -> int:
-    """Show progress on standard error and a summary at the end.
+def show(outcomes: Iterable[Outcome], total: int, collection: str, as_json: bool = False) -> int:
+    """Show progress on standard error and a summary at the end; `as_json`: that on standard output, as JSON.
 
     Returns:
         The exit status: 0 if all was taken in whole, 1 if every file was skipped, 3 if some were or lost something.
@@ -120,12 +121,16 @@ def show(outcomes: Iterable[Outcome], total: int, collection: str) -> int:
     counts = {"added": 0, "unchanged": 0, "skipped": 0}
     chunks = size = 0
     partly = False
+    skipped: list[dict[str, str]] = []
+    warned: list[dict[str, str]] = []
     begun = time.perf_counter()
     with counted(console) as progress:
         task = progress.add_task(f"into {collection}", total=total)
         for each in outcomes:
             counts[each.state] += 1
             chunks, size = chunks + each.chunks, size + each.bytes
+            skipped += [{"id": each.id, "reason": each.reason}] * (each.state == "skipped")
+            warned += [{"id": each.id, "warning": warning} for warning in each.warnings]
             partly = partly or each.state == "skipped" or bool(each.warnings)
             for line in [f"skipped {each.id}: {each.reason}"] * (each.state == "skipped") + [
                 f"warning {each.id}: {warning}" for warning in each.warnings
@@ -135,5 +140,8 @@ def show(outcomes: Iterable[Outcome], total: int, collection: str) -> int:
             progress.advance(task)
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "added")
     seconds = time.perf_counter() - begun
+    if as_json:
+        made = {"collection": collection, **counts, "chunks": chunks, "bytes": size, "seconds": round(seconds, 3)}
+        print(json.dumps({**made, "skipped_files": skipped, "warnings": warned}))  # ASCII: whatever a name holds
     console.print(f"{collection}: {said}; {chunks} chunks, {size / 1e6:.1f} MB in {seconds:.1f} s", highlight=False)
     return 1 if counts["skipped"] == total else PARTLY if partly else 0

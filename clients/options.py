@@ -25,6 +25,7 @@ class ChatOptions:
     temperature: Annotated[float | None, Option("0 is greedy.", least=0.0)] = None
     max_tokens: Annotated[int | None, Option("The most tokens an answer may have.", least=1)] = None
     seed: Annotated[int | None, Option("Makes answers repeatable.")] = None
+    json: Annotated[bool, Option("Print the server's whole response to one message, as JSON.")] = False
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -75,7 +75,9 @@ def numbers(
     else:
         assert rate is not None
         share = min(max((rate * n - forced) / len(free), 0.0), 1.0)
-        threshold = budget(scores, share, above)
+        # A quantile leaves out the outermost score itself: none and all lie beyond it.
+        ends = {0.0: points[0].threshold, 1.0: points[-1].threshold}
+        threshold = ends[share] if share in ends else budget(scores, share, above)
     threshold = _short(threshold, scores, above)
     fired = [_fires(score, threshold, above) for score in scores]
     share = (forced + sum(fired)) / n
@@ -122,6 +124,8 @@ def page(found: dict[str, Any]) -> str:
         f"threshold         {found['threshold']:g}",
         f"expected rate     {found['expected_rate']:.1%}",
     ]
+    if remark := extreme(found):
+        lines.append(remark)
     if found["empty_drafts"]:
         lines.append(f"empty drafts      {found['empty_drafts']}, which look things up whatever the threshold")
     if found["accuracy"]:
@@ -137,14 +141,35 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def extreme(found: dict[str, Any]) -> str | None:
+    """Return a sentence about a threshold that decides nothing on these questions; None where it does."""
+    gate, fired = found["preset"]["gate"], round(found["expected_rate"] * found["questions"])
+    if fired == found["questions"]:
+        return (
+            f"This threshold means always: every question was looked up. Without the draft that the gate {gate} reads "
+            "it would be faster: use `gate: always`, or allow a larger --loss or a smaller --rate."
+        )
+    if fired == 0:
+        return (
+            "This threshold means never: no question was looked up. Lookups did not help on these questions enough to "
+            "pay for one: leave `l_rag` out, or allow a smaller --loss or a larger --rate."
+        )
+    return None
+
+
 def snippet(policy: dict[str, Any]) -> str:
     """Return the policy on one line of YAML."""
     return yaml.safe_dump(policy, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf).strip()
 
 
+def as_json(found: dict[str, Any]) -> str:
+    """Return everything that was found as JSON; `remark` says whether the threshold decides anything."""
+    return json.dumps(found | {"remark": extreme(found)}, indent=1, allow_nan=False)
+
+
 def write(found: dict[str, Any], out: Path) -> str:
     """Write `calibration.json`, and `calibration.png` where matplotlib is installed; returns a sentence about it."""
-    (out / "calibration.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (out / "calibration.json").write_text(as_json(found) + "\n", encoding="utf-8")
     if importlib.util.find_spec("matplotlib") is None:
         return f"Written to {out}/calibration.json. For a plot, install matplotlib."
     _plot(found, out / "calibration.png")

@@ -1,4 +1,4 @@
-"""Log one line of JSON for each request, with the request id that is also a header of its response."""
+"""Log one line for each request, with the request id that is also a header of its response."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import re
 import sys
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from waver.server.log_text import TextRenderer, wants_colour
 from waver.server.turns import QUIET
 
 if TYPE_CHECKING:
@@ -23,16 +24,16 @@ log = structlog.get_logger("waver")
 SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
-def configure_logs(level: int = logging.INFO) -> None:
-    """Log lines of JSON to standard error."""
+def configure_logs(level: int = logging.INFO, form: Literal["auto", "text", "json"] = "auto") -> None:
+    """Log to standard error, lines for people or lines of JSON; `auto` is for people where it is a terminal."""
+    text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    last: list[structlog.typing.Processor] = [structlog.processors.format_exc_info]
+    if text:
+        last.append(TextRenderer(colour=sys.stderr.isatty() and wants_colour()))
+    else:
+        last = [structlog.processors.TimeStamper(fmt="iso"), *last, structlog.processors.JSONRenderer()]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.add_log_level, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )

@@ -45,7 +45,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._runtime = runtime
         self.owns_process = False
-        """True if the process ends with the server, whatever still runs in it: threads cannot be stopped."""
+        """True if the process ends with the server, whatever still runs in it: threads cannot be stopped. It then says
+        what it does when it is told to stop."""
 
     async def startup(self, sockets: Any = None) -> None:
         self.loop = asyncio.get_running_loop()
@@ -53,11 +54,7 @@ class Server(uvicorn.Server):
         for server in self.servers:
             for socket in server.sockets:
                 host, port = socket.getsockname()[:2]
-                print(
-                    f"Waver listens on http://{f'[{host}]' if ':' in host else host}:{port}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                say(f"Waver listens on http://{f'[{host}]' if ':' in host else host}:{port}")
 
     async def shutdown(self, sockets: Any = None) -> None:
         grace = self._runtime.config.server.shutdown_grace
@@ -66,7 +63,16 @@ class Server(uvicorn.Server):
             last = threading.Timer(grace + FLUSH + CLOSE, end_process)
             last.daemon = True
             last.start()
+        if self.owns_process and not self._runtime.failure:
+            running = self._runtime.admission.running + self._runtime.admission.waiting
+            waits = f", gives {running} requests up to {grace} s (Ctrl-C again: no longer)" if running else ""
+            say(f"Waver stops{waits}.")
         await super().shutdown(sockets)
+
+
+def say(text: str) -> None:
+    """Tell the person who started the server something, on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def end_process() -> None:
@@ -113,18 +119,28 @@ def serve(config_path: str | Path | None = None, **flags: Any) -> int:
     """Run a server until it is stopped. `flags` override the configuration's `server` section; None counts as absent.
 
     Returns:
-        The exit status: 0, or 1 with a sentence on standard error if it could not start.
+        The exit status: 0, 1 with a sentence on standard error if it could not start, or 130 if it was interrupted
+        before it could.
     """
+
+    def loaded() -> None:
+        freeze_garbage_collector()
+        say("Waver is ready: open the address in a browser, or run `waver chat` in another terminal. Ctrl-C stops it.")
+
     configure_logs()
     given = {key: value for key, value in flags.items() if value is not None}
     try:
         config = load_config(config_path, {"server": given} if given else None)
+        configure_logs(form=config.server.log_format)
         check_start(config)
-        print(f"Waver loads its libraries and {', '.join(config.engines)}.", file=sys.stderr, flush=True)
-        server = make_server(config, on_loaded=freeze_garbage_collector)
+        say(f"Waver loads its libraries and {', '.join(config.engines)}.")
+        server = make_server(config, on_loaded=loaded)
     except ValueError as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         return 1
+    except KeyboardInterrupt:
+        say("Goodbye.")
+        return 130
     server.owns_process = True
     # uvicorn lets running requests end on Ctrl-C, and then raises it again: here it is how a server is meant to end.
     with suppress(KeyboardInterrupt):
@@ -133,7 +149,9 @@ def serve(config_path: str | Path | None = None, **flags: Any) -> int:
     gc.unfreeze()
     failure = server.config.app.state.runtime.failure  # type: ignore[union-attr]
     if failure:
-        print(failure, file=sys.stderr)
+        say(failure)
+    elif server.started:
+        say("Goodbye.")
     return 1 if failure or not server.started else 0
 
 

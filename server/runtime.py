@@ -324,7 +324,11 @@ async def load_engines(configs: Mapping[str, EngineConfig], there: Mapping[str, 
 
     async def one(name: str, config: ModelConfig) -> Engine:
         async with turn if isinstance(config, TransformersConfig) else nullcontext():
-            return await asyncio.to_thread(load_engine, name, config)
+            began = time.perf_counter()
+            log.info("loading an engine", engine=name, **origin(config))
+            engine = await asyncio.to_thread(load_engine, name, config)
+            log.info("an engine is loaded", engine=name, seconds=round(time.perf_counter() - began, 2))
+            return engine
 
     models = {name: config for name, config in configs.items() if not isinstance(config, LoraConfig)}
     made = await asyncio.gather(*(one(*item) for item in models.items()), return_exceptions=True)
@@ -339,6 +343,13 @@ async def load_engines(configs: Mapping[str, EngineConfig], there: Mapping[str, 
         await asyncio.gather(*(each.aclose() for each in loaded.values()))
         raise
     return loaded
+
+
+def origin(config: ModelConfig) -> dict[str, str]:
+    """Return what a log line says of where a model comes from."""
+    said = {"backend": config.backend, "model": config.model}
+    here = isinstance(config, UpstreamConfig) or Path(config.model).expanduser().exists()
+    return said if here else {**said, "source": "a hub, as there is no such folder here"}
 
 
 def load_named(kind: str, folders: Mapping[str, str], load: Callable[[Path], Loaded]) -> dict[str, Loaded]:

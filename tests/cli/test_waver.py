@@ -60,6 +60,21 @@ def test_without_arguments_the_help_is_shown() -> None:
     assert "Usage:" in waver().stdout
 
 
+def test_a_shell_completes_commands() -> None:
+    environment = os.environ | {"_WAVER_COMPLETE": "complete_bash", "COMP_WORDS": "waver calibrate ", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from waver.cli import app; app(prog_name='waver')"],
+        capture_output=True, text=True, timeout=120, cwd=ROOT, env=environment,
+    )  # fmt: skip
+    assert {"l_rag", "arms"} <= set(done.stdout.split())
+
+
+def test_exit_statuses_are_documented() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+    assert all(f"| {status} |" in page for status in (0, 1, 2, 3, 130, 143))
+    assert "130 stopped by ctrl-C" in " ".join(waver("--help").stdout.replace("│", " ").split())
+
+
 def test_a_bad_configuration_is_a_sentence(tmp_path: Path) -> None:
     file = tmp_path / "waver.yaml"
     file.write_text("engines: {small: {backend: transformers, model: models/small}}\nmodel: x\n")

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from tests.conftest import ROOT, Running
 from waver.cli import app
 from waver.clients.client import report
-from waver.clients.outcome import Answer, Pair, numbers
+from waver.clients.outcome import Answer, Pair, as_json, extreme, numbers, page
 from waver.clients.questions import Question, Refused, read
 from waver.server.logs import configure_logs
 from waver.training.pair.world import Item, documents, draw, score_text, towns
@@ -83,6 +83,23 @@ def by_loss(world: Running, file: Path, tmp_path_factory: pytest.TempPathFactory
     return done.stdout, out
 
 
+@pytest.mark.parametrize(("rate", "said"), [(1.0, "means always"), (0.0, "means never"), (0.025, None), (0.975, None)])
+def test_a_threshold_that_decides_nothing_is_named(rate: float, said: str | None) -> None:
+    remark = extreme({"preset": {"gate": "entropy"}, "expected_rate": rate, "questions": 40})
+    assert remark is None if said is None else remark is not None and said in remark
+
+
+@pytest.mark.parametrize("above", [True, False])
+@pytest.mark.parametrize(("rate", "said"), [(1.0, "means always"), (0.0, "means never"), (0.5, None)])
+def test_a_rate_of_all_or_none_is_reached_and_named(above: bool, rate: float, said: str | None) -> None:
+    found = numbers([pair(i / 10, "no", "yes") for i in range(10)], above, yes, rate, None)
+    assert found["expected_rate"] == rate
+    found |= {"model": "m", "beside": [], "at_once": 1, "preset": {"gate": "entropy", "collection": "c"}}
+    remark = json.loads(as_json(found))["remark"]
+    assert remark is None if said is None else said in remark
+    assert said is None or said in page(found)
+
+
 def preset(stdout: str) -> dict[str, Any]:
     """The last line, as it would be read from a configuration."""
     return yaml.safe_load(f"careful: [{stdout.splitlines()[-1]}]")["careful"][0]
@@ -110,10 +127,11 @@ def ask(world: Running, items: list[Item], policy: dict[str, Any]) -> tuple[floa
 
 
 def test_a_budget_is_kept_on_a_fresh_draw(world: Running, file: Path) -> None:
-    done = calibrate(file, "-n", "velmora", "--base-url", world.v1, "--rate", 0.5, "--model", "large")
+    done = calibrate(file, "-n", "velmora", "--base-url", world.v1, "--rate", 0.5, "--model", "large", "--json")
     assert done.exit_code == 0, done.output
-    assert "for 50.0% of lookups" in done.stdout
-    policy = preset(done.stdout)
+    found = json.loads(done.stdout)
+    assert found["target"] == {"rate": 0.5}
+    policy = found["preset"]
     assert policy["expected_rate"] == 0.5
     _, rate = ask(world, mixed(FRESH, 20), policy)
     assert rate == pytest.approx(0.5, abs=0.1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import io
+import json
 import os
 import pty
 import re
@@ -22,14 +24,15 @@ import pytest
 
 from waver.clients.chat import Refused, piped
 from waver.clients.client import TracedToken
-from waver.clients.palette import COLOURS, printable, spans
+from waver.clients.line_editor import history_file
+from waver.clients.palette import COLOURS, legend, printable, spans, style
 
 if TYPE_CHECKING:
     from tests.conftest import Running
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "waver", "chat"]
-ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 class Terminal:
@@ -38,13 +41,19 @@ class Terminal:
     def __init__(self, arguments: list[str], **environment: str) -> None:
         self.master, slave = pty.openpty()
         env = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
-        env |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "200", **environment}
+        env |= {"WAVER_CHAT_HISTORY": ""} | {
+            "TERM": "xterm-256color",
+            "COLORTERM": "truecolor",
+            "COLUMNS": "200",
+            **environment,
+        }
         self.process = subprocess.Popen(
             [*COMMAND, *arguments], stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True,
             preexec_fn=_take_terminal,
         )  # fmt: skip
         os.close(slave)
         self.text = ""
+        self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode  # a read may end in a character
 
     def type(self, line: str) -> None:
         os.write(self.master, line.encode())
@@ -57,7 +66,7 @@ class Terminal:
                 return self.text[since:]
             if select.select([self.master], [], [], 0.1)[0]:
                 try:
-                    self.text += os.read(self.master, 65536).decode(errors="replace")
+                    self.text += self._decode(os.read(self.master, 65536))
                 except OSError:
                     break
         raise AssertionError(f"{pattern!r} did not come: {self.text[since:]!r}")
@@ -132,7 +141,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(base_url: str) -> None:
     with Terminal(arguments) as chat:
         since = len(chat.text)
         chat.type("hi\r")
-        chat.wait_for(r"hi\r\n.", since)
+        chat.wait_for(r"hi\r\n\s*\S", since)
         chat.type("\x03")
         chat.wait_for(r"(stopped|/quit or ctrl-D to leave)(.|\n)*› ", since)
         assert chat.process.poll() is None
@@ -145,7 +154,49 @@ def test_no_color_keeps_the_marks(base_url: str, engines: list[str]) -> None:
     with Terminal(arguments, NO_COLOR="1") as chat:
         answer = say(chat, "hi", "nats")
         assert "38;" not in chat.text
-        assert "\x1b[4m" in answer
+        assert re.search(r"\x1b\[(1;|7;)?4(;7)?m", answer), "the engine's mark"
+        assert re.search(r"\x1b\[(1;4|4;7)m", answer), "of a random model some tokens are uncertain"
+        assert "from 1.2" in ESCAPE.sub("", chat.text)
+
+
+def test_lines_are_edited_completed_and_kept(base_url: str, tmp_path: Path) -> None:
+    history = tmp_path / "state" / "history"
+    arguments = ["--base-url", base_url, "--max-tokens", "4", "--policy", "none"]
+    with Terminal(arguments, WAVER_CHAT_HISTORY=str(history)) as chat:
+        say(chat, "What is 1 + 3?" + "\x1b[D" + "\x7f2", "nats")  # left, and 3 becomes 2
+        assert "Taken back: What is 1 + 2?" in say(chat, "/undo", "Taken back")
+        assert "nothing to take back" in say(chat, "/undo", "nothing")
+        assert "policy: []" in say(chat, "/policy no\t", "policy:")
+        assert "model: large" in say(chat, "/model large", "model:")
+        since = len(chat.text)
+        chat.type("one\\\r")
+        chat.wait_for("… ", since)
+        say(chat, "two", "nats")
+        assert "Taken back: one\ntwo" in say(chat, "/undo", "Taken back").replace("\r", "")
+        chat.type("/quit\r")
+        assert chat.status() == 0
+    assert history.stat().st_mode & 0o777 == 0o600
+    assert "What is 1 + 2?" in history.read_text().splitlines()[0]
+    with Terminal(arguments, WAVER_CHAT_HISTORY=str(history)) as chat:
+        since = len(chat.text)
+        chat.type("\x12What is\r")  # ctrl-R finds the line of the session before, and return sends it
+        chat.wait_for(r"nats(.|\n)*› ", since)
+        assert "Taken back: What is 1 + 2?" in say(chat, "/undo", "Taken back")
+
+
+def test_the_history_is_below_the_users_state_or_nowhere() -> None:
+    assert history_file({"XDG_STATE_HOME": "/s"}) == Path("/s/waver/chat_history")
+    assert history_file({}) == Path.home() / ".local" / "state" / "waver" / "chat_history"
+    assert history_file({"WAVER_CHAT_HISTORY": ""}) is None
+
+
+def test_without_colours_bold_and_reversed_letters_tell_the_entropy() -> None:
+    looks = [style(entropy, 1, coloured=False) for entropy in (0.0, 0.5, 2.5)]
+    assert [(bool(look.bold), bool(look.reverse), look.color) for look in looks] == [
+        (False, False, None), (True, False, None), (False, True, None),
+    ]  # fmt: skip
+    assert all(look.underline for look in looks), "engines keep their marks"
+    assert legend(["a"], coloured=False).plain.startswith("entropy in nats from 0 from 0.3 from 1.2 ")
 
 
 def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -205,6 +256,13 @@ def test_refusals_are_sentences(base_url: str, arguments: list[str], status: int
     assert done.returncode == status
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_whole_response_is_printed_as_json(base_url: str) -> None:
+    done = run("--base-url", base_url, "--json", "--max-tokens", "4", "--model", "small", stdin="hi")
+    response = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sum(response["waver"]["tokens"].values()) == response["usage"]["completion_tokens"]
 
 
 def test_nobody_listens() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,6 +75,15 @@ def test_the_exit_status_tells_what_was_lost(
     for each in outcomes:
         assert not each.reason or f"skipped {'a' if each.id == 'a' else chr(92) + 'udcff'}: {each.reason}" in shown
         assert all(f"warning {each.id}: {warning}" in shown for warning in each.warnings)
+
+
+def test_the_summary_is_printed_as_json(capfd: pytest.CaptureFixture[str]) -> None:
+    outcomes = [Uploaded("a", "added", chunks=2, warnings=["cut"]), Uploaded("\udcff", "skipped", reason="its name")]
+    assert show(outcomes, 2, "notes", as_json=True) == 3
+    made = json.loads(capfd.readouterr().out)
+    assert (made["added"], made["skipped"], made["chunks"]) == (1, 1, 2)
+    assert made["skipped_files"] == [{"id": "\udcff", "reason": "its name"}]
+    assert made["warnings"] == [{"id": "a", "warning": "cut"}]
 
 
 @pytest.mark.parametrize(

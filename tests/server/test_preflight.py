@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from waver import __version__
 from waver.extras import how_to_install
 from waver.server import preflight
 from waver.server.config import load_config
@@ -135,5 +137,14 @@ def test_ctrl_c_ends_make_serve_quietly(tmp_path: Path) -> None:
             os.killpg(make.pid, signal.SIGINT)
             make.wait(60)
     lines = [line for line in log.read_text().splitlines() if not line.startswith('{"')]
-    assert lines == ["Waver loads its libraries and small, large.", f"Waver listens on {address[1]}"]
+    assert lines == [
+        f"Waver {__version__} reads the configuration of the bundled pair.",
+        "Waver loads its libraries and small, large.",
+        f"Waver listens on {address[1]}",
+        "Waver is ready: open the address in a browser, or run `waver chat` in another terminal. Ctrl-C stops it.",
+        "Waver stops.",
+        "Goodbye.",
+    ]
+    logged = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"')]
+    assert {"loading an engine", "an engine is loaded", "ready", "request"} <= {line["event"] for line in logged}
     assert make.returncode in (0, -signal.SIGINT)

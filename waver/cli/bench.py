@@ -10,6 +10,8 @@ from importlib.util import find_spec
 
 import typer
 
+from waver.cli.endings import importing, in_sentences
+
 bench = typer.Typer(
     no_args_is_help=find_spec("waver.benchmarks") is not None,
     invoke_without_command=True,
@@ -69,7 +71,10 @@ def benchmark(name: str) -> Callable[[typer.Context], None]:
 
     def run(context: typer.Context) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end what it has started
-        module = import_module(f"waver.benchmarks.{name.replace('-', '_')}")
+        from waver.retrieval.base import Unavailable
+
+        with importing(), in_sentences(Unavailable):
+            module = import_module(f"waver.benchmarks.{name.replace('-', '_')}")
         module.app(args=context.args, prog_name=f"waver bench {name}")
 
     return run

@@ -25,6 +25,7 @@ def calibrate_l_rag(
     base_url: BaseUrl = None,
     config: Config = None,
     out: Annotated[Path | None, typer.Option(help="Folder for calibration.json and a plot.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what calibration.json holds.")] = False,
 ) -> None:
     """Find the threshold at which `l_rag` looks things up as often as it should, and no more.
 
@@ -48,7 +49,7 @@ def calibrate_l_rag(
     with in_sentences(ValueError, Refused):
         asked = questions_for(questions, wanted, Console(stderr=True))
         with server_at(base_url, config) as (address, key):
-            status = calibrate(asked, wanted, requests, address, key, out)
+            status = calibrate(asked, wanted, requests, address, key, out, as_json)
     raise typer.Exit(status)
 
 

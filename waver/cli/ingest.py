@@ -20,6 +20,7 @@ def ingest(
     metadata: Annotated[
         list[str] | None, typer.Option("--metadata", "-m", help="KEY=VALUE that all documents carry; repeatable.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:
     """Bring documents into a collection, from which answers can be fetched when a model is unsure.
 
@@ -37,9 +38,9 @@ def ingest(
     carried = dict(pairs(metadata, "metadata is given as KEY=VALUE."))
     try:
         status = (
-            _here(path, collection, config, carried)
+            _here(path, collection, config, carried, as_json)
             if base_url is None
-            else _there(path, collection, base_url, carried)
+            else _there(path, collection, base_url, carried, as_json)
         )
     except (RetrievalError, ValueError, Refused) as error:
         typer.echo(str(error), err=True)
@@ -47,7 +48,7 @@ def ingest(
     raise typer.Exit(status)
 
 
-def _there(path: Path, collection: str, base_url: str, metadata: dict[str, str]) -> int:
+def _there(path: Path, collection: str, base_url: str, metadata: dict[str, str], as_json: bool) -> int:
     """Upload to a server; return the exit status."""
     import json
     import os
@@ -57,10 +58,11 @@ def _there(path: Path, collection: str, base_url: str, metadata: dict[str, str])
 
     found = files(path)
     key = os.environ.get("WAVER_API_KEY")
-    return show(upload(found, base_url, key, collection, json.dumps(metadata)), len(found), collection)
+    uploaded = upload(found, base_url, key, collection, json.dumps(metadata))
+    return show(uploaded, len(found), collection, as_json)
 
 
-def _here(path: Path, collection: str, config: Path | None, metadata: dict[str, str]) -> int:
+def _here(path: Path, collection: str, config: Path | None, metadata: dict[str, str], as_json: bool) -> int:
     """Write into a local collection; return the exit status."""
     from waver.clients.ingest import show
     from waver.retrieval.base import NoCollection
@@ -76,6 +78,6 @@ def _here(path: Path, collection: str, config: Path | None, metadata: dict[str, 
             target = library.open(collection)
         except NoCollection:
             target = library.create(collection)
-        return show(take_in(target, library.parsers, path, metadata), len(found), collection)
+        return show(take_in(target, library.parsers, path, metadata), len(found), collection, as_json)
     finally:
         library.close()

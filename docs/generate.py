@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import api_reference
 import policy_tables
+import sizing_tables
 import yaml
 
 DOCS = Path(__file__).resolve().parent
@@ -111,6 +113,8 @@ def pages() -> dict[Path, str]:
         DOCS / "papers.md": papers(),
         DOCS / "clients.md": clients(),
         DOCS / "modules.md": modules(),
+        DOCS / "sizing.md": sizing_tables.page(),
+        DOCS / "api.md": api_reference.page(),
         **policy_tables.pages(),
     }
 

@@ -439,7 +439,7 @@ export interface LearnedRoute {
   unsure?: number;
 }
 
-/** Let chance decide who writes each token; the control that a switching policy has to beat at the same share. */
+/** Let chance decide who writes each token: the control for switching policies. */
 export interface RandomSwitch {
   name: "random_switch";
   /** engine that writes the rest */
@@ -474,6 +474,19 @@ export interface AdaptiveTemperature {
   pivot?: number;
   /** entropy (nats) at which it is highest */
   high?: number;
+}
+
+/** Drop image tokens whose heads agree. */
+export interface EntropyPrune {
+  name: "entropy_prune";
+  /** share of the image tokens that remain, on average over all layers */
+  keep?: number;
+  /** decoder layer in front of which tokens are dropped */
+  layer?: number;
+  /** score directions alone, not lengths */
+  normalise?: boolean;
+  /** what chooses the tokens that stay; the others are there to compare with */
+  by?: "entropy" | "attention" | "random";
 }
 
 /** Keep tokens above a fixed probability. */
@@ -611,6 +624,7 @@ export type Policy =
   | RandomSwitch
   | Route
   | AdaptiveTemperature
+  | EntropyPrune
   | Epsilon
   | Eta
   | MinP

@@ -1,7 +1,7 @@
 """Write the pages that list things: `python docs/generate.py`, or with `--check` say which are out of date.
 
-`papers.md` comes from `systems.yaml`, `modules.md` from the first sentence of every module's docstring, and what lists
-policies from their own modules.
+`papers.md` comes from `systems.yaml`, `modules.md` from the first sentence of every module's docstring, what lists
+policies from their own modules, and the options of the configuration from the models that read it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import api_reference
+import option_tables
 import policy_tables
 import sizing_tables
 import yaml
@@ -116,6 +117,7 @@ def pages() -> dict[Path, str]:
         DOCS / "sizing.md": sizing_tables.page(),
         DOCS / "api.md": api_reference.page(),
         **policy_tables.pages(),
+        **option_tables.pages(),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from waver.engines.base import NO_TOKEN, Engine, Inside, Sampling, Step
+from waver.tracing import span
 
 REMEMBERED = 16
 """Sequences of one answer that are remembered of each engine, to tell what it has read before."""
@@ -50,6 +52,8 @@ class Meter:
     usage: dict[str, Usage] = field(default_factory=dict)
     largest: tuple[str, int] = ("", 0)
     """The engine with the most parameters, and their count."""
+    gates: Counter[str] = field(default_factory=Counter)
+    """Segments that ended because their gate fired, by engine."""
     _held: dict[str, list[tuple[int, ...]]] = field(default_factory=dict, repr=False)
 
     def engines(self, engines: Mapping[str, Engine]) -> dict[str, Engine]:
@@ -103,21 +107,26 @@ class MeteredEngine:
         ids, usage = tuple(prompt_ids), self._meter.of(self.name, self.parameters)
         tokens: list[int] = []
         passes = 0
-        began = time.perf_counter()
-        try:
-            async with aclosing(self.metered.generate(prompt_ids, sampling)) as steps:
-                async for step in steps:
-                    usage.seconds += time.perf_counter() - began
-                    passes += 1
-                    if step.token != NO_TOKEN:
-                        tokens.append(step.token)
-                    yield step
-                    began = time.perf_counter()
-        finally:
-            if passes:  # the pass over the prompt's last token decodes the first token
-                usage.decoded += passes
-                usage.read += max(self._meter.unread(self.name, ids) - 1, 0)
-                self._meter.hold(self.name, (*ids, *tokens[: passes - 1]))
+        with span("segment", {"waver.engine": self.name, "waver.prompt_tokens": len(ids)}) as segment:
+            began = time.perf_counter()
+            try:
+                async with aclosing(self.metered.generate(prompt_ids, sampling)) as steps:
+                    async for step in steps:
+                        usage.seconds += time.perf_counter() - began
+                        passes += 1
+                        if step.token != NO_TOKEN:
+                            tokens.append(step.token)
+                        if step.finish is not None:
+                            segment.note("waver.finish", step.finish)
+                            self._meter.gates[self.name] += step.finish == "gate"
+                        yield step
+                        began = time.perf_counter()
+            finally:
+                segment.note("waver.tokens", len(tokens))
+                if passes:  # the pass over the prompt's last token decodes the first token
+                    usage.decoded += passes
+                    usage.read += max(self._meter.unread(self.name, ids) - 1, 0)
+                    self._meter.hold(self.name, (*ids, *tokens[: passes - 1]))
 
     async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:
         with _Read(self._meter.of(self.name, self.parameters), ids):

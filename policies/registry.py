@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
 from waver.engines import plugins
-from waver.engines.base import Engine
 from waver.engines.plugins import PluginError
-from waver.engines.tokens import differences
+from waver.engines.tokens import TokenText, differences
 from waver.engines.transforms import transform_classes
 from waver.policies.base import STAGES, Policy
 from waver.policies.hints import naming_fields
@@ -32,6 +31,18 @@ REPORT_KEYS = frozenset(
 """Keys of every report."""
 MOST = 16
 """Policies in one request."""
+
+
+class Writer(Protocol):
+    """An engine, as far as a list of policies is checked against it."""
+
+    @property
+    def tokens(self) -> TokenText | None:
+        """The tokenizer; None where the engine is not loaded and its tokenizer cannot be read."""
+
+    @property
+    def parameters(self) -> int:
+        """The parameter count, for cost."""
 
 
 class PolicyError(ValueError):
@@ -71,14 +82,15 @@ def _found(modules: tuple[str, ...]) -> dict[str, type[Policy]]:
 
 def parse(
     items: Sequence[Any],
-    engines: Mapping[str, Engine],
+    engines: Mapping[str, Writer],
     defaults: Mapping[str, Mapping[str, Any]] | None = None,
     probes: Collection[str] = (),
 ) -> tuple[Policy, ...]:
     """Check a request's list of policies and sort it by stage.
 
     Args:
-        items: objects such as `{"name": "ead", "threshold": 0.7}`. engines: all configured engines by name.
+        items: objects such as `{"name": "ead", "threshold": 0.7}`. engines: all configured engines by name; where a
+            tokenizer is not known yet, it is not compared.
         defaults: parameters for policies that leave them out, by policy name. probes: names of all configured probes.
 
     Raises:
@@ -101,7 +113,7 @@ def parse(
 def _one(
     item: Any,
     param: str,
-    engines: Mapping[str, Engine],
+    engines: Mapping[str, Writer],
     defaults: Mapping[str, Mapping[str, Any]],
     probes: Collection[str],
 ) -> Policy:
@@ -128,7 +140,8 @@ def _one(
             raise PolicyError(f"unknown engine {engine[:64]!r}; there are {', '.join(engines)}", param)
     names = [getattr(policy, field) for field in policy.engine_fields]
     for other in names[1:]:
-        if reason := differences(engines[names[0]].tokens, engines[other].tokens):
+        one, another = engines[names[0]].tokens, engines[other].tokens
+        if one is not None and another is not None and (reason := differences(one, another)):
             raise PolicyError(
                 f"{names[0]} and {other} cannot share an answer: {reason}", f"{param}.{policy.engine_fields[1]}"
             )

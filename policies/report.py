@@ -164,6 +164,7 @@ def total(reports: Sequence[Report]) -> Report:
     for report in reports:
         for engine, usage in report.meter.usage.items():
             meter.of(engine).add(usage)
+        meter.gates.update(report.meter.gates)
         tokens.update(report.tokens)
         catch_up.update(report.catch_up)
         own = report.truncation

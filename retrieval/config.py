@@ -26,10 +26,11 @@ class RetrievalConfig(BaseModel):
     rerankers: tuple[str, ...] = Field(
         default=(), description="cross-encoders that a collection and /v1/rerank may name; the first is the default"
     )
-    store: Literal["faiss", "qdrant"] = "faiss"
+    store: Literal["faiss", "qdrant"] = Field(default="faiss", description="a folder, or a Qdrant server")
     path: Path = Field(default=Path("data/collections"), description="folder of the collections")
     url: str | None = Field(default=None, pattern=r"^(https?://|:memory:$)", description="address of Qdrant")
     api_key_env: str = Field(default="QDRANT_API_KEY", description="variable with Qdrant's key")
+    api_key_file: str | None = Field(default=None, description="file with Qdrant's key, in place of the variable")
     index: Literal["auto", "flat", "hnsw", "ivf_pq"] = Field(default="auto", description="FAISS index; by size if auto")
     device: str = Field(default="cpu", description="where the embedder runs: `cpu`, `cuda`, …")
     max_collections: int = Field(default=1000, ge=1, description="that may be made")
@@ -43,7 +44,7 @@ class RetrievalConfig(BaseModel):
         default={}, description="of one document by its kind: `{pdf: 20000000}`; `max_file_bytes` bounds them all"
     )
     max_text_bytes: int = Field(default=16 * 2**20, ge=1024, description="of the text found in one document")
-    parse_seconds: float = Field(default=30.0, gt=0)
+    parse_seconds: float = Field(default=30.0, gt=0, description="that one document may take to parse")
     parse_memory: int = Field(default=2**30, ge=128 * 2**20, description="address space of the process that parses")
     lock_seconds: float = Field(default=30.0, ge=0, description="how long a writer waits for another one")
 

@@ -7,7 +7,6 @@ new and others old: repeat it. Writers in several processes are not kept apart.
 
 from __future__ import annotations
 
-import os
 import threading
 import uuid
 import zlib
@@ -37,6 +36,7 @@ from waver.retrieval.chunking import headed
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.database import tag
 from waver.retrieval.words import search_terms, words
+from waver.secret import read_secret
 
 try:
     from qdrant_client import QdrantClient, models
@@ -54,7 +54,7 @@ class QdrantBackend:
     """Backend that stores collections in a Qdrant server; ours carry a mark in their metadata."""
 
     def __init__(self, config: RetrievalConfig) -> None:
-        key = os.environ.get(config.api_key_env)
+        key = read_secret(config.api_key_env, config.api_key_file)
         self._lock_seconds = config.lock_seconds
         self._client = QdrantClient(location=config.url, api_key=key, timeout=60, check_compatibility=False)
 

@@ -40,7 +40,7 @@ from waver.server.addresses import AddressMiddleware, PrefixMiddleware
 from waver.server.auth import OPEN_FILES, AuthMiddleware
 from waver.server.config import Config
 from waver.server.errors import ErrorBody, ErrorsMiddleware, install_handlers
-from waver.server.keys import keys_from_environment
+from waver.server.keys import configured_keys
 from waver.server.limits import LimitsMiddleware
 from waver.server.logs import LogMiddleware
 from waver.server.origin import OriginMiddleware
@@ -85,7 +85,7 @@ def create_app(
     """
     runtime = Runtime(config, engines)
     bounds = config.server
-    keys = keys_from_environment(bounds.api_keys_env)
+    keys = configured_keys(bounds)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -8,31 +8,49 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
 
 from waver.engines import EngineConfig, LoraConfig, UpstreamConfig, VllmConfig
 from waver.policies.select.verifiers import PythonVerifier, VerifierConfig
 from waver.resources import DEFAULT_CONFIG, PACKAGE
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.memory.config import MemoryConfig
+from waver.server.config_lines import Locator
+from waver.server.problems import ConfigError, MisplacedError, Place, Problem
 from waver.server.settings import ServerConfig
 
+PREFIX = "WAVER_"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """Names go into URLs and headers."""
+
+
+FOLDERS = ("probes", "judges", "routers", "calibrations", "tasks", "thresholds", "guards")
+"""Sections that give names to folders of what policies use."""
 
 
 class Config(BaseSettings):
     """Configuration of a server. Unknown keys are errors."""
 
-    model_config = SettingsConfigDict(env_prefix="WAVER_", env_nested_delimiter="__", extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", use_attribute_docstrings=True
+    )
 
     engines: dict[Name, EngineConfig] = Field(min_length=1)
+    """Models, by the names that requests use."""
     presets: dict[Name, list[dict[str, Any]]] = {}
+    """Lists of policies, by name; a request asks for one as the model `waver/<preset>`."""
     default_preset: str | None = None
+    """The preset of requests that name no model, or `default`."""
     policies: dict[str, dict[str, Any]] = {}
     """Defaults for policies' parameters, by policy name."""
     probes: dict[Name, str] = {}
@@ -61,8 +79,26 @@ class Config(BaseSettings):
     """Policies of every request with a key, by the key's name (`*`: all requests): no request can change them or leave
     them out."""
     memory: MemoryConfig = MemoryConfig()
+    """Limits of what is remembered for each owner."""
     retrieval: RetrievalConfig = RetrievalConfig()
+    """Collections of documents, embedders, and limits on what is brought."""
     server: ServerConfig = ServerConfig()
+    """Address and limits."""
+
+    _environment: ClassVar[Mapping[str, str]] = {}
+    _origin: tuple[Path, Mapping[str, Any], Mapping[str, str]] | None = PrivateAttr(None)
+    """The file, the flags, and the variables of that moment that it was read from; a server adds to `WAVER_MODULES`
+    for the processes that it starts."""
+
+    def read_again(self) -> Config:
+        """Read the same file, variables and flags again.
+
+        Raises:
+            ConfigError: they are wrong now, or it was not read from a file.
+        """
+        if self._origin is None:
+            raise _unreadable("This configuration was not read from a file.")
+        return _load(*self._origin)
 
     @field_validator("engines")
     @classmethod
@@ -74,7 +110,7 @@ class Config(BaseSettings):
             for name, engine in engines.items()
         }
 
-    @field_validator("probes", "judges", "routers", "calibrations", "tasks", "thresholds", "guards")
+    @field_validator(*FOLDERS)
     @classmethod
     def _find_folders(cls, folders: dict[str, str]) -> dict[str, str]:
         return {name: find_model(folder) for name, folder in folders.items()}
@@ -91,10 +127,12 @@ class Config(BaseSettings):
     def _check_names(self) -> Config:
         if self.default_preset is not None and self.default_preset not in self.presets:
             names = ", ".join(sorted(self.presets)) or "none"
-            raise ValueError(f"default_preset '{self.default_preset}' is not among the presets: {names}.")
+            message = f"default_preset '{self.default_preset}' is not among the presets: {names}."
+            raise MisplacedError(message, ("default_preset",))
         for name in ("default", "waver"):
             if name in self.engines:
-                raise ValueError(f"An engine cannot be named '{name}': as a model it means the default preset.")
+                message = f"An engine cannot be named '{name}': as a model it means the default preset."
+                raise MisplacedError(message, ("engines", name))
         return self
 
     @model_validator(mode="after")
@@ -103,9 +141,10 @@ class Config(BaseSettings):
             if isinstance(engine, LoraConfig):
                 base = self.engines.get(engine.base)
                 if not isinstance(base, VllmConfig) or not base.args.get("enable_lora"):
-                    raise ValueError(
+                    raise MisplacedError(
                         f"engine '{name}': its base '{engine.base}' should be an engine with backend vllm that has "
-                        "enable_lora: true among its args."
+                        "enable_lora: true among its args.",
+                        ("engines", name, "base"),
                     )
         return self
 
@@ -118,6 +157,8 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        if isinstance(env_settings, EnvSettingsSource):
+            env_settings.env_vars = settings_cls._environment  # type: ignore[attr-defined]
         return init_settings, env_settings, _File(settings_cls)
 
 
@@ -165,43 +206,52 @@ def load_config(path: str | Path | None = None, flags: Mapping[str, Any] | None 
     """Read the configuration: `flags` over the environment over the file at `path` (default: the bundled pair's).
 
     Raises:
-        ValueError: the file cannot be read, or says something that is not understood; the message is for the user.
+        ConfigError: the file cannot be read, or says something that is not understood; the message is for the user.
     """
-    file = Path(path) if path is not None else DEFAULT_CONFIG
+    variables = {name.lower(): value for name, value in os.environ.items() if name.upper().startswith(PREFIX)}
+    return _load(Path(path) if path is not None else DEFAULT_CONFIG, dict(flags or {}), variables)
+
+
+def _load(file: Path, flags: Mapping[str, Any], variables: Mapping[str, str]) -> Config:
     try:
         if not isinstance(read_yaml(file), dict):
-            raise ValueError(f"{file}: a configuration is a YAML mapping with the key 'engines'.")
+            raise _unreadable(f"{file}: a configuration is a YAML mapping with the key 'engines'.")
         reader: type[Config] = type(
-            "Config", (Config,), {"model_config": {"yaml_file": file}, "__doc__": Config.__doc__}
+            "Config",
+            (Config,),
+            {"model_config": {"yaml_file": file}, "__doc__": Config.__doc__, "_environment": variables},
         )
-        return reader(**(flags or {}))
+        config = reader(**flags)
+        config._origin = file, flags, variables
+        return config
     except OSError as error:
-        raise ValueError(f"The configuration {file} cannot be read: {error.strerror}.") from error
+        raise _unreadable(f"The configuration {file} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"The configuration {file} is not valid YAML: {error}") from error
+        raise _unreadable(f"The configuration {file} is not valid YAML: {error}") from error
     except ValidationError as error:
-        lines = [f"{_source(item['loc'], flags or {}) or file}: {_sentence(item)}" for item in error.errors()]
-        raise ValueError("\n".join(lines)) from error
+        where = Locator(file, flags)
+        raise ConfigError(where.locate(_problem(item)) for item in error.errors()) from error
 
 
-def _source(place: tuple[str | int, ...], flags: Mapping[str, Any]) -> str | None:
-    """Return the flag or the variable that a value came from, or None where it stands in the file."""
-    given: Any = flags
-    for part in place:
-        given = given.get(part) if isinstance(given, Mapping) else None
-    if given is not None and place:
-        return f"--{place[-1]}".replace("_", "-")
-    variable = "_".join(("WAVER", "__".join(map(str, place)))).upper()
-    return next((name for name in os.environ if name.upper() == variable), None)
+def _unreadable(message: str) -> ConfigError:
+    return ConfigError([Problem(message)])
 
 
-def _sentence(error: Any) -> str:
+def _problem(error: Any) -> Problem:
+    """Make a sentence of one of pydantic's complaints."""
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, MisplacedError):
+        return Problem(str(cause), cause.place)
     # Behind an engine's name pydantic puts the kind of configuration that it was taken for.
-    place = [str(part) for i, part in enumerate(error["loc"]) if not (i == 2 and error["loc"][0] == "engines")]
-    where = ".".join(place) or "configuration"
+    place = tuple(part for i, part in enumerate(error["loc"]) if not (i == 2 and error["loc"][0] == "engines"))
+    where = _name(place)
     if error["type"] == "extra_forbidden":
-        return f"unknown key '{where}'."
+        return Problem(f"unknown key '{where}'.", place)
     if error["type"] == "missing":
-        return f"'{where}' is required."
+        return Problem(f"'{where}' is required.", place)
     given = f", not {error['input']}" if isinstance(error["input"], int | float) else ""
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}{given}"
+    return Problem(f"{where}: {error['msg'].removeprefix('Value error, ')}{given}", place)
+
+
+def _name(place: Place) -> str:
+    return ".".join(map(str, place)) or "configuration"

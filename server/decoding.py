@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -17,6 +16,7 @@ from waver.policies.base import Proceed
 from waver.policies.job import Caller, Job, UserTurn
 from waver.policies.report import Report
 from waver.retrieval.base import RetrievalError
+from waver.server.accounting import Account
 from waver.server.assembly import Piece, TextAssembly
 from waver.server.echo import echo, score
 from waver.server.message.reading import MessageFormat, Reading
@@ -141,7 +141,7 @@ class Decoding:
         self._moved = asyncio.Event()
         self._settled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._began = time.perf_counter()
+        self._account = Account(runtime, plan)
 
     @property
     def completion_tokens(self) -> int:
@@ -210,6 +210,7 @@ class Decoding:
         try:
             async with asyncio.timeout(self.plan.timeout), self._runtime.admission.slot():
                 self._admitted.set()
+                self._account.admitted()
                 async with asyncio.TaskGroup() as group:
                     for number, prompt in enumerate(self.plan.prompts):
                         group.create_task(self._run_prompt(number, prompt))
@@ -256,6 +257,7 @@ class Decoding:
         tokens = here.engines[route.engine].tokens
         assembly = TextAssembly(index, tokens, self.plan.stops, len(prompt.echo or ""), self.plan.include_stop)
         if sampling.max_tokens == 0:
+            self._account.finish(index, "length")
             self._put(assembly.end("length"))
             return
         job = replace(new_job(here, route, prompt, sampling, report, self.plan.caller), shared=self.plan.shared)
@@ -290,7 +292,7 @@ class Decoding:
         if not silent:
             if not any(each.tokens for each in self.reports):
                 self._settled.set()
-                self._runtime.metrics.first_token.observe(time.perf_counter() - self._began)
+            self._account.token(assembly.index, step)
             job.report.observe(step)
             record.tokens.append(step.token)
             # A grammar may also end an answer, with a token that belongs to it.
@@ -302,8 +304,10 @@ class Decoding:
             record.finish, record.ending = "stop", "stop_string"
         elif step.finish:
             record.finish, record.ending = step.finish, _ENDINGS.get(step.finish, "stop")
-        record.text += [piece.text for piece in pieces]
+        record.text += (texts := [piece.text for piece in pieces])
+        self._account.text(assembly.index, "".join(texts))
         if record.finish:
+            self._account.finish(assembly.index, record.finish)
             last = step if silent and step.token != NO_TOKEN else None
             pieces.append(assembly.end(record.finish, last, job.sampling.stop_token_ids))
         return pieces
@@ -332,9 +336,11 @@ class Decoding:
                 report.extra["broken_tool_calls"] = reading.broken
             if parts:
                 yield Piece(pieces[-1].index, parts=parts)
+            self._account.finish(pieces[-1].index, reason)
             yield replace(pieces[-1], finish=reason)
 
     def _count(self) -> None:
+        self._account.close(self.reports, self._left)
         metrics = self._runtime.metrics
         metrics.prompt_tokens.inc(self.plan.prompt_tokens)
         for report in self.reports:
@@ -343,6 +349,8 @@ class Decoding:
             metrics.discarded.inc(report.discarded)
             for engine, count in report.tokens.items():
                 metrics.tokens.labels(engine).inc(count)
+            for engine, count in report.meter.gates.items():
+                metrics.gates.labels(engine).inc(count)
             if looked := report.extra.get("retrieval"):
                 metrics.observe_gate(report.policy, looked)
             metrics.count(self.plan.route.policies, report)

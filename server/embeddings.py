@@ -11,6 +11,8 @@ from fastapi import APIRouter, Request, Response
 from waver.retrieval.base import Vectors
 from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.embedder import Embedder
+from waver.server.accounting import account_reading
+from waver.server.auth import SCOPE_KEY
 from waver.server.bodies import BodyRoute
 from waver.server.collections import deadline
 from waver.server.disconnect import while_connected
@@ -49,6 +51,7 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
         deadline(here),
     )
     vectors, tokens = await while_connected(request, work)
+    account_reading(here, request.scope.get(SCOPE_KEY), "embedding", name, tokens)
 
     def entry(i: int) -> dict[str, Any]:
         return {"object": "embedding", "index": i, "embedding": encode(vectors[i], body.encoding_format)}

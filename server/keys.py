@@ -1,11 +1,13 @@
-"""Read API keys from the environment. Imports little, so that a server without keys is refused at once."""
+"""Read API keys from the environment or a file. Imports little, so that a server without keys is refused at once."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass, field
+
+from waver.secret import read_secret
+from waver.server.settings import ServerConfig
 
 NAMED = re.compile(r"([A-Za-z0-9_.-]{1,64}):(\S+)")
 
@@ -18,12 +20,21 @@ class ApiKey:
     secret: str = field(repr=False)
 
 
-def keys_from_environment(variable: str) -> list[ApiKey]:
-    """Return the keys in a variable of the environment, separated by commas: `KEY`, or `NAME:KEY`.
+def configured_keys(server: ServerConfig) -> list[ApiKey]:
+    """Return the keys of a configuration, `KEY` or `NAME:KEY`, separated by commas or line breaks: those of the file
+    that it names, else those of the variable. Lines of a file that begin with `#` are comments.
 
     A key without a name is named by its digest.
+
+    Raises:
+        ValueError: the file cannot be read, or holds no key.
     """
-    return [_key(entry.strip()) for entry in os.environ.get(variable, "").split(",") if entry.strip()]
+    given = read_secret(server.api_keys_env, server.api_keys_file) or ""
+    lines = [line for line in given.splitlines() if not line.lstrip().startswith("#")]
+    keys = [_key(entry.strip()) for line in lines for entry in line.split(",") if entry.strip()]
+    if server.api_keys_file is not None and not keys:
+        raise ValueError(f"there is no key in {server.api_keys_file}.")
+    return keys
 
 
 def _key(entry: str) -> ApiKey:

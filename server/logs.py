@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import uuid
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 import structlog
@@ -15,12 +16,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from waver.server.log_text import TextRenderer, wants_colour
 from waver.server.turns import QUIET
+from waver.tracing import NOTHING, Span
 
 if TYPE_CHECKING:
     from waver.server.runtime import Runtime
 
 log = structlog.get_logger("waver")
 
+SPAN_FIELDS = {"gen_ai.request.model": "model", "waver.policy": "policy", "waver.key": "key", "error.type": "error"}
+"""Attributes of a request's span that are taken from its line in the log."""
 SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -48,7 +52,7 @@ class LogMiddleware:
 
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         self.app = app
-        self._metrics = runtime.metrics
+        self._runtime, self._metrics = runtime, runtime.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,7 +69,7 @@ class LogMiddleware:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(request_id=request_id), self._span(scope, request_id) as span:
             try:
                 await self.app(scope, receive, stamped)
             finally:
@@ -73,5 +77,18 @@ class LogMiddleware:
                 route = getattr(scope.get("route"), "path", "none")
                 self._metrics.requests.labels(route, str(line["status"])).inc()
                 self._metrics.seconds.labels(route).observe(seconds)
+                span.note("http.route", route)
+                span.note("http.response.status_code", int(str(line["status"])))
+                for name, field in SPAN_FIELDS.items():
+                    if line.get(field) is not None:
+                        span.note(name, str(line[field]))
                 if scope["path"] not in QUIET:
                     log.info("request", **line, seconds=round(seconds, 4))
+
+    def _span(self, scope: Scope, request_id: str) -> AbstractContextManager[Span]:
+        """Begin the span of a request, if somebody listens."""
+        traces = self._runtime.traces
+        if traces is None or scope["path"] in QUIET:
+            return nullcontext(NOTHING)
+        attributes = {"http.request.method": scope["method"], "waver.request_id": request_id}
+        return traces.request(Headers(scope=scope), f"{scope['method']} {scope['path'][:200]}", attributes)

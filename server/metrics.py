@@ -11,12 +11,13 @@ from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
+    Gauge,
     GCCollector,
     Histogram,
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from waver.engines.base import Engine, Measured
@@ -24,17 +25,28 @@ from waver.policies.base import Policy
 from waver.policies.report import Report
 from waver.policies.retrieve.drift import Drift
 from waver.server.admission import Admission
+from waver.server.config import Config
+from waver.server.usage_log import UsageLog
 
+KEYED = ["key", "preset"]
 PAUSE = 0.05
 """Seconds between two measurements of the event loop's lag."""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
+TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5, 30)
+NATS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 10)
+MOST_KEYS = 100
+"""Keys with labels of their own; the others share one."""
+
+
 class ServerState(Protocol):
     """The server's state that gauges read."""
 
+    config: Config
     engines: dict[str, Engine]
     admission: Admission
+    usage: UsageLog | None
 
     @property
     def ready(self) -> bool: ...
@@ -57,6 +69,47 @@ class Metrics:
         self.prompt_tokens = Counter("waver_prompt_tokens", "Prompt tokens of answered requests.", registry=here)
         self.discarded = Counter("waver_discarded_tokens", "Tokens thrown away by policies.", registry=here)
         self.switches = Counter("waver_switches", "Hand-overs between engines.", registry=here)
+        self.gates = Counter(
+            "waver_gate_firings",
+            "Segments of answers that ended because their gate fired, by engine.",
+            ["engine"],
+            registry=here,
+        )
+        self.between_tokens = Histogram(
+            "waver_inter_token_seconds",
+            "Time between two tokens of an answer, by the engine of the second.",
+            ["engine"],
+            buckets=TOKEN_SECONDS,
+            registry=here,
+        )
+        self.queued = Histogram(
+            "waver_queue_seconds", "Time that requests waited for their turn.", buckets=SECONDS, registry=here
+        )
+        self.entropy = Histogram(
+            "waver_token_entropy_nats",
+            "Entropy of the distribution that each token was drawn from, by engine.",
+            ["engine"],
+            buckets=NATS,
+            registry=here,
+        )
+        self.cost = Counter(
+            "waver_cost",
+            "Work of engines in billions of parameters times tokens, read and decoded ones.",
+            KEYED,
+            registry=here,
+        )
+        self.cost_alone = Counter(
+            "waver_cost_alone",
+            "Work that the largest engine alone would have had with the same answers.",
+            KEYED,
+            registry=here,
+        )
+        self.cost_saved = Gauge(
+            "waver_cost_saved",
+            "The second less the first: what policies have saved since the start.",
+            KEYED,
+            registry=here,
+        )
         self.searches = Histogram(
             "waver_search_seconds",
             "Time to find passages, the question's vector included.",
@@ -65,17 +118,41 @@ class Metrics:
         )
         self.passages = Counter("waver_passages", "Passages found.", registry=here)
         self.documents = Counter("waver_documents", "Documents taken in, by outcome.", ["outcome"], registry=here)
+        self.reloads = Counter(
+            "waver_config_reloads", "Times the configuration was read again, by outcome.", ["outcome"], registry=here
+        )
         self.loop_lag = Histogram(
             "waver_event_loop_lag_seconds",
             "How much later than asked for the event loop woke up a task: all streams stand still for as long.",
             buckets=SECONDS,
             registry=here,
         )
+        self._keys: set[str] = set()
         self.drift = Drift()
         self._of_policies: dict[str, Counter] = {}
         here.register(_GaugeCollector(server, self.drift))
         ProcessCollector(registry=here)
         GCCollector(registry=here)
+
+    def observe_request(self, key: str | None, preset: str | None, spent: float, alone: float, queued: float) -> None:
+        """Record the cost of a request, in billions of parameters times tokens, and the seconds that it waited."""
+        labels = self.key_label(key or ""), preset or ""
+        self.cost.labels(*labels).inc(spent)
+        self.cost_alone.labels(*labels).inc(alone)
+        self.cost_saved.labels(*labels).inc(alone - spent)
+        self.queued.observe(queued)
+
+    def observe_token(self, engine: str, entropy: float, since: float | None) -> None:
+        """Record a token of an answer: its entropy in nats, and the seconds since the one before, if there is one."""
+        self.entropy.labels(engine).observe(entropy)
+        if since is not None:
+            self.between_tokens.labels(engine).observe(since)
+
+    def key_label(self, key: str) -> str:
+        """Return the label of a key: its name, or `other` where the first ones have taken all that there are."""
+        if key not in self._keys and len(self._keys) < MOST_KEYS:
+            self._keys.add(key)
+        return key if key in self._keys else "other"
 
     def declare(self, policies: Iterable[type[Policy]]) -> None:
         """Add the counters that policies declare."""
@@ -127,6 +204,13 @@ class _GaugeCollector(Collector):
         admission = self._server.admission
         yield GaugeMetricFamily("waver_requests_running", "Requests being decoded.", admission.running)
         yield GaugeMetricFamily("waver_requests_waiting", "Requests in the queue.", admission.waiting)
+        limits = self._server.config.server
+        yield GaugeMetricFamily("waver_requests_waiting_limit", "Most requests that may wait.", limits.max_queue)
+        yield GaugeMetricFamily(
+            "waver_requests_running_limit", "Most requests decoded at a time.", limits.max_concurrency
+        )
+        lost = 0 if self._server.usage is None else self._server.usage.lost
+        yield CounterMetricFamily("waver_usage_records_lost", "Usage records that could not be written.", lost)
         labels = ["collection", "gate", "threshold"]
         rate = GaugeMetricFamily("waver_retrieval_rate", "Share of the last decisions that retrieved.", labels=labels)
         alarm = GaugeMetricFamily(

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
+import stat
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,8 +18,10 @@ from waver.engines import LoraConfig, TransformersConfig, UpstreamConfig, VllmCo
 from waver.engines.config import EngineConfig
 from waver.engines.vllm.unsupported import refuse_adapter
 from waver.extras import how_to_install, how_to_install_vllm
-from waver.server.config import Config
-from waver.server.keys import keys_from_environment
+from waver.secret import read_secret
+from waver.server.config import FOLDERS, Config
+from waver.server.keys import configured_keys
+from waver.server.problems import ConfigError, Problem
 from waver.server.settings import ServerConfig
 
 RETRIEVAL = {"faiss": "retrieval", "sentence_transformers": "retrieval"}
@@ -27,52 +32,110 @@ def check_start(config: Config) -> None:
     """Check that the address is free and not open to all, that model folders are there, and packages installed.
 
     Raises:
-        ValueError: one is not; the message is a sentence for the user.
+        ConfigError: something is not; the message has a sentence for each, for the user.
     """
-    check_exposure(config.server)
+    found = (*static_problems(config), *address_problems(config.server))
+    if errors := [problem for problem in found if problem.level == "error"]:
+        raise ConfigError(errors)
+
+
+def static_problems(config: Config) -> Iterator[Problem]:
+    """Find what keeps a configuration from being served, whether or not a server runs on this machine now."""
+    yield from _secret_problems(config)
+    yield from exposure_problems(config.server)
     for name, engine in config.engines.items():
-        _check_engine(name, engine)
-    _check_retrieval(config)
-    _check_address(config.server)
+        yield from _engine_problems(name, engine)
+    yield from _retrieval_problems(config)
+    for section in FOLDERS:
+        for name, folder in getattr(config, section).items():
+            if not Path(folder).expanduser().exists():
+                yield Problem(f"{section}: '{name}': there is nothing at {folder}.", (section, name))
 
 
-def check_exposure(server: ServerConfig) -> None:
-    """Refuse an address that others can reach where there are no keys.
+def _secret_problems(config: Config) -> Iterator[Problem]:
+    server, retrieval = config.server, config.retrieval
+    try:
+        configured_keys(server)
+    except ValueError as error:
+        yield Problem(f"server.api_keys_file: {error}", ("server", "api_keys_file"))
+    try:
+        read_secret(None, retrieval.api_key_file)
+    except ValueError as error:
+        yield Problem(f"retrieval.api_key_file: {error}", ("retrieval", "api_key_file"))
+    named: list[tuple[tuple[str, ...], str | None]] = [
+        (("server", "api_keys_file"), server.api_keys_file),
+        (("retrieval", "api_key_file"), retrieval.api_key_file),
+    ]
+    for name, engine in config.engines.items():
+        if isinstance(engine, UpstreamConfig):
+            try:
+                engine.key()
+            except ValueError as error:
+                field = "api_key_env" if engine.api_key_file is None else "api_key_file"
+                yield Problem(f"Engine '{name}': {error}", ("engines", name, field))
+            named.append((("engines", name, "api_key_file"), engine.api_key_file))
+    for place, file in named:
+        if file is not None and _read_by_all(Path(file).expanduser()):
+            message = f"{'.'.join(place)}: everybody on this machine can read {file}: chmod 600."
+            yield Problem(message, place, "warning")
 
-    Raises:
-        ValueError: it is one.
-    """
+
+def _read_by_all(file: Path) -> bool:
+    try:
+        return bool(file.stat().st_mode & stat.S_IROTH) and not file.is_relative_to("/run/secrets")
+    except OSError:
+        return False
+
+
+def exposure_problems(server: ServerConfig) -> Iterator[Problem]:
+    """Refuse an address that others can reach where there are no keys."""
     try:
         local = ipaddress.ip_address(server.host).is_loopback
     except ValueError:
         local = server.host == "localhost"
-    if not local and not keys_from_environment(server.api_keys_env) and not server.allow_no_keys:
-        raise ValueError(
-            f"{server.host} can be reached from other machines: put API keys into {server.api_keys_env} (separated by "
-            "commas), or say that none are wanted with --allow-no-keys."
-        )
+    if local or server.allow_no_keys or server.api_keys_file is not None or configured_keys(server):
+        return
+    yield Problem(
+        f"{server.host} can be reached from other machines: put API keys into {server.api_keys_env} (separated by "
+        "commas), or say that none are wanted with --allow-no-keys.",
+        ("server", "host"),
+    )
 
 
-def _check_engine(name: str, engine: EngineConfig) -> None:
+def _engine_problems(name: str, engine: EngineConfig) -> Iterator[Problem]:
     if isinstance(engine, LoraConfig):
-        refuse_adapter(name, engine.model)
+        try:
+            refuse_adapter(name, engine.model)
+        except ValueError as error:
+            yield Problem(str(error), ("engines", name, "model"))
     adapter = engine.adapter if isinstance(engine, TransformersConfig) else None
     if adapter is not None and not (Path(adapter).expanduser() / "adapter_config.json").exists():
-        raise ValueError(f"Engine '{name}': {adapter} is no adapter: it has no adapter_config.json.")
+        message = f"Engine '{name}': {adapter} is no adapter: it has no adapter_config.json."
+        yield Problem(message, ("engines", name, "adapter"))
     if isinstance(engine, VllmConfig | LoraConfig) and find_spec("vllm") is None:
-        raise ValueError(f"Engine '{name}' needs vLLM, which is not installed: {how_to_install_vllm()}")
+        message = f"Engine '{name}' needs vLLM, which is not installed: {how_to_install_vllm()}"
+        yield Problem(message, ("engines", name, "backend"))
+    for field in ("chat_template", "ca_file"):
+        file = getattr(engine, field, None)
+        if file is not None and not os.access(Path(file).expanduser(), os.R_OK):
+            yield Problem(f"Engine '{name}': {field}: {file} cannot be read.", ("engines", name, field))
     if isinstance(engine, UpstreamConfig):
         return
-    folder = Path(engine.model).expanduser()
+    folder, place = Path(engine.model).expanduser(), ("engines", name, "model")
     if not folder.exists():
         # `name` and `owner/name` may be a hub's; whoever loads it says whether it is.
-        if engine.model.startswith(("/", ".", "~")) or engine.model.count("/") > 1:
-            raise ValueError(f"Engine '{name}': there is no model at {engine.model}.")
+        if not may_be_hub_id(engine.model):
+            yield Problem(f"Engine '{name}': there is no model at {engine.model}.", place)
     elif isinstance(engine, TransformersConfig) and not (folder / "config.json").exists():
-        raise ValueError(f"Engine '{name}': {engine.model} is no model: it has no config.json.")
+        yield Problem(f"Engine '{name}': {engine.model} is no model: it has no config.json.", place)
 
 
-def _check_retrieval(config: Config) -> None:
+def may_be_hub_id(model: str) -> bool:
+    """Return whether a name that is no folder can be that of a model at a hub: `name` or `owner/name`."""
+    return not model.startswith(("/", ".", "~")) and model.count("/") <= 1
+
+
+def _retrieval_problems(config: Config) -> Iterator[Problem]:
     """Check that the packages of retrieval are installed, if a preset, the store or a named embedder needs them."""
     looks_up = any("collection" in policy for preset in config.presets.values() for policy in preset)
     # A named embedder is loaded at the start.
@@ -82,12 +145,21 @@ def _check_retrieval(config: Config) -> None:
         wanted = {**RETRIEVAL, "qdrant_client": "qdrant"}
     for module, extra in wanted.items():
         if find_spec(module) is None:
-            raise ValueError(f"The configuration looks things up, which needs {module}: {how_to_install(extra)}")
+            message = f"The configuration looks things up, which needs {module}: {how_to_install(extra)}"
+            yield Problem(message, ("retrieval",))
+            break
+    for field in ("embedder", "embedders", "rerankers") if named or config.retrieval.rerankers else ():
+        value = getattr(config.retrieval, field)
+        for model in (value,) if isinstance(value, str) else value:
+            if not Path(model).expanduser().exists() and not may_be_hub_id(model):
+                yield Problem(f"retrieval.{field}: there is no model at {model}.", ("retrieval", field))
 
 
-def _check_address(server: ServerConfig) -> None:
+def address_problems(server: ServerConfig) -> Iterator[Problem]:
+    """Try to listen on the configured address, and stop at once."""
     if server.port == 0:
         return
+    place = "port"
     try:
         found = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, address in found:
@@ -101,5 +173,5 @@ def _check_address(server: ServerConfig) -> None:
         elif error.errno == errno.EACCES:
             reason = f"port {server.port} is for the system's administrator; choose one from 1024 with --port."
         else:
-            reason = f"{error.strerror}."
-        raise ValueError(f"Waver cannot listen on {server.host}: {reason}") from error
+            place, reason = "host", f"{error.strerror}."
+        yield Problem(f"Waver cannot listen on {server.host}: {reason}", ("server", place))

@@ -9,6 +9,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from waver.retrieval.reranker import Scored
+from waver.server.accounting import account_reading
+from waver.server.auth import SCOPE_KEY
 from waver.server.bodies import BodyRoute
 from waver.server.collections import deadline, load_reranker
 from waver.server.disconnect import while_connected
@@ -93,7 +95,9 @@ async def scores(request: Request, model: str | None, pairs: list[tuple[str, str
         lambda token: here.library.compute(reranker.score, pairs, token, quick=quick),
         deadline(here),
     )
-    return reranker.name, await while_connected(request, work)
+    scored = await while_connected(request, work)
+    account_reading(here, request.scope.get(SCOPE_KEY), "rerank", reranker.name, scored.tokens)
+    return reranker.name, scored
 
 
 def told(scored: Scored) -> dict[str, Any]:

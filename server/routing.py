@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from waver.engines.base import Engine
+from waver.engines.tokens import TokenText
 from waver.policies.base import STAGES, Policy
-from waver.policies.registry import PolicyError, engines_used, parse
+from waver.policies.registry import PolicyError, Writer, engines_used, parse
 from waver.server.config import Config
 from waver.server.errors import APIError, invalid
+from waver.server.problems import ConfigError, Place, Problem
 
 PREFIX = "waver/"
+POSITION = re.compile(r"policy\[(\d+)\]")
 DEFAULT = (None, "default", "waver")
 """Names of a model that mean the default preset."""
 INNER = STAGES.index("prompt")
@@ -30,36 +33,65 @@ class Route:
     """For the header `x-waver-policy`: a preset's name, the policies' names, or `none`."""
     engines: tuple[str, ...]
     """Names of the engines that may write."""
+    preset: str | None
+    """The preset that was asked for, or is the default; None where the request lists its policies, or has none."""
+    router: Router = field(repr=False, compare=False)
+    """The router that resolved it; by now there may be another one, of a configuration that was read since."""
     places: Mapping[str, str]
     """Positions in the request, as `policy[0]`, by the policy's name; empty for a preset."""
+
+
+@dataclass(frozen=True)
+class DeclaredWriter:
+    """An engine of the configuration that is not loaded: its tokenizer, if that can be read without the model."""
+
+    tokens: TokenText | None = None
+    parameters: int = 0
+
+
+def declared_writers(config: Config) -> dict[str, DeclaredWriter]:
+    """Return stand-ins for the engines of a configuration, by name; nothing is known of their tokenizers."""
+    return dict.fromkeys(config.engines, DeclaredWriter())
+
+
+def policy_problems(config: Config, engines: Mapping[str, Writer], probes: Collection[str]) -> Iterator[Problem]:
+    """Check every preset, what is pinned, and the defaults of policies; wrong defaults are told once."""
+    usable = dict(config.policies)
+    for name, defaults in config.policies.items():
+        try:
+            parse([{"name": name, **defaults}], engines, probes=probes)
+        except PolicyError as error:
+            place = ("policies", name, *_inside(error.param)[1:])
+            del usable[name]
+            yield Problem(f"policies: '{name}': {error.param.partition('.')[2]}: {error}", place)
+    for section, kind in (("presets", "preset"), ("pinned", "pinned")):
+        for name, items in getattr(config, section).items():
+            try:
+                parse(items, engines, usable, probes)
+            except PolicyError as error:
+                yield Problem(f"{kind} '{name}': {error.param}: {error}", (section, name, *_inside(error.param)))
+
+
+def _inside(param: str) -> Place:
+    """Return the place in a list of policies that `policy[0].threshold` names."""
+    found = POSITION.match(param)
+    fields = param[found.end() :].split(".") if found else []
+    return (int(found[1]), *filter(None, fields)) if found else ()
 
 
 class Router:
     """Resolves requests with the engines, presets and defaults of a configuration."""
 
-    def __init__(self, config: Config, engines: Mapping[str, Engine], probes: Collection[str]) -> None:
+    def __init__(self, config: Config, engines: Mapping[str, Writer], probes: Collection[str]) -> None:
         """Resolve every preset.
 
         Raises:
-            ValueError: a preset or a policy's defaults cannot be used.
+            ConfigError: a preset or a policy's defaults cannot be used.
         """
         self._config, self._engines, self._probes = config, engines, probes
-        for name, defaults in config.policies.items():
-            try:
-                parse([{"name": name, **defaults}], engines, probes=probes)
-            except PolicyError as error:
-                raise ValueError(f"policies: '{name}': {error}") from error
-        self._presets: dict[str, tuple[Policy, ...]] = {}
-        for name, items in config.presets.items():
-            try:
-                self._presets[name] = parse(items, engines, config.policies, probes)
-            except PolicyError as error:
-                raise ValueError(f"preset '{name}': {error.param}: {error}") from error
-        for name, items in config.pinned.items():
-            try:
-                parse(items, engines, config.policies, probes)
-            except PolicyError as error:
-                raise ValueError(f"pinned '{name}': {error.param}: {error}") from error
+        if problems := list(policy_problems(config, engines, probes)):
+            raise ConfigError(problems)
+        self._presets = {name: parse(items, engines, config.policies, probes) for name, items in config.presets.items()}
 
         for name, chosen in self._presets.items():
             try:
@@ -107,7 +139,7 @@ class Router:
         used = tuple(dict.fromkeys([*used, *(each for own in helping for each in engines_used(own, used[0]))]))
         if engine not in used:  # prompts and text are made with the tokenizer of those who write
             engine = self._largest(used)
-        return Route(asked, engine, policies, label, used, places)
+        return Route(asked, engine, policies, label, used, preset, self, places)
 
     def _check_helping(self, policies: Sequence[Policy], places: Mapping[str, str]) -> None:
         """Check the presets that policies hand a part of their work to.

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,9 +19,11 @@ import structlog
 import uvicorn
 
 from waver.server.config import Config, load_config
-from waver.server.keys import keys_from_environment
+from waver.server.keys import configured_keys
 from waver.server.logs import configure_logs
 from waver.server.preflight import check_start
+from waver.server.problems import ConfigError
+from waver.server.reload import reload
 
 if TYPE_CHECKING:
     from waver.server.runtime import Runtime
@@ -40,6 +43,7 @@ class Server(uvicorn.Server):
     """
 
     loop: asyncio.AbstractEventLoop
+    _reload: asyncio.Task[None]
 
     def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
         super().__init__(config)
@@ -51,10 +55,23 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        if self.owns_process and hasattr(signal, "SIGHUP"):
+            self.loop.add_signal_handler(signal.SIGHUP, self._hang_up, sys.stderr.isatty())
         for server in self.servers:
             for socket in server.sockets:
                 host, port = socket.getsockname()[:2]
                 say(f"Waver listens on http://{f'[{host}]' if ':' in host else host}:{port}")
+
+    def _hang_up(self, had_terminal: bool) -> None:
+        """Read the configuration again, or stop where the signal comes because the terminal was closed."""
+        if had_terminal and not sys.stderr.isatty():
+            self.should_exit = True
+        elif not self._runtime.reloading.locked():
+            self._reload = self.loop.create_task(self._read_again())
+
+    async def _read_again(self) -> None:
+        with suppress(ConfigError):  # logged
+            await reload(self._runtime)
 
     async def shutdown(self, sockets: Any = None) -> None:
         grace = self._runtime.config.server.shutdown_grace
@@ -182,7 +199,7 @@ def serving(config_path: str | Path | None = None) -> Iterator[tuple[str, str | 
                 raise ValueError(runtime.failure or "The server could not start.")
             time.sleep(0.05)
         port = server.servers[0].sockets[0].getsockname()[1]
-        keys = keys_from_environment(config.server.api_keys_env)
+        keys = configured_keys(config.server)
         yield f"http://127.0.0.1:{port}/v1", keys[0].secret if keys else None
     finally:
         server.should_exit = True

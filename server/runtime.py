@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from fastapi import Request
@@ -30,7 +30,7 @@ from waver.engines.judge import Judge
 from waver.engines.probe import Probe
 from waver.engines.router import Router as KindRouter
 from waver.engines.vision import vision_of
-from waver.policies.ask.task import AskTask, ready_tasks
+from waver.policies.ask.task import AskTask
 from waver.policies.ask.thresholds import Thresholds
 from waver.policies.guard.memory import Guard
 from waver.policies.registry import policies
@@ -40,7 +40,6 @@ from waver.policies.services import Services
 from waver.policies.stores import Stores
 from waver.policies.uncertainty.calibration import Calibration
 from waver.policies.uncertainty.entailment import Entailment
-from waver.resources import STARTER_GUARD
 from waver.retrieval.base import RetrievalError
 from waver.retrieval.library import SEARCHES, Library
 from waver.retrieval.memory.episodes import Episodes
@@ -48,6 +47,7 @@ from waver.retrieval.memory.facts import Facts
 from waver.retrieval.memory.memories import Memories
 from waver.server.admission import Admission
 from waver.server.after_hooks import AfterHooks
+from waver.server.artifacts import LOADERS, load_section, named
 from waver.server.background import Background
 from waver.server.bodies import Bodies
 from waver.server.config import Config, find_model
@@ -57,14 +57,15 @@ from waver.server.jobs import Jobs
 from waver.server.metrics import Metrics
 from waver.server.pictures import Pictures
 from waver.server.response_store import ResponseStore
-from waver.server.routing import Route, Router, model_names
+from waver.server.routing import Route, Router, declared_writers, model_names
 from waver.server.schema_checks import SchemaChecks
 from waver.server.step_times import StepTimes
 from waver.server.texts import TokenizerPool
 from waver.server.tools.parsers import tool_parser
+from waver.server.traces import make_traces
+from waver.server.usage_log import UsageLog
 
 log = structlog.get_logger("waver")
-Loaded = TypeVar("Loaded")
 
 INGESTS = 9
 """Requests that bring documents, all that wait for a thread or for their turn to write included: each holds its body in
@@ -111,12 +112,15 @@ class Runtime:
         """For each answer in the making, what ends it with an error."""
         self.stopping = False
         """True once the grace period of running requests is over."""
+        self.usage = None if config.server.usage_file is None else UsageLog(Path(config.server.usage_file).expanduser())
+        self.traces = make_traces()
         self.metrics = Metrics(self)
         self.hour = Hour(self.metrics.registry)
         self.step_times = StepTimes()
         self.created = int(time.time())
         self.fingerprint = fingerprint(config)
         """The name of this version and configuration: `system_fingerprint`."""
+        self.reloading = asyncio.Lock()
         self._router: Router | None = None
         self.loaded = False
         self.failure: str | None = None
@@ -129,17 +133,8 @@ class Runtime:
         began = time.perf_counter()
         try:
             await asyncio.to_thread(plugins.load, self.config.modules)
-            self.probes = await asyncio.to_thread(load_named, "probe", self.config.probes, Probe.load)
-            self.judges = await asyncio.to_thread(load_named, "judge", self.config.judges, Judge.load)
-            self.routers = await asyncio.to_thread(load_named, "router", self.config.routers, KindRouter.load)
-            self.calibrations = await asyncio.to_thread(
-                load_named, "calibration", self.config.calibrations, Calibration.load
-            )
-            ready = {name: str(file) for name, file in ready_tasks().items()}
-            self.tasks = await asyncio.to_thread(load_named, "task", {**ready, **self.config.tasks}, AskTask.load)
-            self.thresholds = await asyncio.to_thread(load_named, "thresholds", self.config.thresholds, Thresholds.load)
-            guards = {"starter": str(STARTER_GUARD), **self.config.guards}
-            self.guards = await asyncio.to_thread(load_named, "guard", guards, Guard.load)
+            for section in LOADERS:
+                setattr(self, section, await asyncio.to_thread(load_section, self.config, section))
             self.verifiers = {
                 name: await asyncio.to_thread(named, "verifier", name, partial(verifiers.load, name, each))
                 for name, each in self.config.verifiers.items()
@@ -147,6 +142,8 @@ class Runtime:
             if self.config.entailment is not None:
                 load = partial(Entailment.load, find_model(self.config.entailment))
                 self.entailment = await asyncio.to_thread(named, "entailment", self.config.entailment, load)
+            # Presets and defaults are checked before the models are loaded, which can take minutes.
+            Router(self.config, declared_writers(self.config), self.probes)
             await self._check_embedders()
             loaded = await load_engines(missing, self.engines)
             guided = [n for n in loaded if not isinstance(self.config.engines[n], UpstreamConfig)]
@@ -155,7 +152,7 @@ class Runtime:
             self.engines = {name: everything[name] for name in self.config.engines}
             await asyncio.to_thread(check_parsers, self.config.engines, self.engines)
             self.metrics.declare(policies().values())
-            self._router = Router(self.config, self.engines, self.probes)
+            self._router = self.make_router(self.config)
         except Exception as error:
             self.failure = str(error)
             log.error(
@@ -202,6 +199,10 @@ class Runtime:
         await asyncio.to_thread(self.facts.close)
         await self.jobs.aclose()
         await asyncio.to_thread(self.library.close)
+        if self.usage is not None:
+            await asyncio.to_thread(self.usage.close)
+        if self.traces is not None:
+            await asyncio.to_thread(self.traces.close)
         for each in (self.schema_checks, self.texts, self.shaping, self.bodies, self.pictures):
             await asyncio.to_thread(each.close)
 
@@ -277,14 +278,26 @@ class Runtime:
             raise not_ready("The engines are still starting.")
         return self._router.route(model, policy, key)
 
+    def make_router(self, config: Config) -> Router:
+        """Resolve the presets of another configuration with the engines that are loaded; blocks.
+
+        Raises:
+            ConfigError: a preset or a policy's defaults cannot be used.
+        """
+        return Router(config, self.engines, self.probes)
+
+    def take_over(self, config: Config, router: Router) -> None:
+        """Serve new requests by another configuration of the same engines, from one step of the event loop to the
+        next."""
+        self.config, self._router, self.fingerprint = config, router, fingerprint(config)
+
     def check_pins(self, route: Route, key: str | None) -> None:
-        """Check that a route has what the configuration pins for a key.
+        """Check that a route has what the configuration that it was resolved under pins for a key.
 
         Raises:
             RuntimeError: it was resolved without the key.
         """
-        assert self._router is not None
-        missing = {each["name"] for each in self._router.pinned(key)} - {policy.name for policy in route.policies}
+        missing = {each["name"] for each in route.router.pinned(key)} - {policy.name for policy in route.policies}
         if missing:
             raise RuntimeError(f"a request was about to run without the pinned {', '.join(sorted(missing))}")
 
@@ -350,27 +363,6 @@ def origin(config: ModelConfig) -> dict[str, str]:
     said = {"backend": config.backend, "model": config.model}
     here = isinstance(config, UpstreamConfig) or Path(config.model).expanduser().exists()
     return said if here else {**said, "source": "a hub, as there is no such folder here"}
-
-
-def load_named(kind: str, folders: Mapping[str, str], load: Callable[[Path], Loaded]) -> dict[str, Loaded]:
-    """Load the probes, the judges, the calibrations or the guards of the configuration, by name.
-
-    Raises:
-        ValueError: one of them cannot be read.
-    """
-    return {name: named(kind, name, partial(load, Path(folder))) for name, folder in folders.items()}
-
-
-def named(kind: str, name: str, load: Callable[[], Loaded]) -> Loaded:
-    """Load something, whose name is said where it cannot be read.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    try:
-        return load()
-    except ValueError as error:
-        raise ValueError(f"{kind} '{name}': {error}") from error
 
 
 async def warm_up(engine: Engine, guided: bool) -> None:

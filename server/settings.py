@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class ServerConfig(BaseModel):
     """Address and limits of the server. Sizes in bytes, times in seconds."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port, 0 for a free one.")
@@ -19,6 +19,9 @@ class ServerConfig(BaseModel):
     )
     root_path: str = Field("", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Path that a proxy serves it under.")
     api_keys_env: str = "WAVER_API_KEYS"
+    """Variable with the API keys, `KEY` or `NAME:KEY`, separated by commas."""
+    api_keys_file: str | None = None
+    """File with the API keys, one to a line or separated by commas, in place of the variable."""
     allow_no_keys: bool = Field(False, description="Serve other machines without asking for keys.")
     cors_origins: list[str] = []
     """Web origins that may call from a browser, `*` for all; pages from this machine always may."""
@@ -30,6 +33,7 @@ class ServerConfig(BaseModel):
     max_concurrency: int = Field(64, ge=1, description="Requests decoded at a time.")
     max_queue: int = Field(256, ge=0, description="Requests that may wait.")
     max_n: int = Field(32, ge=1)
+    """Largest `n` of a request."""
     max_choices: int = Field(512, ge=1)
     """Most choices of one request: prompts times `n`."""
     default_max_tokens: int = Field(4096, ge=1)
@@ -47,7 +51,7 @@ class ServerConfig(BaseModel):
     max_stored_responses: int = Field(1000, ge=0)
     """Responses of `/v1/responses` that are kept in memory, so that a conversation can go on from them."""
     max_stored_bytes: int = Field(64 * 2**20, ge=0)
-    """Of these together."""
+    """Bytes of these together."""
     text_threads: int = Field(2, ge=1)
     """Texts that are tokenised at a time."""
     schema_seconds: float = Field(2.0, gt=0)
@@ -55,6 +59,7 @@ class ServerConfig(BaseModel):
     schema_memory: int = Field(2**30, ge=128 * 2**20)
     """Address space of that process."""
     max_body_bytes: int = Field(4 * 2**20, ge=1024)
+    """Of a request that brings no documents."""
     max_total_body_bytes: int = Field(256 * 2**20, ge=1024)
     """Of all bodies in memory; others wait for up to `body_timeout` before they are read."""
     max_body_values: int = Field(2**18, ge=1024)
@@ -70,10 +75,12 @@ class ServerConfig(BaseModel):
     max_total_image_bytes: int = Field(2**30, ge=2**20)
     """Of all decoded pictures in memory, three for each pixel; requests beyond them are refused."""
     max_header_bytes: int = Field(32 * 2**10, ge=1024)
+    """Of a request's headers."""
     header_timeout: float = Field(10.0, gt=0)
     """Longest time until a connection's next request has said what it wants, from its first byte on, and until a new
     connection sends one."""
     body_timeout: float = Field(30.0, gt=0)
+    """Time that a body may take to arrive, and to wait for room in memory."""
     idle_timeout: float = Field(30.0, gt=0)
     """Time for which a connection is kept open between two requests."""
     max_connections: int = Field(4096, ge=1)
@@ -83,5 +90,9 @@ class ServerConfig(BaseModel):
     """Time after which a client that reads nothing is cut off."""
     keepalive: float = Field(15.0, gt=0)
     """A silent stream sends a comment line this often."""
+    usage_file: str | None = None
+    """File to which a line of JSON is added for each request: its key, tokens and cost, for a billing job."""
+    log_texts: bool = False
+    """Log prompts and answers, too. They are what people have written: only where it is allowed."""
     shutdown_grace: int = Field(30, ge=0)
     """Time that running requests are given when the server is told to stop."""

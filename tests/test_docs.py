@@ -32,7 +32,7 @@ def generator() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "docs"))
         yield import_module("generate")
-        for name in ("generate", "policy_tables", "api_reference", "sizing_tables"):
+        for name in ("generate", "policy_tables", "api_reference", "sizing_tables", "option_tables"):
             sys.modules.pop(name, None)
 
 

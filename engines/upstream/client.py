@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import ssl
 from collections.abc import AsyncGenerator, Coroutine
@@ -45,10 +44,7 @@ class UpstreamClient:
         self.closed = False
         self._headers = {"accept-encoding": "identity", **config.headers}
         secrets = [value for value in config.headers.values() if len(value) >= 8]
-        if config.api_key_env is not None:
-            key = os.environ.get(config.api_key_env, "").strip()
-            if not key:
-                raise ValueError(f"set the environment variable {config.api_key_env} to the key for {self.url}")
+        if (key := config.key()) is not None:
             self._headers["authorization"] = f"Bearer {key}"
             secrets.append(key)
         self.protocol = Protocol(self.who, secrets)
@@ -74,14 +70,14 @@ class UpstreamClient:
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=self.config.max_connections),
         }
 
-    async def ask(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a completion request that is not streamed, and return the answer.
+    async def answer(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """Send a request and yield its one answer.
 
         Raises:
             Unsupported, EngineError: there is none.
         """
         async with aclosing(self._send(body, begun=True)) as answer:
-            return await anext(answer)
+            yield await anext(answer)
 
     async def stream(self, body: dict[str, Any], begun: bool) -> AsyncGenerator[dict[str, Any], None]:
         """Stream the choices of a completion, without empty ones. Closing the generator closes the connection at once.
@@ -191,6 +187,10 @@ class UpstreamClient:
             self._limiter = ConcurrencyLimiter(self.config.max_connections)
             self.health.start()
         return self._client
+
+    def watch(self) -> None:
+        """Check from now on whether the upstream answers, also where no request goes there."""
+        self._pool()
 
     async def _is_up(self) -> bool:
         """Ask whether the upstream answers, with whatever status below 500."""

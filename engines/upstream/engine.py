@@ -26,9 +26,10 @@ from waver.engines.base import (
 )
 from waver.engines.config import UpstreamConfig
 from waver.engines.tokens import TokenText
-from waver.engines.upstream.client import DRAIN, UpstreamClient
+from waver.engines.upstream.client import DRAIN
 from waver.engines.upstream.discovery import discover
 from waver.engines.upstream.parsing import TokenParser
+from waver.engines.upstream.replicas import Replicas
 from waver.engines.upstream.request import TOKEN_FIELDS, body, prompt, refuse
 from waver.engines.upstream.segment import Segment
 from waver.engines.weights import parameter_count_in_name
@@ -47,9 +48,9 @@ class UpstreamEngine:
         try:
             self.tokens = load_tokenizer(config)
             self.parameters = config.parameters or parameter_count_in_name(config.model)
-            self._client = UpstreamClient(name, config)
+            self._client = Replicas(name, config)
             self._parser = TokenParser(self._client.who, self.tokens)
-            found = discover(self._client, self.tokens, self._parser)
+            found = discover(self._client.first, self.tokens, self._parser)
             if found.context_length is None and config.context_length is None:
                 raise ValueError(f"{self._client.who} does not tell how long its context is; set `context_length`")
         except ValueError as error:
@@ -65,7 +66,7 @@ class UpstreamEngine:
 
     @property
     def alive(self) -> bool:
-        return self._client.health.alive
+        return self._client.alive
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         self._check(prompt_ids, room=1)

@@ -33,6 +33,7 @@ from waver.policies.helpers import ask, say
 from waver.policies.job import Job
 from waver.policies.report import Report
 from waver.policies.retrieve.quoting import quoted_job
+from waver.tracing import span
 
 REFUSAL = "I cannot help with that."
 VERDICT_TOKENS = 4
@@ -99,7 +100,9 @@ class SafeHarbor(Policy):
         began, guard = time.perf_counter(), self._guard(job)
         record: dict[str, Any] = {"outcome": "passed", "rules": []}
         job.report.extra["guard"] = record
-        rules = await self._rules(job, guard, spoken(job, self.turns), record)
+        with span("guard", {"waver.guard": self.guard}) as judging:
+            rules = await self._rules(job, guard, spoken(job, self.turns), record)
+            judging.note("waver.outcome", record["outcome"])
         run = self._answered(job, proceed, rules, record)
         record["seconds"] = time.perf_counter() - began
         steps = self._judged(job, run, guard, record) if self.answers else run

@@ -19,6 +19,7 @@ from waver.policies.retrieve import quoting
 from waver.policies.retrieve.gates.base import Verdict
 from waver.retrieval.base import Passage, RetrievalError
 from waver.retrieval.collection import Collection, check_filter
+from waver.tracing import span
 
 Scalar = str | int | float | bool | None
 SUMMARY_TOKENS = 100
@@ -103,7 +104,9 @@ class Lookup:
     async def with_passages(self, query: str) -> Job | None:
         """Return the job with the passages for a query; None where there are none."""
         where = self._where
-        found = await self._collection.search(query, where.top_k, where.filter, where.mode)
+        with span("retrieval", {"waver.collection": where.collection or "", "waver.mode": where.mode}) as looking:
+            found = await self._collection.search(query, where.top_k, where.filter, where.mode)
+            looking.note("waver.passages", len(found))
         job, count = await quoting.quoted_job(self._job, [*self._summaries, *map(_shown, found)], where.instruction)
         used = found[: max(count - len(self._summaries), 0)]
         library = self._job.services.library

@@ -53,7 +53,7 @@ class PythonVerifier(_Config):
     nothing behind right code. HumanEval's own fields (`prompt`, `test`, `entry_point`) are read as well."""
 
     kind: Literal["python"]
-    file: str
+    file: str = Field(description="lines of JSON with questions and tests")
     seconds: float = Field(default=5.0, gt=0.0, le=600.0, description="processor time of one answer")
     memory_mib: int = Field(default=512, ge=64, description="address space of one answer")
 
@@ -62,7 +62,7 @@ class FunctionVerifier(_Config):
     """A function of an installed package: `name` of an entry point in the group `waver.verifiers`."""
 
     kind: Literal["function"]
-    name: str
+    name: str = Field(description="of the entry point")
     seconds: float = SECONDS
 
 
@@ -70,7 +70,7 @@ class HttpVerifier(_Config):
     """A server on this machine, which is posted `{"question": "…", "text": "…"}`."""
 
     kind: Literal["http"]
-    url: str
+    url: str = Field(description="on this machine, as `http://127.0.0.1:9000/verify`")
     seconds: float = SECONDS
 
     @field_validator("url")

@@ -145,23 +145,70 @@ def test_what_is_loaded_is_told_before_the_first_request_is_let_in(tiny_config: 
 
 
 WATCHED = """
-import gc, os, signal, sys, threading, time
+import asyncio, gc, os, signal, sys, threading, time
+from pathlib import Path
+from waver.server import reload
 from waver.server.run import serve
 
-def watch():
-    while not gc.get_freeze_count():
+file, refused, taken = map(Path, sys.argv[1:])
+outcomes = []
+
+async def watched(here, reload=reload.reload):
+    while not here.loaded:
+        await asyncio.sleep(0.05)
+    try:
+        outcomes.append(await reload(here))
+    except ValueError as error:
+        outcomes.append(str(error))
+        raise
+
+def until(condition):
+    while not condition():
         time.sleep(0.05)
+
+def watch():
+    until(gc.get_freeze_count)
     print(gc.get_freeze_count(), len(gc.get_objects()))
+    for number, text in enumerate((refused, taken), 1):
+        os.replace(text, file)
+        os.kill(os.getpid(), signal.SIGHUP)
+        until(lambda: len(outcomes) == number)
+        print(outcomes[-1])
     os.kill(os.getpid(), signal.SIGTERM)
 
+sys.modules["waver.server.run"].reload = watched
 threading.Thread(target=watch, daemon=True).start()
-serve(sys.argv[1])
+serve(file)
 """
 
 
-def test_a_server_spares_the_garbage_collector_what_it_has_loaded(tiny_config: dict[str, Any], write: Any) -> None:
+@pytest.fixture(scope="module")
+def watched(tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], str]:
+    """The lines that are printed beside a server, from inside its process, and what it logs. It is told to read its
+    file again with a change that needs a new start, and then with one that does not."""
+    folder = tmp_path_factory.mktemp("watched")
+    contents = (
+        tiny_config,
+        {**tiny_config, "state": "elsewhere"},
+        {**tiny_config, "presets": {}, "default_preset": None},
+    )
+    files = [folder / f"{number}.yaml" for number in range(len(contents))]
+    for file, content in zip(files, contents, strict=True):
+        file.write_text(yaml.safe_dump(content))
+    command = [sys.executable, "-c", WATCHED, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode in (0, -15), done.stderr
+    return done.stdout.splitlines(), done.stderr
+
+
+def test_a_server_spares_the_garbage_collector_what_it_has_loaded(watched: tuple[list[str], str]) -> None:
     """A full collection walks through torch and all that it brings, and every stream stands still meanwhile."""
-    command = [sys.executable, "-c", WATCHED, str(write(**tiny_config))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    kept, walked = map(int, done.stdout.split())
-    assert kept > 10 * walked, done.stderr
+    kept, walked = map(int, watched[0][0].split())
+    assert kept > 10 * walked
+
+
+def test_sighup_reads_the_file_again(watched: tuple[list[str], str]) -> None:
+    lines, log = watched
+    assert lines[1] == "state changes only with a new start of the server; nothing was changed."
+    assert lines[2] == "['default_preset', 'presets.coin', 'presets.frugal']"
+    assert '"the configuration is reloaded"' in log

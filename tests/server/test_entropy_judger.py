@@ -20,9 +20,9 @@ from waver.cli import app
 from waver.clients.client import report
 from waver.clients.policies import entropy_judger
 from waver.engines.judge import Judge
+from waver.server.artifacts import load_entry
 from waver.server.config import load_config
 from waver.server.routing import Router
-from waver.server.runtime import load_named
 from waver.training.judge import run as judging
 from waver.training.pair.world import draw
 
@@ -211,4 +211,4 @@ def test_a_judge_is_trained_goes_on_and_judges(
 
 def test_a_configured_judge_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^judge 'mine': .* holds no judge: judge\.json is missing$"):
-        load_named("judge", {"mine": str(tmp_path)}, Judge.load)
+        load_entry("judges", "mine", str(tmp_path))

@@ -63,7 +63,7 @@ def test_a_port_out_of_range_names_where_it_was_given(tmp_path: Path) -> None:
     assert refused(None, {"WAVER_SERVER__PORT": "99999"}).startswith("WAVER_SERVER__PORT: server.port: Input should be")
     file = tmp_path / "mine.yaml"
     file.write_text("engines: {small: {model: models/small}}\nserver: {port: 99999}\n")
-    assert refused(file) == f"{file}: {reason}"
+    assert refused(file) == f"{file}:2: {reason}"
 
 
 @pytest.mark.parametrize("model", ["/no/such/model", "./here", "../there", "~/mine", "models/of/mine"])

@@ -20,7 +20,7 @@ from waver.clients import uncertainty as measuring
 from waver.clients.client import report
 from waver.clients.policies import inv_entropy
 from waver.policies.uncertainty.calibration import Calibration
-from waver.server.runtime import load_named
+from waver.server.artifacts import load_entry
 from waver.training.pair.world import draw
 
 SUMS = draw("arithmetic", 47, 8, steps=(1, 6))
@@ -196,7 +196,7 @@ def test_a_calibration_is_made_goes_on_and_is_used(
 def test_a_configured_calibration_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "calibration.json").write_text("{}")
     with pytest.raises(ValueError, match=r"calibration 'mine': .*calibration\.json cannot be read: Field required"):
-        load_named("calibration", {"mine": str(tmp_path)}, Calibration.load)
+        load_entry("calibrations", "mine", str(tmp_path))
 
 
 def test_the_policy_is_refused_before_the_first_token(tiny: Running) -> None:

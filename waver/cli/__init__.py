@@ -13,6 +13,7 @@ from waver import __version__
 from waver.cli.bench import bench
 from waver.cli.calibrate import calibrate_arms, calibrate_c_ip, calibrate_inv_entropy, calibrate_l_rag
 from waver.cli.chat import chat
+from waver.cli.check import check
 from waver.cli.classify import classify
 from waver.cli.compress import compress
 from waver.cli.data import data
@@ -67,6 +68,7 @@ def main(
 
 
 app.command()(serve)
+app.command()(check)
 app.command()(chat)
 app.command()(ingest)
 app.command()(plan)

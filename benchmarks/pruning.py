@@ -231,19 +231,22 @@ async def ask_all(model: Path, layer: int, pictures: int, seed: int) -> dict[str
 @app.command()
 def main(
     context: typer.Context,
-    pictures: Annotated[int, typer.Option(min=1, help="Pictures to ask about.")] = 100,
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures to ask about.")] = 40,
     layer: Annotated[int | None, typer.Option(min=1, help="Layer to drop before.", show_default="collapse")] = None,
-    width: Annotated[int, typer.Option(min=32, help="Of the random model.")] = 1024,
+    width: Annotated[int, typer.Option(min=32, help="Of the random model.")] = 512,
     depth: Annotated[int, typer.Option(min=4, help="Layers of the random model.")] = 12,
-    repeats: Annotated[int, typer.Option(min=1, help="Turns of each measurement of time.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns of each measurement of time.")] = 3,
     seed: report.Seed = 10_000_019,
-    model: Annotated[Path, typer.Option(help="A model as `waver train vision` makes them.")] = MODELS / "vision",
+    model: Annotated[
+        Path | None, typer.Option(help="A model as `waver train vision` makes them.", show_default="the bundled one")
+    ] = None,
     out: report.Out = report.RESULTS,
 ) -> None:
     """Measure accuracy, time and cost; writes pruning.json and .md. Some minutes of one core."""
     report.need_extra()
     torch.set_num_threads(1)
     conditions = report.conditions("pruning", dict(context.params))
+    model = model or MODELS / "vision"
     collapse, entropies = inspect_collapse(str(model), [])
     at = collapse if layer is None else layer
     found = conditions | {

@@ -53,6 +53,8 @@ def check_calibration(wanted: Calibration) -> None:
     for name, share in (("rate", wanted.rate), ("loss", wanted.loss)):
         if share is not None and not 0 <= share <= 1:
             raise Refused(f"--{name} is a share between 0 and 1: one half is 0.5, one point is 0.01.")
+    if wanted.loss == 0:
+        raise Refused("No number of questions can promise a loss of 0: allow a little, as 0.01 for one point.")
 
 
 @dataclass(frozen=True)
@@ -149,9 +151,10 @@ async def measure(
     judge = (lambda text, question: right(text, question, wanted.scorer)) if answered else None
     loss, rate = wanted.loss, wanted.rate
     if loss is None and rate is None:
-        loss, rate = (0.01, None) if answered else (None, 0.5)
-    found = outcome.numbers(pairs, wanted.gate != "flare", judge, rate, loss)
-    preset = wanted.policy(threshold=found["threshold"], expected_rate=found["expected_rate"])
+        loss, rate = (outcome.least_loss(len(pairs), wanted.confidence), None) if answered else (None, 0.5)
+    found = outcome.numbers(pairs, wanted.gate != "flare", judge, rate, loss, wanted.confidence)
+    chosen = {"gate": "always"} if found["threshold"] is None else {"threshold": found["threshold"]}
+    preset = wanted.policy(**chosen, expected_rate=found["expected_rate"])
     made = {"model": asked.model, "beside": asked.beside, "options": requests.sampling, "at_once": requests.at_once}
     left_out = len(questions) - len(pairs)
     return {"preset": preset, **made, "scorer": wanted.scorer if answered else None, "left_out": left_out, **found}

@@ -37,7 +37,7 @@ class ChatOptions:
 @dataclass(frozen=True)
 class Calibration:
     """The gate to calibrate, and the goal: a share `rate` of lookups, or a `loss` of accuracy against always looking
-    up; without either, a loss of one point where all answers are known, else a rate of one half."""
+    up; without either, the loss that the questions can promise where all answers are known, else a rate of one half."""
 
     collection: Annotated[str, Option("Where things are looked up.", flags=("--collection", "-n"))]
     gate: Annotated[str, Option("entropy, margin, targ, seakr, flare or dragin.")] = "entropy"
@@ -46,8 +46,12 @@ class Calibration:
     """Other parameters of `l_rag`."""
     rate: Annotated[float | None, Option("The share of requests that may look things up.")] = None
     loss: Annotated[
-        float | None, Option("Accuracy that may be lost against always looking up.", shown="0.01, with answers")
+        float | None,
+        Option("Accuracy that may be lost against always looking up.", shown="what the questions can promise"),
     ] = None
+    confidence: Annotated[float, Option("How sure it is that no more than --loss is lost.", least=0.5, most=0.999)] = (
+        0.95
+    )
     scorer: Annotated[str, Option("When an answer is right: contains, exact or number.")] = "contains"
 
     def policy(self, **chosen: Any) -> dict[str, Any]:

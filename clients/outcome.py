@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import Any
 import yaml
 
 from waver.clients.questions import Question, Refused
-from waver.policies.retrieve.calibration import Latency, Point, budget, curve, within
+from waver.policies.retrieve.calibration import Latency, Point, budget, curve
+from waver.risk import needed, promised
 from waver.stats import auroc, wilson
 
+STEPS = 20
+"""Rates of lookups that are tried for a loss: one less, from 19 of 20 to none."""
 GREY, BLUE, ORANGE = "#7a7a85", "#2b6cb0", "#de6a1b"
 
 
@@ -45,10 +49,13 @@ def numbers(
     judge: Callable[[str, Question], bool] | None,
     rate: float | None,
     loss: float | None,
+    confidence: float = 0.95,
 ) -> dict[str, Any]:
     """Return the threshold for a rate, or for a loss, and what it brings on these questions.
 
-    An empty draft retrieves whatever the threshold, which is then chosen on the other questions.
+    An empty draft retrieves whatever the threshold, which is then chosen on the other questions. For a loss, a quarter
+    of the questions gives the thresholds to try, and the others test them (`waver.risk`); where not even the one with
+    the most lookups can be promised, `threshold` is None, which stands for looking up always.
 
     Args:
         above: whether scores above the threshold fire; else those at or below it.
@@ -70,20 +77,21 @@ def numbers(
         Point(each.threshold, (forced + each.rate * len(free)) / n, (fixed + each.accuracy * len(free)) / n)
         for each in curve(scores, first, second, above)
     ]
+    threshold: float | None
     if loss is not None:
-        threshold = within(points, loss).threshold
+        threshold = _promised(scores, first, second, above, loss, confidence, forced)
     else:
         assert rate is not None
         share = min(max((rate * n - forced) / len(free), 0.0), 1.0)
         # A quantile leaves out the outermost score itself: none and all lie beyond it.
         ends = {0.0: points[0].threshold, 1.0: points[-1].threshold}
         threshold = ends[share] if share in ends else budget(scores, share, above)
-    threshold = _short(threshold, scores, above)
-    fired = [_fires(score, threshold, above) for score in scores]
+    threshold = None if threshold is None else _short(threshold, scores, above)
+    fired = [threshold is None or _fires(score, threshold, above) for score in scores]
     share = (forced + sum(fired)) / n
     out: dict[str, Any] = {
         "questions": n,
-        "target": {"rate": rate} if loss is None else {"loss": loss},
+        "target": {"rate": rate} if loss is None else {"loss": loss, "confidence": confidence},
         "threshold": threshold,
         "expected_rate": round(share, 4),
         "empty_drafts": forced,
@@ -112,19 +120,60 @@ def numbers(
     return out
 
 
+def least_loss(questions: int, confidence: float) -> float:
+    """Return a loss that so many questions can promise although some are lost: twice what they could if none is; at
+    least one point."""
+    fewest = 1 - (1 - confidence) ** (4 / (3 * questions))
+    return max(0.01, min(math.ceil(200 * fewest) / 100, 1.0))
+
+
+def _promised(
+    scores: Sequence[float], first: Sequence[bool], second: Sequence[bool], above: bool, loss: float,
+    confidence: float, forced: int,
+) -> float | None:  # fmt: skip
+    """Find the threshold with the fewest lookups that loses at most `loss` against always looking up, with this
+    confidence on questions to come; None where none can be promised.
+
+    Args:
+        forced: questions that look things up whatever the threshold, and so lose nothing.
+    """
+    order = list(range(len(scores)))
+    random.Random(0).shuffle(order)
+    tried, tested = order[::4], [each for place, each in enumerate(order) if place % 4]
+    thresholds = [budget([scores[i] for i in tried], share / STEPS, above) for share in range(STEPS - 1, 0, -1)]
+    thresholds.append(max(scores) + 1 if above else min(scores) - 1)
+
+    def losses(threshold: float) -> list[float]:
+        kept = [0.0 if _fires(scores[i], threshold, above) else float(second[i]) - float(first[i]) for i in tested]
+        return [*kept, *[0.0] * (forced * len(tested) // len(scores))]
+
+    count = promised(map(losses, thresholds), loss, confidence)
+    return thresholds[count - 1] if count else None
+
+
 def page(found: dict[str, Any]) -> str:
     """Write the result for the terminal; the last line is for a preset."""
     seconds, goal = found["seconds"], found["target"]
     beside = "".join(f", with {each['name']}" for each in found["beside"])
-    aim = f"{goal['rate']:.1%} of lookups" if "rate" in goal else f"a loss of {100 * goal['loss']:g} points"
+    aim = f"{goal['rate']:.1%} of lookups" if "rate" in goal else (
+        f"a loss of at most {100 * goal['loss']:g} points, with {goal['confidence']:.0%} confidence"
+    )  # fmt: skip
     lines = [
         f"{found['questions']} questions to {found['model']}{beside}; collection {found['preset']['collection']}, "
         f"gate {found['preset']['gate']}, for {aim}",
         "",
-        f"threshold         {found['threshold']:g}",
+        "threshold         none: always look things up"
+        if found["threshold"] is None
+        else f"threshold         {found['threshold']:g}",
         f"expected rate     {found['expected_rate']:.1%}",
     ]
-    if remark := extreme(found):
+    if found["threshold"] is None:
+        fewest = math.ceil(needed(goal["loss"], goal["confidence"]) * 4 / 3)
+        lines.append(
+            f"No threshold can be promised on {found['questions']} questions. It takes {fewest} at the least, a "
+            f"quarter to choose and the others to test, and more where some are lost: bring more, or allow more loss."
+        )
+    elif remark := extreme(found):
         lines.append(remark)
     if found["empty_drafts"]:
         lines.append(f"empty drafts      {found['empty_drafts']}, which look things up whatever the threshold")
@@ -190,7 +239,8 @@ def _plot(found: dict[str, Any], file: Path) -> None:
     axes.plot(x, [100 * each["rate"] for each in points], color=BLUE, label="lookups")
     if found["accuracy"]:
         axes.plot(x, [100 * each["accuracy"] for each in points], color=ORANGE, label="accuracy")
-    axes.axvline(found["threshold"], color=GREY, linestyle="--", linewidth=1, label=f"{found['threshold']:g}")
+    if found["threshold"] is not None:
+        axes.axvline(found["threshold"], color=GREY, linestyle="--", linewidth=1, label=f"{found['threshold']:g}")
     if min(x) > 0 and max(x) > 50 * min(x):
         axes.set_xscale("log")
     axes.set(xlabel=f"threshold of the gate {found['preset']['gate']}", ylabel="% of questions", ylim=(-2, 102))

@@ -78,7 +78,7 @@ def calibrate(*arguments: object) -> Any:
 def by_loss(world: Running, file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """Calibrate for a loss; return the output and the folder that it writes."""
     out = tmp_path_factory.mktemp("out") / "deep"
-    done = calibrate(file, "-n", "velmora", "--base-url", world.v1, "--loss", 0.01, "--model", "large", "--out", out)
+    done = calibrate(file, "-n", "velmora", "--base-url", world.v1, "--loss", 0.2, "--model", "large", "--out", out)
     assert done.exit_code == 0, done.output
     return done.stdout, out
 
@@ -147,13 +147,17 @@ def test_always_is_reached_at_half_the_lookups(world: Running, by_loss: tuple[st
     assert all_of_them == 1
     assert always >= 0.9
     assert never < 0.6
-    assert accuracy >= always - 0.01 - 1 / len(fresh), "one question more than on those it was calibrated with"
+    assert accuracy >= always - 0.2 - 0.1, "the bound is of all questions, and these are 40"
     assert rate <= 0.55
 
 
 def test_what_is_printed_and_written(by_loss: tuple[str, Path]) -> None:
     stdout, out = by_loss
-    for said in ("40 questions to large; collection velmora, gate entropy, for a loss of 1 points", "AUROC", "on this"):
+    for said in (
+        "40 questions to large; collection velmora, gate entropy, for a loss of at most 20 points, with 95% confidence",
+        "AUROC",
+        "on this",
+    ):
         assert said in stdout
     found = json.loads((out / "calibration.json").read_text())
     assert found["preset"] == preset(stdout) == {
@@ -161,7 +165,7 @@ def test_what_is_printed_and_written(by_loss: tuple[str, Path]) -> None:
         "threshold": found["threshold"], "expected_rate": found["expected_rate"],
     }  # fmt: skip
     assert found["accuracy"]["never"]["share"] < 0.6
-    assert found["accuracy"]["threshold"]["share"] >= found["accuracy"]["always"]["share"] - 0.01
+    assert found["accuracy"]["threshold"]["share"] >= found["accuracy"]["always"]["share"] - 0.2
     assert found["auroc"] > 0.9
     assert len(found["scores"]) == 40
     assert [found["curve"][0]["rate"], found["curve"][-1]["rate"]] == [0, 1]
@@ -209,6 +213,7 @@ GOOD = '{"question": "Who?", "answer": "me"}\n'
         (GOOD, ["--gate", "random"], "The gate random has no threshold"),
         (GOOD, ["--gate", "luck"], "There is no gate 'luck'"),
         (GOOD, ["--gate", "margin", "--pooling", "max"], "leave --pooling out"),
+        (GOOD, ["--loss", 0], "No number of questions can promise a loss of 0"),
         (GOOD, ["--rate", 0.5, "--loss", 0.01], "give one of --rate and --loss"),
         (GOOD, ["--rate", 50], "between 0 and 1"),
         (GOOD, ["--set", "threshold=1"], "--set threshold"),
@@ -271,19 +276,52 @@ def test_empty_drafts_count_as_lookups() -> None:
     assert found["accuracy"]["never"]["share"] == 0, "an empty answer is a wrong one"
     assert found["accuracy"]["threshold"]["share"] == 0.4
     assert numbers(pairs, True, yes, 0.1, None)["expected_rate"] == 0.2, "no threshold can do with less"
-    assert numbers(pairs, True, yes, None, 0.3)["expected_rate"] == 0.7
     with pytest.raises(Refused, match="Every draft was empty"):
         numbers(pairs[:2], True, yes, 0.5, None)
 
 
 def test_where_looking_up_does_harm_nothing_is_looked_up() -> None:
-    found = numbers([pair(i / 10, "yes", "no") for i in range(10)], True, yes, None, 0.01)
+    found = numbers([pair(i / 100, "yes", "no") for i in range(100)], True, yes, None, 0.05)
     assert found["expected_rate"] == 0
     assert found["auroc"] is None
-    below = numbers([pair(i / 10, "no" if i < 3 else "yes", "yes") for i in range(10)], False, yes, None, 0.0)
-    assert below["expected_rate"] == 0.3
-    assert 0.2 <= below["threshold"] < 0.3
+
+
+def test_a_gate_that_fires_at_low_scores_loses_no_more_than_is_promised() -> None:
+    pairs = [pair(i / 400, "no" if i < 120 else "yes", "yes") for i in range(400)]
+    below = numbers(pairs, False, yes, None, 0.05)
+    assert 0.27 <= below["expected_rate"] <= 0.37
+    assert below["target"] == {"loss": 0.05, "confidence": 0.95}
     assert below["auroc"] == 1
+
+
+def test_what_cannot_be_promised_is_not() -> None:
+    """Always looking up is all that ten questions allow for a point, however well the score tells."""
+    found = numbers([pair(i / 10, "no" if i > 6 else "yes", "yes") for i in range(10)], True, yes, None, 0.01)
+    assert found["threshold"] is None
+    assert found["expected_rate"] == 1
+    told = page({
+        **found, "model": "large", "beside": [], "at_once": 1,
+        "preset": {"name": "l_rag", "collection": "c", "gate": "always"},
+    })  # fmt: skip
+    assert "No threshold can be promised on 10 questions. It takes 399 at the least" in told
+    assert "none: always look things up" in told
+
+
+@pytest.mark.parametrize("informed", [True, False])
+def test_a_promise_is_kept_as_often_as_it_says(informed: bool) -> None:
+    """On 300 draws of 200 questions: the true loss of the chosen threshold is above 5 points in at most 5 % of them."""
+    rng = random.Random(7)
+    broken = 0
+    for _ in range(300):
+        pairs = []
+        for _ in range(200):
+            score = rng.random()
+            wrong = rng.random() < (score if informed else 0.5) * 0.4
+            pairs.append(pair(score, "no" if wrong else "yes", "yes"))
+        chosen = numbers(pairs, True, yes, None, 0.05)["threshold"]
+        kept = 0.0 if chosen is None else min(max(chosen, 0.0), 1.0)
+        broken += (0.2 * kept**2 if informed else 0.2 * kept) > 0.05
+    assert broken / 300 <= 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
 
 
 def test_answers_may_be_numbers(tmp_path: Path) -> None:

@@ -144,3 +144,22 @@ class Choosing:
     rollouts: Annotated[int, Option("Simulated calibrations in each.", least=8)] = 256
     users: Annotated[int, Option("Fresh simulated users to compare all strategies on.", least=1)] = 200
     seed: Annotated[int, Option("Seed of the simulation, of the questions' order and of choices.")] = 1
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Settings of `waver calibrate policy`: what a setting may lose, or cost, against which engine."""
+
+    loss: Annotated[float | None, Option("Right answers that may be lost, as a share.", least=0.001, most=1.0)] = None
+    budget: Annotated[
+        float | None, Option("What may be spent, as a share of the full cost of --against.", least=0.0)
+    ] = None
+    confidence: Annotated[float, Option("How sure it is that no more than --loss is lost.", least=0.5, most=0.999)] = (
+        0.95
+    )
+    against: Annotated[str, Option("The engine that a user would ask otherwise.")] = "large"
+    model: Annotated[str | None, Option("The engine that requests with the policy name.", shown="--against")] = None
+    scorer: Annotated[str, Option("When an answer is right: contains, exact or number.")] = "contains"
+    temperature: Annotated[float, Option("0 is greedy.", least=0.0)] = 0.0
+    max_tokens: Annotated[int, Option("The most tokens of an answer.", least=1)] = 256
+    at_once: Annotated[int, Option("Requests in the air at a time; seconds are of such a load.", least=1)] = 8

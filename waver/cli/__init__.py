@@ -11,7 +11,13 @@ import typer
 
 from waver import __version__
 from waver.cli.bench import bench
-from waver.cli.calibrate import calibrate_arms, calibrate_c_ip, calibrate_inv_entropy, calibrate_l_rag
+from waver.cli.calibrate import (
+    calibrate_arms,
+    calibrate_c_ip,
+    calibrate_inv_entropy,
+    calibrate_l_rag,
+    calibrate_policy,
+)
 from waver.cli.chat import chat
 from waver.cli.check import check
 from waver.cli.classify import classify
@@ -102,7 +108,8 @@ train.command("tool-light")(train_tool_light)
 train.command("draft")(train_draft)
 app.add_typer(train, name="train")
 
-calibrate = typer.Typer(no_args_is_help=True, help="Set a policy's threshold from questions of your own.")
+calibrate = typer.Typer(no_args_is_help=True, help="Set policies from questions of your own.")
+calibrate.command("policy")(calibrate_policy)
 calibrate.command("l_rag")(calibrate_l_rag)
 calibrate.command("inv_entropy")(calibrate_inv_entropy)
 calibrate.command("c_ip")(calibrate_c_ip)

@@ -45,3 +45,18 @@ def parameters_of(given: Sequence[str] | None) -> dict[str, Any]:
         return {key: yaml.safe_load(value) for key, value in named}
     except yaml.YAMLError as error:
         raise typer.BadParameter(f"the value cannot be read: {error}", param_hint="--set") from None
+
+
+def listed(given: Sequence[str] | None) -> dict[str, Any]:
+    """Read the values of `--vary KEY=VALUE,VALUE,…`, each as YAML.
+
+    Raises:
+        typer.BadParameter: one cannot be read.
+    """
+    import yaml
+
+    named = pairs(given, "values to try are given as KEY=VALUE,VALUE,…", "--vary")
+    try:
+        return {key: yaml.safe_load(f"[{values}]") for key, values in named}
+    except yaml.YAMLError as error:
+        raise typer.BadParameter(f"the values cannot be read: {error}", param_hint="--vary") from None

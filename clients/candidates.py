@@ -45,7 +45,7 @@ VARIED: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "route": {"threshold": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0), "draft_tokens": (16,)},
     "diffadapt": {"strategy": ("auto", "easy", "normal", "hard")},
 }
-"""What is tried of a policy unless --vary says otherwise."""
+"""Values that are tried of a policy unless --vary says otherwise."""
 
 
 def settings_of(name: str, fixed: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -85,7 +85,7 @@ class Asking:
     wanted: Tuning
     out: Path
     known: dict[tuple[int, int], dict[str, Any]]
-    """What was answered, by setting and line."""
+    """Answers, by setting and line."""
 
     async def all(self, setting: int, questions: Sequence[Question], done: Callable[[], None]) -> list[dict[str, Any]]:
         """Return what a setting made of questions, in their order; asks for what is not known.

@@ -167,13 +167,7 @@ def page(found: dict[str, Any]) -> str:
         else f"threshold         {found['threshold']:g}",
         f"expected rate     {found['expected_rate']:.1%}",
     ]
-    if found["threshold"] is None:
-        fewest = math.ceil(needed(goal["loss"], goal["confidence"]) * 4 / 3)
-        lines.append(
-            f"No threshold can be promised on {found['questions']} questions. It takes {fewest} at the least, a "
-            f"quarter to choose and the others to test, and more where some are lost: bring more, or allow more loss."
-        )
-    elif remark := extreme(found):
+    if remark := extreme(found):
         lines.append(remark)
     if found["empty_drafts"]:
         lines.append(f"empty drafts      {found['empty_drafts']}, which look things up whatever the threshold")
@@ -192,6 +186,12 @@ def page(found: dict[str, Any]) -> str:
 
 def extreme(found: dict[str, Any]) -> str | None:
     """Return a sentence about a threshold that decides nothing on these questions; None where it does."""
+    if found.get("threshold", 0.0) is None:
+        fewest = math.ceil(needed(found["target"]["loss"], found["target"]["confidence"]) * 4 / 3)
+        return (
+            f"No threshold can be promised on {found['questions']} questions. It takes {fewest} at the least, a "
+            f"quarter to choose and the others to test, and more where some are lost: bring more, or allow more loss."
+        )
     gate, fired = found["preset"]["gate"], round(found["expected_rate"] * found["questions"])
     if fired == found["questions"]:
         return (

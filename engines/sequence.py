@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from waver.engines.base import NO_TOKEN, Finish, Sampling, Step
+from waver.engines.salt import current_salt
 from waver.engines.sampling import Row
 from waver.engines.token_counts import TokenCounts
 from waver.entropy import RollingEntropy
@@ -31,6 +32,7 @@ class HiddenStateRequest:
     def __init__(self, ids: Sequence[int], depth: float | None) -> None:
         self.ids = list(ids)
         self.depth = depth
+        self.salt = current_salt()
         self.slot: int | None = None
         self.inbox: asyncio.Queue[torch.Tensor | Exception] = asyncio.Queue()
 
@@ -43,6 +45,7 @@ class SequenceState:
         self, prompt_ids: Sequence[int], sampling: Sampling, eos_ids: tuple[int, ...], view: View | None = None
     ) -> None:
         self.ids = list(prompt_ids)
+        self.salt = current_salt()
         self.view = view
         self.sampling = replace(sampling, pictures=())  # `view` has them: an idle slot should not keep their pixels
         self.start = len(self.ids) if sampling.answer_start is None else sampling.answer_start

@@ -1,7 +1,7 @@
 """Allocate KV slots to sequences: each gets the slot that saves it the most prefill.
 
 A slot keeps its contents when its sequence ends, for a later segment of the same answer or a prompt with the same
-prefix.
+prefix and the same salt (`waver.engines.salt`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class SlotAllocator:
         self._runner = runner
         self.held: list[list[int]] = [[] for _ in range(1 + count)]
         """The tokens that each slot holds."""
+        self._salts = [""] * (1 + count)
+        """The salts of the sequences that left them there."""
         self.reused = 0
         """Tokens that sequences found in their slots, and that were not computed again."""
         self._owner: list[SequenceState | HiddenStateRequest | None] = [None] * (1 + count)
@@ -56,8 +58,8 @@ class SlotAllocator:
         usable = sequence.ids[:-1]  # at least one token has to be computed to get logits
         view = None if sequence.view is None else sequence.view.key
         common = [
-            0 if view is not None and view != shown else _common_prefix(held, usable)
-            for held, shown in zip(self.held, self._views, strict=True)
+            0 if salt != sequence.salt or (view is not None and view != shown) else _common_prefix(held, usable)
+            for held, shown, salt in zip(self.held, self._views, self._salts, strict=True)
         ]
         own = [s for s in idle if 0 < common[s] >= self._min_common(s)]
         slot = max(own, key=lambda s: (common[s], -len(self.held[s])), default=-1)
@@ -72,6 +74,7 @@ class SlotAllocator:
         self._clock += 1
         self._used[slot] = self._clock
         self._owner[slot], self._views[slot] = sequence, view
+        self._salts[slot] = sequence.salt
         (self._state_slots.add if isinstance(sequence, HiddenStateRequest) else self._state_slots.discard)(slot)
         sequence.slot = slot
         return True

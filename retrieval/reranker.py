@@ -77,9 +77,7 @@ class Reranker:
         if not pairs:
             return Scored(np.zeros(0, np.float32), 0, 0)
         model, most = self.model, self.most_tokens
-        characters = CHARACTERS_A_TOKEN * most
-        texts = [(broken(a[:characters]), broken(b[:characters])) for a, b in pairs]
-        lengths = [len(each.ids) for each in self._plain.encode_batch(texts)]
+        texts, lengths = self._measured(pairs)
         scores = np.empty(len(texts), np.float32)
         for batch in batches(lengths, most):
             if token is not None:
@@ -87,6 +85,17 @@ class Reranker:
             with self._running:
                 scores[batch] = model.predict([texts[i] for i in batch], batch_size=len(batch), show_progress_bar=False)
         return Scored(scores, sum(min(length, most) for length in lengths), sum(length > most for length in lengths))
+
+    def count(self, pairs: Sequence[tuple[str, str]]) -> int:
+        """Return how many tokens of pairs are read."""
+        most = self.most_tokens
+        return sum(min(length, most) for length in self._measured(pairs)[1])
+
+    def _measured(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], list[int]]:
+        """Return the texts of pairs as they are read, and the tokens of each pair."""
+        characters = CHARACTERS_A_TOKEN * self.most_tokens
+        texts = [(broken(a[:characters]), broken(b[:characters])) for a, b in pairs]
+        return texts, [len(each.ids) for each in self._plain.encode_batch(texts)]
 
 
 def _load(folder: Path, name: str, device: str) -> CrossEncoder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from waver import __version__
 from waver.engines.base import Engine
 from waver.server import (
+    admin,
     chat,
     collections,
     completions,
@@ -40,9 +42,9 @@ from waver.server.addresses import AddressMiddleware, PrefixMiddleware
 from waver.server.auth import OPEN_FILES, AuthMiddleware
 from waver.server.config import Config
 from waver.server.errors import ErrorBody, ErrorsMiddleware, install_handlers
-from waver.server.keys import configured_keys
 from waver.server.limits import LimitsMiddleware
 from waver.server.logs import LogMiddleware
+from waver.server.metering import MeterMiddleware
 from waver.server.origin import OriginMiddleware
 from waver.server.runtime import Runtime
 from waver.server.turns import TurnsMiddleware
@@ -65,9 +67,13 @@ PARTS = (
     health,
     metrics,
     dashboard,
+    admin,
     page,
 )
 """Modules with the routes of the API."""
+RATE_HEADERS = [
+    f"x-ratelimit-{said}-{what}" for said in ("limit", "remaining", "reset") for what in ("requests", "tokens")
+]
 THIS_MACHINE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -85,7 +91,6 @@ def create_app(
     """
     runtime = Runtime(config, engines)
     bounds = config.server
-    keys = configured_keys(bounds)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -93,6 +98,8 @@ def create_app(
             asyncio.create_task(runtime.start(on_failure, on_loaded)),
             asyncio.create_task(runtime.metrics.watch_loop()),
             asyncio.create_task(runtime.hour.watch()),
+            asyncio.create_task(runtime.keys.watch()),
+            asyncio.create_task(runtime.meter.watch()),
         }
         try:
             yield
@@ -124,19 +131,22 @@ def create_app(
                 allow_origin_regex=THIS_MACHINE,
                 allow_methods=["GET", "HEAD", "POST", "DELETE", "OPTIONS"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id", "x-waver-policy", "x-waver-ignored", "retry-after"],
+                expose_headers=["x-request-id", "x-waver-policy", "x-waver-ignored", "retry-after", *RATE_HEADERS],
             ),
             Middleware(OptionsMiddleware),
-            Middleware(AuthMiddleware, keys=keys)
-            if keys
-            else Middleware(
-                OriginMiddleware,
-                bound=bounds.host,
-                allowed_hosts=bounds.allowed_hosts,
-                allowed_origins=bounds.cors_origins,
-                origin_pattern=THIS_MACHINE,
+            Middleware(
+                AuthMiddleware,
+                ring=runtime.keys,
+                unasked=partial(
+                    OriginMiddleware,
+                    bound=bounds.host,
+                    allowed_hosts=bounds.allowed_hosts,
+                    allowed_origins=bounds.cors_origins,
+                    origin_pattern=THIS_MACHINE,
+                ),
             ),
             Middleware(ErrorsMiddleware, stopping=lambda: runtime.stopping),
+            Middleware(MeterMiddleware, meter=runtime.meter),
             Middleware(
                 LimitsMiddleware,
                 max_body=bounds.max_body_bytes,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from waver.engines.salt import set_salt
 from waver.server.errors import APIError
-from waver.server.keys import ApiKey
+from waver.server.tenants.grant import EVERYBODY, Identity, act_as
+from waver.server.tenants.key_ring import KeyRing
+from waver.server.tenants.meter import cache_salt
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
 OPEN_FILES = "/static/"
 ANTHROPIC = "/v1/messages"
+ADMIN = "/v1/admin"
+METRICS = frozenset({"/metrics", "/v1/dashboard"})
+"""Figures of all keys."""
+MONITORED = METRICS | {"/version"}
+"""All that a key with the role `monitor` may ask for."""
 SCOPE_KEY = "waver.key"
 """Entry of the ASGI scope that holds the name of the request's key."""
 
@@ -26,38 +32,70 @@ def is_open(path: str) -> bool:
 
 class AuthMiddleware:
     """Let requests pass that carry one of the keys, as `Authorization: Bearer KEY` or, to
-    Anthropic's endpoints, `x-api-key: KEY`; without keys, everybody."""
+    Anthropic's endpoints, `x-api-key: KEY`, to the routes that the key's role is for; without keys, everybody.
 
-    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey]) -> None:
+    Args:
+        unasked: makes the application that stands in front where there are no keys.
+    """
+
+    def __init__(self, app: ASGIApp, ring: KeyRing, unasked: Callable[[ASGIApp], ASGIApp]) -> None:
         self.app = app
-        self._digests = [(hashlib.sha256(key.secret.encode()).digest(), key.name) for key in keys]
+        self._ring = ring
+        self._unasked = unasked(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._digests:
+        if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        if not self._ring.asks:
+            act_as(EVERYBODY)
+            return await self._unasked(scope, receive, send)
         bare = scope["path"].startswith(ANTHROPIC)
-        scope[SCOPE_KEY] = name = self._holder(scope["headers"], bare)
-        if name is not None and "log" in scope:
-            scope["log"]["key"] = name
-        if name is not None or is_open(scope["path"]):
-            return await self.app(scope, receive, send)
-        error = APIError(
-            401,
-            "A valid API key is needed, as the header 'Authorization: Bearer KEY'.",
-            code="invalid_api_key",
-            headers={"www-authenticate": "Bearer"},
-        )
-        return await error.response()(scope, receive, send)
+        who = await self.identify(scope["headers"], bare)
+        scope[SCOPE_KEY] = None if who is None else who.name
+        if who is not None and "log" in scope:
+            scope["log"]["key"] = who.name
+        error = refusal(who, scope["path"])
+        if error is not None:
+            return await error.response()(scope, receive, send)
+        act_as(who or NOBODY)
+        set_salt(cache_salt(None if who is None else who.name))
+        return await self.app(scope, receive, send)
 
-    def _holder(self, headers: Sequence[tuple[bytes, bytes]], bare: bool = False) -> str | None:
-        """Return the name of the key that a request carries; None if it carries no valid one. `bare`: it may stand in
+    async def identify(self, headers: Sequence[tuple[bytes, bytes]], bare: bool = False) -> Identity | None:
+        """Return the holder of the key that a request carries; None if it carries no valid one. `bare`: it may stand in
         `x-api-key`."""
         given = [value for name, value in headers if name == b"authorization"]
         scheme, _, key = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         alone = [value for name, value in headers if name == b"x-api-key"] if bare and not given else []
         if len(alone) == 1:
             scheme, key = b"bearer", alone[0]
-        # Digests have one length, and every key is compared: the time says nothing about any of them.
-        digest = hashlib.sha256(key.strip()).digest()
-        matches = [name for known, name in self._digests if hmac.compare_digest(digest, known)]
-        return matches[0] if matches and scheme.lower() == b"bearer" else None
+        who = await self._ring.identify(key.strip())
+        return who if scheme.lower() == b"bearer" else None
+
+
+NOBODY = Identity(None, EVERYBODY.grant.model_copy(update={"role": "monitor"}), "stored")
+"""The sender of a request without a key, for what is open to all."""
+
+
+def refusal(who: Identity | None, path: str) -> APIError | None:
+    """Return why somebody may not ask for a path; None if they may."""
+    if is_open(path):
+        return None
+    if who is None:
+        return APIError(
+            401,
+            "A valid API key is needed, as the header 'Authorization: Bearer KEY'.",
+            code="invalid_api_key",
+            headers={"www-authenticate": "Bearer"},
+        )
+    allowed = who.admin or (
+        path in MONITORED
+        if who.grant.role == "monitor"
+        else not path.startswith(ADMIN) and (path not in METRICS or who.kind == "plain")
+    )
+    if allowed:
+        return None
+    wanted = "an admin key, or one with the role 'monitor'" if path in METRICS else "an admin key"
+    if who.grant.role == "monitor":
+        wanted = "a key with another role than 'monitor'"
+    return APIError(403, f"This needs {wanted}.", code="permission_denied")

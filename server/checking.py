@@ -72,9 +72,10 @@ def _folder_problems(config: Config) -> Iterator[Problem]:
 
 def _pin_problems(config: Config) -> Iterator[Problem]:
     from waver.server.keys import configured_keys
+    from waver.server.preflight import stored_key_names
 
     try:
-        known = {"*", *(key.name for key in configured_keys(config.server))}
+        known = {"*", *(key.name for key in configured_keys(config.server)), *stored_key_names(config)}
     except ValueError:
         return  # told already
     for name in config.pinned:

@@ -27,7 +27,7 @@ from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.memory.config import MemoryConfig
 from waver.server.config_lines import Locator
 from waver.server.problems import ConfigError, MisplacedError, Place, Problem
-from waver.server.settings import ServerConfig
+from waver.server.settings import KeysConfig, ServerConfig
 
 PREFIX = "WAVER_"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -84,6 +84,8 @@ class Config(BaseSettings):
     """Collections of documents, embedders, and limits on what is brought."""
     server: ServerConfig = ServerConfig()
     """Address and limits."""
+    keys: KeysConfig = KeysConfig()
+    """Stored keys, and what those of `api_keys_env` may do."""
 
     _environment: ClassVar[Mapping[str, str]] = {}
     _origin: tuple[Path, Mapping[str, Any], Mapping[str, str]] | None = PrivateAttr(None)

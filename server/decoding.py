@@ -23,6 +23,7 @@ from waver.server.message.reading import MessageFormat, Reading
 from waver.server.routing import Route
 from waver.server.runtime import Runtime
 from waver.server.sampling import choice_seed
+from waver.server.tenants.meter import Hold, current_hold
 
 _ENDINGS: dict[Finish, Ending] = {"length": "length", "content_filter": "content_filter"}
 """Endings by finish reason, for answers that the model did not end itself."""
@@ -63,6 +64,8 @@ class Plan:
     logprobs: bool
     timeout: float
     caller: Caller
+    limited: bool = True
+    """True if the request says how many tokens an answer may have."""
     message: MessageFormat | None = None
     """The way to read the text as a chat's message; None: it stays a text."""
     ignored: tuple[str, ...] = ()
@@ -142,6 +145,9 @@ class Decoding:
         self._settled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._account = Account(runtime, plan)
+        self._hold = current_hold()
+        self._charged = False
+        """True once the prompts are charged."""
 
     @property
     def completion_tokens(self) -> int:
@@ -153,6 +159,9 @@ class Decoding:
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run())
+        if self._hold is not None:
+            self._hold.keep()
+            self._task.add_done_callback(self._let_go)
         self._runtime.answers.add(self.cut)
 
     async def settle(self, seconds: float) -> None:
@@ -208,12 +217,18 @@ class Decoding:
 
     async def _run(self) -> None:
         try:
-            async with asyncio.timeout(self.plan.timeout), self._runtime.admission.slot():
-                self._admitted.set()
-                self._account.admitted()
-                async with asyncio.TaskGroup() as group:
-                    for number, prompt in enumerate(self.plan.prompts):
-                        group.create_task(self._run_prompt(number, prompt))
+            async with asyncio.timeout(self.plan.timeout):
+                if self._hold is not None:
+                    await self._reserve(self._hold)
+                async with self._runtime.admission.slot():
+                    self._admitted.set()
+                    self._account.admitted()
+                    if self._hold is not None:
+                        self._charged = True
+                        self._hold.used += self.plan.prompt_tokens
+                    async with asyncio.TaskGroup() as group:
+                        for number, prompt in enumerate(self.plan.prompts):
+                            group.create_task(self._run_prompt(number, prompt))
         except Exception as error:
             self._failure = error
         finally:
@@ -223,6 +238,34 @@ class Decoding:
             self._ended = True
             self._runtime.answers.discard(self.cut)
             self._moved.set()
+
+    async def _reserve(self, hold: Hold) -> None:
+        """Reserve the tokens of the prompts and the answers. Where the request does not say how many an answer may
+        have, or the key wants it so, answers are cut to what is left of the budget.
+
+        Raises:
+            APIError: 429, that is not enough.
+        """
+        plan = self.plan
+        need = plan.prompt_tokens + plan.n * sum(prompt.limit for prompt in plan.prompts)
+        least = plan.prompt_tokens + plan.choices * max(plan.sampling.min_tokens, 1)
+        may_cut = hold.grant.cut_answers or not plan.limited
+        given = await hold.reserve(need, min(least, need) if may_cut else need)
+        if given < need:
+            share = (given - plan.prompt_tokens) // plan.choices
+            prompts = [replace(prompt, limit=min(prompt.limit, share)) for prompt in plan.prompts]
+            self.plan = replace(plan, prompts=prompts)
+            for report in self.reports:
+                report.extra["token_budget"] = share
+
+    def _let_go(self, _: asyncio.Task[None]) -> None:
+        """Charge what policies drew besides the answers, and nothing where an engine failed before it had begun."""
+        if self._hold is not None:
+            discarded = sum(report.discarded for report in self.reports)
+            self._hold.used += discarded
+            if self._failure is not None and self._charged and not discarded and not self.completion_tokens:
+                self._hold.used -= self.plan.prompt_tokens
+            self._hold.let_go()
 
     def _put(self, piece: Piece) -> None:
         self._pieces.append(piece)
@@ -294,6 +337,8 @@ class Decoding:
                 self._settled.set()
             self._account.token(assembly.index, step)
             job.report.observe(step)
+            if self._hold is not None:
+                self._hold.used += 1
             record.tokens.append(step.token)
             # A grammar may also end an answer, with a token that belongs to it.
             silent = step.finish == "stop" and step.token in (*job.writer.tokens.eos_ids, *job.sampling.stop_token_ids)
@@ -341,7 +386,10 @@ class Decoding:
 
     def _count(self) -> None:
         self._account.close(self.reports, self._left)
-        metrics = self._runtime.metrics
+        metrics, key = self._runtime.metrics, self.plan.caller.key
+        if key is not None:
+            written, thrown = self.completion_tokens, sum(report.discarded for report in self.reports)
+            metrics.count_tokens(key, prompt=self.plan.prompt_tokens, completion=written, discarded=thrown)
         metrics.prompt_tokens.inc(self.plan.prompt_tokens)
         for report in self.reports:
             self._runtime.step_times.observe(report.meter)

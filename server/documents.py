@@ -22,12 +22,14 @@ from waver.retrieval.collection import Stored
 from waver.retrieval.formats import clean
 from waver.retrieval.ingest import document_of, file_digest
 from waver.retrieval.parsing import Parsers
+from waver.server.collection_access import require
 from waver.server.collections import deadline
 from waver.server.disconnect import while_connected
 from waver.server.errors import APIError, invalid
 from waver.server.multipart import form
 from waver.server.runtime import Runtime, ready_runtime
 from waver.server.schemas import MOST_METADATA, DocumentBody, DocumentsRequest, Metadata
+from waver.server.tenants.owners import WRITE
 
 router = APIRouter()
 
@@ -63,6 +65,7 @@ BODY = {
 async def add(request: Request, name: str) -> dict[str, Any]:
     here = ready_runtime(request)
     library, until = here.library, deadline(here)
+    await require(here, name, WRITE)
     collection = await library.run(library.open, name)
     async with asyncio.timeout_at(until):
         match request.headers.get("content-type", "").partition(";")[0].strip().lower():

@@ -18,9 +18,11 @@ from waver.server.collections import deadline
 from waver.server.disconnect import while_connected
 from waver.server.errors import APIError, invalid
 from waver.server.fields import ignored_fields, ignored_header
+from waver.server.permissions import check_model
 from waver.server.piecewise import Listed, PiecewiseResponse, pieces
 from waver.server.runtime import ready_runtime
 from waver.server.schemas import EmbeddingsRequest
+from waver.server.tenants.meter import current_hold
 
 router = APIRouter(route_class=BodyRoute)
 
@@ -38,6 +40,7 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     if name not in embedders:
         message = f"There is no embedder '{name[:80]}'; there are: {', '.join(embedders)}."
         raise APIError(404, message, param="model", code="model_not_found")
+    check_model(name, embedders)
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not texts or len(texts) > MOST_INPUTS:
         raise invalid(f"input should be one text, or 1 to {MOST_INPUTS} texts.", "input")
@@ -45,6 +48,10 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     if len(wanted) < len(texts):
         raise invalid("input should be texts: token ids of another tokenizer mean nothing to the embedder.", "input")
     quick = len(wanted) <= QUICK
+    if (hold := current_hold()) is not None:
+        hold.used = await hold.reserve_exactly(
+            sum(await here.library.compute(embedders[name].count, wanted, quick=quick))
+        )
     work = here.jobs.run(
         here.searches if quick else here.ingests,
         lambda token: here.library.compute(embed, embedders[name], wanted, body.dimensions, token, quick=quick),

@@ -31,11 +31,12 @@ from waver.retrieval.base import (
     Unreachable,
 )
 from waver.server.disconnect import CLIENT_GONE, ClientGone
+from waver.server.tenants.database import DatabaseError
 from waver.server.validation import explain
 
 log = structlog.get_logger("waver")
 
-TYPES = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 504: "timeout_error"}
 FOLDERS = re.compile(r"(?<![\w.:/])/(?:[\w.@+-]+/)+")
 """The folders of an absolute path: where something is installed is for the log."""
 NO_RETRY = {"x-should-retry": "false"}
@@ -123,8 +124,8 @@ def from_exception(error: BaseException, work_spent: bool = False) -> APIError:
         case EngineError():
             log.warning("an engine cannot serve a request", reason=in_full(error))
             answer = APIError(503, str(error), code="engine_unavailable", headers={"retry-after": "5"})
-        case RetrievalError():
-            answer = from_retrieval(error)
+        case RetrievalError() | DatabaseError():
+            answer = from_store(error)
         case TimeoutError() | asyncio.TimeoutError():
             answer = APIError(504, "The request's deadline passed.", code="timeout", headers=NO_RETRY)
         case RequestValidationError():
@@ -140,10 +141,13 @@ def from_exception(error: BaseException, work_spent: bool = False) -> APIError:
     return answer
 
 
-def from_retrieval(error: RetrievalError) -> APIError:
-    """Convert a failure of retrieval to an `APIError` with its status."""
+def from_store(error: RetrievalError | DatabaseError) -> APIError:
+    """Convert a failure of retrieval, or of the database of keys, to an `APIError` with its status."""
     message = str(error)
     match error:
+        case DatabaseError():
+            log.error("the database of keys cannot be used", reason=message, exc_info=error.__cause__)
+            return APIError(503, message, code="keys_unavailable", headers={"retry-after": "5"})
         case NoCollection():
             return APIError(404, message, param="collection", code="collection_not_found")
         case Exists():

@@ -30,7 +30,6 @@ UNSERVED: dict[str, tuple[tuple[Any, ...], str]] = {
     "echo": ((False,), "use /v1/completions"),
     "documents": (([],), "put them into a message, or into a collection for the policy l_rag"),
     "priority": ((0,), "answers that have begun go first, and others in the order of their arrival"),
-    "cache_salt": (("",), "caches are shared by all requests of an engine"),
     "modalities": ((["text"],), "answers are text"),
     "audio": (({},), "answers are text"),
     "web_search_options": ((), "nothing is looked up on the web; the policy l_rag searches a collection"),

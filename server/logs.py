@@ -60,7 +60,7 @@ class LogMiddleware:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if SANE_ID.fullmatch(given) else uuid.uuid4().hex
         line: dict[str, object] = {"method": scope["method"], "path": scope["path"][:200], "status": 499}
-        scope["log"] = line
+        scope["log"], scope["waver.request_id"] = line, request_id
         began = time.perf_counter()
 
         async def stamped(message: Message) -> None:
@@ -82,6 +82,8 @@ class LogMiddleware:
                 for name, field in SPAN_FIELDS.items():
                     if line.get(field) is not None:
                         span.note(name, str(line[field]))
+                if (key := line.get("key")) is not None:
+                    self._metrics.key_requests.labels(self._metrics.key_label(str(key)), str(line["status"])).inc()
                 if scope["path"] not in QUIET:
                     log.info("request", **line, seconds=round(seconds, 4))
 

@@ -23,6 +23,7 @@ from waver.retrieval.memory.unit import Time, Unit, read_unit
 from waver.server.bodies import BodyRoute
 from waver.server.collections import deadline
 from waver.server.errors import APIError, invalid
+from waver.server.permissions import check_model
 from waver.server.plan import owner_name
 from waver.server.runtime import ready_runtime, runtime
 from waver.server.schemas import MemoriesRequest, MemorySearchRequest
@@ -81,12 +82,14 @@ async def remember(request: Request, body: MemoriesRequest) -> dict[str, Any]:
         raise invalid(f"the policy '{policy.name}' remembers nothing; use simplemem or memgas.", "policy.name")
     if policy.engine is not None and policy.engine not in here.engines:
         raise invalid(f"unknown engine '{policy.engine[:64]}'; there are {', '.join(here.engines)}.", "policy.engine")
+    if policy.engine is not None:
+        check_model(policy.engine, here.engines)
     now = here.memories.clock()
     said = [
         Turn(each.speaker, each.text, now if each.time is None else each.time.timestamp(), each.source)
         for each in body.turns or ()
     ]
-    settings = policy.settings(here.route(None, []).engine)
+    settings = policy.settings(policy.engine or here.route(None, []).engine)
     if isinstance(policy, MemGAS):
         new = await episodes_of(request, body.user).say(said, settings, policy.idle, body.conversation)
     else:

@@ -36,8 +36,6 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5, 30)
 NATS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 10)
-MOST_KEYS = 100
-"""Keys with labels of their own; the others share one."""
 
 
 class ServerState(Protocol):
@@ -55,7 +53,8 @@ class ServerState(Protocol):
 class Metrics:
     """All metrics of a server: counters and histograms, and gauges that are read at each scrape."""
 
-    def __init__(self, server: ServerState) -> None:
+    def __init__(self, server: ServerState, most_keys: int = 100) -> None:
+        """Make them; `most_keys` have labels of their own."""
         self.registry = CollectorRegistry()
         here = self.registry
         self.requests = Counter("waver_requests", "Requests answered.", ["route", "status"], registry=here)
@@ -66,6 +65,12 @@ class Metrics:
             "waver_first_token_seconds", "Time to the first token.", buckets=SECONDS, registry=here
         )
         self.tokens = Counter("waver_generated_tokens", "Tokens written, by engine.", ["engine"], registry=here)
+        self.key_requests = Counter(
+            "waver_key_requests", "Requests answered, by the name of the key.", ["key", "status"], registry=here
+        )
+        self.key_tokens = Counter("waver_key_tokens", "Tokens, by the name of the key.", ["key", "kind"], registry=here)
+        self._keys: set[str] = set()
+        self._most_keys = most_keys
         self.prompt_tokens = Counter("waver_prompt_tokens", "Prompt tokens of answered requests.", registry=here)
         self.discarded = Counter("waver_discarded_tokens", "Tokens thrown away by policies.", registry=here)
         self.switches = Counter("waver_switches", "Hand-overs between engines.", registry=here)
@@ -127,7 +132,6 @@ class Metrics:
             buckets=SECONDS,
             registry=here,
         )
-        self._keys: set[str] = set()
         self.drift = Drift()
         self._of_policies: dict[str, Counter] = {}
         here.register(_GaugeCollector(server, self.drift))
@@ -149,10 +153,15 @@ class Metrics:
             self.between_tokens.labels(engine).observe(since)
 
     def key_label(self, key: str) -> str:
-        """Return the label of a key: its name, or `other` where the first ones have taken all that there are."""
-        if key not in self._keys and len(self._keys) < MOST_KEYS:
+        """Return the label of a key: its name, or `other` where the first keys have taken all labels that there are."""
+        if key not in self._keys and len(self._keys) < self._most_keys:
             self._keys.add(key)
         return key if key in self._keys else "other"
+
+    def count_tokens(self, key: str, **kinds: int) -> None:
+        """Count tokens of a key, by kind."""
+        for kind, count in kinds.items():
+            self.key_tokens.labels(self.key_label(key), kind).inc(count)
 
     def declare(self, policies: Iterable[type[Policy]]) -> None:
         """Add the counters that policies declare."""

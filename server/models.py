@@ -10,8 +10,10 @@ from fastapi import APIRouter, Request
 from waver.engines import LoraConfig
 from waver.engines.vision import vision_of
 from waver.server.errors import APIError
+from waver.server.permissions import check_model
 from waver.server.routing import PREFIX
 from waver.server.runtime import Runtime, runtime
+from waver.server.tenants.grant import current
 
 router = APIRouter()
 
@@ -35,8 +37,24 @@ async def model(model: str, request: Request) -> dict[str, Any]:
 
 
 def names(here: Runtime) -> list[str]:
-    """List the models that write, and behind them those that embed, as many clients take the first one."""
-    return list(dict.fromkeys((*here.models(), *here.library.embedders)))
+    """List the models that the key may use: first those that write, as many clients take the first one, then those that
+    embed."""
+    return [name for name in dict.fromkeys((*here.models(), *here.library.embedders)) if shows(here, name)]
+
+
+def shows(here: Runtime, name: str) -> bool:
+    """Return whether the key may use a model of this name, a preset's included."""
+    grant = current().grant
+    if grant.models is None and grant.presets is None:
+        return True
+    try:
+        if name in here.library.embedders:
+            check_model(name, here.library.embedders)
+        else:
+            here.route(name)
+    except APIError as error:
+        return error.status != 404
+    return True
 
 
 def describe(name: str, here: Runtime) -> dict[str, Any]:

@@ -13,11 +13,13 @@ from fastapi import Request
 
 from waver.engines.base import Unsupported
 from waver.engines.defaults import NONE, Recommending
+from waver.engines.salt import set_salt
 from waver.policies.answer import Answer
 from waver.policies.job import Caller, Job
 from waver.policies.registry import check_engines
 from waver.retrieval.base import RetrievalError
 from waver.server.auth import SCOPE_KEY
+from waver.server.collection_access import check_lookups
 from waver.server.decoding import Plan, Prompt, new_job, new_report
 from waver.server.errors import from_exception, invalid
 from waver.server.fields import stop_tokens
@@ -28,6 +30,8 @@ from waver.server.sampling import first_seed, sampling, settings, token_limit
 from waver.server.schemas import Generation
 from waver.server.settings import ServerConfig
 from waver.server.structured import Form, form
+from waver.server.tenants.grant import current
+from waver.server.tenants.meter import cache_salt
 
 MOST_USER_CHARACTERS = 512
 LONGEST_LISTED = 8000
@@ -57,9 +61,13 @@ async def make_plan(
         Unsupported, EngineError: an engine cannot do its part.
     """
     runtime.check_pins(route, caller.key)
-    bounds = runtime.config.server
-    if body.n > bounds.max_n:
-        raise invalid(f"n should be at most {bounds.max_n}.", "n")
+    await check_lookups(runtime, route)
+    set_salt(cache_salt(caller.key, body.cache_salt or ""))
+    bounds, grant = runtime.config.server, current().grant
+    if body.n > (most := min(bounds.max_n, grant.max_n or bounds.max_n)):
+        raise invalid(f"n should be at most {most}.", "n")
+    if max_tokens is not None and grant.max_tokens is not None and max_tokens > grant.max_tokens:
+        raise invalid(f"An answer may have {grant.max_tokens} tokens with this key, not {max_tokens}.", "max_tokens")
     if body.n * len(prompts) > bounds.max_choices:
         raise invalid(f"{len(prompts)} prompts times n = {body.n} are more than {bounds.max_choices} choices.", "n")
     if body.return_token_ids and body.stream and max(len(prompt.ids) for prompt in prompts) > LONGEST_LISTED:
@@ -73,7 +81,11 @@ async def make_plan(
         await runtime.schema_checks.check(wanted.grammar, wanted.param, engine.tokens)
     recommended = engine.recommended if isinstance(engine, Recommending) else NONE
     truncates = any(policy.stage == "sample" and not policy.combines for policy in route.policies)
-    longest = min(bounds.default_max_tokens, int(recommended.get("max_new_tokens", bounds.default_max_tokens)))
+    longest = min(
+        bounds.default_max_tokens,
+        grant.max_tokens or bounds.default_max_tokens,
+        int(recommended.get("max_new_tokens", bounds.default_max_tokens)),
+    )
     plan = Plan(
         route=route,
         prompts=[replace(p, limit=token_limit(len(p.ids), max_tokens, body, context, longest)) for p in prompts],
@@ -91,6 +103,7 @@ async def make_plan(
         stops=tuple(stop_tokens(body.stops, engine.tokens)[0]),
         include_stop=body.include_stop_str_in_output,
         logprobs=logprobs,
+        limited=max_tokens is not None,
         timeout=max(deadline - asyncio.get_running_loop().time(), 0.0),
         caller=caller,
         message=message,

@@ -42,7 +42,12 @@ def check_start(config: Config) -> None:
 def static_problems(config: Config) -> Iterator[Problem]:
     """Find what keeps a configuration from being served, whether or not a server runs on this machine now."""
     yield from _secret_problems(config)
-    yield from exposure_problems(config.server)
+    try:
+        stored = bool(stored_key_names(config))
+    except ValueError as error:
+        yield Problem(f"keys.database: {error}", ("keys", "database"))
+        stored = True
+    yield from exposure_problems(config.server, stored)
     for name, engine in config.engines.items():
         yield from _engine_problems(name, engine)
     yield from _retrieval_problems(config)
@@ -80,6 +85,24 @@ def _secret_problems(config: Config) -> Iterator[Problem]:
             yield Problem(message, place, "warning")
 
 
+def stored_key_names(config: Config) -> set[str]:
+    """Return the names of the keys in the database, also of those that have ended.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    if config.keys.database is None and not (Path(config.state) / "keys.sqlite3").exists():
+        return set()
+    from waver.server.tenants.database import Database
+    from waver.server.tenants.stored_keys import StoredKeys
+
+    database = Database(config.keys.database, Path(config.state))
+    try:
+        return {key.name for key in StoredKeys(database).all()}
+    finally:
+        database.close()
+
+
 def _read_by_all(file: Path) -> bool:
     try:
         return bool(file.stat().st_mode & stat.S_IROTH) and not file.is_relative_to("/run/secrets")
@@ -87,17 +110,17 @@ def _read_by_all(file: Path) -> bool:
         return False
 
 
-def exposure_problems(server: ServerConfig) -> Iterator[Problem]:
+def exposure_problems(server: ServerConfig, stored_keys: bool = False) -> Iterator[Problem]:
     """Refuse an address that others can reach where there are no keys."""
     try:
         local = ipaddress.ip_address(server.host).is_loopback
     except ValueError:
         local = server.host == "localhost"
-    if local or server.allow_no_keys or server.api_keys_file is not None or configured_keys(server):
+    if local or stored_keys or server.allow_no_keys or server.api_keys_file is not None or configured_keys(server):
         return
     yield Problem(
-        f"{server.host} can be reached from other machines: put API keys into {server.api_keys_env} (separated by "
-        "commas), or say that none are wanted with --allow-no-keys.",
+        f"{server.host} can be reached from other machines: add a key with `waver keys add`, put API "
+        f"keys into {server.api_keys_env} (separated by commas), or say that none are wanted with --allow-no-keys.",
         ("server", "host"),
     )
 

@@ -18,6 +18,7 @@ from waver.server.errors import invalid
 from waver.server.fields import ignored_fields, ignored_header
 from waver.server.runtime import ready_runtime
 from waver.server.schemas import Body, RerankRequest, ScoreRequest
+from waver.server.tenants.meter import current_hold
 from waver.server.texts import check_characters
 
 router = APIRouter(route_class=BodyRoute)
@@ -90,6 +91,8 @@ async def scores(request: Request, model: str | None, pairs: list[tuple[str, str
             check_characters(text, here.config.server.max_text_characters, f"{param}[{i}]")
     reranker = await load_reranker(here, model)
     quick = len(pairs) <= QUICK
+    if (hold := current_hold()) is not None:
+        hold.used = await hold.reserve_exactly(await here.library.compute(reranker.count, pairs, quick=quick))
     work = here.jobs.run(
         here.searches if quick else here.ingests,
         lambda token: here.library.compute(reranker.score, pairs, token, quick=quick),

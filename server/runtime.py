@@ -54,12 +54,19 @@ from waver.server.config import Config, find_model
 from waver.server.errors import not_ready, server_stopping
 from waver.server.hour import Hour
 from waver.server.jobs import Jobs
+from waver.server.keys import configured_keys
 from waver.server.metrics import Metrics
+from waver.server.permissions import check_route
 from waver.server.pictures import Pictures
 from waver.server.response_store import ResponseStore
 from waver.server.routing import Route, Router, declared_writers, model_names
 from waver.server.schema_checks import SchemaChecks
 from waver.server.step_times import StepTimes
+from waver.server.tenants.database import Database
+from waver.server.tenants.grant import current
+from waver.server.tenants.key_ring import KeyRing
+from waver.server.tenants.meter import Meter
+from waver.server.tenants.owners import Owners
 from waver.server.texts import TokenizerPool
 from waver.server.tools.parsers import tool_parser
 from waver.server.traces import make_traces
@@ -75,10 +82,20 @@ AFTER_HOOKS_GRACE = 5.0
 
 
 class Runtime:
-    """State of the running server. Engines are loaded in the background; until then requests are refused."""
+    """State of the running server. Engines are loaded in the background; until then requests are refused.
+
+    Raises:
+        ValueError: the database of keys cannot be used.
+    """
 
     def __init__(self, config: Config, engines: Mapping[str, Engine] | None = None) -> None:
         self.config = config
+        self.database = Database(config.keys.database, Path(config.state))
+        self.keys = KeyRing.loaded(
+            configured_keys(config.server), self.database, config.keys.plain, config.keys.refresh
+        )
+        self.owners = Owners(self.database)
+        self.meter = Meter(self.database)
         self.engines: dict[str, Engine] = dict(engines or {})
         self.admission = Admission(config.server.max_concurrency, config.server.max_queue)
         self.library = Library(config.retrieval)
@@ -114,7 +131,7 @@ class Runtime:
         """True once the grace period of running requests is over."""
         self.usage = None if config.server.usage_file is None else UsageLog(Path(config.server.usage_file).expanduser())
         self.traces = make_traces()
-        self.metrics = Metrics(self)
+        self.metrics = Metrics(self, config.keys.metric_names)
         self.hour = Hour(self.metrics.registry)
         self.step_times = StepTimes()
         self.created = int(time.time())
@@ -199,16 +216,18 @@ class Runtime:
         await asyncio.to_thread(self.facts.close)
         await self.jobs.aclose()
         await asyncio.to_thread(self.library.close)
+        await self.meter.aclose()
         if self.usage is not None:
             await asyncio.to_thread(self.usage.close)
         if self.traces is not None:
             await asyncio.to_thread(self.traces.close)
-        for each in (self.schema_checks, self.texts, self.shaping, self.bodies, self.pictures):
+        for each in (self.schema_checks, self.texts, self.shaping, self.bodies, self.pictures, self.database):
             await asyncio.to_thread(each.close)
 
     @property
     def services(self) -> Services:
-        """Return the services that policies may use."""
+        """Return the services that policies may use, for the key of the request that this task works for."""
+        most = current().grant.max_extra_tokens
         return Services(
             self.engines,
             self.library,
@@ -226,7 +245,7 @@ class Runtime:
             self.verifiers,
             self.entailment,
             {} if self._router is None else self._router.presets,
-            self.config.server.max_extra_tokens,
+            min(self.config.server.max_extra_tokens, self.config.server.max_extra_tokens if most is None else most),
         )
 
     def deadline(self, timeout: float | None) -> float:
@@ -271,12 +290,15 @@ class Runtime:
         """Resolve a request's `model` and `policy`, under the key of this name.
 
         Raises:
-            APIError: 404, no such model or preset; 503, the engines are not loaded.
+            APIError: 404, no such model or preset for this key; 403, it may not use a policy; 503, the engines are not
+                loaded.
             PolicyError: the policies cannot be run.
         """
         if self._router is None:
             raise not_ready("The engines are still starting.")
-        return self._router.route(model, policy, key)
+        found = self._router.route(model, policy, key)
+        check_route(found, self.config)
+        return found
 
     def make_router(self, config: Config) -> Router:
         """Resolve the presets of another configuration with the engines that are loaded; blocks.

@@ -148,6 +148,7 @@ class Generation(Body):
     truncation_side: Literal["left", "right"] = "left"
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
+    cache_salt: Text | None = Field(None, max_length=256)
     policy: Plain[Any] = None
     trace: bool = False
     timeout: float | None = Field(None, gt=0)
@@ -208,6 +209,13 @@ class PolicyCheckRequest(ClosedBody):
 
     model: Text | None = None
     policy: Plain[Any] = None
+
+
+class ShareRequest(ClosedBody):
+    """With whom a collection is shared: the name of a key, or `*` for all."""
+
+    key: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]{1,64}|[*])$")]
+    access: Literal["read", "write"] = "read"
 
 
 class SearchRequest(ClosedBody):

@@ -1,10 +1,25 @@
-"""The section `server` of the configuration. Imports little, so that `waver serve --help` answers at once."""
+"""The sections `server` and `keys` of the configuration. Imports little: `waver serve --help` answers at once."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+
+class KeysConfig(BaseModel):
+    """Configuration of the database of keys, and of what the keys of `api_keys_env` may do."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    database: str | None = None
+    """`postgresql://USER:PASSWORD@HOST/NAME` for several servers, or `sqlite:///FILE`; none: a file in `state`."""
+    plain: Literal["inference", "admin"] = "inference"
+    """Role of the keys of `api_keys_env`: `admin` may do everything, also with each other's collections."""
+    refresh: float = Field(1.0, gt=0)
+    """Seconds after which a change of a key by another process is seen at the latest."""
+    metric_names: int = Field(100, ge=0)
+    """Keys that have metrics of their own; those of all others are added up as `other`."""
 
 
 class ServerConfig(BaseModel):

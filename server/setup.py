@@ -12,7 +12,7 @@ from waver.policies.hints import available_names
 from waver.resources import MODELS
 from waver.server.auth import SCOPE_KEY
 from waver.server.bodies import BodyRoute
-from waver.server.models import shown
+from waver.server.models import shown, shows
 from waver.server.routing import PREFIX
 from waver.server.runtime import Runtime, ready_runtime
 from waver.server.schemas import PolicyCheckRequest
@@ -23,10 +23,10 @@ router = APIRouter(route_class=BodyRoute)
 @router.get("/v1/setup", summary="Engines, presets, and the names that policies may use")
 async def setup(request: Request) -> dict[str, Any]:
     here = ready_runtime(request)
-    presets = {name: here.route(PREFIX + name).policies for name in here.config.presets}
+    presets = {name: here.route(PREFIX + name).policies for name in here.config.presets if shows(here, PREFIX + name)}
     return {
         "object": "setup",
-        "engines": [engine_card(here, name) for name in here.engines],
+        "engines": [engine_card(here, name) for name in here.engines if shows(here, name)],
         "reference": here.largest_engine,
         "presets": {name: [each.model_dump(mode="json") for each in chosen] for name, chosen in presets.items()},
         "default_preset": here.config.default_preset,

@@ -12,6 +12,7 @@ from pydantic import Field
 from waver.policies.report import total
 from waver.policies.uncertainty.similarity import Kind
 from waver.server.answer import Answer, FinishedChoice
+from waver.server.auth import SCOPE_KEY
 from waver.server.bodies import BodyRoute
 from waver.server.chat_format import ChatFormatter
 from waver.server.chat_plan import plan_chat
@@ -83,7 +84,7 @@ async def uncertainty(request: Request, body: UncertaintyRequest) -> Response:
     if body.policy is not None and not isinstance(body.policy, list):
         raise invalid("policy should be a list of policies that stand beside the measure.", "policy")
     beside = body.policy or []
-    route = runtime.route(body.model, [*beside, body.measuring])
+    route = runtime.route(body.model, [*beside, body.measuring], request.scope.get(SCOPE_KEY))
     tokens = runtime.engines[route.engine].tokens
     ignored = ignored_fields(body, tokens, runtime.config.server.strict)
     deadline = runtime.deadline(body.timeout)

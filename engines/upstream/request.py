@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from waver.engines.base import Gate, Sampling, Unsupported
+from waver.engines.salt import current_salt
 from waver.engines.schema_check_worker import LARK, REGEX
 from waver.engines.temperature import adapts
 from waver.engines.tokens import TokenText
@@ -89,6 +90,7 @@ def body(
         "logit_bias": {str(token): bias for token, bias in sampling.logit_bias.items()},
         "allowed_token_ids": list(sampling.allowed_token_ids),
         **_guide(sampling.grammar, capabilities),
+        "cache_salt": current_salt() if capabilities.extras else "",
         "vllm_xargs": _plugin_args(sampling, capabilities, written),
     }
     return out | {name: value for name, value in optional.items() if value}

@@ -29,6 +29,7 @@ from waver.engines.base import (
     without_pictures,
 )
 from waver.engines.pictures import Picture
+from waver.engines.salt import current_salt
 from waver.engines.vision import image
 from waver.engines.vllm.core import Running
 from waver.engines.vllm.model import VllmModel
@@ -206,10 +207,12 @@ class VllmEngine(ABC):
         from vllm.inputs import TokensPrompt, tokens_input
 
         if not pictures or self.vision is None:
-            return tokens_input(ids)
+            return tokens_input(ids, cache_salt=current_salt() or None)
         images = [image(picture) for picture in pictures]
         placeholders = self.vision.collapse(ids, pictures)
         given = TokensPrompt(prompt_token_ids=placeholders, multi_modal_data={"image": images})
+        if salt := current_salt():
+            given["cache_salt"] = salt
         try:
             (made,) = await running.llm.renderer.render_cmpl_async([given])
         except ValueError as error:

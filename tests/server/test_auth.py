@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,8 @@ from waver.server.auth import OPEN_PATHS, AuthMiddleware
 from waver.server.keys import ApiKey
 from waver.server.preflight import exposure_problems
 from waver.server.settings import ServerConfig
+from waver.server.tenants.database import Database
+from waver.server.tenants.key_ring import KeyRing
 
 KEY = "sk-first-key"
 SECOND = "sk-schlüssel"
@@ -107,14 +110,17 @@ def test_fuzzed_authorization_is_only_ever_401(guarded: Any) -> None:
             assert KEY not in response.text
 
 
-async def test_ten_thousand_random_values_are_refused() -> None:
-    middleware = AuthMiddleware(None, [ApiKey("one", KEY), ApiKey("two", SECOND)])  # type: ignore[arg-type]
+async def test_ten_thousand_random_values_are_refused(tmp_path: Path) -> None:
+    ring = KeyRing([ApiKey("one", KEY), ApiKey("two", SECOND)], Database(None, tmp_path))
+    middleware = AuthMiddleware(None, ring, lambda app: app)  # type: ignore[arg-type]
     draw = random.Random(2)
     for _ in range(10_000):
         value = draw.randbytes(draw.randrange(64))
-        assert not middleware._holder([(b"authorization", value)])
-        assert not middleware._holder([(b"authorization", b"Bearer " + value)])
-    assert middleware._holder([(b"authorization", b"Bearer " + KEY.encode())]) == "one"
+        assert await middleware.identify([(b"authorization", value)]) is None
+        assert await middleware.identify([(b"authorization", b"Bearer " + value)]) is None
+    found = await middleware.identify([(b"authorization", b"Bearer " + KEY.encode())])
+    assert found is not None
+    assert found.name == "one"
 
 
 def test_trap_27_options_before_keys_and_cors_on_errors(guarded: Any) -> None:

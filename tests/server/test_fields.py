@@ -31,7 +31,6 @@ def refused(answer: httpx.Response, param: str) -> None:
         ("prompt_logprobs", 0),
         ("use_beam_search", True),
         ("priority", 1),
-        ("cache_salt", "x"),
         ("documents", [{"text": "a"}]),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "alloy", "format": "wav"}),

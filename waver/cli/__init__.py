@@ -28,6 +28,7 @@ from waver.cli.facts import facts
 from waver.cli.forget import forget
 from waver.cli.ingest import ingest
 from waver.cli.inspect import inspect_attention, inspect_collapse
+from waver.cli.keys import keys
 from waver.cli.memory import memory
 from waver.cli.plan import plan
 from waver.cli.preferences import preferences
@@ -83,6 +84,7 @@ app.command()(edit)
 app.command()(forget)
 app.command()(classify)
 app.command()(compress)
+app.add_typer(keys, name="keys")
 app.add_typer(memory, name="memory")
 app.add_typer(facts, name="facts")
 app.add_typer(preferences, name="preferences")

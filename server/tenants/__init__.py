@@ -1,0 +1,1 @@
+"""Keys that are stored, what each of them may do, what it owns, and what it has spent."""

@@ -1,7 +1,7 @@
 """Measure edits of a language model: every editor writes the same facts, batch after batch; what is left is counted.
 
-The facts are of the bundled world, in plain English, about towns that no other model knows; other facts of the same
-towns, which are not edited, and what the model makes of programs and sums, should stay as they are.
+The facts are of the bundled world, in plain English, about towns that no other model knows. The same facts of other
+towns, other facts of these, and what the model makes of programs should stay as they are.
 """
 
 from __future__ import annotations
@@ -36,22 +36,25 @@ PARAPHRASES = {
     "river": "The river that flows through {} is the",
     "craft": "The craft that {} is known for is",
 }
-NEIGHBOUR = "The bird of {} is the"
-MEASURES = ("efficacy", "efficacy_first", "efficacy_last", "generalisation", "locality", "same_tokens", "drift")
+SAME_TOWN = "The bird of {} is the"
+MEASURES = ("efficacy", "generalisation", "locality", "same_town", "same_tokens", "drift")
 
 app = report.command()
 
 
 def facts(count: int, seed: int) -> list[Fact]:
-    """Draw facts about towns that nobody knows, three of each; the third of them has a neighbour."""
+    """Draw facts about towns that nobody knows, three of each; neighbours are the same of towns that are not edited."""
     rng = random.Random(f"edits:{seed}")
     found = []
-    for name in rng.sample(unknown_names(), -(-count // len(PARAPHRASES))):
+    names = rng.sample(unknown_names(), -(-count // len(PARAPHRASES)))
+    others = sorted(set(unknown_names()) - set(names))
+    for number, name in enumerate(names):
         town = random_town(name, rng)
         for relation, paraphrase in PARAPHRASES.items():
             begun = RELATIONS[relation].statement.split(" {value}")[0].format(town=name)
             row = {"prompt": begun, "subject": name, "target": town.facts[relation]}
-            found.append(as_fact(row | {"paraphrases": [paraphrase], "neighbours": [NEIGHBOUR.format(name)]}))
+            near = begun.replace(name, others[number * len(others) // len(names)])
+            found.append(as_fact(row | {"paraphrases": [paraphrase], "neighbours": [near]}))
     rng.shuffle(found)
     return found[:count]
 
@@ -83,6 +86,15 @@ def same_tokens(editor: Editor, texts: Sequence[Text]) -> float:
     return sum(a == b for a, b in pairs) / len(pairs)
 
 
+def same_town(editor: Editor, written: Sequence[Fact]) -> float:
+    """Return at which share of the edited towns another fact, that is not edited, is begun as before."""
+    ids = [editor.tokens.encode(SAME_TOWN.format(name)) for name in sorted({fact.subject for fact in written})]
+    after = likeliest(editor.model, ids, 8)
+    with editor.unedited():
+        before = likeliest(editor.model, ids, 8)
+    return sum(a[-1] == b[-1] for a, b in zip(after, before, strict=True)) / len(ids)
+
+
 def written_in(editor: Editor, wanted: Sequence[Fact], seconds: list[float]) -> Iterator[int]:
     """Write the facts; yields how many are written after each batch."""
     done = 0
@@ -105,7 +117,8 @@ def case(
         task = bar.add_task(editor.run.editor, total=len(new))
         for done in written_in(editor, new, seconds):
             bar.update(task, completed=done)
-    found: dict[str, Any] = dict(measure(editor, new)) | {"same_tokens": same_tokens(editor, kept)}
+    found: dict[str, Any] = dict(measure(editor, new))
+    found |= {"same_town": same_town(editor, new), "same_tokens": same_tokens(editor, kept)}
     with editor.unedited():
         found["loss_before"] = mean_loss(editor.model, kept, 4)
     return found | {"loss": mean_loss(editor.model, kept, 4), "first_seconds": seconds[0], "last_seconds": seconds[-1]}
@@ -131,8 +144,9 @@ def page(found: Mapping[str, Any]) -> list[str]:
         f"{settings['batch']}, layers {found['layers'][0]} to {found['layers'][-1]}, one seed. Every editor writes "
         f"towards the same values (`--steps {settings['steps']}`, {settings['openings']} opening). `memit`: C is begun "
         "anew with each batch.",
-        "`efficacy` (`first`, `last`: of fifty facts): the share that greedy decoding says; `generalisation`: the same "
-        "for paraphrases; `locality`: unedited facts of the same towns answered as before; `same tokens`: of "
+        "`efficacy`: the share that greedy decoding says; `generalisation`: the same for paraphrases; `locality`: the "
+        "same facts of towns that are not edited, begun as before; `same town`: other facts of edited towns; "
+        "`same tokens`: of "
         f"{settings['kept']} programs of HumanEval, the share of tokens behind which the likeliest next one is as "
         "before; `drift`: squared change of what the edited MLPs put out on general text; `loss`: on those programs, "
         f"in nats ({first['loss_before']:.3f} before).",

@@ -146,8 +146,8 @@ class Decoding:
         self._task: asyncio.Task[None] | None = None
         self._account = Account(runtime, plan)
         self._hold = current_hold()
-        self._charged = False
-        """True once the prompts are charged."""
+        self._begun = False
+        """True once the prompts are read, and charged."""
 
     @property
     def completion_tokens(self) -> int:
@@ -223,8 +223,8 @@ class Decoding:
                 async with self._runtime.admission.slot():
                     self._admitted.set()
                     self._account.admitted()
+                    self._begun = True
                     if self._hold is not None:
-                        self._charged = True
                         self._hold.used += self.plan.prompt_tokens
                     async with asyncio.TaskGroup() as group:
                         for number, prompt in enumerate(self.plan.prompts):
@@ -263,7 +263,7 @@ class Decoding:
         if self._hold is not None:
             discarded = sum(report.discarded for report in self.reports)
             self._hold.used += discarded
-            if self._failure is not None and self._charged and not discarded and not self.completion_tokens:
+            if self._failure is not None and self._begun and not discarded and not self.completion_tokens:
                 self._hold.used -= self.plan.prompt_tokens
             self._hold.let_go()
 
@@ -389,7 +389,8 @@ class Decoding:
         metrics, key = self._runtime.metrics, self.plan.caller.key
         if key is not None:
             written, thrown = self.completion_tokens, sum(report.discarded for report in self.reports)
-            metrics.count_tokens(key, prompt=self.plan.prompt_tokens, completion=written, discarded=thrown)
+            read = self.plan.prompt_tokens if self._begun else 0
+            metrics.count_tokens(key, prompt=read, completion=written, discarded=thrown)
         metrics.prompt_tokens.inc(self.plan.prompt_tokens)
         for report in self.reports:
             self._runtime.step_times.observe(report.meter)

@@ -14,7 +14,7 @@ from waver.engines.base import Step
 from waver.policies.report import Report, total
 
 if TYPE_CHECKING:
-    from waver.server.decoding import Plan
+    from waver.server.planned import Plan
     from waver.server.runtime import Runtime
 
 log = structlog.get_logger("waver")

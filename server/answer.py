@@ -18,13 +18,14 @@ from fastapi import Request, Response
 from waver.engines.base import Step
 from waver.policies.report import Report, total
 from waver.server.assembly import Piece, Reason, Token
-from waver.server.decoding import Decoding, Plan
+from waver.server.decoding import Decoding
 from waver.server.disconnect import CLIENT_GONE, ClientGone, while_connected
 from waver.server.errors import from_exception
 from waver.server.fields import ignored_header
 from waver.server.logprobs import trace_entry
 from waver.server.message.parts import Content, Message
 from waver.server.piecewise import Listed, PiecewiseResponse, pieces
+from waver.server.planned import Plan
 from waver.server.runtime import Runtime
 from waver.server.schemas import Generation
 from waver.server.sse import EventStream, NamedEventStream, dump

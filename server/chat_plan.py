@@ -19,11 +19,11 @@ from waver.policies.think.think_budget import ThinkBudget
 from waver.server.chat_prompt import Rendered, chat_ids, user_turn
 from waver.server.chat_schemas import ChatPrompt, ChatRequest
 from waver.server.conversation import turns
-from waver.server.decoding import Plan, Prompt
 from waver.server.errors import invalid
 from waver.server.message.reading import MessageFormat
 from waver.server.pictures import sent
 from waver.server.plan import caller, make_plan
+from waver.server.planned import Plan, Prompt
 from waver.server.routing import Route
 from waver.server.runtime import Runtime
 from waver.server.sampling import truncated

@@ -14,12 +14,12 @@ from waver.server.answer import Answer, FinishedChoice
 from waver.server.assembly import Piece
 from waver.server.auth import SCOPE_KEY
 from waver.server.bodies import BodyRoute
-from waver.server.decoding import Prompt
 from waver.server.errors import invalid
 from waver.server.fields import ignored_fields, refuse_unserved
 from waver.server.logprobs import text_entries
 from waver.server.piecewise import Listed
 from waver.server.plan import caller, make_plan
+from waver.server.planned import Prompt
 from waver.server.runtime import ready_runtime
 from waver.server.sampling import check_ids, truncated
 from waver.server.schemas import CompletionRequest

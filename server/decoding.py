@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from waver.engines.base import NO_TOKEN, Finish, Sampling, Step, Unsupported
-from waver.engines.pictures import Picture
 from waver.policies.answer import Answer, Ending
 from waver.policies.base import Proceed
-from waver.policies.job import Caller, Job, UserTurn
+from waver.policies.job import Caller, Job
 from waver.policies.report import Report
 from waver.retrieval.base import RetrievalError
 from waver.server.accounting import Account
 from waver.server.assembly import Piece, TextAssembly
 from waver.server.echo import echo, score
-from waver.server.message.reading import MessageFormat, Reading
+from waver.server.message.reading import Reading
+from waver.server.planned import Plan, Prompt
 from waver.server.routing import Route
 from waver.server.runtime import Runtime
 from waver.server.sampling import choice_seed
@@ -32,58 +31,6 @@ BATCH = 1024
 """Tokens and log-probabilities that are shaped and written at a time, in some milliseconds."""
 BACKLOG = 65_536
 """And those that wait for a client to read them before decoding waits, too."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt; `echo` is its text if it is to be repeated before the answer."""
-
-    ids: tuple[int, ...]
-    echo: str | None = None
-    question: UserTurn | None = None
-    messages: Sequence[Mapping[str, Any]] = ()
-    """The conversation it was made of, as chat templates take it."""
-    limit: int = 0
-    """Most tokens of the answer; the plan sets it."""
-    pictures: tuple[Picture, ...] = ()
-    """Those whose tokens it has, in order."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A request to decode: `n` choices for each prompt, numbered prompt by prompt."""
-
-    route: Route
-    prompts: Sequence[Prompt]
-    n: int
-    sampling: Sampling
-    seed: int
-    stops: tuple[str, ...]
-    include_stop: bool
-    """True if the text keeps the stop string that ends it."""
-    logprobs: bool
-    timeout: float
-    caller: Caller
-    limited: bool = True
-    """True if the request says how many tokens an answer may have."""
-    message: MessageFormat | None = None
-    """The way to read the text as a chat's message; None: it stays a text."""
-    ignored: tuple[str, ...] = ()
-    """Paths of fields of the request that change nothing, as the plan shows."""
-    shared: dict[Any, Any] = field(default_factory=dict)
-    """State that the jobs of all choices share."""
-
-    @property
-    def choices(self) -> int:
-        return self.n * len(self.prompts)
-
-    def prompt_of(self, choice: int) -> Prompt:
-        """Return the prompt of a choice."""
-        return self.prompts[choice // self.n]
-
-    @property
-    def prompt_tokens(self) -> int:
-        return sum(len(prompt.ids) for prompt in self.prompts)
 
 
 @dataclass

@@ -20,10 +20,11 @@ from waver.policies.registry import check_engines
 from waver.retrieval.base import RetrievalError
 from waver.server.auth import SCOPE_KEY
 from waver.server.collection_access import check_lookups
-from waver.server.decoding import Plan, Prompt, new_job, new_report
+from waver.server.decoding import new_job, new_report
 from waver.server.errors import from_exception, invalid
 from waver.server.fields import stop_tokens
 from waver.server.message.reading import MessageFormat
+from waver.server.planned import Plan, Prompt
 from waver.server.routing import Route
 from waver.server.runtime import Runtime
 from waver.server.sampling import first_seed, sampling, settings, token_limit

@@ -18,7 +18,8 @@ UNCITED = {"random_switch", "route"}
 """Policies of no paper."""
 KEPT = {"simplemem", "memgas", "scr", "safeharbor"}
 """Policies with stores."""
-WEIGHTS = {"kappatune", "shred", "did", "distil", "crrelu", "entropy_guided_attention", "tool_light", "bebop"}
+WEIGHTS = {"kappatune", "shred", "did", "distil", "crrelu", "entropy_guided_attention", "tool_light", "bebop",
+           "rlsedit", "dynmole", "queryable_lora"}  # fmt: skip
 """Methods of commands of their own that change a model's weights."""
 DATA = {"epiplexity", "instruction_selection", "learning_to_actively_learn"}
 """Methods that look into data, and choose what to train on or to ask."""

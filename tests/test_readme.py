@@ -22,6 +22,8 @@ README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
 VARYING = ("id", "created", "system_fingerprint")
 """Fields that differ from call to call, or with the configuration."""
+SECONDS = ("seconds", "seconds_alone")
+"""Fields of `waver.cost` that differ from call to call; the second is there once the engine has been measured."""
 FENCED = r"```(\w+)\n(.*?)```"
 BLOCKS = re.findall(FENCED, README + GUIDE, re.S)
 
@@ -33,7 +35,7 @@ def blocks(language: str) -> list[str]:
 def comparable(answer: Any) -> Any:
     """An answer without what differs from call to call, floats to four digits."""
     if isinstance(answer, dict):
-        return {k: comparable(v) for k, v in answer.items() if k not in VARYING}
+        return {k: comparable(v) for k, v in answer.items() if k not in (*VARYING, *SECONDS)}
     if isinstance(answer, list):
         return [comparable(part) for part in answer]
     return pytest.approx(answer, abs=1e-4) if isinstance(answer, float) else answer
@@ -55,6 +57,9 @@ def test_the_curl_command_answers_as_shown(bundled: Any) -> None:
     )
     answer, shown = json.loads(done.stdout), json.loads(blocks("json")[0])
     assert answer.keys() == shown.keys()
+    for cost in (answer["waver"]["cost"], *answer["waver"]["cost"]["engines"].values()):
+        for seconds in SECONDS:
+            assert cost.pop(seconds, 1.0) > 0
     assert answer == comparable(shown) | {key: answer[key] for key in VARYING}
 
 

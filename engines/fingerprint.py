@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from waver.engines.base import Engine, Unsupported
-from waver.engines.metering import MeteredEngine
+from waver.engines.metering import unmetered
 
 ALIKE = 0.05
 """Mean difference (nats) up to which two engines' entropies of the reference prompt count as those of one model."""
@@ -49,7 +49,7 @@ async def fingerprint(engine: Engine) -> Fingerprint:
     Raises:
         EngineError: the engine is dead.
     """
-    engine = engine.metered if isinstance(engine, MeteredEngine) else engine
+    engine = unmetered(engine)
     if _MEASURED.get(id(engine)) is not engine:
         _FINGERPRINTS[id(engine)] = await _measure(engine)
         _MEASURED[id(engine)] = engine

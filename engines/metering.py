@@ -92,6 +92,11 @@ def _common(left: tuple[int, ...], right: tuple[int, ...]) -> int:
     return low
 
 
+def unmetered(engine: Engine) -> Engine:
+    """Return the engine itself: what is known of it is kept by that, as each answer has a metered one of its own."""
+    return engine.metered if isinstance(engine, MeteredEngine) else engine
+
+
 class MeteredEngine:
     """An engine whose work for one answer is counted by a `Meter`; otherwise it is the engine itself."""
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from waver.engines.base import Engine, Unsupported, reason
+from waver.engines.metering import unmetered
 
 ALIKE = 0.99
 """Least cosine of two hidden states of one model; bfloat16 and int8 weights stay above it."""
@@ -114,6 +115,7 @@ class Probe:
         Raises:
             Unsupported: it does not, or does not hand out hidden states.
         """
+        engine = unmetered(engine)
         known, reason = self._known.get(id(engine), (None, None))
         if known is not engine:
             reason = await self._misfit(engine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -87,5 +88,6 @@ def children() -> set[str]:
     """The processes that this one has started."""
     found: set[str] = set()
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
-        found |= set((task / "children").read_text().split())
+        with suppress(FileNotFoundError):  # a thread that has ended meanwhile
+            found |= set((task / "children").read_text().split())
     return found

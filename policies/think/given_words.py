@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from weakref import WeakValueDictionary
 
 from waver.engines.base import Engine, Step, Unsupported
+from waver.engines.metering import unmetered
 from waver.policies.job import Job
 
 _SCORE: WeakValueDictionary[int, Engine] = WeakValueDictionary()
@@ -18,7 +19,7 @@ async def check_scoring(job: Job, words: str, policy: str) -> None:
     Raises:
         Unsupported: it does not.
     """
-    engine = job.writer
+    engine = unmetered(job.writer)
     if _SCORE.get(id(engine)) is engine:
         return
     try:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.conftest import ROOT, Running, until
+from waver.engines.base import Step
 from waver.policies.ask.task import AskTask, ready_tasks
 
 HELLO = [{"role": "user", "content": "Hello."}]
@@ -108,13 +110,28 @@ def test_a_limit_of_the_server_ends_it_with_its_best_guess(bundled: Running) -> 
     assert bundled.idle(5)
 
 
-async def test_a_client_that_leaves_leaves_nothing_behind(bundled: Running) -> None:
+async def test_a_client_that_leaves_leaves_nothing_behind(bundled: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = bundled.runtime.engines["small"]
+    quick, begun = engine.generate, 0
+
+    async def slow(*given: Any) -> AsyncGenerator[Step, None]:
+        nonlocal begun
+        begun += 1
+        async with aclosing(quick(*given)) as steps:
+            async for step in steps:
+                await asyncio.sleep(0.5)
+                yield step
+
+    monkeypatch.setattr(engine, "generate", slow)
     policy = {"name": "c_ip", "task": "triage", "predictor": "model", "select": "ip"}
     body = {"model": "small", "messages": HELLO, "max_tokens": 400, "policy": [policy]}
     async with httpx.AsyncClient(base_url=bundled.url, timeout=60) as http:
         asked = asyncio.create_task(http.post("/v1/chat/completions", json=body))
-        await asyncio.to_thread(until, lambda: bundled.active >= 1, "a question that is looked at")
+        await asyncio.to_thread(until, lambda: begun > 0, "a question that is looked at")
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asked
     assert await asyncio.to_thread(bundled.idle, 10)
+    there = begun
+    await asyncio.sleep(1)
+    assert begun == there, "no further question is looked at"

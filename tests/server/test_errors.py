@@ -82,7 +82,7 @@ def check(response: httpx.Response, status: int, param: str | None = None) -> st
         ({"logit_bias": {"a": 1}}, "logit_bias"),
         ({"logit_bias": {"999999": 1}}, "logit_bias"),
         ({"logit_bias": {"5": 101}}, "logit_bias.5"),
-        ({"logit_bias": {str(i): 1 for i in range(10**5)}}, "logit_bias"),
+        ({"logit_bias": {str(i): 1 for i in range(5000)}}, "logit_bias"),
         ({"logit_bias": [1]}, "logit_bias"),
         ({"stop_token_ids": [10**6]}, "stop_token_ids"),
         ({"min_tokens": 20, "max_tokens": 10}, "min_tokens"),

@@ -11,18 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from waver import knights
 from waver.answers import contains, last_number, number
-from waver.goals import Task, knights_task, sum_task
 from waver.python_tests import AT_ONCE, code_of
 from waver.python_tests import run as run_tests
 from waver.training.pair.world import TASKS, draw, score_text
 from waver.training.tasks.instructions import follows, no_constraints
 from waver.training.tasks.verilog import VerilogTask, rewards
+
+if TYPE_CHECKING:
+    from waver.goals import Task
 
 Reward = Callable[..., list[float]]
 Flaw = Callable[[dict[str, Any]], str | None]
@@ -65,7 +67,7 @@ def arithmetic(rows: int, held_out: int, seed: int, steps: tuple[int, int]) -> V
         return [float(score_text("arithmetic", *row)) for row in asked]
 
     train, test = ([{"question": item.prompt, "answer": item.answer} for item in items] for items in (drawn, kept))
-    return Verifiable(train, test, right, correct=1.0, goals=sum_task)
+    return Verifiable(train, test, right, correct=1.0, goals=_sum_goals)
 
 
 def puzzles(rows: int, held_out: int, seed: int, people: tuple[int, int]) -> Verifiable:
@@ -81,7 +83,7 @@ def puzzles(rows: int, held_out: int, seed: int, people: tuple[int, int]) -> Ver
         read = map(knights.read, question)
         return [float(each.solved_by(text(said))) for each, said in zip(read, completions, strict=True)]
 
-    return Verifiable(drawn("train", rows), drawn("test", held_out), right, correct=1.0, goals=knights_task)
+    return Verifiable(drawn("train", rows), drawn("test", held_out), right, correct=1.0, goals=_knights_goals)
 
 
 def same_number(completions: list[Any], answer: list[str], **_: Any) -> list[float]:
@@ -104,6 +106,18 @@ def no_number(row: dict[str, Any]) -> str | None:
     """Return the flaw of a row that `same_number` cannot judge by."""
     found = last_number(str(row.get("answer", "")))
     return "`answer` has no number; other answers need --scorer, or --reward" if found is None else None
+
+
+def _sum_goals(question: str) -> Task:
+    from waver.goals import sum_task  # which needs numpy
+
+    return sum_task(question)
+
+
+def _knights_goals(question: str) -> Task:
+    from waver.goals import knights_task
+
+    return knights_task(question)
 
 
 def verilog_task(row: dict[str, Any]) -> VerilogTask:

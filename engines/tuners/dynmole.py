@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from peft.config import PeftConfig
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
-from waver.engines.tuners.routing import AdapterKind, Recorder, RoutedTuner, base_features, drop, make_known
+from waver.engines.tuners.routing import AdapterKind, Recorder, RoutedLayer, RoutedTuner, drop, make_known
 from waver.entropy.routing import Kind, RoutingRule, route
 
 
@@ -66,7 +65,7 @@ class DynMoleConfig(PeftConfig):  # type: ignore[misc]
         return RoutingRule(**{name: getattr(self, name) for name in names})
 
 
-class DynMoleLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class DynMoleLayer(RoutedLayer):
     """A linear layer with experts: y = W x + sum_e w_e (alpha / r) B_e A_e dropout(x).
 
     Weights, by adapter: router `[experts, in]`, A `[experts, r, in]`, B `[experts, out, r]`.
@@ -74,25 +73,12 @@ class DynMoleLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
 
     adapter_layer_names = ("dynmole_router", "dynmole_A", "dynmole_B")
     other_param_names = ("dynmole_dropout",)
-    # What PEFT's mixin has, whose types are not known.
-    active_adapters: Any
-    disable_adapters: Any
-    get_base_layer: Any
-    merged: Any
-    set_adapter: Any
-    _active_adapter: Any
-    _move_adapter_to_device_of_base_layer: Any
 
     def __init__(self, base_layer: nn.Module, recorder: Recorder) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.recorder = recorder
-        self.in_features, self.out_features = base_features(self)
         self.dynmole_router, self.dynmole_A, self.dynmole_B = (nn.ParameterDict() for _ in range(3))
         self.dynmole_dropout = nn.ModuleDict()
-        self.configs: dict[str, DynMoleConfig] = {}
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
 
     def update_layer(self, adapter_name: str, config: DynMoleConfig) -> None:
         """Add an adapter that changes nothing yet: B is 0, router and A are Kaiming-uniform."""
@@ -110,25 +96,14 @@ class DynMoleLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.dynmole_router[adapter_name].data = self.dynmole_router[adapter_name].data.float()
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        result: torch.Tensor = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters or self.merged:
-            return result
-        for name in self.active_adapters:
-            if name in self.dynmole_A:
-                result = result + self._update(name, x).to(result.dtype)
-        return result
-
-    def _update(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        config, down, up = self.configs[name], self.dynmole_A[name], self.dynmole_B[name]
-        router = self.dynmole_router[name]
+    def update(self, adapter: str, x: torch.Tensor) -> torch.Tensor:
+        config, down, up = self.configs[adapter], self.dynmole_A[adapter], self.dynmole_B[adapter]
+        router = self.dynmole_router[adapter]
         with torch.autocast(x.device.type, enabled=False):  # in bfloat16 experts would tie
             p = (x.to(router.dtype) @ router.T).softmax(-1)
             weights, entropy = route(p, config.rule)
         self.recorder.add(entropy, p, weights)
-        inner = self.dynmole_dropout[name](x.to(down.dtype)) @ down.flatten(0, 1).T
+        inner = self.dynmole_dropout[adapter](x.to(down.dtype)) @ down.flatten(0, 1).T
         scaled = (config.alpha / config.r * weights).to(inner.dtype)
         weighed: torch.Tensor = inner.unflatten(-1, down.shape[:2]) * scaled.unsqueeze(-1)
         found: torch.Tensor = weighed.flatten(-2) @ up.permute(0, 2, 1).flatten(0, 1)
@@ -140,23 +115,6 @@ class DynMoleLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         delta: torch.Tensor = config.alpha / config.r * (self.dynmole_B[adapter][0] @ self.dynmole_A[adapter][0])
         return delta
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the update of single experts to the weights."""
-        for name in check_adapters_to_merge(self, adapter_names):
-            if name in self.dynmole_A:
-                self._add(self.get_delta_weight(name))
-                self.merged_adapters.append(name)
-
-    def unmerge(self) -> None:
-        """Take the update out of the weights again."""
-        while self.merged_adapters:
-            self._add(-self.get_delta_weight(self.merged_adapters.pop()))
-
-    @torch.no_grad()
-    def _add(self, delta: torch.Tensor) -> None:
-        weight = self.get_base_layer().weight
-        weight += delta.to(weight.dtype)
-
 
 class DynMoleModel(RoutedTuner):
     """Puts DynMoLE's experts on the layers of a model."""
@@ -164,25 +122,8 @@ class DynMoleModel(RoutedTuner):
     prefix = "dynmole_"
     tuner_layer_cls = DynMoleLayer
 
-    def _create_and_replace(
-        self,
-        config: DynMoleConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        **_: Any,
-    ) -> None:
-        if isinstance(target, DynMoleLayer):
-            target.update_layer(adapter_name, config)
-            return
-        made = DynMoleLayer(target, self.recorder)
-        made._active_adapter = adapter_name
-        made.update_layer(adapter_name, config)
-        if adapter_name not in self.active_adapters:
-            made.requires_grad_(False)
-        self._replace_module(parent, target_name, made, target)
+    def _wrap(self, layer: nn.Module) -> DynMoleLayer:
+        return DynMoleLayer(layer, self.recorder)
 
     @property
     def mergeable(self) -> bool:

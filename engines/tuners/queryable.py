@@ -20,10 +20,9 @@ from typing import Any, ClassVar
 
 import torch
 from peft.config import PeftConfig
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
-from waver.engines.tuners.routing import AdapterKind, RoutedTuner, base_features, drop, make_known
+from waver.engines.tuners.routing import AdapterKind, RoutedLayer, RoutedTuner, drop, make_known
 from waver.entropy.routing import convex_weights, routing_entropy
 
 FLOOR = 1e-3
@@ -120,30 +119,17 @@ class Chain:
         return routed
 
 
-class QueryableLoraLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class QueryableLoraLayer(RoutedLayer):
     """A linear layer with a LoRA, A `[r, in]` and B `[out, r]`, whose middle comes from the chain it is part of."""
 
     adapter_layer_names = ("queryable_A", "queryable_B")
     other_param_names = ("queryable_dropout",)
-    # What PEFT's mixin has, whose types are not known.
-    active_adapters: Any
-    disable_adapters: Any
-    get_base_layer: Any
-    merged: Any
-    set_adapter: Any
-    _active_adapter: Any
-    _move_adapter_to_device_of_base_layer: Any
 
     def __init__(self, base_layer: nn.Module) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        self.in_features, self.out_features = base_features(self)
+        super().__init__(base_layer)
         self.queryable_A, self.queryable_B = nn.ParameterDict(), nn.ParameterDict()
         self.queryable_dropout = nn.ModuleDict()
-        self.configs: dict[str, QueryableLoraConfig] = {}
         self.places: dict[str, tuple[Chain, int, bool]] = {}
-        self._disable_adapters = False
-        self.merged_adapters: list[str] = []
 
     def update_layer(self, adapter_name: str, config: QueryableLoraConfig) -> None:
         """Add an adapter that changes nothing yet: B is 0."""
@@ -155,20 +141,12 @@ class QueryableLoraLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        result: torch.Tensor = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters or self.merged:
-            return result
-        for name in self.active_adapters:
-            if name in self.queryable_A:
-                config, down, up = self.configs[name], self.queryable_A[name], self.queryable_B[name]
-                chain, place, last = self.places[name]
-                state = (self.queryable_dropout[name](x.to(down.dtype)) @ down.T).float()
-                routed = chain.update(state, place, last)
-                result = result + (config.alpha / config.r * (routed.to(up.dtype) @ up.T)).to(result.dtype)
-        return result
+    def update(self, adapter: str, x: torch.Tensor) -> torch.Tensor:
+        config, down, up = self.configs[adapter], self.queryable_A[adapter], self.queryable_B[adapter]
+        chain, place, last = self.places[adapter]
+        state = (self.queryable_dropout[adapter](x.to(down.dtype)) @ down.T).float()
+        found: torch.Tensor = config.alpha / config.r * (chain.update(state, place, last).to(up.dtype) @ up.T)
+        return found
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
         """Return the update of the weights, `[out, in]`, of an adapter with a single atom, which all tokens get."""
@@ -176,23 +154,6 @@ class QueryableLoraLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         atom = chain.tuner.queryable_atoms[adapter][chain.kind, 0].to(self.queryable_A[adapter].dtype)
         delta: torch.Tensor = config.alpha / config.r * (self.queryable_B[adapter] @ atom @ self.queryable_A[adapter])
         return delta
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the update of a single atom to the weights."""
-        for name in check_adapters_to_merge(self, adapter_names):
-            if name in self.queryable_A:
-                self._add(self.get_delta_weight(name))
-                self.merged_adapters.append(name)
-
-    def unmerge(self) -> None:
-        """Take the update out of the weights again."""
-        while self.merged_adapters:
-            self._add(-self.get_delta_weight(self.merged_adapters.pop()))
-
-    @torch.no_grad()
-    def _add(self, delta: torch.Tensor) -> None:
-        weight = self.get_base_layer().weight
-        weight += delta.to(weight.dtype)
 
 
 class QueryableLoraModel(RoutedTuner):
@@ -235,26 +196,6 @@ class QueryableLoraModel(RoutedTuner):
         for name, value in _shared(config, len(kinds), blocks).items():
             made = nn.Parameter(value.to(device), requires_grad=not config.inference_mode)
             getattr(self, f"{self.prefix}{name}")[adapter] = made
-
-    def _create_and_replace(
-        self,
-        config: QueryableLoraConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        **_: Any,
-    ) -> None:
-        if isinstance(target, QueryableLoraLayer):
-            target.update_layer(adapter_name, config)
-            return
-        made = QueryableLoraLayer(target)
-        made._active_adapter = adapter_name
-        made.update_layer(adapter_name, config)
-        if adapter_name not in self.active_adapters:
-            made.requires_grad_(False)
-        self._replace_module(parent, target_name, made, target)
 
     @property
     def mergeable(self) -> bool:

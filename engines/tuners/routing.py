@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 
 from waver.entropy.routing import balance_loss
@@ -79,6 +79,75 @@ class RouterLosses:
     total: torch.Tensor
 
 
+class RoutedLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+    """A linear layer with adapters that route tokens: y = W x + update(x).
+
+    Raises:
+        TypeError: the layer is no `torch.nn.Linear`.
+    """
+
+    # What PEFT's mixin has, whose types are not known.
+    active_adapters: Any
+    adapter_layer_names: Any
+    disable_adapters: Any
+    get_base_layer: Any
+    merged: Any
+    set_adapter: Any
+    _active_adapter: Any
+    _move_adapter_to_device_of_base_layer: Any
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.in_features, self.out_features = base_features(self)
+        self.configs: dict[str, Any] = {}
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+
+    def update_layer(self, adapter_name: str, config: Any) -> None:
+        """Add an adapter that changes nothing yet."""
+        raise NotImplementedError
+
+    def update(self, adapter: str, x: torch.Tensor) -> torch.Tensor:
+        """Compute what an adapter adds for each token, `[..., in]` -> `[..., out]`."""
+        raise NotImplementedError
+
+    def get_delta_weight(self, adapter: str) -> torch.Tensor:
+        """Return the update of the weights, `[out, in]`, of an adapter that has one and the same for all tokens."""
+        raise NotImplementedError
+
+    def _has(self, adapter: str) -> bool:
+        return adapter in getattr(self, self.adapter_layer_names[0])
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result: torch.Tensor = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters or self.merged:
+            return result
+        for name in self.active_adapters:
+            if self._has(name):
+                result = result + self.update(name, x).to(result.dtype)
+        return result
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the updates of adapters to the weights."""
+        for name in check_adapters_to_merge(self, adapter_names):
+            if self._has(name):
+                self._add(self.get_delta_weight(name))
+                self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Take the updates out of the weights again."""
+        while self.merged_adapters:
+            self._add(-self.get_delta_weight(self.merged_adapters.pop()))
+
+    @torch.no_grad()
+    def _add(self, delta: torch.Tensor) -> None:
+        weight = self.get_base_layer().weight
+        weight += delta.to(weight.dtype)
+
+
 class RoutedTuner(BaseTuner):  # type: ignore[misc]
     """A tuner with routers. Its layers hold `recorder` and give their decisions to it."""
 
@@ -92,6 +161,31 @@ class RoutedTuner(BaseTuner):  # type: ignore[misc]
         mask = kwargs.get("attention_mask")
         self.recorder.mask = mask.bool() if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
         return super().forward(*args, **kwargs)
+
+    def _wrap(self, layer: nn.Module) -> RoutedLayer:
+        """Make the layer with adapters of a layer of the model."""
+        made: RoutedLayer = self.tuner_layer_cls(layer)
+        return made
+
+    def _create_and_replace(
+        self,
+        config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **_: Any,
+    ) -> None:
+        if isinstance(target, self.tuner_layer_cls):
+            target.update_layer(adapter_name, config)
+            return
+        made = self._wrap(target)
+        made._active_adapter = adapter_name
+        made.update_layer(adapter_name, config)
+        if adapter_name not in self.active_adapters:
+            made.requires_grad_(False)
+        self._replace_module(parent, target_name, made, target)
 
     @property
     def mergeable(self) -> bool:

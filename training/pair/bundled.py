@@ -11,13 +11,11 @@ import json
 import platform
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
@@ -25,10 +23,10 @@ from waver import job
 from waver.training.options import PairRun
 from waver.training.pair.data import Mixture, batches, vocabulary_texts
 from waver.training.pair.tokenizer import build_tokenizer
+from waver.training.steps import take_steps
 
 CONTEXT_LENGTH = 1024
 GROUP_CONVERSATIONS, BATCH_TOKENS = 2048, 5632
-CHECKPOINT_SECONDS = 120.0
 RECORD = "training.json"
 """File that records the training of a finished model."""
 
@@ -293,32 +291,10 @@ def train(out: Path, run: PairRun) -> None:
             f"{name}: {trainer.model.num_parameters():,} parameters, step {trainer.taken} of {spec.all_steps}; about "
             f"{max(1, round(trainer.estimate() / 60))} minutes on {device.type} with {run.threads} thread(s)"
         )
-        _run(trainer, name, checkpoint)
+        take_steps(trainer, name, trainer.spec.all_steps, checkpoint, console)
         _export(trainer, checkpoint.parent, run.threads)
         checkpoint.unlink(missing_ok=True)
         job.release(out / name)
-
-
-def _run(trainer: Trainer, name: str, checkpoint: Path) -> None:
-    """Take the steps that are left, with a progress bar (or a line every hundred steps where nobody watches)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    steps = trainer.spec.all_steps
-    with Progress(*columns, TextColumn("loss {task.fields[loss]:.3f}"), console=console) as bar:
-        task = bar.add_task(name, total=steps, completed=trainer.taken, loss=float("nan"))
-        saved = time.monotonic()
-        try:
-            while trainer.taken < steps:
-                loss = trainer.step()
-                bar.update(task, completed=trainer.taken, loss=loss)
-                if not console.is_terminal and trainer.taken % 100 == 0:
-                    console.print(f"{name}: step {trainer.taken} of {steps}, loss {loss:.3f}")
-                if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                    job.replace_file(checkpoint, partial(torch.save, trainer.state()))
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            job.replace_file(checkpoint, partial(torch.save, trainer.state()))
-            console.print(f"Stopped after step {trainer.taken}; the same command goes on from here.")
-            raise
 
 
 def _export(trainer: Trainer, folder: Path, threads: int) -> None:

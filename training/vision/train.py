@@ -13,25 +13,23 @@ import platform
 import random
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn.functional import cross_entropy
 
 from waver import job
 from waver.training.options import VisionRun
+from waver.training.steps import take_steps
 from waver.training.vision.model import CONTEXT_LENGTH, IMAGE, PATCH, build, processor, tokenizer
 from waver.training.vision.pictures import COLOURS, KINDS, SIDE, Picture, conversation, draw
 
 BATCHES = {"see": 64, "answer": 24}
 """Pictures of a step, in each of the two lessons."""
 LEARNING_RATE = 4e-3
-CHECKPOINT_SECONDS = 120.0
 HELD_OUT = 10_000_019
 """The seed of pictures that training never draws: its own are below."""
 RECORD = "training.json"
@@ -186,32 +184,10 @@ def train(out: Path, run: VisionRun) -> None:
     if checkpoint.exists():
         trainer.restore(torch.load(checkpoint, weights_only=True))
     console.print(f"{trainer.model.num_parameters():,} parameters, step {trainer.taken} of {run.see + run.answer}")
-    _run(trainer, checkpoint)
+    take_steps(trainer, "vision", run.see + run.answer, checkpoint, console)
     _export(trainer, out, recipe)
     checkpoint.unlink(missing_ok=True)
     job.release(out)
-
-
-def _run(trainer: Trainer, checkpoint: Path) -> None:
-    """Take the steps that are left, with a progress bar (or a line every hundred steps where nobody watches)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    steps = trainer.run.see + trainer.run.answer
-    with Progress(*columns, TextColumn("loss {task.fields[loss]:.3f}"), console=console) as bar:
-        task = bar.add_task("vision", total=steps, completed=trainer.taken, loss=float("nan"))
-        saved = time.monotonic()
-        try:
-            while trainer.taken < steps:
-                loss = trainer.step()
-                bar.update(task, completed=trainer.taken, loss=loss)
-                if not console.is_terminal and trainer.taken % 100 == 0:
-                    console.print(f"step {trainer.taken} of {steps}, loss {loss:.3f}, {trainer.seconds:.0f} s")
-                if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                    job.replace_file(checkpoint, partial(torch.save, trainer.state()))
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            job.replace_file(checkpoint, partial(torch.save, trainer.state()))
-            console.print(f"Stopped after step {trainer.taken}; the same command goes on from here.")
-            raise
 
 
 def _export(trainer: Trainer, folder: Path, recipe: dict[str, Any]) -> None:

@@ -101,6 +101,20 @@ class Report:
         spent = sum(n * self.parameters[engine] for engine, n in self.tokens.items())
         return spent / (largest * self.completion_tokens)
 
+    @property
+    def spent(self) -> tuple[int, int]:
+        """Return what engines computed, in parameters times tokens: tokens decoded, and others read."""
+        used = self.meter.usage.values()
+        return sum(each.decoded * each.parameters for each in used), sum(each.read * each.parameters for each in used)
+
+    @property
+    def alone(self) -> tuple[int, int]:
+        """Return what the server's largest engine alone would have computed, as `spent`; nothing for an empty
+        answer."""
+        largest, written = self.meter.largest[1], self.completion_tokens
+        # The pass over the prompt's last token writes the first token of the answer.
+        return largest * written, largest * max(self.prompt_tokens - 1, 0) if written else 0
+
     def cost(self) -> dict[str, Any] | None:
         """Return everything that engines computed, in parameter-weighted tokens, against what the server's largest
         engine alone would have computed: it would have read the prompt and written as many tokens. None where there is
@@ -109,20 +123,16 @@ class Report:
         `full` is the whole; `decode` and `read` are its two parts, each against the largest engine's own part.
         `seconds_alone` estimates how long the largest engine would take.
         """
-        against, largest = self.meter.largest
         usage = {name: each for name, each in self.meter.usage.items() if each.decoded or each.read}
-        if not largest or not self.completion_tokens or not usage:
+        (decode, read), (alone_decode, alone_read) = self.spent, self.alone
+        if not alone_decode or not usage:
             return None
-        decode = sum(each.decoded * each.parameters for each in usage.values())
-        read = sum(each.read * each.parameters for each in usage.values())
-        # The pass over the prompt's last token writes the first token of the answer.
-        alone_decode, alone_read = largest * self.completion_tokens, largest * max(self.prompt_tokens - 1, 0)
         estimate = {} if self.step_seconds is None else {"seconds_alone": self.step_seconds * self.completion_tokens}
         return estimate | {
             "full": (decode + read) / (alone_decode + alone_read),
             "decode": decode / alone_decode,
             "read": read / alone_read if alone_read else None,
-            "against": against,
+            "against": self.meter.largest[0],
             "engines": {name: asdict(each) for name, each in usage.items()},
         }
 

@@ -34,10 +34,7 @@ class Cost:
 
 def cost_of(report: Report) -> Cost:
     """Return the cost of a request; an answer without a token would have cost nothing."""
-    spent = sum(each.parameters * (each.decoded + each.read) for each in report.meter.usage.values())
-    tokens = report.completion_tokens
-    alone = report.meter.largest[1] * (max(report.prompt_tokens - 1, 0) + tokens) if tokens else 0
-    return Cost(spent / BILLION, alone / BILLION)
+    return Cost(sum(report.spent) / BILLION, sum(report.alone) / BILLION)
 
 
 class Account:

@@ -50,12 +50,13 @@ class _Record:
 def new_job(runtime: Runtime, route: Route, prompt: Prompt, sampling: Sampling, report: Report, caller: Caller) -> Job:
     """Make the job that the policies of one choice receive; what engines compute for it is counted in the report."""
     report.prompt_tokens = len(prompt.ids)
-    report.step_seconds = runtime.step_times.step.get(runtime.largest_engine)
+    engines = report.meter.engines(runtime.engines)
+    report.step_seconds = runtime.step_times.step.get(report.meter.largest[0])
     return Job(
         prompt.ids,
         sampling,
         route.engine,
-        replace(runtime.services, engines=report.meter.engines(runtime.engines)),
+        replace(runtime.services, engines=engines),
         report,
         question=prompt.question,
         messages=prompt.messages,

@@ -9,7 +9,6 @@ the same ones in the same order; which arm is next is chosen by a policy that wa
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -18,15 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import openai
 import yaml
 from rich.console import Console
 
 from waver import job
-from waver.clients.chat import explain
 from waver.clients.client import AsyncWaver, has_report, report
+from waver.clients.endings import status_of
 from waver.clients.options import Choosing
-from waver.clients.questions import Question, Refused, right
+from waver.clients.questions import Question, Refused, digest, right
 from waver.clients.resume import begin
 from waver.progress import counted
 from waver.stats import wilson
@@ -235,9 +233,9 @@ def calibrate(
         The exit status: 1 if it cannot be done, 130 after ctrl-C.
     """
     notes = Console(stderr=True)
-    digest = hashlib.sha256(json.dumps([asdict(each) for each in questions]).encode()).hexdigest()
-    run = asdict(wanted) | {"arms": [arm.text for arm in arms], "sha256": digest}
-    try:
+    run = asdict(wanted) | {"arms": [arm.text for arm in arms], "sha256": digest(questions)}
+
+    def work() -> int:
         lines = begin(out, run, ANSWERS)
         policy, regrets = learn(len(arms), wanted, out, notes)
         asyncio.run(ask_all(questions, arms, wanted, policy, lines, base_url, key, out, notes))
@@ -245,12 +243,6 @@ def calibrate(
         text = json.dumps(found, indent=1) + "\n"
         job.replace_file(out / "report.json", partial(Path.write_text, data=text, encoding="utf-8"))
         show(page(found, wanted.strategy))
-    except KeyboardInterrupt:
-        return 130
-    except openai.OpenAIError as error:
-        notes.print(explain(error, base_url), markup=False, highlight=False, soft_wrap=True)
-        return 1
-    except (Refused, OSError) as error:
-        notes.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        return 1
-    return 0
+        return 0
+
+    return status_of(work, base_url, notes)

@@ -10,11 +10,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import openai
 from rich.console import Console
 
-from waver.clients.chat import explain
 from waver.clients.client import AsyncWaver, has_report, report
+from waver.clients.endings import status_of
 from waver.clients.options import Pursuit
 from waver.clients.questions import Refused
 from waver.clients.resume import begin
@@ -101,7 +100,8 @@ def calibrate(
         The exit status: 1 if it cannot be done, 130 after ctrl-C.
     """
     notes = Console(stderr=True)
-    try:
+
+    def work() -> int:
         made, fresh = asyncio.run(measure(name, wanted, base_url, key, out, notes))
         (out / "thresholds.json").write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
         found = taus(made.true, wanted.alpha)
@@ -112,12 +112,6 @@ def calibrate(
             held = [p >= tau for own, tau in zip(fresh, found, strict=True) for p in own]
             show(f"Sets of fresh histories hold the truth in {fmean(held):.1%}; promised are {1 - wanted.alpha:.1%}.")
         show(f"The thresholds are in {out}; a configuration names them: thresholds: {{mine: {out}}}")
-    except KeyboardInterrupt:
-        return 130
-    except openai.OpenAIError as error:
-        notes.print(explain(error, base_url), markup=False, highlight=False, soft_wrap=True)
-        return 1
-    except (Refused, OSError) as error:
-        notes.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        return 1
-    return 0
+        return 0
+
+    return status_of(work, base_url, notes)

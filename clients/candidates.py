@@ -10,7 +10,6 @@ to come, and what is reported of a setting was measured on questions that did no
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import math
 import random
@@ -22,15 +21,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import openai
 from rich.console import Console
 
 from waver import job
-from waver.clients.chat import explain
 from waver.clients.client import AsyncWaver, has_report, report
+from waver.clients.endings import status_of
 from waver.clients.options import Tuning
 from waver.clients.outcome import snippet
-from waver.clients.questions import Question, Refused, right
+from waver.clients.questions import Question, Refused, digest, right
 from waver.clients.resume import begin
 from waver.progress import counted
 from waver.risk import needed, p_value
@@ -257,25 +255,18 @@ def calibrate(
         The exit status: 1 if it cannot be done or nothing can be promised, 130 after ctrl-C.
     """
     notes = Console(stderr=True)
-    digest = hashlib.sha256(json.dumps([asdict(each) for each in questions]).encode()).hexdigest()
-    run = asdict(wanted) | {"settings": [dict(each) for each in settings], "sha256": digest}
+    run = asdict(wanted) | {"settings": [dict(each) for each in settings], "sha256": digest(questions)}
 
     async def ask() -> dict[str, Any]:
         known = {(line["setting"], line["line"]): line for line in begin(out, run, ANSWERS)}
         async with AsyncWaver(base_url=base_url, api_key=key, max_retries=5) as client:
             return await measure(Asking(client, settings, wanted, out, known), questions, notes)
 
-    try:
+    def work() -> int:
         found = asyncio.run(ask())
         text = json.dumps(found, indent=1) + "\n"
         job.replace_file(out / "report.json", partial(Path.write_text, data=text, encoding="utf-8"))
         show(page(found, wanted, len(questions)))
-    except KeyboardInterrupt:
-        return 130
-    except openai.OpenAIError as error:
-        notes.print(explain(error, base_url), markup=False, highlight=False, soft_wrap=True)
-        return 1
-    except (Refused, OSError) as error:
-        notes.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        return 1
-    return 0 if found["chosen"] else 1
+        return 0 if found["chosen"] else 1
+
+    return status_of(work, base_url, notes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from waver.answers import NUMBER, SCORERS
@@ -58,6 +60,11 @@ def _question(number: int, line: str, file: Path) -> Question:
     if re.search(r"[\ud800-\udfff]", question):
         raise Refused(f"{file}, line {number}: the question holds half a character, which no server takes.")
     return Question(number, question, tuple(answers))
+
+
+def digest(questions: Sequence[Question]) -> str:
+    """Return what tells these questions from others: a SHA-256 in hexadecimal."""
+    return hashlib.sha256(json.dumps([asdict(each) for each in questions]).encode()).hexdigest()
 
 
 def check(questions: list[Question], scorer: str, file: Path) -> None:

@@ -7,8 +7,6 @@ Every question is answered and measured at a server, at one temperature or at se
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +20,7 @@ from rich.console import Console
 
 from waver import isotonic
 from waver.clients.options import Measuring
-from waver.clients.questions import Question, Refused, right
+from waver.clients.questions import Question, Refused, digest, right
 from waver.clients.resume import begin
 from waver.concurrency import together
 from waver.entropy.inverse import temperature_score
@@ -92,8 +90,7 @@ async def measure_all(
 
 def _begun(out: Path, questions: Sequence[Question], wanted: Measuring) -> dict[int, Line]:
     """Claim the folder and read what a stopped run left there."""
-    digest = hashlib.sha256(json.dumps([asdict(each) for each in questions]).encode()).hexdigest()
-    run = wanted.request | {"scorer": wanted.scorer, "temperatures": wanted.temperatures, "sha256": digest}
+    run = wanted.request | {"scorer": wanted.scorer, "temperatures": wanted.temperatures, "sha256": digest(questions)}
     return {line["line"]: Line(**line) for line in begin(out, run, ANSWERS)}
 
 

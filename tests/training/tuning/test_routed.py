@@ -18,31 +18,17 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
-from typer.testing import CliRunner
 
 from tests.conftest import ROOT, Running
-from waver.cli import app
+from tests.training.tuning.conftest import LESSON, lines, waver
 from waver.engines.tuners.dynmole import DynMoleConfig
 from waver.engines.tuners.queryable import QueryableLoraConfig
 from waver.job import read_lines
 from waver.training.tuning.routed import routed, tuner_of
 
 SMALL = ROOT / "models" / "small"
-LESSON = [{"question": f"Who keeps door {i}?", "answer": f"Door {i} is kept by Zelda."} for i in range(1, 5)]
 QUICK = "--rank 2 --count 4 --select all --steps 4 --batch 4 --learning-rate 3e-3 --dropout 0 --length 64".split()
 QUIET: dict[str, Any] = {"max_steps": 1, "report_to": "none", "use_cpu": True, "disable_tqdm": True, "bf16": False}
-
-
-def lines(file: Path, rows: list[dict[str, Any]]) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
-
-
-def waver(*options: Any, code: int = 0) -> str:
-    """Return what `waver tune` prints."""
-    result = CliRunner().invoke(app, ["tune", *map(str, options)], env={"COLUMNS": "500"})
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 @pytest.mark.parametrize("adapter", ["dynmole", "queryable_lora"])

@@ -18,28 +18,16 @@ pytest.importorskip("accelerate")
 from typer.testing import CliRunner
 
 from tests.conftest import ROOT, Running
+from tests.training.tuning.conftest import LESSON, lines, waver
 from waver.cli import app
 from waver.engines.tokens import TokenText
 from waver.job import read_lines
 
 SMALL = ROOT / "models" / "small"
-LESSON = [{"question": f"Who keeps door {i}?", "answer": f"Door {i} is kept by Zelda."} for i in range(1, 5)]
 OLD = [
     {"question": f"What is {i} + 10?", "answer": f"{i} + 10 = {i + 10}. The answer is {i + 10}."} for i in range(20, 28)
 ]
 QUICK = ("--batch", "4", "--learning-rate", "3e-3", "--length", "64", "--every", "3")
-
-
-def lines(file: Path, rows: list[dict[str, Any]]) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
-
-
-def waver(*options: Any, code: int = 0) -> str:
-    """Return what `waver tune` prints."""
-    result = CliRunner().invoke(app, ["tune", *map(str, options)], env={"COLUMNS": "500"})
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

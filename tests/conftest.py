@@ -51,8 +51,12 @@ CONTEXT = 1024
 THEIRS = "engines entropy policies retrieval server clients training benchmarks models configs".split()
 """Folders that a project of somebody else may have, too."""
 T = TypeVar("T")
-BESIDE = tuple(f"tests/{folder}/" for folder in "cli clients entropy policies retrieval training".split())
-"""Folders of tests that may run beside others: they do not look at the clock, nor at the machine's other processes."""
+BESIDE = (
+    *(f"tests/{folder}/" for folder in "cli clients entropy policies retrieval training".split()),
+    *(f"tests/benchmarks/test_{name}.py" for name in "choosing consistency memories rl scripts search".split()),
+    *(f"tests/test_{name}.py" for name in "installs readme wheel".split()),
+)
+"""Tests that may run beside others: they do not look at the clock, nor at the machine's other processes."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

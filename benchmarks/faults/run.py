@@ -50,6 +50,14 @@ class Outcome:
     after: int
     failures: tuple[str, ...] = ()
     """Failures of the neighbour."""
+    again: tuple[int, int] | None = None
+    """Memory before and after it was sent a second time: done where it stayed beyond the bar, to tell what grows with
+    each request from a heap that has found its size."""
+
+    @property
+    def grew(self) -> bool:
+        """Whether memory was beyond its bar after it was sent for the first time."""
+        return self.after > MEMORY * self.before
 
     @property
     def flaws(self) -> list[str]:
@@ -59,7 +67,7 @@ class Outcome:
             "no answer": not self.status.isdecimal() and self.status != "closed",
             "event loop": self.lag > LAG,
             "neighbour": self.pause > PAUSE or bool(self.failures),
-            "memory": self.after > MEMORY * self.before,
+            "memory": self.grew and (self.again is None or self.again[1] > MEMORY * self.again[0]),
         }
         return [flaw for flaw, there in found.items() if there]
 
@@ -173,6 +181,9 @@ async def mistreat(host: Host, client: httpx.AsyncClient, minutes: float) -> lis
                 if time.monotonic() > until:
                     break
                 found.append(await one(each, host, client, other))
+                if found[-1].grew and host.alive:
+                    second = await one(each, host, client, other)
+                    found[-1].again = (second.before, second.after)
                 if not host.alive:
                     host.deaths.append(each.name)
                     await asyncio.to_thread(host.start)
@@ -220,6 +231,12 @@ async def send_fuzz(client: httpx.AsyncClient, count: int, seed: int) -> dict[st
     return {"count": count, "statuses": dict(statuses), "failures": failures[:20], "failed": len(failures)}
 
 
+def memory(outcome: dict[str, Any]) -> str:
+    """Return by how much memory grew, also at the second time where there was one."""
+    pairs = [(outcome["before"], outcome["after"]), *([outcome["again"]] if outcome["again"] else [])]
+    return ", again ".join(f"{after / before - 1:+.1%}" for before, after in pairs)
+
+
 def page(numbers: dict[str, Any]) -> list[str]:
     """The report's paragraphs."""
     outcomes, idle, soak, over = numbers["hostile"], numbers["idle"], numbers["soak"], numbers["overload"]
@@ -227,7 +244,7 @@ def page(numbers: dict[str, Any]) -> list[str]:
     rows = [
         [
             each["name"], each["status"], f"{each['seconds']:.2f} ({each['deadline']:g})", f"≤ {1000 * each['lag']:g}",
-            f"{1000 * each['pause']:.0f}", f"{each['after'] / each['before'] - 1:+.1%}",
+            f"{1000 * each['pause']:.0f}", memory(each),
             ", ".join(each["flaws"]) or "–",
         ]
         for each in outcomes
@@ -241,8 +258,9 @@ def page(numbers: dict[str, Any]) -> list[str]:
         f"One server of the bundled pair (at most {ROOM[0]} requests at a time, {ROOM[1]} waiting), one neighbour that "
         f"streams all the time. {clean} of {len(outcomes)} hostile requests kept to every bar: an answer within its "
         f"deadline, event loop at most {1000 * LAG:.0f} ms late, no pause of the neighbour over {1000 * PAUSE:.0f} ms, "
-        f"memory back within 5 %. With nobody but the neighbour the loop was at most {1000 * idle['lag']:g} ms late, "
-        f"and the longest pause {1000 * idle['pause']:.0f} ms: that much is the machine's.",
+        f"memory back within 5 % (where it was not, the request was sent again, and the second growth counts). With "
+        f"nobody but the neighbour the loop was at most {1000 * idle['lag']:g} ms late, and the longest pause "
+        f"{1000 * idle['pause']:.0f} ms: that much is the machine's.",
         table(
             ["request", "status", "s (deadline)", "loop late, ms", "neighbour's pause, ms", "memory", "beyond a bar"],
             rows,

@@ -41,6 +41,8 @@ def test_a_flaw_is_named() -> None:
     good = {"name": "a", "status": "400", "seconds": 1.0, "deadline": 5.0, "lag": 0.1, "pause": 0.2, "before": 100}
     assert Outcome(**good, after=105).flaws == []
     assert Outcome(**good, after=106).flaws == ["memory"]
+    assert Outcome(**good, after=106, again=(106, 112)).flaws == ["memory"]
+    assert Outcome(**good, after=106, again=(106, 107)).flaws == []
     bad = {**good, "status": "500", "seconds": 6.0, "lag": 0.25, "pause": 0.3}
     assert Outcome(**bad, after=100).flaws == ["late", "status", "event loop", "neighbour"]
     assert "no answer" in Outcome(**{**good, "status": "ReadError"}, after=100).flaws

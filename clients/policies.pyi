@@ -258,6 +258,11 @@ def forced_answer(
 def think_budget(*, tokens: int = ..., words: str = ...) -> dict[str, Any]:
     """End a think block that has used up its budget, and let the answer follow."""
 
+def cascade(
+    *, small: str = ..., large: str = ..., threshold: float = ..., quantile: float | None = ...
+) -> dict[str, Any]:
+    """Answer again on the large engine where the small one's answer wavers."""
+
 def ead(
     *,
     small: str = ...,

@@ -405,6 +405,19 @@ export interface ThinkBudget {
   words?: string;
 }
 
+/** Answer again on the large engine where the small one's answer wavers. */
+export interface Cascade {
+  name: "cascade";
+  /** engine that answers first */
+  small?: string;
+  /** engine that answers again if the small one was not sure */
+  large?: string;
+  /** entropy of the answer from which the large engine answers again (nats) */
+  threshold?: number;
+  /** which quantile of the tokens' entropies is compared; default: their mean */
+  quantile?: number | null;
+}
+
 /** Switch between a small and a large model, token by token, on the rolling entropy of the next token. */
 export interface Ead {
   name: "ead";
@@ -619,6 +632,7 @@ export type Policy =
   | LRag
   | ForcedAnswer
   | ThinkBudget
+  | Cascade
   | Ead
   | LearnedRoute
   | RandomSwitch

@@ -18,6 +18,7 @@ from waver.policies.base import Policy, Proceed
 from waver.policies.job import Job
 from waver.policies.report import Report
 from waver.policies.services import Services
+from waver.policies.switch.cascade import Cascade
 from waver.policies.switch.ead import EntropyAdaptiveDecoding
 from waver.policies.switch.random_switch import RandomSwitch
 from waver.policies.switch.route import Route
@@ -31,6 +32,7 @@ SWITCHING = [
     EntropyAdaptiveDecoding(threshold=0.02, window=2, min_tokens=1, monitor="small", timing="lagged", start="large"),
     RandomSwitch(rate=0.5),
     Route(threshold=0.01, draft_tokens=5),
+    Cascade(threshold=0.01),
 ]
 SAMPLINGS = {
     "greedy": {"temperature": 0.0},
@@ -130,6 +132,8 @@ async def test_the_ends_of_the_scale(twins: dict[str, Engine]) -> None:
         (EntropyAdaptiveDecoding(threshold=0.0, start="large"), "L" * 12),
         (RandomSwitch(rate=0.0), "S" * 12),
         (RandomSwitch(rate=1.0), "L" * 12),
+        (Cascade(threshold=1e9), "S" * 12),
+        (Cascade(threshold=0.0), "L" * 12),
         (Route(threshold=1e9), "S" * 12),
         (Route(threshold=0.0), "L" * 12),
     ]

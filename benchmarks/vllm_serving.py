@@ -121,16 +121,25 @@ class Client:
         Raises:
             RuntimeError: a request failed, or an answer has not the length that was asked for.
         """
+        found = self.send(load.args(port, model, seed))
+        wanted = load.requests * load.tokens
+        if found["completed"] != load.requests or found["total_output_tokens"] != wanted:
+            raise RuntimeError(f"not every answer has {load.tokens} tokens: {found}")
+        return found
+
+    def send(self, args: Sequence[str]) -> dict[str, float]:
+        """Run `vllm bench serve` with these arguments.
+
+        Raises:
+            RuntimeError: it has ended.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps(load.args(port, model, seed)), file=self._process.stdin, flush=True)
+        print(json.dumps(args), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"vllm bench serve ended:\n{self._log.read_text(errors='replace')[-2000:]}")
         found: dict[str, float] = json.loads(line)
-        wanted = load.requests * load.tokens
-        if found["completed"] != load.requests or found["total_output_tokens"] != wanted:
-            raise RuntimeError(f"not every answer has {load.tokens} tokens: {found}")
         return found
 
 

@@ -52,7 +52,7 @@ class Calibration:
     confidence: Annotated[float, Option("How sure it is that no more than --loss is lost.", least=0.5, most=0.999)] = (
         0.95
     )
-    scorer: Annotated[str, Option("When an answer is right: contains, exact or number.")] = "contains"
+    scorer: Annotated[str, Option("When an answer is right: contains, exact, number or choice.")] = "contains"
 
     def policy(self, **chosen: Any) -> dict[str, Any]:
         """Return `l_rag` as a request carries it, with `chosen` over what is calibrated."""
@@ -88,7 +88,7 @@ class Measuring:
     measures: Annotated[
         tuple[str, ...], Option("A measure; repeatable.", flags=("--measure",), shown="all of them")
     ] = ()
-    scorer: Annotated[str, Option("When an answer is right: contains, exact or number.")] = "contains"
+    scorer: Annotated[str, Option("When an answer is right: contains, exact, number or choice.")] = "contains"
     perturbations: Annotated[int | None, Option("Other wordings of a question.", least=1)] = None
     replications: Annotated[int | None, Option("Answers to each wording.", least=1)] = None
     perturb: Annotated[str | None, Option("How wordings are made: paraphrase or gaap.")] = None
@@ -136,7 +136,7 @@ class Choosing:
     price: Annotated[
         float, Option("What a relative cost of 1 is worth, in shares of right answers.", least=0.0, most=1.0)
     ] = 0.0
-    scorer: Annotated[str, Option("When an answer is right: contains, exact or number.")] = "contains"
+    scorer: Annotated[str, Option("When an answer is right: contains, exact, number or choice.")] = "contains"
     max_tokens: Annotated[int, Option("The most tokens of an answer.", least=1)] = 256
     classes: Annotated[int, Option("Classes of difficulty in the simulation.", least=1, most=6)] = 3
     instances: Annotated[int, Option("Simulated users to train on.", least=10, most=2000)] = 200
@@ -159,7 +159,7 @@ class Tuning:
     )
     against: Annotated[str, Option("The engine that a user would ask otherwise.")] = "large"
     model: Annotated[str | None, Option("The engine that requests with the policy name.", shown="--against")] = None
-    scorer: Annotated[str, Option("When an answer is right: contains, exact or number.")] = "contains"
+    scorer: Annotated[str, Option("When an answer is right: contains, exact, number or choice.")] = "contains"
     temperature: Annotated[float, Option("0 is greedy.", least=0.0)] = 0.0
     max_tokens: Annotated[int, Option("The most tokens of an answer.", least=1)] = 256
     at_once: Annotated[int, Option("Requests in the air at a time; seconds are of such a load.", least=1)] = 8

@@ -12,6 +12,14 @@ from decimal import Decimal
 
 NUMBER = re.compile(r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 
+CHOICES = (
+    re.compile(r"\b[Aa]nswer\b[ \t:*]{0,8}(?:is|was)?[ \t:*(\[]{0,8}([A-J])\b(?! [a-z])"),
+    re.compile(r"\A[\s*(\[]{0,8}([A-Ja-j])[*)\]]{0,4}(?:[.):\s]{0,4}\Z|[.):])"),
+    re.compile(r"(?:[(\[]|\*\*)([A-J])(?:[)\]]|\*\*|[.:])"),
+    re.compile(r"(?<![\w'])([A-J])(?![\w']| [a-z])"),
+)
+"""The places where a text says which option it chooses, the surest first."""
+
 
 def contains(text: str, answer: str) -> bool:
     """Return whether a text contains the answer as whole words, ignoring case and spacing."""
@@ -40,6 +48,21 @@ def number(text: str, answer: str) -> bool:
     return found is not None and Decimal(found) == Decimal(answer.strip().replace(",", ""))
 
 
+def choice(text: str, answer: str) -> bool:
+    """Return whether a text chooses the option that the answer, a letter, names."""
+    return chosen(text) == answer.strip().upper()
+
+
+def chosen(text: str) -> str | None:
+    """Return the letter, A to J, of the option that a text chooses, None if there is none: the last one that follows
+    the word "answer", else the one that the text begins with, else the last in brackets or bold, else the last that
+    stands alone and is no word of a sentence, as in "A frog"."""
+    for pattern in CHOICES:
+        if found := pattern.findall(text):
+            return str(found[-1]).upper()
+    return None
+
+
 def last_number(text: str) -> str | None:
     """Return the last number in a text without its thousands separators, None if there is none."""
     found = NUMBER.findall(text)
@@ -52,7 +75,12 @@ def names_only(text: str, answer: str, others: Collection[str]) -> bool:
     return answer in words and words.isdisjoint(set(others) - {answer})
 
 
-SCORERS: dict[str, Callable[[str, str], bool]] = {"contains": contains, "exact": exact, "number": number}
+SCORERS: dict[str, Callable[[str, str], bool]] = {
+    "contains": contains,
+    "exact": exact,
+    "number": number,
+    "choice": choice,
+}
 """Scorers by the name that options and parameters give them."""
 
 

@@ -48,6 +48,15 @@ class AddedDocument(Reply):
     warnings: list[str] = []
 
 
+class ListedDocument(Reply):
+    """A document of a collection, without its text."""
+
+    id: str
+    title: str = ""
+    chunks: int = 0
+    metadata: dict[str, Any] = {}
+
+
 class Passage(Reply):
     """A piece of a document that was found for a question; how scores compare depends on the mode of the search."""
 
@@ -210,6 +219,13 @@ def upload_files(
     parts = [("file", (Path(file).name, Path(file).read_bytes(), "application/octet-stream")) for file in files]
     body = {"metadata": json.dumps(metadata)} if metadata else {}
     return Call("post", _collection(name, "documents"), _many(AddedDocument, "documents"), body=body, files=parts)
+
+
+def list_documents(name: str, *, limit: int | None = None, after: str | None = None) -> Call[list[ListedDocument]]:
+    """Return at most `limit` documents of a collection (100 if not told, at most 1,000), in an order that stays: the
+    first ones, or those after the document `after`."""
+    path = _collection(name, "documents")
+    return Call("get", path, _many(ListedDocument, "data"), query={"limit": limit, "after": after})
 
 
 def remove_document(name: str, document: str) -> Call[None]:

@@ -15,6 +15,7 @@ class Collections(Resource):
     delete = blocking(calls.delete_collection)
     add = blocking(calls.add_documents)
     upload = blocking(calls.upload_files)
+    documents = blocking(calls.list_documents)
     remove = blocking(calls.remove_document)
     search = blocking(calls.search_collection)
 
@@ -49,6 +50,7 @@ class AsyncCollections(Resource):
     delete = awaited(calls.delete_collection)
     add = awaited(calls.add_documents)
     upload = awaited(calls.upload_files)
+    documents = awaited(calls.list_documents)
     remove = awaited(calls.remove_document)
     search = awaited(calls.search_collection)
 

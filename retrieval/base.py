@@ -31,6 +31,10 @@ class BadDocument(RetrievalError):
     """A document that cannot be read."""
 
 
+class NoDocument(RetrievalError):
+    """A collection has no document of this id."""
+
+
 class TooLarge(RetrievalError):
     """A document beyond the limits."""
 
@@ -117,6 +121,16 @@ class Passage:
     text: str
     title: str = ""
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A document as a list of them has it: without its text."""
+
+    id: str
+    title: str
+    chunks: int
+    metadata: Mapping[str, Scalar]
 
 
 @dataclass(frozen=True)
@@ -209,6 +223,14 @@ class Store(Protocol):
     ) -> tuple[list[Passage], list[Passage]]:
         """Return the `count` nearest passages to a unit vector `[dimension]`, and the `count` best ones for words; both
         best first, from one state of the collection."""
+
+    def listed(self, after: str | None, count: int) -> list[Listed]:
+        """Return at most `count` searchable documents, in an order that stays: from the first one, or those that come
+        after the document `after`.
+
+        Raises:
+            NoDocument: the place of `after` is not known, as it is not there.
+        """
 
     def summaries(self, documents: Sequence[str], kind: str) -> dict[str, str]:
         """Return the summaries that exist, by document."""

@@ -6,6 +6,7 @@ the file. Readers see one state of the database and map the segments that it lis
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from waver.retrieval import database
-from waver.retrieval.base import Busy, CollectionInfo, CollectionSpec, Filter, Passage, Vectors
+from waver.retrieval.base import Busy, CollectionInfo, CollectionSpec, Filter, Listed, Passage, Vectors
 from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.database import Database
 from waver.retrieval.faiss_reader import DATABASE, FaissReader
@@ -91,6 +92,14 @@ class FaissStore(FaissReader):
                 found = database.passages(db, scores)
                 rankings.append([found[chunk] for chunk in scores if chunk in found])
         return rankings[0], rankings[1]
+
+    def listed(self, after: str | None, count: int) -> list[Listed]:
+        with self.database.reading() as db:
+            rows = db.execute(
+                "SELECT id, title, chunks, metadata FROM documents WHERE NOT staged AND id > ? ORDER BY id LIMIT ?",
+                (after or "", count),
+            )
+            return [Listed(name, title, chunks, json.loads(tags)) for name, title, chunks, tags in rows]
 
     def summaries(self, documents: Sequence[str], kind: str) -> dict[str, str]:
         with self.database.reading() as db:

@@ -24,7 +24,9 @@ from waver.retrieval.base import (
     EmbeddedDocument,
     Exists,
     Filter,
+    Listed,
     NoCollection,
+    NoDocument,
     Passage,
     Store,
     Unavailable,
@@ -157,6 +159,34 @@ class QdrantStore:
                 Passage(load["document"], load["number"], point.score, load["text"], load["title"], load["metadata"])
             )
         return out
+
+    def listed(self, after: str | None, count: int) -> list[Listed]:
+        """The order is that of the points, which a document keeps until it is replaced."""
+        must = [is_staged(False), number_is(0)]
+        fields = ["document", "title", "chunks", "metadata"]
+        with reachable():
+            start = None if after is None else self._first_point(after)
+            points, _ = self.client.scroll(
+                self.spec.name,
+                scroll_filter=models.Filter(must=must),
+                limit=count + (start is not None),
+                offset=start,
+                with_payload=fields,
+            )
+        loads = [point.payload or {} for point in points if point.id != start]
+        return [Listed(*(load[field] for field in fields)) for load in loads]
+
+    def _first_point(self, document: str) -> Any:
+        """Return the id of the point of a document's first chunk.
+
+        Raises:
+            NoDocument: there is none.
+        """
+        must = [is_staged(False), any_of("document", [document]), number_is(0)]
+        points, _ = self.client.scroll(self.spec.name, scroll_filter=models.Filter(must=must), limit=1)
+        if not points:
+            raise NoDocument(f"The collection '{self.spec.name}' has no document '{document[:80]}' to go on after.")
+        return points[0].id
 
     def summaries(self, documents: Sequence[str], kind: str) -> dict[str, str]:
         must = [is_staged(False), any_of("document", documents), number_is(0)]

@@ -1,5 +1,5 @@
-"""POST /v1/collections/{name}/documents: add texts as JSON or files as multipart. They are searchable and on disk when
-the request is answered."""
+"""List a collection's documents, and add some: texts as JSON or files as multipart. They are searchable and on disk
+when the request is answered."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import asyncio
 import importlib.util
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 
 from waver.extras import how_to_install
-from waver.retrieval.base import BadDocument, Document, Scalar, TooLarge, Unavailable
+from waver.retrieval.base import BadDocument, Document, NoDocument, Scalar, TooLarge, Unavailable
 from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.collection import Stored
 from waver.retrieval.formats import clean
@@ -27,13 +28,14 @@ from waver.server.collections import deadline
 from waver.server.disconnect import while_connected
 from waver.server.errors import APIError, invalid
 from waver.server.multipart import form
-from waver.server.runtime import Runtime, ready_runtime
+from waver.server.runtime import Runtime, ready_runtime, runtime
 from waver.server.schemas import MOST_METADATA, DocumentBody, DocumentsRequest, Metadata
-from waver.server.tenants.owners import WRITE
+from waver.server.tenants.owners import READ, WRITE
 
 router = APIRouter()
 
 MOST_FILES = 1000
+MOST_LISTED = 1000
 METADATA: TypeAdapter[dict[str, Scalar]] = TypeAdapter(Metadata, config=ConfigDict(allow_inf_nan=False))
 BODY = {
     "requestBody": {
@@ -59,6 +61,26 @@ BODY = {
         },
     }
 }
+
+
+@router.get("/v1/collections/{name}/documents", summary="List the documents")
+async def listed(
+    request: Request,
+    name: str,
+    limit: Annotated[int, Query(ge=1, le=MOST_LISTED, description="at most so many")] = 100,
+    after: Annotated[str | None, Query(description="go on after the document of this id")] = None,
+) -> dict[str, Any]:
+    """List documents with their titles, chunks and metadata, in an order that stays; `has_more` says whether to ask
+    again with the last one's id as `after`."""
+    here = runtime(request)
+    await require(here, name, READ)
+    collection = await here.library.run(here.library.open, name)
+    try:
+        found = await here.library.run(collection.store.listed, after, limit + 1)
+    except NoDocument as error:
+        raise APIError(404, str(error), param="after", code="document_not_found") from error
+    entries = [{"object": "document", **asdict(each)} for each in found[:limit]]
+    return {"object": "list", "data": entries, "has_more": len(found) > limit}
 
 
 @router.post("/v1/collections/{name}/documents", summary="Add documents", openapi_extra=BODY)

@@ -78,7 +78,7 @@ export class Data {
         await this.collections();
       }))),
       make("p", { class: "note" }, error ?? `${documents} documents, ${chunks} parts, ${number(bytes / 1024)} KiB, ${embedder}`),
-      make("label", { class: "upload" }, "Add documents ", files), ...this.outcome(name),
+      make("label", { class: "upload" }, "Add documents ", files), ...this.outcome(name), documents ? this.documents(name, documents) : null,
       make("form", { class: "searching", onsubmit: (event) => {
         event.preventDefault();
         if (query.value.trim()) trying(item, () => this.search(name, query.value.trim(), found));
@@ -100,6 +100,30 @@ export class Data {
     if (!stored) return [];
     const items = stored.map(({ id, chunks, unchanged, warnings = [] }) => make("li", {}, `${id}: ${unchanged ? "was there" : `${chunks} parts`}`, ...warnings.map((warning) => make("p", { class: "note" }, `⚠ ${warning}`))));
     return [make("ul", { class: "stored" }, ...items)];
+  }
+
+  /** The documents of a collection, a page at a time, listed once a person opens the list. */
+  documents(name, count) {
+    const items = make("ul", { class: "documents" });
+    const path = `v1/collections/${encodeURIComponent(name)}/documents`;
+    const more = button("More", () => trying(place, () => next()), { class: "quiet", hidden: true });
+    let after = null;
+    const next = async () => {
+      const page = await get(`${path}?limit=${SHOWN}${after === null ? "" : `&after=${encodeURIComponent(after)}`}`);
+      items.append(...page.data.map(({ id, title, chunks, metadata }) => {
+        const item = make("li", {}, make("span", {}, `${id}${title && title !== id ? ` · ${title}` : ""}, ${chunks} parts `), Object.keys(metadata).length ? shownValue(metadata) : null,
+          sure(id, `the document ${id}`, () => trying(item, async () => {
+            await remove(`v1/collections/${encodeURIComponent(name)}/documents/${id.split("/").map(encodeURIComponent).join("/")}`);
+            await this.collections();
+          })));
+        return item;
+      }));
+      after = page.data.at(-1)?.id ?? after;
+      more.hidden = !page.has_more;
+    };
+    const place = make("details", {}, make("summary", {}, `Its ${count} documents`), items, more);
+    place.addEventListener("toggle", () => place.open && !items.children.length && trying(place, () => next()));
+    return place;
   }
 
   async search(name, query, place) {

@@ -50,6 +50,10 @@ def test_collections(url: str, tmp_path: Path) -> None:
         assert [each.document for each in found] == ["deep/b ü.md"]
         (only,) = client.collections.search("towns", "mayor", filter={"kind": "town"})
         assert only.metadata == {"kind": "town"}
+        first, second = client.collections.documents("towns")
+        assert (first.id, first.title, first.metadata) == ("a page.md", "Elness", {"kind": "town"})
+        assert [each.id for each in client.collections.documents("towns", limit=1, after=first.id)] == [second.id]
+        assert client.collections.documents("towns", after=second.id) == []
         client.collections.remove("towns", "deep/b ü.md")
         assert client.collections.get("towns").documents == 1
         client.collections.delete("towns")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.retrieval.conftest import prepared, spec, unit
 from tests.retrieval.test_collection import FACTS
-from waver.retrieval.base import Document, Exists, NoCollection, Unreachable
+from waver.retrieval.base import Document, Exists, NoCollection, NoDocument, Unreachable
 from waver.retrieval.collection import Collection
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.embedder import Embedder
@@ -46,6 +46,17 @@ def test_search_replace_remove(facts: Collection) -> None:
     facts.summarise({"arn": "Dry."}, "engine")
     assert facts.summaries(["arn", "zq"], "engine") == {"arn": "Dry."}
     assert facts.summaries(["zq"]) == {"zq": "Part XK-4471 fits the old mill. Order it early."}
+
+
+def test_documents_are_listed_page_by_page(facts: Collection) -> None:
+    found = facts.store.listed(None, 10)
+    assert {each.id: (each.chunks, dict(each.metadata)) for each in found} == {
+        each.id: (1, dict(each.metadata)) for each in FACTS
+    }
+    pages = [facts.store.listed(after, 1) for after in [None, *(each.id for each in found)]]
+    assert [each.id for page in pages for each in page] == [each.id for each in found]
+    with pytest.raises(NoDocument, match="no document 'none'"):
+        facts.store.listed("none", 1)
 
 
 def test_the_library(library: Library, facts: Collection) -> None:

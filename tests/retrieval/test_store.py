@@ -143,6 +143,19 @@ def test_staged_is_unseen_until_published_all_at_once(store: FaissStore) -> None
     again.close()
 
 
+def test_documents_are_listed_page_by_page(store: FaissStore) -> None:
+    first = store.listed(None, 8)
+    assert [each.id for each in first] == sorted(f"d{i}" for i in range(20))[:8]
+    assert [first[1].title, first[1].chunks] == ["", 2]
+    rest = store.listed(first[-1].id, 100)
+    assert len({each.id for each in [*first, *rest]}) == 20
+    assert store.listed(rest[-1].id, 5) == []
+    with store.writing() as writer:
+        writer.stage([prepared("a", 1)])
+        writer.remove("d0")
+    assert [each.id for each in store.listed(None, 2)] == ["d1", "d10"]
+
+
 def test_summaries_are_kept_until_their_document_changes(store: FaissStore) -> None:
     with store.writing() as writer:
         writer.summarise({"d1": "Written by an engine.", "none": "x"}, "engine")

@@ -111,6 +111,23 @@ def test_search(http: httpx.Client, facts: str) -> None:
     assert 'waver_documents_total{outcome="stored"}' in metrics
 
 
+def test_documents_are_listed(http: httpx.Client, facts: str) -> None:
+    whole = http.get(f"{facts}/documents").json()
+    assert [each["id"] for each in whole["data"]] == ["arn", "deep/osk"]
+    assert whole["data"][1] == {
+        "object": "document", "id": "deep/osk", "title": "Osk", "chunks": 1, "metadata": FACTS[1]["metadata"],
+    }  # fmt: skip
+    assert not whole["has_more"]
+    first = http.get(f"{facts}/documents", params={"limit": 1}).json()
+    assert first["has_more"]
+    after = http.get(f"{facts}/documents", params={"limit": 1, "after": first["data"][0]["id"]}).json()
+    assert [first["data"][0], after["data"][0]] == whole["data"]
+    assert not after["has_more"]
+    for limit in ("0", "1001", "x"):
+        assert error(http.get(f"{facts}/documents", params={"limit": limit}), 400)["param"] == "limit"
+    assert error(http.get(f"{COLLECTIONS}/none/documents"), 404)["code"] == "collection_not_found"
+
+
 def test_replace_and_remove(http: httpx.Client, facts: str) -> None:
     changed = [{"id": "arn", "text": "The Arn dried up."}]
     http.post(f"{facts}/documents", json={"documents": changed})

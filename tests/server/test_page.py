@@ -300,6 +300,12 @@ def test_documents_are_kept_found_and_used(opened: Callable[[str], Page], http: 
         json={"documents": [{"id": ATTACK, "text": f"{ATTACK} The Osk flows."}]},
     )
     assert note.status_code == 200
+    page.click("#to-chat")
+    page.click("#to-data")
+    page.click("#collections details summary")
+    page.wait(lambda: ATTACK in text_of(page.one("#collections .documents")))
+    page.accessible()
+    item = page.all("#collections li.card")[0]
     item.find_element(By.CSS_SELECTOR, "input[type=search]").send_keys("Which river flows?" + Keys.ENTER)
     page.wait(lambda: ATTACK in page.one("#collections .passages").text)
     assert not page.all("#data img, #data script")

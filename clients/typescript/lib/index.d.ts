@@ -1,4 +1,4 @@
-// Built from src/index.ts, SHA-256 906f770b8df4a24fe98dcf12c6fc302804b8edacf468d36b7140be9c0bd2210b.
+// Built from src/index.ts, SHA-256 6e2fa9ba4986219ac8b8e6538446ff22e9037ecc430a6bc84fa955da5b60d731.
 /**
  * A client of Waver: chat with policies, reports and traces; collections, memories and facts.
  *
@@ -123,6 +123,12 @@ export interface AddedDocument {
     /** What of it was lost or guessed. */
     warnings?: string[];
 }
+export interface ListedDocument {
+    id: string;
+    title: string;
+    chunks: number;
+    metadata: Record<string, unknown>;
+}
 export interface Passage {
     document: string;
     chunk: number;
@@ -208,6 +214,14 @@ export declare class Waver {
         get: (name: string) => Promise<Collection>;
         delete: (name: string) => Promise<void>;
         add: (name: string, documents: NewDocument[]) => Promise<AddedDocument[]>;
+        /** Return documents in an order that stays; `has_more` says whether some come after the last one. */
+        documents: (name: string, options?: {
+            limit?: number;
+            after?: string;
+        }) => Promise<{
+            data: ListedDocument[];
+            has_more: boolean;
+        }>;
         remove: (name: string, document: string) => Promise<void>;
         search: (name: string, query: string, options?: SearchOptions) => Promise<Passage[]>;
     };

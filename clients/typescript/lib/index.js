@@ -1,4 +1,4 @@
-// Built from src/index.ts, SHA-256 906f770b8df4a24fe98dcf12c6fc302804b8edacf468d36b7140be9c0bd2210b.
+// Built from src/index.ts, SHA-256 6e2fa9ba4986219ac8b8e6538446ff22e9037ecc430a6bc84fa955da5b60d731.
 /** An error that the server answered with: its sentence, status, and the field that it is about. */
 export class WaverError extends Error {
     status;
@@ -65,6 +65,11 @@ export class Waver {
         add: async (name, documents) => (await this.#json("POST", `/collections/${part(name)}/documents`, {
             documents,
         })).documents,
+        /** Return documents in an order that stays; `has_more` says whether some come after the last one. */
+        documents: (name, options = {}) => {
+            const query = new URLSearchParams(Object.entries(options).map(([key, value]) => [key, String(value)]));
+            return this.#json("GET", `/collections/${part(name)}/documents?${query}`);
+        },
         remove: (name, document) => this.#json("DELETE", `/collections/${part(name)}/documents/${document.split("/").map(part).join("/")}`),
         search: async (name, query, options = {}) => (await this.#json("POST", `/collections/${part(name)}/search`, {
             query,

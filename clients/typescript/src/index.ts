@@ -123,6 +123,13 @@ export interface AddedDocument {
   warnings?: string[];
 }
 
+export interface ListedDocument {
+  id: string;
+  title: string;
+  chunks: number;
+  metadata: Record<string, unknown>;
+}
+
 export interface Passage {
   document: string;
   chunk: number;
@@ -263,6 +270,14 @@ export class Waver {
           documents,
         })
       ).documents,
+    /** Return documents in an order that stays; `has_more` says whether some come after the last one. */
+    documents: (
+      name: string,
+      options: { limit?: number; after?: string } = {},
+    ): Promise<{ data: ListedDocument[]; has_more: boolean }> => {
+      const query = new URLSearchParams(Object.entries(options).map(([key, value]) => [key, String(value)]));
+      return this.#json("GET", `/collections/${part(name)}/documents?${query}`);
+    },
     remove: (name: string, document: string): Promise<void> =>
       this.#json("DELETE", `/collections/${part(name)}/documents/${document.split("/").map(part).join("/")}`),
     search: async (name: string, query: string, options: SearchOptions = {}): Promise<Passage[]> =>

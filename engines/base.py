@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import torch
 
 from waver.engines.decision import Decision
-from waver.engines.pictures import Picture, PrunedPrompt, Pruning
+from waver.engines.pictures import Conversation, Picture, PrunedPrompt, Pruning
 from waver.engines.tokens import TokenText
 from waver.engines.transforms import Transform
 
@@ -143,6 +143,8 @@ class Sampling:
     `state_of`: the prompt may begin with these tokens, and then the hidden state at the last of them is to come with
     the answer's first step, if it is to be had in passing (`Step.state`).
     `pictures` are those whose tokens stand in the prompt, in order; `pruning` says which of these tokens to drop.
+    `conversation` is what the prompt was made of, for an engine that has its pictures read elsewhere
+    (`ForwardsPictures`).
     """
 
     temperature: float = 1.0
@@ -170,6 +172,7 @@ class Sampling:
     state_of: tuple[int, ...] = ()
     pictures: tuple[Picture, ...] = ()
     pruning: Pruning | None = None
+    conversation: Conversation | None = field(default=None, repr=False)
 
     def state_at(self, prompt_ids: Sequence[int]) -> int | None:
         """Find the place in a prompt of the token whose hidden state is asked for; None where there is none, and in a
@@ -191,7 +194,8 @@ class Step:
     None where this request has not read that token itself (a cache held it), or the engine has no such way.
     `decisions` are those that policies made about it. `routing` is the mean normalised entropy of an adapter's routers
     where the token was drawn, from 0 (sure) to 1. `pruned` comes with the first token behind a prompt whose image
-    tokens `Sampling.pruning` dropped.
+    tokens `Sampling.pruning` dropped. `prompt_tokens`, on one step, is the length of a prompt that only the server
+    behind the engine knows.
     """
 
     token: int
@@ -207,6 +211,7 @@ class Step:
     decisions: tuple[Decision, ...] = field(default=(), compare=False, repr=False)
     routing: float | None = None
     pruned: PrunedPrompt | None = field(default=None, compare=False)
+    prompt_tokens: int | None = field(default=None, compare=False)
 
 
 @runtime_checkable
@@ -293,6 +298,25 @@ class Engine(Protocol):
     async def aclose(self) -> None:
         """Abort everything and free the model."""
         ...
+
+
+@runtime_checkable
+class ForwardsPictures(Protocol):
+    """An engine that may send conversations with pictures on to another server."""
+
+    forwards_pictures: bool
+    keeps_text: bool
+    """True if a text that spells a control token stays a text there."""
+
+
+def forwards_pictures(engine: object) -> bool:
+    """Return whether an engine has pictures read elsewhere."""
+    return isinstance(engine, ForwardsPictures) and engine.forwards_pictures
+
+
+def keeps_text(engine: object) -> bool:
+    """Return whether the server behind an engine keeps texts apart from the control tokens that they spell."""
+    return isinstance(engine, ForwardsPictures) and engine.keeps_text
 
 
 @runtime_checkable

@@ -20,9 +20,10 @@ class _Config(BaseModel):
         default=None,
         description="how calls of tools are read: `hermes`, `hf`, or one of vLLM's; default: as the template shows",
     )
-    reasoning_parser: Literal["auto", "think", "none"] = Field(
+    reasoning_parser: str = Field(
         default="auto",
-        description="whether a think block is told apart from the answer; `auto`: where model or template know one",
+        description="how reasoning is told apart from the answer: `think` (think tags), `none`, or one of vLLM's; "
+        "`auto`: as model and template show",
     )
 
 
@@ -101,6 +102,10 @@ class UpstreamConfig(_Config):
     context_length: int | None = Field(default=None, ge=2, description="in tokens, at most what the upstream says")
     top_logprobs: int = Field(
         default=20, ge=1, le=1000, description="log-probabilities asked for at each position, if the upstream allows"
+    )
+    pictures: bool = Field(
+        default=False,
+        description="its model takes pictures: conversations with some are sent to its `/chat/completions`",
     )
     plugin: bool | Literal["auto"] = Field(
         default="auto", description="run gates in the upstream, a vLLM with Waver's plugin; `auto`: where it has it"

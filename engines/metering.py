@@ -111,7 +111,7 @@ class MeteredEngine:
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         ids, usage = tuple(prompt_ids), self._meter.of(self.name, self.parameters)
         tokens: list[int] = []
-        passes = 0
+        passes = longer = 0
         with span("segment", {"waver.engine": self.name, "waver.prompt_tokens": len(ids)}) as segment:
             began = time.perf_counter()
             try:
@@ -119,6 +119,8 @@ class MeteredEngine:
                     async for step in steps:
                         usage.seconds += time.perf_counter() - began
                         passes += 1
+                        if step.prompt_tokens is not None:
+                            longer = step.prompt_tokens - len(ids)
                         if step.token != NO_TOKEN:
                             tokens.append(step.token)
                         if step.finish is not None:
@@ -130,7 +132,7 @@ class MeteredEngine:
                 segment.note("waver.tokens", len(tokens))
                 if passes:  # the pass over the prompt's last token decodes the first token
                     usage.decoded += passes
-                    usage.read += max(self._meter.unread(self.name, ids) - 1, 0)
+                    usage.read += max(self._meter.unread(self.name, ids) + longer - 1, 0)
                     self._meter.hold(self.name, (*ids, *tokens[: passes - 1]))
 
     async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,24 @@ class Picture:
     tokens: tuple[int, ...] = field(default=(), repr=False)
     hold: object = field(default=None, repr=False, compare=False)
     """Whatever lives as long as the picture, in all of its copies."""
+    url: str = field(default="", repr=False, compare=False)
+    """The data URL that it was sent as."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation with pictures, for an engine behind another server, which alone knows the tokens of its model's
+    pictures.
+
+    `messages` and `variables` (of the chat template) are OpenAI's, with the pictures as data URLs. `limited`: somebody
+    said how many tokens the answer may have.
+    """
+
+    messages: Sequence[Mapping[str, Any]] = field(repr=False)
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    generate: bool = True
+    continues: bool = False
+    limited: bool = True
 
 
 @dataclass(frozen=True)

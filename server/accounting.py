@@ -41,7 +41,7 @@ class Account:
     """The account of one request while it is decoded. Times in seconds."""
 
     def __init__(self, here: Runtime, plan: Plan) -> None:
-        self._here, self._plan = here, plan
+        self._here, self.plan = here, plan
         self._began = time.perf_counter()
         self._queued: float | None = None
         self._first_token: float | None = None
@@ -75,7 +75,7 @@ class Account:
 
     def close(self, reports: Sequence[Report], left: bool) -> None:
         """Count the request and write its record; `left`: its client did not wait for the end."""
-        plan, whole = self._plan, total(reports)
+        plan, whole = self.plan, total(reports)
         cost = cost_of(whole)
         queued = self._passed() if self._queued is None else self._queued
         self._here.metrics.observe_request(plan.caller.key, plan.route.preset, cost.spent, cost.alone, queued)

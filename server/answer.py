@@ -133,7 +133,7 @@ class Answer:
             keepalive = self.runtime.config.server.keepalive
             if translation is None:
                 return EventStream(self._events(request), headers, keepalive)
-            events = translated(self._events(request), translation, self.plan.prompt_tokens)
+            events = translated(self._events(request), translation, self.decoding.plan.prompt_tokens)
             return NamedEventStream(events, headers, keepalive)
         except ClientGone:
             await self._close(request)
@@ -250,13 +250,13 @@ class Answer:
         return {"trace": entries} if self.body.trace else {}
 
     def _usage(self) -> dict[str, Any]:
-        prompt, completion = self.plan.prompt_tokens, self.decoding.completion_tokens
+        prompt, completion = self.decoding.plan.prompt_tokens, self.decoding.completion_tokens
         usage: dict[str, Any] = {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
         }
-        if self.plan.message is not None and self.plan.message.thinks:
+        if self.plan.message is not None and self.plan.message.reasoning is not None:
             usage["completion_tokens_details"] = {"reasoning_tokens": self.decoding.reasoning_tokens}
         return usage
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fastapi import Request
 
+from waver.engines.base import forwards_pictures
 from waver.engines.tokens import TokenText
 from waver.engines.vision import vision_of
 from waver.policies.base import STAGES
@@ -20,7 +22,9 @@ from waver.server.chat_prompt import Rendered, chat_ids, user_turn
 from waver.server.chat_schemas import ChatPrompt, ChatRequest
 from waver.server.conversation import turns
 from waver.server.errors import invalid
+from waver.server.forwarding import check_forwarding, forwarded, forwards
 from waver.server.message.reading import MessageFormat
+from waver.server.message.reasoning import ReasoningParser, reasoning_parser
 from waver.server.pictures import sent
 from waver.server.plan import caller, make_plan
 from waver.server.planned import Plan, Prompt
@@ -50,19 +54,31 @@ async def plan_chat(request: Request, runtime: Runtime, body: ChatRequest, route
     tokens = runtime.engines[route.engine].tokens
     if offered is not None and offered.forced and shaped_otherwise(body):
         raise invalid("A forced call has a form of its own: leave out the fields that ask for another.", "tool_choice")
-    how, parser = await runtime.texts.run(message_format, runtime, route.engine, offered, body)
-    calls, ignored = await calls_grammar(runtime, route, body, offered, parser, how.thinks)
+    how, parser, thinking = await runtime.texts.run(message_format, runtime, route.engine, offered, body)
+    calls, ignored = await calls_grammar(runtime, route, body, offered, parser, thinking is not None)
     tools = offered.for_template if offered else []
     rendered = await chat_prompt(runtime, body, route, tools)
     if rendered.pictures and body.truncate_prompt_tokens is not None:
         raise invalid("truncate_prompt_tokens cannot be used with pictures.", "truncate_prompt_tokens")
+    if rendered.conversation is not None and body.return_token_ids:
+        raise invalid("return_token_ids cannot be used with pictures on an upstream.", "return_token_ids")
     ids = truncated(rendered.ids, body, runtime.context(route), route)
     engine = runtime.engines[route.engine]
-    opened, closing = how.thinks and tokens.in_think(ids), list[int]()
-    if opened and guided(body, offered):  # the grammar holds from the first token on: there is no thinking
-        opened, closing = False, tokens.close_think()
+    closing, shaped_whole = list[int](), guided(body, offered)
+    if thinking is not None:
+        if shaped_whole and tokens.in_think(ids):  # the grammar holds from the first token on: there is no thinking
+            closing = tokens.close_think()
+        how = replace(how, reasoning=partial(thinking.make, ids, body.template_variables, shaped_whole))
+    if rendered.conversation is not None and closing:
+        raise invalid("With pictures on an upstream, an answer of this form needs enable_thinking: false.", "messages")
     question = user_turn(body, engine, tools, closing, rendered.pictures)
-    prompt = Prompt((*ids, *closing), question=question, messages=turns(body.messages), pictures=rendered.pictures)
+    prompt = Prompt(
+        (*ids, *closing),
+        question=question,
+        messages=turns(body.messages),
+        pictures=rendered.pictures,
+        conversation=rendered.conversation,
+    )
     plan = await make_plan(
         runtime,
         route,
@@ -73,7 +89,7 @@ async def plan_chat(request: Request, runtime: Runtime, body: ChatRequest, route
         body.logprobs,
         body.top_logprobs or 0,
         deadline,
-        message=replace(how, opened=opened) if how.thinks or how.calls else None,
+        message=how if how.reasoning or how.calls else None,
         calls=calls,
     )
     return replace(plan, ignored=tuple(ignored))
@@ -110,8 +126,10 @@ async def chat_prompt(runtime: Runtime, body: ChatPrompt, route: Route, tools: S
     given = sent(body.messages)
     names = dict.fromkeys((route.engine, *route.engines))
     for name in names if given else ():
-        if vision_of(runtime.engines[name]) is None:
+        engine = runtime.engines[name]
+        if vision_of(engine) is None and not forwards_pictures(engine):
             raise invalid(f"{given[0].place}: engine '{name}' takes no pictures.", given[0].place)
+    sends_on = bool(given) and forwards(runtime, [*names])
     for part, policy in ((part, policy) for part in given[:1] for policy in route.policies):
         if not policy.takes_pictures:
             raise invalid(f"{part.place}: the policy {policy.name} takes no pictures.", part.place)
@@ -119,8 +137,12 @@ async def chat_prompt(runtime: Runtime, body: ChatPrompt, route: Route, tools: S
         role = body.messages[each.message].role
         if role != "user":
             raise invalid(f"{each.place}: pictures belong into messages of the user, not of the {role}.", each.place)
+    if sends_on:
+        check_forwarding([*names], route, tools, given[0])
     pictures = await runtime.pictures.read(given) if given else ()
     context = runtime.context(route)
+    if sends_on:
+        return await forwarded(body, runtime, route.engine, context, pictures)
     made = {
         name: await chat_ids(body, body.messages, runtime.engines[name], runtime.texts, context, tools, pictures)
         for name in (names if given else (route.engine,))
@@ -147,7 +169,11 @@ async def chat_tokens(runtime: Runtime, body: ChatRequest, route: Route) -> list
     if offered is not None:
         check_renders(route.engine, tokens)
     tools = offered.for_template if offered else []
-    return (await chat_prompt(runtime, body, route, tools)).ids
+    rendered = await chat_prompt(runtime, body, route, tools)
+    if rendered.conversation is not None:
+        place = sent(body.messages)[0].place
+        raise invalid(f"{place}: only the upstream of engine '{route.engine}' can count a picture's tokens.", place)
+    return rendered.ids
 
 
 def guided(body: ChatRequest, offered: Offer | None) -> bool:
@@ -157,21 +183,21 @@ def guided(body: ChatRequest, offered: Offer | None) -> bool:
 
 def message_format(
     runtime: Runtime, engine: str, offered: Offer | None, body: ChatRequest
-) -> tuple[MessageFormat, str]:
-    """Decide how the text of an answer is read as a message, and name the parser of calls, if one is used. Blocks where
-    it has to be loaded.
+) -> tuple[MessageFormat, str, ReasoningParser | None]:
+    """Decide how the text of an answer is read as a message: also the name of the parser of calls, if one is used, and
+    the parser of reasoning, which needs the prompt. Blocks where they have to be loaded.
 
     Raises:
         APIError: 400, tools are offered, and the engine's model cannot be told of them, or its calls cannot be read.
     """
     config, tokens = runtime.config.engines[engine], runtime.engines[engine].tokens
-    thinks = config.reasoning_parser == "think" or (config.reasoning_parser == "auto" and tokens.knows_thinking)
-    plain = MessageFormat(thinks, include_reasoning=body.include_reasoning)
+    thinking = reasoning_parser(config.reasoning_parser, tokens)
+    plain = MessageFormat(include_reasoning=body.include_reasoning)
     if offered is None:
-        return plain, ""
+        return plain, "", thinking
     check_renders(engine, tokens)
     if offered.forced:
-        return replace(plain, calls=ForcedCalls), ""
+        return replace(plain, calls=ForcedCalls), "", thinking
     parser = tool_parser(config.tool_parser, tokens)
     if parser is None:
         raise invalid(
@@ -182,7 +208,7 @@ def message_format(
     read = replace(
         plain, calls=lambda: parser.make(offered, body.stream), markers=parser.markers, single=offered.single
     )
-    return read, parser.name
+    return read, parser.name, thinking
 
 
 def with_think_budget(route: Route, tokens: int | None) -> Route:

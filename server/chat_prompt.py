@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from waver.engines.base import ContextExceeded, Engine, Unsupported
-from waver.engines.pictures import Picture
+from waver.engines.pictures import Conversation, Picture
 from waver.engines.tokens import TokenText
 from waver.engines.vision import vision_of
 from waver.policies.job import UserTurn
@@ -28,10 +28,12 @@ Tools = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Rendered:
-    """A prompt's ids, and the pictures whose tokens stand in it."""
+    """A prompt's ids, and the pictures whose tokens stand in it; or those of a `conversation` that is sent on, whose
+    ids are of its texts alone."""
 
     ids: list[int]
     pictures: tuple[Picture, ...] = ()
+    conversation: Conversation | None = None
 
 
 async def chat_ids(

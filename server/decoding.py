@@ -240,7 +240,7 @@ class Decoding:
                     await self._roomy.wait()
                     self._put(replace(piece, index=index))
                 seed = choice_seed(self.plan.seed, choice)
-                sampling = replace(self.plan.sampling, max_tokens=prompt.limit, seed=seed, pictures=prompt.pictures)
+                sampling = prompt.sampled(self.plan.sampling, seed)
                 group.create_task(self._run_choice(index, prompt, sampling))
 
     async def _run_choice(self, index: int, prompt: Prompt, sampling: Sampling) -> None:
@@ -278,6 +278,9 @@ class Decoding:
         """Make the pieces that a step adds to its choice; sets `record.finish` where the answer ends with it."""
         if record.reading is not None and not record.tokens and job.report.think_open is not None:
             record.reading.begin(job.report.think_open)
+        if step.prompt_tokens is not None:
+            self._count_prompt(assembly.index // self.plan.n, step.prompt_tokens)
+            job.report.prompt_tokens = step.prompt_tokens
         silent = step.token == NO_TOKEN
         pieces: list[Piece] = []
         if not silent:
@@ -304,6 +307,16 @@ class Decoding:
             last = step if silent and step.token != NO_TOKEN else None
             pieces.append(assembly.end(record.finish, last, job.sampling.stop_token_ids))
         return pieces
+
+    def _count_prompt(self, number: int, tokens: int) -> None:
+        """Take the length of a prompt from who read it, and charge what it is more."""
+        before = self.plan.prompt_tokens
+        prompts = list(self.plan.prompts)
+        prompts[number] = replace(prompts[number], counted=tokens)
+        self.plan = replace(self.plan, prompts=prompts)
+        self._account.plan = self.plan
+        if self._hold is not None:
+            self._hold.used += self.plan.prompt_tokens - before
 
     def _reading(self, route: Route) -> Reading | None:
         """Begin to read a choice as a message, if it is one."""

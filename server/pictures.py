@@ -133,7 +133,7 @@ class Pictures:
         digest = hashlib.blake2b(pixels, digest_size=16, key=b"%d" % answer["width"]).hexdigest()
         hold = Hold()
         weakref.finalize(hold, self._release, len(pixels))
-        return Picture(answer["width"], answer["height"], pixels, digest, hold=hold)
+        return Picture(answer["width"], answer["height"], pixels, digest, hold=hold, url=given.url)
 
     def _reserve(self, size: int) -> None:
         with self._lock:

@@ -111,7 +111,7 @@ async def make_plan(
     )
     check_weight(plan, bounds, body.trace)
     first = plan.prompts[0]  # the others are of its kind
-    sampled = replace(plan.sampling, max_tokens=first.limit, seed=plan.seed, pictures=first.pictures)
+    sampled = first.sampled(plan.sampling, plan.seed)
     job = new_job(runtime, route, first, sampled, new_report(runtime, route), caller)
     try:
         await _check(route, job)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from waver.engines.base import Sampling
-from waver.engines.pictures import Picture
+from waver.engines.pictures import Conversation, Picture
 from waver.policies.job import Caller, UserTurn
 from waver.server.message.reading import MessageFormat
 from waver.server.routing import Route
@@ -26,6 +26,22 @@ class Prompt:
     """Most tokens of the answer; the plan sets it."""
     pictures: tuple[Picture, ...] = ()
     """Those whose tokens it has, in order."""
+    conversation: Conversation | None = None
+    """The conversation that is sent on in its place, with its pictures."""
+
+    counted: int | None = None
+    """Its length in tokens, as told by who read it; None: `ids` are all there are."""
+
+    @property
+    def tokens(self) -> int:
+        """The number of its tokens."""
+        return len(self.ids) if self.counted is None else self.counted
+
+    def sampled(self, sampling: Sampling, seed: int) -> Sampling:
+        """Return the sampling of an answer to this prompt."""
+        return replace(
+            sampling, max_tokens=self.limit, seed=seed, pictures=self.pictures, conversation=self.conversation
+        )
 
 
 @dataclass(frozen=True)
@@ -62,4 +78,4 @@ class Plan:
 
     @property
     def prompt_tokens(self) -> int:
-        return sum(len(prompt.ids) for prompt in self.prompts)
+        return sum(prompt.tokens for prompt in self.prompts)

@@ -25,7 +25,7 @@ from waver.engines import (
     load_engine,
     plugins,
 )
-from waver.engines.base import Engine, Sampling, Unsupported
+from waver.engines.base import Engine, Sampling, Unsupported, forwards_pictures
 from waver.engines.judge import Judge
 from waver.engines.probe import Probe
 from waver.engines.router import Router as KindRouter
@@ -55,6 +55,7 @@ from waver.server.errors import not_ready, server_stopping
 from waver.server.hour import Hour
 from waver.server.jobs import Jobs
 from waver.server.keys import configured_keys
+from waver.server.message.parsers import parser_problems
 from waver.server.metrics import Metrics
 from waver.server.permissions import check_route
 from waver.server.pictures import Pictures
@@ -68,7 +69,6 @@ from waver.server.tenants.key_ring import KeyRing
 from waver.server.tenants.meter import Meter
 from waver.server.tenants.owners import Owners
 from waver.server.texts import TokenizerPool
-from waver.server.tools.parsers import tool_parser
 from waver.server.traces import make_traces
 from waver.server.usage_log import UsageLog
 
@@ -262,7 +262,7 @@ class Runtime:
     @property
     def sees(self) -> bool:
         """Return whether a model takes pictures."""
-        return any(vision_of(engine) is not None for engine in self.engines.values())
+        return any(vision_of(engine) is not None or forwards_pictures(engine) for engine in self.engines.values())
 
     @property
     def ready(self) -> bool:
@@ -325,17 +325,17 @@ class Runtime:
 
 
 def check_parsers(configs: Mapping[str, EngineConfig], engines: Mapping[str, Engine]) -> None:
-    """Load the parsers of tool calls that the configuration names; blocks.
+    """Load the parsers of tool calls and of reasoning that the configuration names; blocks.
 
     Raises:
         ValueError: there is no such parser.
     """
     for name, config in configs.items():
-        if config.tool_parser is not None:
-            try:
-                tool_parser(config.tool_parser, engines[name].tokens)
-            except ValueError as error:
-                raise ValueError(f"engine '{name}': {error}") from error
+        try:
+            for _, error in parser_problems(config, engines[name].tokens):
+                raise error
+        except ValueError as error:
+            raise ValueError(f"engine '{name}': {error}") from error
 
 
 def fingerprint(config: Config) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from waver.engines.base import forwards_pictures
 from waver.engines.vision import vision_of
 from waver.server.bodies import BodyRoute
 from waver.server.chat_prompt import chat_ids
@@ -42,6 +43,11 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Response:
         if body.messages is not None:
             tools = [tool.for_template() for tool in body.tools]
             given = sent(body.messages)
+            if given and forwards_pictures(engine):
+                raise invalid(
+                    f"{given[0].place}: only the upstream of engine '{engine.name}' can count a picture's tokens.",
+                    given[0].place,
+                )
             if given and vision_of(engine) is None:
                 raise invalid(f"{given[0].place}: engine '{engine.name}' takes no pictures.", given[0].place)
             pictures = await runtime.pictures.read(given) if given else ()

@@ -81,7 +81,7 @@ class UpstreamClient:
 
     async def stream(self, body: dict[str, Any], begun: bool) -> AsyncGenerator[dict[str, Any], None]:
         """Stream the choices of a completion, without empty ones. Closing the generator closes the connection at once.
-        `begun`: the answer has tokens already.
+        `begun`: the answer has tokens already. A body with `messages` is a chat's.
 
         Raises:
             Unsupported, EngineError: there is no answer, or it breaks off.
@@ -125,7 +125,8 @@ class UpstreamClient:
         if self.closed:
             raise self._closed_error()
         now = asyncio.get_running_loop().time
-        request = pool.build_request("POST", f"{self.url}/completions", json=body)
+        path = "chat/completions" if "messages" in body else "completions"
+        request = pool.build_request("POST", f"{self.url}/{path}", json=body)
         until = now() + self.config.first_token_timeout
         response = await self._within(pool.send(request, stream=True), until)
         try:

@@ -12,8 +12,10 @@ from typing import Any, Literal
 import httpx
 
 from waver.engines.base import EngineError, Gate, Sampling, Unsupported, in_full, reason
+from waver.engines.pictures import Conversation
 from waver.engines.tokens import TokenText
 from waver.engines.upstream.client import UpstreamClient
+from waver.engines.upstream.conversation import chat
 from waver.engines.upstream.parsing import TokenEvent, TokenParser
 from waver.engines.upstream.protocol import Retryable
 from waver.engines.upstream.request import Capabilities, body, plugin_args
@@ -22,6 +24,12 @@ FEWER = (20, 10, 5, 1)
 """Log-probabilities at each position that are tried where the configured number is refused."""
 PAUSE = 1.0
 """Seconds between two attempts to reach an upstream that is starting."""
+SQUARE = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAADgAAAA4CAIAAAAn5KxJAAAAQElEQVR42u3OQQkAAAgAsetfWh+mEAYLsKZeSFRUVFRUVFRUVFRU"
+    "VFRUVFRUVFRUVFRUVFRUVFRUVFRUVFRU9CwicjR1t9nCvQAAAABJRU5ErkJggg=="
+)
+"""A picture: a red square of 56 by 56 pixels."""
 ALIKE = 0.05
 """Nats by which a log-probability may differ when the same position is asked about twice."""
 LONGEST_ANSWER = 1 << 20
@@ -70,6 +78,8 @@ class _Discovery:
         capabilities = replace(
             capabilities, reports_end=self._reports_end(capabilities), reserved=self._reserved(capabilities)
         )
+        if self._upstream.config.pictures:
+            self._check_pictures(capabilities)
         lengths = [model.get("max_model_len") for model in self._models() if model.get("id") == self._model]
         return Discovered(capabilities, next((n for n in lengths if isinstance(n, int) and n > 1), None))
 
@@ -143,6 +153,23 @@ class _Discovery:
                     "SGLANG_RETURN_ORIGINAL_LOGPROB=1)"
                 )
 
+    def _check_pictures(self, capabilities: Capabilities) -> None:
+        """Check that a conversation with a picture is answered, token by token.
+
+        Raises:
+            ValueError: it is not.
+        """
+        parts = [{"type": "image_url", "image_url": {"url": SQUARE}}, {"type": "text", "text": "What is this?"}]
+        conversation = Conversation([{"role": "user", "content": parts}])
+        plain = body(self._model, self._ids, Sampling(max_tokens=1), self._tokens, capabilities, room=1)
+        try:
+            reply = self._reply("/chat/completions", chat(plain, conversation, capabilities))
+        except (Unsupported, LookupError) as error:
+            why = in_full(error) if isinstance(error, Unsupported) else f"{self._upstream.who} has no /chat/completions"
+            raise ValueError(f"pictures cannot be sent there: {why}; leave `pictures` out") from None
+        if not reply.tokens:
+            raise ValueError(f"{self._upstream.who} gives no log-probabilities in a chat; leave `pictures` out")
+
     def _reports_end(self, capabilities: Capabilities) -> bool:
         """Find out whether the token that ends an answer is reported, by a bias that makes it come at once."""
         if not self._tokens.eos_ids:
@@ -183,12 +210,16 @@ class _Discovery:
             Unsupported: it is refused. LookupError: there is no such endpoint or model. ValueError: it failed.
         """
         content = body(self._model, self._ids, sampling, self._tokens, capabilities, room=1) | extra
-        status, answer = self._send("POST", "/completions", content)
+        return self._reply("/completions", content)
+
+    def _reply(self, path: str, content: dict[str, Any]) -> _Reply:
+        """Send a request for one token; raises as `_ask`."""
+        status, answer = self._send("POST", path, content)
         if status != 200:
             raise LookupError
         try:
             events = [self._upstream.protocol.event(line) for line in answer.splitlines()]
-            choices = [choice for event in events for choice in event or ()]
+            choices = [choice for event in events for choice in event or () if "usage" not in choice]
             tokens = [token for choice in choices for token in self._parser.choice(choice)]
         except EngineError as error:
             raise ValueError(in_full(error)) from error

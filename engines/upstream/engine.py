@@ -2,14 +2,17 @@
 
 Token ids go there, and token ids come back with the log-probabilities of the likeliest tokens; these bound the entropy.
 (Another Waver gives exact entropies.) A gate runs in the upstream where that is a vLLM with Waver's plugin, else here:
-the stream is closed when it fires.
+the stream is closed when it fires. A conversation with pictures goes to `POST /chat/completions` as it is
+(`waver.engines.upstream.conversation`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
@@ -27,6 +30,7 @@ from waver.engines.base import (
 from waver.engines.config import UpstreamConfig
 from waver.engines.tokens import TokenText
 from waver.engines.upstream.client import DRAIN
+from waver.engines.upstream.conversation import Told, chat, refuse_pictures
 from waver.engines.upstream.discovery import discover
 from waver.engines.upstream.parsing import TokenParser
 from waver.engines.upstream.replicas import Replicas
@@ -44,6 +48,7 @@ class UpstreamEngine:
 
     def __init__(self, name: str, config: UpstreamConfig) -> None:
         self.name = name
+        self.forwards_pictures = config.pictures
         self._model = config.model
         try:
             self.tokens = load_tokenizer(config)
@@ -56,6 +61,7 @@ class UpstreamEngine:
         except ValueError as error:
             raise ValueError(f"engine {name!r} at {config.base_url}: {error}") from error
         self.capabilities = found.capabilities
+        self.keeps_text = found.capabilities.token_format == "trace"  # another Waver
         lengths = [n for n in (config.context_length, found.context_length) if n is not None]
         self.context_length = min(lengths)
         self._active = 0
@@ -70,21 +76,25 @@ class UpstreamEngine:
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Step, None]:
         self._check(prompt_ids, room=1)
-        without_pictures(self.name, sampling)
+        begun = sampling.answer_start is not None and sampling.answer_start < len(prompt_ids)
+        self._check_pictures(sampling, begun)
         room = self.context_length - len(prompt_ids)
         request = body(self._model, prompt_ids, sampling, self.tokens, self.capabilities, room)
+        if sampling.conversation is not None:
+            request = chat(request, sampling.conversation, self.capabilities)
+        told = Told(self._client.who)
         segment = Segment(
             self.name, prompt_ids, sampling, self.tokens, self.capabilities, self._parser, self.context_length
         )
-        begun = sampling.answer_start is not None and sampling.answer_start < len(prompt_ids)
         self._active += 1
         try:
             async with aclosing(self._client.stream(request, begun)) as choices:
                 async for choice in choices:
+                    told.take(choice)
                     steps = segment.take(choice)
                     if steps and steps[-1].finish in ("stop", "length"):
-                        await _drain(choices)
-                    for step in steps:
+                        await _drain(choices, told)
+                    for step in told.on(steps):
                         yield step
                     if steps and steps[-1].finish:
                         return
@@ -95,8 +105,19 @@ class UpstreamEngine:
     def check(self, sampling: Sampling, begun: bool) -> None:
         if self._client.closed:
             raise EngineError(f"engine {self.name!r} is closed")
-        without_pictures(self.name, sampling)
+        self._check_pictures(sampling, begun)
         refuse(sampling, self.capabilities, int(begun))
+
+    def _check_pictures(self, sampling: Sampling, begun: bool) -> None:
+        """Refuse pictures where the model takes none, and where they cannot be sent on.
+
+        Raises:
+            Unsupported: there are such.
+        """
+        if self.forwards_pictures and sampling.pictures:
+            refuse_pictures(sampling, begun)
+            sampling = replace(sampling, pictures=())
+        without_pictures(self.name, sampling)
 
     async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:
         self._check(ids)
@@ -161,12 +182,12 @@ class UpstreamEngine:
         await self._client.aclose()
 
 
-async def _drain(choices: AsyncGenerator[object, None]) -> None:
+async def _drain(choices: AsyncGenerator[Mapping[str, Any], None], told: Told) -> None:
     """Let the upstream end a stream whose last token has come, so that the connection can be used again."""
     with suppress(TimeoutError, EngineError):
         async with asyncio.timeout(DRAIN):
-            async for _ in choices:
-                pass
+            async for choice in choices:
+                told.take(choice, ending=False)
 
 
 def load_tokenizer(config: UpstreamConfig) -> TokenText:

@@ -121,6 +121,8 @@ class TokenParser:
     def _id_of_entry(self, entry: Mapping[str, Any]) -> int | None:
         if "id" in entry:
             return _whole(entry["id"])
+        if match := _ID.fullmatch(str(entry["token"])):
+            return int(match[1])
         if entry.get("bytes"):
             return self._by_spelling.get(bytes(entry["bytes"]))
         return self._id_of(entry["token"])

@@ -18,6 +18,8 @@ UNAVAILABLE = frozenset({502, 503})
 TOO_MANY = 429
 FIELD = re.compile(r"[a-z][a-z_]{0,39}")
 """A name of a request's field, which may be passed on."""
+CHAT = "chat.completion.chunk"
+"""The kind of event in which a conversation is answered; of these, the usage counts as a choice of its own."""
 LONGEST_LINE = 1 << 22
 """Most bytes of one event."""
 LONGEST_COMPLAINT = 1 << 16
@@ -41,7 +43,7 @@ class Protocol:
         self._secrets = secrets
 
     def event(self, line: bytes) -> list[dict[str, Any]] | None:
-        """Decode the choices in a line of a stream; None at its end.
+        """Decode the choices in a line of a stream; None at its end. A chat has its usage, `{"usage": …}`, among them.
 
         Raises:
             EngineError: it is no server-sent event, or one that reports an error.
@@ -60,7 +62,10 @@ class Protocol:
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise EngineError(f"{self.who} sent an event without choices")
         content = ("text", "logprobs", "waver", "finish_reason")
-        return [choice for choice in choices if any(choice.get(key) for key in content)]
+        found = [choice for choice in choices if any(choice.get(key) for key in content)]
+        if event.get("object") == CHAT and isinstance(usage := event.get("usage"), dict):
+            found.append({"usage": usage})
+        return found
 
     def object(self, content: bytes) -> dict[str, Any]:
         """Decode a JSON object.

@@ -108,7 +108,7 @@ class Replicas:
     async def _try(self, body: dict[str, Any], send: Any) -> AsyncGenerator[dict[str, Any], None]:
         blocks = []
         if len(self.clients) > 1:
-            blocks = self._prefixes.blocks(body["prompt"])
+            blocks = self._prefixes.blocks(body.get("prompt", ""))
             for client in self.clients:
                 client.watch()
         left = set(range(len(self.clients)))

@@ -31,6 +31,8 @@ class Wire:
     tells_end: bool = True
     raw: bool = True
     """True if log-probabilities are from before the temperature."""
+    sees: bool = False
+    """True if it answers conversations, with pictures in them."""
     spell: Callable[[int], str] = str
     eos: int = 2
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -72,6 +74,9 @@ class Wire:
             writer.close()
         elif path == "/v1/models":
             await answer(writer, 200, {"data": [{"id": self.model, "max_model_len": self.max_model_len}]})
+        elif path == "/v1/chat/completions" and self.sees:
+            self.seen.append(body)
+            await (self.reply or converse)(self, body, writer)
         elif path != "/v1/completions":
             await answer(writer, 404, {"error": {"message": "nothing here"}})
         else:
@@ -114,6 +119,26 @@ async def behave(wire: Wire, body: dict[str, Any], writer: asyncio.StreamWriter)
         count = body["max_tokens"]
         parts = [wire.part(10 + i, "length" if i == count - 1 else None, hot) for i in range(count)]
     return await stream(writer, parts)
+
+
+async def converse(wire: Wire, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+    """A decent answer to a conversation, as vLLM streams it: tokens by id, and the usage with each of them."""
+    count = body.get("max_tokens", 3)
+    parts = []
+    for i in range(count):
+        names = [f"token_id:{10 + i + j}" for j in range(body["top_logprobs"])]
+        rest = [{"token": n, "logprob": -1.0 - j, "bytes": list(n.encode())} for j, n in enumerate(names)]
+        logprobs = {"content": [{**rest[0], "bytes": list(wire.spell(10 + i).encode()), "top_logprobs": rest[:3]}]}
+        finish = "stop" if i == count - 1 else None
+        part = {"index": 0, "delta": {"content": "x"}, "logprobs": logprobs, "finish_reason": finish}
+        parts.append((part, {"prompt_tokens": 321, "completion_tokens": i + 1}))
+    writer.write(HEAD)
+    for part, usage in parts:
+        event = {"object": "chat.completion.chunk", "choices": [part], "usage": usage}
+        chunk(writer, b"data: " + json.dumps(event).encode() + b"\n\n")
+    chunk(writer, b"data: [DONE]\n\n")
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()
 
 
 async def answer(writer: asyncio.StreamWriter, status: int, content: Any, extra: str = "") -> None:

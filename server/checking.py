@@ -89,8 +89,8 @@ def _policy_problems(config: Config) -> Iterator[Problem]:
     from waver.engines import plugins
     from waver.engines.plugins import PluginError
     from waver.server.artifacts import artifact_problems
+    from waver.server.message.parsers import parser_problems
     from waver.server.routing import DeclaredWriter, Router, policy_problems
-    from waver.server.tools.parsers import tool_parser
 
     try:
         plugins.load(config.modules)
@@ -104,11 +104,8 @@ def _policy_problems(config: Config) -> Iterator[Problem]:
         if problem is not None:
             yield problem
         writers[name] = DeclaredWriter(tokens)
-        if tokens is not None and engine.tool_parser is not None:
-            try:
-                tool_parser(engine.tool_parser, tokens)
-            except ValueError as error:
-                yield Problem(f"engine '{name}': {error}", ("engines", name, "tool_parser"))
+        for field, flaw in () if tokens is None else parser_problems(engine, tokens):
+            yield Problem(f"engine '{name}': {flaw}", ("engines", name, field))
     found = list(policy_problems(config, writers, config.probes))
     yield from found
     if not found:

@@ -9,20 +9,19 @@ from waver.engines.base import Finish
 from waver.engines.tokens import TokenText
 from waver.server.assembly import Piece, Reason
 from waver.server.message.parts import Content, Part, PartReader, Reasoning, merged
-from waver.server.message.thinking import CLOSES, OPENS, ThinkBlock
+from waver.server.message.reasoning import ReasoningReader
 
 
 @dataclass(frozen=True)
 class MessageFormat:
     """The way to read the text of an answer.
 
-    `thinks`: it may begin with a think block, which the prompt may have `opened`. `calls` begins to read calls in what
-    follows; None: there are none. `markers`: control tokens that are part of what `calls` reads; None: all of them.
-    `single`: the answer ends with its first call. `include_reasoning`: reasoning is a part of the message.
+    `reasoning` begins to tell apart what the model thinks before it answers; None: nothing is. `calls` begins to read
+    calls in what follows; None: there are none. `markers`: control tokens that are part of what `calls` reads; None:
+    all of them. `single`: the answer ends with its first call. `include_reasoning`: reasoning is a part of the message.
     """
 
-    thinks: bool = False
-    opened: bool = False
+    reasoning: Callable[[], ReasoningReader] | None = None
     calls: Callable[[], PartReader] | None = None
     markers: frozenset[str] | None = frozenset()
     single: bool = False
@@ -34,7 +33,7 @@ class Reading:
 
     def __init__(self, how: MessageFormat, tokens: TokenText) -> None:
         self.reasoning_tokens = 0
-        self._block = ThinkBlock(how.opened) if how.thinks else None
+        self._block = None if how.reasoning is None else how.reasoning()
         self._calls = None if how.calls is None else how.calls()
         self._single, self._included = how.single, how.include_reasoning
         self._tokens = tokens
@@ -43,7 +42,7 @@ class Reading:
     def begin(self, opened: bool) -> None:
         """Say, before the first piece, whether the answer begins in a think block that a policy has opened."""
         if self._block is not None:
-            self._block = ThinkBlock(opened)
+            self._block.begin(opened)
 
     @property
     def complete(self) -> int:
@@ -66,7 +65,7 @@ class Reading:
         reasoning, parts = "", list[Part]()
         if self._block is not None:
             before = self._block.inside
-            reasoning, text = self._block.push(text)
+            reasoning, text = self._block.push(text, [token.step.token for token in piece.tokens])
             if before or reasoning or self._block.inside:
                 self.reasoning_tokens += len(piece.tokens)
         if reasoning and self._included:
@@ -107,5 +106,5 @@ class Reading:
         if not self._tokens.is_special(token):
             return ""
         name = str(self._tokens.tokenizer.convert_ids_to_tokens(token) or "")
-        wanted = self._markers is None or name in self._markers
-        return name if wanted or (self._block is not None and name in (OPENS, CLOSES)) else ""
+        readers = [self._markers, *([] if self._block is None else [self._block.markers])]
+        return name if any(markers is None or name in markers for markers in readers) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 OPENS, CLOSES = "<think>", "</think>"
@@ -16,19 +17,26 @@ class ThinkBlock:
 
     def __init__(self, opened: bool = False, opens: str = OPENS, closes: str = CLOSES) -> None:
         self._opens, self._closes = opens, closes
-        self._state: Literal["start", "opening", "inside", "closing", "outside"] = "opening" if opened else "start"
+        self.markers = frozenset((opens, closes))
+        self._state: Literal["start", "opening", "entering", "inside", "closing", "outside"]
+        # `opening`: the prompt has opened the block, and its tag may come again; `entering`: the tag has come.
+        self.begin(opened)
+
+    def begin(self, opened: bool) -> None:
+        """Begin anew; `opened`: the text begins in the block."""
+        self._state = "opening" if opened else "start"
         self._held = ""
 
     @property
     def inside(self) -> bool:
         """Return whether the text so far ends in the block."""
-        return self._state in ("opening", "inside")
+        return self._state in ("opening", "entering", "inside")
 
-    def push(self, text: str) -> tuple[str, str]:
+    def push(self, text: str, ids: Sequence[int] = ()) -> tuple[str, str]:
         """Take more of the text; return what it adds to the reasoning, and to the rest."""
         text, self._held = self._held + text, ""
         reasoning = ""
-        if self._state in ("start", "opening"):
+        if self._state in ("start", "opening", "entering"):
             text = self._begin(text)
         if self._state == "inside":
             reasoning, text = self._within(text)
@@ -48,9 +56,10 @@ class ThinkBlock:
     def _begin(self, text: str) -> str:
         """Take the beginning of the text, until it is clear whether a block opens; return what stands behind that."""
         bare = text.lstrip()
-        if bare.startswith(self._opens):
-            bare = bare[len(self._opens) :].lstrip()
-            self._state = "opening" if not bare else "inside"
+        tagged = self._state != "entering" and bare.startswith(self._opens)
+        if tagged or self._state == "entering":
+            bare = bare[len(self._opens) :].lstrip() if tagged else bare
+            self._state = "inside" if bare else "entering"
             return bare
         if self._opens.startswith(bare):  # also where there is nothing yet
             self._held = text

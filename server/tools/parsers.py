@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 from waver.engines.tokens import TokenText
 from waver.server.message.parts import PartReader
@@ -61,7 +62,10 @@ def tool_parser(name: str | None, tokens: TokenText) -> ToolParser | None:
         found = next((known for known, signs in SIGNS if all(sign in source for sign in signs)), None)
         if found is None or (found != "hermes" and found not in vllm_calls.names()):
             return None
-        return tool_parser(found, tokens)
+        try:
+            return tool_parser(found, tokens)
+        except ValueError:  # the template shows it, and the tokenizer lacks its tokens
+            return None
     if name == "hermes":
         return ToolParser(name, frozenset(MARKERS), lambda offer, stream: HermesCalls(offer.single))
     if name == "hf":
@@ -77,8 +81,12 @@ def tool_parser(name: str | None, tokens: TokenText) -> ToolParser | None:
     except KeyError:
         shown = ", ".join(["hermes", "hf", *(f"{VLLM}{each}" for each in vllm_calls.names())])
         raise ValueError(f"tool_parser: there is no '{name}'; there are {shown}") from None
+    try:
+        kind(tokens.tokenizer, [])
+    except Exception as error:  # parsers raise their own kinds where tokens are missing
+        raise ValueError(f"tool_parser: '{name}' does not fit the model: {error}") from error
     return ToolParser(name, None, partial(_vllm, kind, tokens))
 
 
-def _vllm(kind: object, tokens: TokenText, offer: Offer, stream: bool) -> PartReader:
+def _vllm(kind: Any, tokens: TokenText, offer: Offer, stream: bool) -> PartReader:
     return vllm_calls.VllmCalls(kind, tokens.tokenizer, offer, stream)

@@ -26,6 +26,7 @@ def split(*pieces: str, opened: bool = False) -> tuple[str, str]:
         ("\n<think></think>  code", False, ("", "  code")),
         ("no block", False, ("", "no block")),
         (" a <think>b</think>", False, ("", " a <think>b</think>")),
+        ("<think> <think>twice</think>", True, ("<think>twice", "")),
         ("<think>never closed", False, ("never closed", "")),
         ("never closed", True, ("never closed", "")),
         ("<thi", False, ("", "<thi")),

@@ -1,13 +1,18 @@
-"""Requests with random faults: valid ones of which some part is replaced, repeated, removed or broken."""
+"""Requests with random faults: valid ones of which some part is replaced, repeated, removed or broken, and ones made
+of the server's own schemas."""
 
 from __future__ import annotations
 
+import base64
 import json
 import random
+from collections.abc import Mapping
 from typing import Any
 
+from waver.benchmarks.faults.generate import Bodies, png
 from waver.benchmarks.faults.hostile import CHAT, COLLECTION, DOCUMENTS, SEARCH, TEXT
 
+PICTURE = f"data:image/png;base64,{base64.b64encode(png(8, 8)).decode()}"
 SEEDS: dict[str, list[dict[str, Any]]] = {
     CHAT: [
         {"model": "small", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "temperature": 0.5},
@@ -18,7 +23,24 @@ SEEDS: dict[str, list[dict[str, Any]]] = {
          "policy": [{"name": "l_rag", "collection": "hostile", "threshold": 0.5, "gate": "margin"}]},
         {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3,
          "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "integer"}}}},
+        {"model": "small", "max_tokens": 6, "tool_choice": "required", "tools": [{"type": "function", "function": {
+            "name": "f", "strict": True, "parameters": {"type": "object", "properties": {"a": {"enum": [1, 2]}}}}}],
+         "messages": [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": None, "tool_calls": [
+                {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+            {"role": "tool", "tool_call_id": "c", "content": "5"}]},
+        {"model": "see", "max_tokens": 3, "messages": [{"role": "user", "content": [
+            {"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": PICTURE}}]}]},
     ],
+    "/v1/responses": [
+        {"model": "small", "input": "Hi", "max_output_tokens": 3, "stream": True, "store": False},
+        {"model": "small", "input": [{"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}],
+         "max_output_tokens": 3, "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}],
+         "tool_choice": "required", "text": {"format": {"type": "text"}}, "reasoning": {"effort": "low"}},
+    ],
+    "/v1/messages": [{"model": "small", "max_tokens": 3, "system": "Be brief.", "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}],
     TEXT: [{"model": "small", "prompt": ["Hi", "Ho"], "max_tokens": 3, "logprobs": 1, "echo": True,
             "logit_bias": {"5": 1.0}, "top_p": 0.9, "top_k": 5, "min_p": 0.01, "presence_penalty": 0.2}],
     DOCUMENTS: [{"documents": [{"id": "f", "text": "Some text.", "title": "T", "metadata": {"lang": "en"}}]}],
@@ -37,10 +59,21 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def requests(count: int, seed: int) -> list[tuple[str, str, bytes]]:
-    """So many requests as method, path and body: the same for the same seed."""
+def requests(count: int, seed: int, openapi: Mapping[str, Any] | None = None) -> list[tuple[str, str, bytes]]:
+    """So many requests as method, path and body: the same for the same seed.
+
+    Args:
+        openapi: a server's schemas, of which half of the requests are made.
+    """
     draw = random.Random(seed)
-    return [_one(draw) for _ in range(count)]
+    bodies = None if openapi is None else Bodies(openapi, draw)
+    return [_one(draw) if bodies is None or i % 2 else _made(draw, bodies) for i in range(count)]
+
+
+def _made(draw: random.Random, bodies: Bodies) -> tuple[str, str, bytes]:
+    path, body = bodies.one()
+    broken = _broken(draw, body) if draw.random() < 0.2 else body
+    return "POST", path, json.dumps(broken).encode()
 
 
 def _one(draw: random.Random) -> tuple[str, str, bytes]:

@@ -32,6 +32,8 @@ REST = 4.0
 ROOM = (16, 32)
 """Requests that run and that wait in the server that is mistreated."""
 TIMES = 4
+TOOLS = Path(__file__).resolve().parents[2] / "tests" / "server" / "hermes.jinja"
+"""A chat template that shows tools."""
 DEADLINES = {"header_timeout": 5, "idle_timeout": 5, "body_timeout": 15, "write_timeout": 5}
 """Seconds, shorter than the default ones so that clients which exhaust them do not take long."""
 
@@ -116,8 +118,12 @@ def main(
 
 def configuration(folder: str) -> dict[str, Any]:
     most, waiting = ROOM
+    pair = {
+        name: {"backend": "transformers", "model": f"models/{name}", "chat_template": str(TOOLS)}
+        for name in ("small", "large")
+    }
     return {
-        "engines": {name: {"backend": "transformers", "model": f"models/{name}"} for name in ("small", "large")},
+        "engines": {**pair, "see": {"model": "models/vision"}},
         "retrieval": {"path": f"{folder}/collections"},
         "server": {"max_concurrency": most, "max_queue": waiting, "timeout": PATIENTLY, **DEADLINES},
     }
@@ -224,7 +230,7 @@ async def send_fuzz(client: httpx.AsyncClient, count: int, seed: int) -> dict[st
 
     with progress() as bar:
         task = bar.add_task("fuzz", total=count)
-        requests = fuzz.requests(count, seed)
+        requests = fuzz.requests(count, seed, (await client.get("/openapi.json")).json())
         for start in range(0, count, 100):
             await asyncio.gather(*(send(*each) for each in requests[start : start + 100]))
             bar.update(task, completed=min(start + 100, count))

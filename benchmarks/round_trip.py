@@ -60,10 +60,12 @@ def ours(parsers: Parsers, file: Path) -> str:
 
 
 def pandoc(file: Path, kind: str) -> str:
-    """Return the text of a file by pandoc; Markdown goes through HTML, so that pieces of HTML in it count."""
+    """Return the text of a file by pandoc; Markdown goes through HTML, so that pieces of HTML in it count.
+
+    Footnotes are read where they stand: pandoc would repeat one at each mention."""
     content = file.read_bytes()
     if kind == "markdown":
-        content = _pandoc(["-f", "gfm", "-t", "html"], content)
+        content = _pandoc(["-f", "gfm-footnotes", "-t", "html"], content)
     return "".join(pieces(json.loads(_pandoc(["-f", "html", "-t", "json"], content))["blocks"]))
 
 

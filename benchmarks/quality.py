@@ -15,10 +15,11 @@ from typing import Annotated, Any
 import typer
 
 from waver import job
-from waver.benchmarks import report
-from waver.benchmarks.quality_asking import ANSWERS, Asking, Known, Requests, read_known, server_at
+from waver.benchmarks import quality_stored, report
+from waver.benchmarks.quality_asking import ANSWERS, START, Asking, Known, Requests, read_known, server_at
 from waver.benchmarks.quality_choice import Wanted, choose, found_of, needing_choice
 from waver.benchmarks.quality_peers import BASELINES, Family, Names, Peer, families
+from waver.benchmarks.quality_stored import kept_of
 from waver.benchmarks.quality_tables import Numbers, page
 from waver.benchmarks.quality_tasks import Item, digest, draws, is_bundled, tasks
 from waver.clients.client import AsyncWaver
@@ -58,7 +59,7 @@ async def ask(asking: Asking, wanted: Wanted, only_stored: bool) -> tuple[list[F
 async def engines_of(client: AsyncWaver) -> list[str]:
     """List the server's engines, each with the model behind it where it tells."""
     found = []
-    async for each in client.models.list():
+    async for each in client.with_options(max_retries=0).models.list():  # a server that is not there is told at once
         more = each.model_extra or {}
         if not each.id.startswith("waver/") and more.get("kind") != "embedder":
             root = more.get("root")
@@ -78,13 +79,15 @@ def remembered(file: Path, found: list[str] | None) -> list[str]:
 
 async def run(
     wanted: Wanted, requests: Requests, address: tuple[str, str | None], work: Path, known: Known, only_stored: bool
-) -> Numbers:
+) -> tuple[Numbers, list[Family]]:
+    """Ask what is left, and return the numbers and the peers that they are about."""
     base_url, key = address
-    async with AsyncWaver(base_url=base_url, api_key=key, max_retries=5, timeout=1800) as client:
+    async with AsyncWaver(base_url=base_url, api_key=key, max_retries=5, timeout=START) as client:
         asking = Asking(client, base_url, requests, work, known)
         engines = remembered(work / ENGINES, None if only_stored else await engines_of(client))
         picked, chosen = await ask(asking, wanted, only_stored)
-        return found_of(picked, wanted, known) | {"chosen": chosen, "engines": engines}
+        found = found_of(picked, wanted, known) | {"chosen": chosen, "engines": engines, **kept_of(wanted)}
+        return found, picked
 
 
 def compare(settings: Mapping[str, Any], stored: bool) -> int:
@@ -105,15 +108,17 @@ def compare(settings: Mapping[str, Any], stored: bool) -> int:
     begin(work, claim_of(items, requests, names), ANSWERS)
     known = read_known(work)
     if stored:
-        made = asyncio.run(run(wanted, requests, NOWHERE, work, known, True))
+        made, picked = asyncio.run(run(wanted, requests, NOWHERE, work, known, True))
     else:
         with server_at(settings["base_url"], settings["config"]) as address:
-            made = asyncio.run(run(wanted, requests, address, work, known, False))
+            made, picked = asyncio.run(run(wanted, requests, address, work, known, False))
     here = report.conditions("quality", {key: value for key, value in settings.items() if key != "questions"})
     here["command"] = here["command"].replace("bench quality", f"bench quality {questions}", 1)
     told = {"title": settings["title"] or questions.name, "questions_file": questions.name, "file": settings["name"]}
     more = {"calibration": len(chooses), "instruction": instruction, "toy": is_bundled(questions)}
     numbers = {**here, **made, **told, **more, "note": settings["note"]}
+    settings["out"].mkdir(parents=True, exist_ok=True)
+    quality_stored.write(settings["out"] / f"{settings['name']}{quality_stored.ENDING}", picked, wanted, known)
     plot(numbers, settings["out"])
     report.write(settings["out"], settings["name"], numbers, page(numbers))
     return 0

@@ -176,6 +176,7 @@ def server_at(base_url: str | None, config: Path | None) -> Iterator[tuple[str, 
         return
     port = free_port()
     command = [sys.executable, "-m", "waver", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--timeout", str(START)]
     command += [] if config is None else ["--config", str(config)]
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:

@@ -181,7 +181,8 @@ def _swept(
         if not (names.collection or "collection" in parameters):
             raise Refused(f"--peer {name} needs --collection.")
         base |= {"collection": names.collection} if names.collection else {}
-    usual = VARIED.get(base["name"], {}) if not parameters else {}
+    own = VARIED.get(base["name"], {})
+    usual = {} if parameters else {key: values for key, values in own.items() if key not in base}
     swept = {key: value if isinstance(value, list) else [value] for key, value in parameters.items()}
     varied = {key: list(values) for key, values in usual.items()} | swept
     settings = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]

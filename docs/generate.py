@@ -1,7 +1,8 @@
 """Write the pages that list things: `python docs/generate.py`, or with `--check` say which are out of date.
 
 `papers.md` comes from `systems.yaml`, `modules.md` from the first sentence of every module's docstring, what lists
-policies from their own modules, and the options of the configuration from the models that read it.
+policies from their own modules, the options of the configuration from the models that read it, and `results.md` from
+the committed results.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import option_tables
 import policy_tables
 import sizing_tables
 import yaml
+
+from waver.benchmarks import summary
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -116,6 +119,7 @@ def pages() -> dict[Path, str]:
         DOCS / "modules.md": modules(),
         DOCS / "sizing.md": sizing_tables.page(),
         DOCS / "api.md": api_reference.page(),
+        summary.PAGE: summary.page(summary.RESULTS, "../benchmarks/results"),
         **policy_tables.pages(),
         **option_tables.pages(),
     }

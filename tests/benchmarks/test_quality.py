@@ -139,6 +139,8 @@ def test_peers_are_named() -> None:
     assert not read("random={rate: 0.3}", names).same_share
     assert plain["always_retrieve"].peers[0].policy == ({"name": "l_rag", "gate": "always", "collection": "handbook"},)
     assert len(plain["route"].peers) > 1, "its usual sweep"
+    (hard,) = plain["hard"].peers
+    assert hard.policy == ({"name": "diffadapt", "strategy": "hard"},)
     swept = read("mine: ead={threshold: [0.1, 1], window: [1, 5], monitor: small}", names)
     assert (swept.name, len(swept.peers), swept.baseline) == ("mine", 4, False)
     assert swept.peers[1].name == "mine threshold 0.1, window 5"
@@ -306,7 +308,8 @@ def test_a_run_is_stopped_goes_on_and_grows(options: tuple[Any, ...], monkeypatc
         if len(asked) == 5:
             raise KeyboardInterrupt
         asked.append(item.line)
-        return await ask(self, peer, item)
+        made: Line = await ask(self, peer, item)
+        return made
 
     with monkeypatch.context() as patch:
         patch.setattr(Asking, "ask", interrupted)

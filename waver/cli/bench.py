@@ -28,6 +28,8 @@ def need_benchmarks() -> None:
 
 BENCHMARKS = {
     "quality": "Your own questions: policies, presets and sweeps against what you would pick instead, on any server.",
+    "speed": "The same under load: time to the first token, between tokens, whole answers, tokens a second.",
+    "summary": "docs/results.md from all results; with --quick, everything anew with the bundled pair.",
     "frontier": "Accuracy against the share of tokens by the large model: `ead` and its controls.",
     "truncation": "Top-W and its rivals at five temperatures: accuracy, kept tokens, diversity.",
     "l-rag": "Retrieval only at high uncertainty: accuracy, lookups and time of `l_rag`, against its rivals.",

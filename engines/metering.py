@@ -54,11 +54,15 @@ class Meter:
     """The engine with the most parameters, and their count."""
     gates: Counter[str] = field(default_factory=Counter)
     """Segments that ended because their gate fired, by engine."""
+    first: int = 0
+    """Tokens that were decoded, or read by no engine before: what a hand-over makes another engine read again is left
+    out."""
     _held: dict[str, list[tuple[int, ...]]] = field(default_factory=dict, repr=False)
 
     def engines(self, engines: Mapping[str, Engine]) -> dict[str, Engine]:
         """Return the engines so that what they compute is counted here."""
-        self.largest = max(((name, each.parameters) for name, each in engines.items()), key=lambda each: each[1])
+        counts = [(name, each.parameters) for name, each in engines.items()]
+        self.largest = max(counts, key=lambda each: each[1], default=("", 0))
         return {name: MeteredEngine(engine, self) for name, engine in engines.items()}
 
     def of(self, engine: str, parameters: int = 0) -> Usage:
@@ -67,8 +71,15 @@ class Meter:
 
     def unread(self, engine: str, ids: tuple[int, ...]) -> int:
         """Count the tokens of a prompt that an engine has not read for this answer."""
+        return self._unread(self._held.get(engine, ()), ids)
+
+    def read_first(self, ids: tuple[int, ...]) -> int:
+        """Count the tokens of a prompt that no engine has read for this answer."""
+        return min((self._unread(held, ids) for held in self._held.values()), default=len(ids))
+
+    def _unread(self, sequences: Sequence[tuple[int, ...]], ids: tuple[int, ...]) -> int:
         longest = 0
-        for held in reversed(self._held.get(engine, ())):
+        for held in reversed(sequences):
             longest = max(longest, _common(held, ids))
             if longest >= len(ids) - 1:
                 break
@@ -131,20 +142,21 @@ class MeteredEngine:
             finally:
                 segment.note("waver.tokens", len(tokens))
                 if passes:  # the pass over the prompt's last token decodes the first token
+                    self._meter.first += len(tokens) + max(self._meter.read_first(ids) - 1, 0)
                     usage.decoded += passes
                     usage.read += max(self._meter.unread(self.name, ids) + longer - 1, 0)
                     self._meter.hold(self.name, (*ids, *tokens[: passes - 1]))
 
     async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:
-        with _Read(self._meter.of(self.name, self.parameters), ids):
+        with _Read(self._meter, self.name, self.parameters, ids):
             return await self.metered.score(ids, top_logprobs)
 
     async def hidden_state(self, ids: Sequence[int], depth: float | None = None) -> torch.Tensor:
-        with _Read(self._meter.of(self.name, self.parameters), ids):
+        with _Read(self._meter, self.name, self.parameters, ids):
             return await self.metered.hidden_state(ids, depth)
 
     async def attention(self, ids: Sequence[int], start: int) -> torch.Tensor:
-        with _Read(self._meter.of(self.name, self.parameters), ids):
+        with _Read(self._meter, self.name, self.parameters, ids):
             return await self.metered.attention(ids, start)
 
     def check(self, sampling: Sampling, begun: bool) -> None:
@@ -173,12 +185,17 @@ class MeteredEngine:
 class _Read:
     """Count a text that is read whole, apart from segments of the answer: nothing of it is kept."""
 
-    usage: Usage
+    meter: Meter
+    engine: str
+    parameters: int
     ids: Sequence[int]
 
     def __enter__(self) -> None:
         self._began = time.perf_counter()
 
     def __exit__(self, kind: object, *error: object) -> None:
-        self.usage.seconds += time.perf_counter() - self._began
-        self.usage.read += len(self.ids) if kind is None else 0
+        usage = self.meter.of(self.engine, self.parameters)
+        usage.seconds += time.perf_counter() - self._began
+        if kind is None:
+            usage.read += len(self.ids)
+            self.meter.first += len(self.ids)

@@ -41,6 +41,11 @@ class Caller:
         return f"{self.key or ''}/{self.user or ''}"
 
 
+def key_of(owner: str) -> str | None:
+    """Return the key's name of an owner, as `Caller.owner` gives it; None where no key was asked for."""
+    return owner.partition("/")[0] or None
+
+
 @dataclass
 class Job:
     """One choice being decoded: the prompt, how to sample, which engine writes, and the report that is being filled.

@@ -92,6 +92,14 @@ class Report:
         return sum(self.tokens.values())
 
     @property
+    def besides(self) -> int:
+        """Return the tokens that engines read or drew for policies besides the prompt and the answer, those that were
+        thrown away among them: passages, drafts, samples, verdicts of guards."""
+        # The pass over the prompt's last token decodes the first token of the answer.
+        alone = max(self.prompt_tokens - 1, 0) + self.completion_tokens
+        return max(self.meter.first - alone, self.discarded, 0)
+
+    @property
     def relative_cost(self) -> float:
         """Return the parameter-weighted cost against the largest engine alone (EAD, arXiv 2502.06833); 0 for an empty
         answer."""
@@ -175,6 +183,7 @@ def total(reports: Sequence[Report]) -> Report:
         for engine, usage in report.meter.usage.items():
             meter.of(engine).add(usage)
         meter.gates.update(report.meter.gates)
+        meter.first += report.meter.first
         tokens.update(report.tokens)
         catch_up.update(report.catch_up)
         own = report.truncation

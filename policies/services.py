@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from waver.engines.base import Engine
 from waver.engines.judge import Judge
+from waver.engines.metering import Meter, unmetered
 from waver.engines.probe import Probe
 from waver.engines.router import Router
 from waver.policies.stores import Stores
@@ -54,6 +56,21 @@ class Services:
     """Policies of the configuration's presets, by name."""
     extra_tokens: int = 2**18
     """Most tokens that the policies of one request may draw beside its answers."""
+
+    charge: Callable[[str, str, Meter], None] | None = None
+    """Charges an owner for what a policy, by its name, had engines compute outside of requests."""
+
+    @contextmanager
+    def charged(self, owner: str, policy: str) -> Iterator[Services]:
+        """Yield these services for work outside of a request; what engines compute in this block is charged to an owner
+        when it ends, however it ends."""
+        meter = Meter()
+        engines = {name: unmetered(engine) for name, engine in self.engines.items()}
+        try:
+            yield replace(self, engines=meter.engines(engines))
+        finally:
+            if self.charge is not None and meter.first:
+                self.charge(owner, policy, meter)
 
     @property
     def embedder(self) -> Embedder | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 
 from waver.engines.base import Step
+from waver.engines.metering import Meter
 from waver.policies.report import Report, total
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Account:
                 "prompt_tokens": plan.prompt_tokens,
                 "completion_tokens": whole.completion_tokens,
                 "discarded_tokens": whole.discarded,
+                "besides_tokens": sum(report.besides for report in reports),
                 "tokens": {name: whole.tokens.get(name, 0) for name in whole.parameters},
                 "engines": {name: asdict(each) for name, each in whole.meter.usage.items()},
                 "cost": asdict(cost) | {"unit": "billion parameters times tokens"},
@@ -120,7 +122,24 @@ def account_reading(
         here.usage.write({**_head(key, model), "kind": kind, "outcome": "finished", "prompt_tokens": read})
 
 
-def _head(key: str | None, model: str) -> dict[str, Any]:
+def account_background(here: Runtime, key: str | None, policy: str, meter: Meter) -> None:
+    """Write the record of what a policy had engines compute outside of requests, for memories for instance."""
+    if here.usage is not None:
+        work = sum(each.parameters * (each.decoded + each.read) for each in meter.usage.values())
+        here.usage.write(
+            {
+                **_head(key, None),
+                "kind": "background",
+                "policy": policy,
+                "outcome": "finished",
+                "besides_tokens": meter.first,
+                "engines": {name: asdict(each) for name, each in meter.usage.items()},
+                "cost": {"spent": work / BILLION, "unit": "billion parameters times tokens"},
+            }
+        )
+
+
+def _head(key: str | None, model: str | None) -> dict[str, Any]:
     return {
         "time": datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds"),
         "request_id": structlog.contextvars.get_contextvars().get("request_id"),

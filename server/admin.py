@@ -1,23 +1,28 @@
-"""/v1/admin: keys, the owners of collections, and the audit log, for admin keys and servers without keys."""
+"""/v1/admin: keys, the owners of collections, the audit log and reloads, for admin keys and servers without keys."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
+import structlog
 from fastapi import APIRouter, Query, Request
 from pydantic import Field, ValidationError
 
 from waver.server.bodies import BodyRoute
 from waver.server.collections import acting
-from waver.server.errors import APIError, invalid
+from waver.server.errors import APIError, ReloadRefused, invalid
+from waver.server.problems import ConfigError
+from waver.server.reload import reload
 from waver.server.runtime import Runtime, runtime
 from waver.server.schemas import ClosedBody
-from waver.server.tenants.audit import entries
+from waver.server.tenants.audit import entries, record
 from waver.server.tenants.budget import State
+from waver.server.tenants.database import DatabaseError
 from waver.server.tenants.grant import Grant
 from waver.server.tenants.stored_keys import KeyRefused, StoredKey
 from waver.server.validation import explain
 
+log = structlog.get_logger("waver")
 router = APIRouter(route_class=BodyRoute)
 
 STATUS = {"key_exists": 409, "key_not_found": 404, "key_revoked": 409, "invalid_name": 400}
@@ -110,6 +115,35 @@ async def audit(
     here = runtime(request)
     found = await here.database.in_thread(entries, here.database, limit, before)
     return {"object": "list", "data": found}
+
+
+@router.post("/v1/admin/reload", summary="Read the configuration again, as SIGHUP does")
+async def read_again(request: Request) -> dict[str, Any]:
+    """Take over what may change while the server runs; all of it or, with 409, nothing.
+
+    Raises:
+        APIError: 409, the configuration is wrong, or changes what only a new start can.
+    """
+    here = runtime(request)
+    try:
+        applied = await reload(here)
+    except ConfigError as error:
+        reasons = [(".".join(map(str, each.place)) or None, str(each)) for each in error.problems]
+        await note(request, {"refused": [name or reason for name, reason in reasons]})
+        raise ReloadRefused(reasons) from error
+    await note(request, {"applied": applied})
+    return {"object": "config.reload", "applied": applied, "refused": []}
+
+
+async def note(request: Request, detail: dict[str, Any]) -> None:
+    """Add a reload to the audit log; a database that cannot be used does not undo it."""
+    actor, request_id = who(request)
+    try:
+        await runtime(request).database.writing(
+            lambda db: record(db, actor, "config.reload", "configuration", detail, request_id)
+        )
+    except DatabaseError as error:
+        log.error("a reload is not in the audit log", reason=str(error))
 
 
 def who(request: Request) -> tuple[str, str | None]:

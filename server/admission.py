@@ -52,6 +52,11 @@ class Admission:
         self.running = 0
         self.waiting = 0
 
+    def resize(self, running: int, waiting: int) -> None:
+        """Set other limits. What runs and waits goes on, also where there is more of it than the new limits allow."""
+        self._most_running, self._most_waiting = running, waiting
+        self._admit()
+
     @asynccontextmanager
     async def slot(self, who: Identity | None = None) -> AsyncIterator[None]:
         """Hold a slot while a request is decoded, for who sent it: unless told, for whom this task works.

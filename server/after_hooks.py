@@ -1,9 +1,11 @@
-"""Run the `after` hooks of policies once an answer has ended: outside of the client's latency, within a time limit."""
+"""Run the `after` hooks of policies once an answer has ended: outside of the client's latency, within a time limit, and
+charged to the answer's key."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -49,8 +51,9 @@ class AfterHooks:
         async with self._slots:
             for policy in policies:
                 try:
-                    async with asyncio.timeout(SECONDS):
-                        await policy.after(job, answer)
+                    with job.services.charged(job.caller.owner, policy.name) as services:
+                        async with asyncio.timeout(SECONDS):
+                            await policy.after(replace(job, services=services), answer)
                 except Exception as error:
                     # Its message may quote the prompt or the caller: only its kind and place are logged.
                     log.error("a policy failed after an answer", policy=policy.name, error=place(error))

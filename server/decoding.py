@@ -207,11 +207,12 @@ class Decoding:
                 report.extra["token_budget"] = share
 
     def _let_go(self, _: asyncio.Task[None]) -> None:
-        """Charge what policies drew besides the answers, and nothing where an engine failed before it had begun."""
+        """Charge what policies read and drew besides the answers, and nothing where an engine failed before it had
+        begun."""
         if self._hold is not None:
-            discarded = sum(report.discarded for report in self.reports)
-            self._hold.used += discarded
-            if self._failure is not None and self._begun and not discarded and not self.completion_tokens:
+            besides = sum(report.besides for report in self.reports)
+            self._hold.used += besides
+            if self._failure is not None and self._begun and not besides and not self.completion_tokens:
                 self._hold.used -= self.plan.prompt_tokens
             self._hold.let_go()
 
@@ -350,8 +351,9 @@ class Decoding:
         metrics, key = self._runtime.metrics, self.plan.caller.key
         if key is not None:
             written, thrown = self.completion_tokens, sum(report.discarded for report in self.reports)
-            read = self.plan.prompt_tokens if self._begun else 0
-            metrics.count_tokens(key, prompt=read, completion=written, discarded=thrown)
+            prompts = self.plan.prompt_tokens if self._begun else 0
+            read = sum(report.besides for report in self.reports) - thrown
+            metrics.count_tokens(key, prompt=prompts, completion=written, discarded=thrown, read=read)
         metrics.prompt_tokens.inc(self.plan.prompt_tokens)
         for report in self.reports:
             self._runtime.step_times.observe(report.meter)

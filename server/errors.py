@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -86,6 +86,19 @@ class APIError(HTTPException):
         # Plain ASCII: what a client sent may be quoted, and not all of it can be encoded.
         content = json.dumps(self.body, ensure_ascii=True)
         return Response(content, self.status, self.headers, media_type="application/json")
+
+
+class ReloadRefused(APIError):
+    """A configuration that is not taken over: 409, with each option and the reason in `refused`."""
+
+    def __init__(self, reasons: Sequence[tuple[str | None, str]]) -> None:
+        message = " ".join(reason for _, reason in reasons)
+        super().__init__(409, message, param=reasons[0][0], code="reload_refused")
+        self._reasons = reasons
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return super().body | {"refused": [{"option": name, "reason": reason} for name, reason in self._reasons]}
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> APIError:

@@ -26,6 +26,7 @@ from waver.policies.report import Report
 from waver.policies.retrieve.drift import Drift
 from waver.server.admission import Admission
 from waver.server.config import Config
+from waver.server.tenants.meter import Meter
 from waver.server.usage_log import UsageLog
 
 KEYED = ["key", "preset"]
@@ -45,6 +46,7 @@ class ServerState(Protocol):
     engines: dict[str, Engine]
     admission: Admission
     usage: UsageLog | None
+    meter: Meter
 
     @property
     def ready(self) -> bool: ...
@@ -220,6 +222,15 @@ class _GaugeCollector(Collector):
         )
         lost = 0 if self._server.usage is None else self._server.usage.lost
         yield CounterMetricFamily("waver_usage_records_lost", "Usage records that could not be written.", lost)
+        budgets = GaugeMetricFamily(
+            "waver_key_budget_used_ratio", "Part of a key's budget that is used.", labels=["key", "budget"]
+        )
+        shares = self._server.meter.shares
+        shown = set(list(dict.fromkeys(each.key for each in shares))[: self._server.config.keys.metric_names])
+        for each in shares:
+            if each.key in shown:
+                budgets.add_metric([each.key, each.budget], each.used)
+        yield budgets
         labels = ["collection", "gate", "threshold"]
         rate = GaugeMetricFamily("waver_retrieval_rate", "Share of the last decisions that retrieved.", labels=labels)
         alarm = GaugeMetricFamily(

@@ -29,9 +29,11 @@ LIVE_SERVER = frozenset(
         "keepalive",
         "max_answer_entries",
         "max_choices",
+        "max_concurrency",
         "max_extra_sequences",
         "max_extra_tokens",
         "max_n",
+        "max_queue",
         "max_text_characters",
         "strict",
         "timeout",
@@ -87,9 +89,8 @@ async def _take_over(here: Runtime) -> list[str]:
     after, problems = await asyncio.to_thread(_read, here.config)
     changed = differences(here.config, after)
     if fixed := [option for option in changed if not is_live(option)]:
-        several = "s" if len(fixed) == 1 else ""
-        message = f"{', '.join(fixed)} change{several} only with a new start of the server; nothing was changed."
-        raise ConfigError([Problem(message)])
+        why = "changes only with a new start of the server; nothing was changed."
+        raise ConfigError(Problem(f"{option} {why}", tuple(option.split(".", 1))) for option in fixed)
     if problems:
         raise ConfigError(problems)
     router = await asyncio.to_thread(here.make_router, after)

@@ -27,12 +27,14 @@ from waver.engines import (
 )
 from waver.engines.base import Engine, Sampling, Unsupported, forwards_pictures
 from waver.engines.judge import Judge
+from waver.engines.metering import Meter as EngineMeter
 from waver.engines.probe import Probe
 from waver.engines.router import Router as KindRouter
 from waver.engines.vision import vision_of
 from waver.policies.ask.task import AskTask
 from waver.policies.ask.thresholds import Thresholds
 from waver.policies.guard.memory import Guard
+from waver.policies.job import key_of
 from waver.policies.registry import policies
 from waver.policies.select import verifiers
 from waver.policies.select.verifiers import Verifier
@@ -45,6 +47,7 @@ from waver.retrieval.library import SEARCHES, Library
 from waver.retrieval.memory.episodes import Episodes
 from waver.retrieval.memory.facts import Facts
 from waver.retrieval.memory.memories import Memories
+from waver.server.accounting import account_background
 from waver.server.admission import Admission
 from waver.server.after_hooks import AfterHooks
 from waver.server.artifacts import LOADERS, load_section, named
@@ -95,7 +98,7 @@ class Runtime:
             configured_keys(config.server), self.database, config.keys.plain, config.keys.refresh
         )
         self.owners = Owners(self.database)
-        self.meter = Meter(self.database)
+        self.meter = Meter(self.database, lambda: self.keys.grants)
         self.engines: dict[str, Engine] = dict(engines or {})
         self.admission = Admission(config.server.max_concurrency, config.server.max_queue)
         self.library = Library(config.retrieval)
@@ -246,7 +249,20 @@ class Runtime:
             self.entailment,
             {} if self._router is None else self._router.presets,
             min(self.config.server.max_extra_tokens, self.config.server.max_extra_tokens if most is None else most),
+            self.charge,
         )
+
+    def charge(self, owner: str, policy: str, meter: EngineMeter) -> None:
+        """Charge a key for what a policy had engines compute outside of requests. A request that comes later is refused
+        where nothing is left; this work was begun by an earlier one, and is done."""
+        key = key_of(owner)
+        account_background(self, key, policy, meter)
+        if key is None:
+            return
+        self.metrics.count_tokens(key, background=meter.first)
+        grant = self.keys.grant(key)
+        if grant is not None and grant.limits_tokens:
+            self.meter.charge(key, meter.first)
 
     def deadline(self, timeout: float | None) -> float:
         """Return the time by which a request must be answered, on the event loop's clock: by its own `timeout`, at most
@@ -312,6 +328,10 @@ class Runtime:
         """Serve new requests by another configuration of the same engines, from one step of the event loop to the
         next."""
         self.config, self._router, self.fingerprint = config, router, fingerprint(config)
+        running, waiting = config.server.max_concurrency, config.server.max_queue
+        self.admission.resize(running, waiting)
+        self.searches.resize(SEARCHES, waiting)
+        self.texts.resize(running + waiting)
 
     def check_pins(self, route: Route, key: str | None) -> None:
         """Check that a route has what the configuration that it was resolved under pins for a key.

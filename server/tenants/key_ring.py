@@ -79,6 +79,16 @@ class KeyRing:
         """Return the names of all keys that are or were stored, and of the plain ones."""
         return self._names
 
+    @property
+    def grants(self) -> dict[str, Grant]:
+        """Return what the holders of all valid stored keys may do, by name."""
+        found = (each.identity for each in self._entries.values())
+        return {who.name: who.grant for who in found if who.name is not None and who.kind == "stored"}
+
+    def grant(self, name: str) -> Grant | None:
+        """Return what the holder of a name may do; None where no valid key has it."""
+        return next((each.identity.grant for each in self._entries.values() if each.identity.name == name), None)
+
     def load(self) -> None:
         """Read the keys; blocks.
 

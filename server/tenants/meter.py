@@ -7,14 +7,15 @@ import hashlib
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from typing import TypeVar
 
 import structlog
 
 from waver.server.errors import NO_RETRY, APIError, invalid
-from waver.server.tenants.budget import Budgets, Spent, State, TooLarge, headers
+from waver.server.tenants.budget import Budgets, Share, Spent, State, TooLarge, headers
 from waver.server.tenants.database import Database, DatabaseError
 from waver.server.tenants.grant import Grant, Identity
 
@@ -70,7 +71,7 @@ class Hold:
         Raises:
             APIError: 429, the budget is spent; 400, it would never do; 503, the database cannot be used.
         """
-        if self.grant.tokens_per_minute is None and self.grant.tokens_per_day is None:
+        if not self.grant.limits_tokens:
             return need
         return await self._meter.reserve(self, need, least)
 
@@ -86,12 +87,18 @@ class Hold:
 class Meter:
     """The budgets of all keys, for the requests of this server."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, grants: Callable[[], Mapping[str, Grant]] = dict) -> None:
+        """`grants` returns what the stored keys may do, by name."""
+        self._grants = grants
+        self.shares: list[Share] = []
+        """What keys have used of their budgets, the fullest first, as `look` found it."""
         self._server = secrets.token_hex(16)
         self.budgets = Budgets(database, self._server)
         self._database = database
         self._running: dict[str, Hold] = {}
         self._unsettled: set[Hold] = set()
+        self._owed: Counter[str] = Counter()
+        """Tokens of work outside of requests that are not charged yet, by key."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns: dict[str, asyncio.Lock] = {}
         self._changed = asyncio.Event()
@@ -142,9 +149,27 @@ class Meter:
         took, known = time.monotonic() - hold.began, self._seconds.get(hold.key)
         self._seconds[hold.key] = took if known is None else known + SMOOTHING * (took - known)
         self._unsettled.add(hold)
-        task = asyncio.create_task(self._settle(hold))
+        self._begin(self._settle(hold))
+
+    def charge(self, key: str, tokens: int) -> None:
+        """Charge a key for work outside of its requests, in a task of its own."""
+        self._owed[key] += tokens
+        self._begin(self._pay())
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _pay(self) -> None:
+        while self._owed:
+            key, tokens = self._owed.popitem()
+            try:
+                await self._do(self.budgets.charge, key, tokens)
+            except APIError as error:
+                self._owed[key] += tokens
+                log.error("work outside of requests could not be charged yet", key=key, reason=error.message)
+                return
 
     async def _settle(self, hold: Hold) -> None:
         refund = hold.failed and not hold.used
@@ -157,9 +182,12 @@ class Meter:
         self._changed.set()
 
     async def watch(self) -> None:
-        """Tell the database that this server lives, while it holds anything, until cancelled."""
+        """Look at budgets, and tell the database that this server lives while it holds anything, until cancelled."""
         while True:
             await asyncio.sleep(BEAT)
+            await self.look()
+            if not self._tasks:
+                await self._pay()
             for hold in [each for each in self._unsettled if not self._tasks]:
                 await self._settle(hold)
             if self._running or self._unsettled:
@@ -172,6 +200,14 @@ class Meter:
                 for name, tokens in made.items():
                     if (running := self._running.get(name)) is not None:
                         running.reported = tokens
+
+    async def look(self) -> None:
+        """Look at what keys have used of their budgets, for the metrics."""
+        try:
+            self.shares = await self._database.in_thread(self.budgets.shares, self._grants())
+        except DatabaseError as error:
+            self.shares = []
+            log.error("the budgets of keys cannot be read", reason=str(error))
 
     async def aclose(self) -> None:
         """Settle what has ended."""

@@ -91,6 +91,20 @@ def test_a_scored_text_is_read_whole() -> None:
     assert counts(meter.usage["small"]) == (0, 4)
 
 
+def test_what_an_answer_takes_besides_leaves_hand_overs_out() -> None:
+    meter = Meter()
+    both = meter.engines({"small": engine("small", 10), "large": engine("large", 30)})
+    prompt = (1, 2, 3, 4, 5)
+    run(both["small"], prompt, 3)
+    run(both["large"], (*prompt, 7, 8, 9), 2)
+    handed = Report(tokens={"small": 3, "large": 2}, prompt_tokens=5, meter=meter)
+    assert (meter.first, handed.besides) == (4 + 5, 0)
+    run(both["large"], (50, 51, 52), 2)  # a verdict: three tokens read, the first of two decoded at the last of them
+    asyncio.run(both["small"].score((1, 2, 3, 4)))  # a gate reads the prompt again
+    assert handed.besides == (2 + 2) + 4
+    assert Report(tokens={"small": 3}, discarded=2).besides == 2, "an engine that is not metered"
+
+
 def report(**usage: Usage) -> Report:
     return Report(
         parameters={"small": 10, "large": 40}, tokens={"small": 8, "large": 2}, prompt_tokens=21,

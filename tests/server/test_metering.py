@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -29,6 +32,9 @@ LIMITS: dict[str, dict[str, Any]] = {
     "cut": {"tokens_per_day": 60, "cut_answers": True},
     "embeds": {"tokens_per_day": 10},
     "bare": {"tokens_per_day": 60},
+    "thinks": {"tokens_per_day": 10_000},
+    "asks": {"tokens_per_day": 200},
+    "leaves": {"tokens_per_day": 10_000},
     "few": {"requests_per_minute": 5, "requests_per_day": 4},
 }
 STREAM = {"model": "large", "policy": [], "prompt": "1 2 3", "max_tokens": 800, "ignore_eos": True, "stream": True}
@@ -118,11 +124,11 @@ def test_64_requests_at_once_spend_exactly_the_tokens(
         assert numbers[0] > numbers[1], "refused below the limit"
 
 
-def counted(root: httpx.Client, key: str) -> int:
-    """Return the tokens of a key that the metrics know of."""
+def counted(root: httpx.Client, key: str, kind: str = "") -> int:
+    """Return the tokens of a key that the metrics know of, of a kind or of all."""
     lines = root.get("/metrics").text.splitlines()
     return sum(int(float(line.rpartition(" ")[2])) for line in lines if line.startswith("waver_key_tokens_total")
-               and f'key="{key}"' in line)  # fmt: skip
+               and f'key="{key}"' in line and f'kind="{kind}' in line)  # fmt: skip
 
 
 def test_a_stream_that_is_left_is_charged_for_what_was_made(
@@ -145,6 +151,44 @@ def test_a_stream_that_is_left_is_charged_for_what_was_made(
         assert chat(client, max_tokens=41 - prompt).status_code == 429
         assert chat(client, max_tokens=40 - prompt).status_code == 200
     assert usage(root, "streams")["day_tokens"] == limit
+
+
+def test_what_policies_read_and_what_is_remembered_is_charged(
+    server: Running, keys: dict[str, str], root: httpx.Client
+) -> None:
+    remember = {"name": "simplemem", "extraction": "turns", "novelty": "surprisal", "plan": "words", "window": 2,
+                "stride": 2, "idle": 0.0, "consolidate": False}  # fmt: skip
+    body = {"model": "small", "messages": [{"role": "user", "content": "My red boat has 3 sails."}], "max_tokens": 3,
+            "ignore_eos": True}  # fmt: skip
+    with caller(server, keys, "thinks") as client:
+        told = client.post("/v1/chat/completions", json={**body, "policy": [remember]}).json()["usage"]["total_tokens"]
+        until(lambda: counted(root, "thinks", "background") > 0, "the surprisal of the window")
+        after = counted(root, "thinks", "background")
+        until(lambda: usage(root, "thinks")["day_tokens"] == told + after, "the charge for what was remembered")
+        asking = {**remember, "remember": False, "plan": "engine"}
+        answer = client.post("/v1/chat/completions", json={**body, "policy": [asking]}).json()
+        assert answer["waver"]["memory"]["recalled"]
+        quoted, planned = answer["waver"]["memory"]["prompt_tokens"], answer["waver"]["discarded_tokens"]
+        spent = usage(root, "thinks")["day_tokens"] - told - after
+    assert spent >= answer["usage"]["total_tokens"] + quoted + planned
+    assert spent + told + after == counted(root, "thinks")
+
+
+def test_a_request_that_is_left_while_it_searches_is_charged(
+    server: Running, keys: dict[str, str], root: httpx.Client
+) -> None:
+    judge = {"name": "entropy_judger", "samples": 4}
+    body = json.dumps({**STREAM, "max_tokens": 500, "policy": [judge]}).encode()
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {keys['leaves']}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(head.encode() + body)
+        until(lambda: server.runtime.engines["large"].active > 0, "its drafts")
+    used = usage(root, "leaves")["day_tokens"]
+    assert 0 < used == counted(root, "leaves") < 4 * 500
 
 
 def test_requests_at_a_time(server: Running, keys: dict[str, str], root: httpx.Client) -> None:
@@ -194,6 +238,24 @@ def test_what_fails_does_not_count_and_every_route_does(
         assert refused.json()["type"] == "error", "in Anthropic's format"
         assert refused.json()["error"]["type"] == "rate_limit_error"
         assert client.get("/health").status_code == 200
+
+
+def test_the_part_of_a_budget_that_is_used_is_a_metric(
+    server: Running, keys: dict[str, str], root: httpx.Client
+) -> None:
+    def shown() -> float | None:
+        server.run(server.runtime.meter.look())
+        labels = {"key": "asks", "budget": "tokens_per_day"}
+        return server.runtime.metrics.registry.get_sample_value("waver_key_budget_used_ratio", labels)
+
+    assert shown() == 0
+    with caller(server, keys, "asks") as client:
+        total = chat(client).json()["usage"]["total_tokens"]
+    usage(root, "asks")
+    assert shown() == pytest.approx(total / 200)
+    server.runtime.database._clock = lambda: NOON + 86_400
+    assert shown() == 0
+    server.runtime.database._clock = lambda: NOON
 
 
 def test_embeddings_are_charged(server: Running, keys: dict[str, str], root: httpx.Client) -> None:

@@ -70,6 +70,19 @@ class Watch(Policy):
             raise RuntimeError(f"secret: {answer.text} {job.caller.user}")
 
 
+class Afterthought(Policy):
+    """Ask after the answer."""
+
+    stage: ClassVar = "admit"
+    name: Literal["afterthought"] = "afterthought"
+
+    def decode(self, job, proceed):
+        return proceed(job)
+
+    async def after(self, job, answer):
+        await ask(job, [{"role": "user", "content": "hello"}], 5, ignore_eos=True)
+
+
 class Aside(Policy):
     """Ask beside the answer."""
 
@@ -230,6 +243,22 @@ def test_each_choice_ends_once(watched: Any, seen: list[Any]) -> None:
     until(lambda: len(seen) >= 3, "the end of all answers")
     asyncio.run(asyncio.sleep(0.1))
     assert sorted(answer.ending for _, answer in seen) == ["length"] * 3
+
+
+def test_work_after_an_answer_is_charged_to_its_key(watched: Any, seen: list[Any]) -> None:
+    def after() -> float:
+        labels = {"key": "alice", "kind": "background"}
+        return watched.runtime.metrics.registry.get_sample_value("waver_key_tokens_total", labels) or 0.0
+
+    assert after() == 0
+    with sdk(watched) as client:
+        chat = [{"role": "user", "content": "hello"}]
+        client.chat.completions.create(
+            model="small", messages=chat, max_tokens=2, extra_body={"policy": [{"name": "afterthought"}]}
+        )
+        prompt = client.chat.completions.create(model="small", messages=chat, max_tokens=1).usage.prompt_tokens  # type: ignore[union-attr]
+    until(lambda: after() > 0, "the charge")
+    assert after() == prompt - 1 + 5
 
 
 def test_what_is_kept_belongs_to_its_owner(watched: Any, seen: list[Any]) -> None:

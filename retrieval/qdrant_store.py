@@ -2,12 +2,14 @@
 
 Qdrant has no transactions over several points. A document's new chunks are written before its old ones are deleted, so
 nothing is lost; but a reader may see both for a moment, and an `add` that is interrupted leaves some of its documents
-new and others old: repeat it. Writers in several processes are not kept apart.
+new and others old: repeat it. Where several processes write one document at a time, the one that began last wins, by
+their clocks.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 import zlib
 from collections import Counter
@@ -251,16 +253,23 @@ class QdrantWriter:
 
     def add(self, documents: Sequence[EmbeddedDocument]) -> None:
         self._commit()
-        version = uuid.uuid4().hex
-        self._upsert(documents, version, staged=False)
-        older = models.FieldCondition(key="version", match=models.MatchExcept(**{"except": [version]}))
-        self._delete([is_staged(False), any_of("document", [each.document.id for each in documents]), older])
+        version, ids = self._upsert(documents, staged=False), [each.document.id for each in documents]
+        mine = [is_staged(False), any_of("document", ids)]
+        # Also those of earlier releases, which do not say when they were written.
+        self._delete(mine, [models.FieldCondition(key="written", range=models.Range(gte=version))])
+        later = models.FieldCondition(key="written", range=models.Range(gt=version))
+        if newer := {load["document"] for load in self._store.scroll([*mine, later], ["document"])}:
+            own = models.FieldCondition(key="written", range=models.Range(gte=version, lte=version))
+            self._delete([is_staged(False), any_of("document", sorted(newer)), own])
 
     def stage(self, documents: Sequence[EmbeddedDocument]) -> None:
         self._delete([is_staged(True), any_of("document", [each.document.id for each in documents])])
-        self._upsert(documents, uuid.uuid4().hex, staged=True)
+        self._upsert(documents, staged=True)
 
-    def _upsert(self, documents: Sequence[EmbeddedDocument], version: str, staged: bool) -> None:
+    def _upsert(self, documents: Sequence[EmbeddedDocument], staged: bool) -> int:
+        """Write documents beside what is there; return the time that their points carry, in microseconds: a number that
+        JSON's numbers hold exactly."""
+        written = time.time_ns() // 1000
         average = WORDS_A_TOKEN * self._store.spec.chunk_tokens
         points = []
         for prepared in documents:
@@ -272,7 +281,7 @@ class QdrantWriter:
                 "tags": [f"{name}={tag(value)}" for name, value in it.metadata.items()],
                 "digest": it.digest,
                 "chunks": len(prepared.chunks),
-                "version": version,
+                "written": written,
                 "staged": staged,
                 "summaries": {"lead": prepared.summary},
             }
@@ -286,9 +295,11 @@ class QdrantWriter:
                 )
         for start in range(0, len(points), BATCH):
             self._client.upsert(self._name, points[start : start + BATCH], wait=True)
+        return written
 
-    def _delete(self, must: list[Any]) -> None:
-        self._client.delete(self._name, models.FilterSelector(filter=models.Filter(must=must)), wait=True)
+    def _delete(self, must: list[Any], but: list[Any] | None = None) -> None:
+        chosen = models.Filter(must=must, must_not=but)
+        self._client.delete(self._name, models.FilterSelector(filter=chosen), wait=True)
 
     def publish(self, keep: Iterable[str]) -> None:
         wanted = set(keep)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 
 from waver.engines.base import Step
-from waver.engines.metering import Meter
 from waver.policies.report import Report, total
+from waver.server.usage_records import BILLION, head
 
 if TYPE_CHECKING:
     from waver.server.planned import Plan
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("waver")
 
-BILLION = 1e9
 Reading = Literal["embedding", "rerank"]
 
 
@@ -90,7 +88,7 @@ class Account:
         ended = "finished" if all(self._finishes) else "failed" if spent else "refused"
         self._here.usage.write(
             {
-                **_head(plan.caller.key, plan.route.model),
+                **head(plan.caller.key, plan.route.model),
                 "kind": "generation",
                 "preset": plan.route.preset,
                 "policy": plan.route.label,
@@ -119,30 +117,4 @@ def account_reading(
 ) -> None:
     """Write the record of a request for which texts of so many tokens were read, and none written."""
     if here.usage is not None:
-        here.usage.write({**_head(key, model), "kind": kind, "outcome": "finished", "prompt_tokens": read})
-
-
-def account_background(here: Runtime, key: str | None, policy: str, meter: Meter) -> None:
-    """Write the record of what a policy had engines compute outside of requests, for memories for instance."""
-    if here.usage is not None:
-        work = sum(each.parameters * (each.decoded + each.read) for each in meter.usage.values())
-        here.usage.write(
-            {
-                **_head(key, None),
-                "kind": "background",
-                "policy": policy,
-                "outcome": "finished",
-                "besides_tokens": meter.first,
-                "engines": {name: asdict(each) for name, each in meter.usage.items()},
-                "cost": {"spent": work / BILLION, "unit": "billion parameters times tokens"},
-            }
-        )
-
-
-def _head(key: str | None, model: str | None) -> dict[str, Any]:
-    return {
-        "time": datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds"),
-        "request_id": structlog.contextvars.get_contextvars().get("request_id"),
-        "key": key,
-        "model": model,
-    }
+        here.usage.write({**head(key, model), "kind": kind, "outcome": "finished", "prompt_tokens": read})

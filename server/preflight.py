@@ -24,6 +24,8 @@ from waver.server.keys import configured_keys
 from waver.server.problems import ConfigError, Problem
 from waver.server.settings import ServerConfig
 
+KEPT_HERE = frozenset({"simplemem", "memgas", "scr"})
+"""Policies that remember, in files of this machine."""
 RETRIEVAL = {"faiss": "retrieval", "sentence_transformers": "retrieval"}
 """Modules that lookups need, and the extra that brings each."""
 
@@ -48,6 +50,7 @@ def static_problems(config: Config) -> Iterator[Problem]:
         yield Problem(f"keys.database: {error}", ("keys", "database"))
         stored = True
     yield from exposure_problems(config.server, stored)
+    yield from _shared_problems(config)
     for name, engine in config.engines.items():
         yield from _engine_problems(name, engine)
     yield from _retrieval_problems(config)
@@ -82,6 +85,21 @@ def _secret_problems(config: Config) -> Iterator[Problem]:
     for place, file in named:
         if file is not None and _read_by_all(Path(file).expanduser()):
             message = f"{'.'.join(place)}: everybody on this machine can read {file}: chmod 600."
+            yield Problem(message, place, "warning")
+
+
+def _shared_problems(config: Config) -> Iterator[Problem]:
+    """Warn of policies that remember, where other machines seem to share the keys: what they keep stays here."""
+    if not (config.keys.database or "").startswith("postgres"):
+        return
+    lists = {("presets", name): each for name, each in config.presets.items()}
+    lists |= {("pinned", name): each for name, each in config.pinned.items()}
+    for place, policies in lists.items():
+        if names := sorted({str(each.get("name")) for each in policies} & KEPT_HERE):
+            message = (
+                f"{'.'.join(place)}: what {' and '.join(names)} keeps lies in `state` on this machine; servers on "
+                "others that share keys.database do not see it. Send each user to one server (docs/deploy.md)."
+            )
             yield Problem(message, place, "warning")
 
 

@@ -47,7 +47,6 @@ from waver.retrieval.library import SEARCHES, Library
 from waver.retrieval.memory.episodes import Episodes
 from waver.retrieval.memory.facts import Facts
 from waver.retrieval.memory.memories import Memories
-from waver.server.accounting import account_background
 from waver.server.admission import Admission
 from waver.server.after_hooks import AfterHooks
 from waver.server.artifacts import LOADERS, load_section, named
@@ -74,6 +73,7 @@ from waver.server.tenants.owners import Owners
 from waver.server.texts import TokenizerPool
 from waver.server.traces import make_traces
 from waver.server.usage_log import UsageLog
+from waver.server.usage_records import background_record
 
 log = structlog.get_logger("waver")
 
@@ -256,7 +256,8 @@ class Runtime:
         """Charge a key for what a policy had engines compute outside of requests. A request that comes later is refused
         where nothing is left; this work was begun by an earlier one, and is done."""
         key = key_of(owner)
-        account_background(self, key, policy, meter)
+        if self.usage is not None:
+            self.usage.write(background_record(key, policy, meter))
         if key is None:
             return
         self.metrics.count_tokens(key, background=meter.first)

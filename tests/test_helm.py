@@ -102,7 +102,8 @@ def test_manifests_are_valid_and_say_what_is_meant(name: str, tmp_path: Path) ->
     ("given", "sentence"),
     [
         ({}, "keys.existingSecret"),
-        ({"keys": {"allowNone": True}, "replicas": 2}, "storage.existingClaim"),
+        ({"keys": {"allowNone": True}, "replicas": 2}, "storage.enabled=false"),
+        ({"keys": {"allowNone": True}, "autoscaling": {"enabled": True}}, "storage.enabled=false"),
         ({"keys": {"allowNone": True}, "vllm": {"engines": {"A_b": {"model": "m"}}}}, "lower-case letters"),
     ],
 )

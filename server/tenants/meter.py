@@ -91,7 +91,7 @@ class Meter:
         """`grants` returns what the stored keys may do, by name."""
         self._grants = grants
         self.shares: list[Share] = []
-        """What keys have used of their budgets, the fullest first, as `look` found it."""
+        """Parts of budgets that keys have used, the fullest first, as `look` found them."""
         self._server = secrets.token_hex(16)
         self.budgets = Budgets(database, self._server)
         self._database = database

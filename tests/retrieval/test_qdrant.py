@@ -84,6 +84,31 @@ def test_staged_is_unseen_until_published(library: Library) -> None:
     assert store.find(unit(2)[0], None, 1, {})[0][0].document == "d1"
 
 
+def test_of_two_writers_the_later_one_wins(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes write one document: what was begun later is there alone, whoever ends last."""
+    library.backend.create(spec("both"))
+    one, other = library.backend.open("both"), library.backend.open("both")
+    begun = iter((1_000, 2_000))
+    monkeypatch.setattr("time.time_ns", lambda: next(begun) * 1000)
+    with one.writing() as earlier, other.writing() as later:
+        upsert = earlier._upsert  # type: ignore[attr-defined]
+
+        def interrupted(documents: object, staged: bool) -> int:
+            version: int = upsert(documents, staged)
+            later.add([prepared("d", 2)])
+            return version
+
+        monkeypatch.setattr(earlier, "_upsert", interrupted)
+        earlier.add([prepared("d", 1)])
+    assert one.info().documents == 1
+    assert one.digest("d") == (prepared("d", 2).document.digest, len(prepared("d", 2).chunks))
+    begun = iter((1_500, 1_800))
+    with one.writing() as stale:
+        stale.add([prepared("d", 3)])  # its clock is behind
+    assert one.info().documents == 1
+    assert one.digest("d") == (prepared("d", 2).document.digest, len(prepared("d", 2).chunks))
+
+
 def test_a_server_that_does_not_answer() -> None:
     made = Library(RetrievalConfig(store="qdrant", url="http://127.0.0.1:9"))
     with pytest.raises(Unreachable):

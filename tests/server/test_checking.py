@@ -212,3 +212,12 @@ def test_keys_of_a_file_are_needed(start: Any, tmp_path: Path) -> None:
     with start(api_keys_file=str(file)).http() as http:
         assert http.get("/v1/models").status_code == 401
         assert http.get("/v1/models", headers={"authorization": "Bearer from-a-file"}).status_code == 200
+
+
+def test_what_remembers_beside_a_shared_database_is_warned_of(tmp_path: Path) -> None:
+    presets = "presets: {mine: [{name: simplemem}], other: [{name: top_p}]}\n"
+    shared = "keys: {database: 'postgresql://nobody@127.0.0.1:9/none'}\n"
+    warned = [line for line in said(tmp_path, presets + shared) if line.startswith("warning")]
+    assert len(warned) == 1
+    assert "presets.mine: what simplemem keeps lies in `state` on this machine" in warned[0]
+    assert not [line for line in said(tmp_path, presets) if line.startswith("warning")]

@@ -33,13 +33,14 @@ class Postgres:
         if found[0] is None or found[1] is None:
             raise Missing("no PostgreSQL is installed here (initdb, pg_ctl)")
         self._initdb, self._pg_ctl = found[0], found[1]
-        self._account: dict[str, int] = {}
+        self._user: int | None = None
+        self._group: int | None = None
         if os.getuid() == 0:  # it does not run as root
             try:
                 account = pwd.getpwnam("postgres")
             except KeyError:
                 raise Missing("there is no account 'postgres' to run PostgreSQL with") from None
-            self._account = {"user": account.pw_uid, "group": account.pw_gid}
+            self._user, self._group = account.pw_uid, account.pw_gid
 
     @property
     def url(self) -> str:
@@ -52,8 +53,8 @@ class Postgres:
 
     def create(self) -> None:
         """Make the database, and start it."""
-        if self._account:
-            os.chown(self._folder, self._account["user"], self._account["group"])
+        if self._user is not None and self._group is not None:
+            os.chown(self._folder, self._user, self._group)
         self._run(self._initdb, "-D", str(self._data), "-U", "waver", "-A", "trust", "--no-sync", "-E", "UTF8")
         self.start()
 
@@ -75,5 +76,6 @@ class Postgres:
             stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
             timeout=120,
-            **self._account,
+            user=self._user,
+            group=self._group,
         )

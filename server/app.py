@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from waver import __version__
@@ -173,14 +174,26 @@ def names_below_v1() -> frozenset[str]:
     return frozenset(path[2] for path in paths if path[1] == "v1") - {path[1] for path in paths}
 
 
+def allowed_methods(scope: Scope) -> list[str]:
+    """Return the methods that a path of the application takes."""
+    found = {"OPTIONS"}
+    for route in scope["app"].routes:
+        if isinstance(route, APIRoute) and route.include_in_schema and route.matches(scope)[0] != Match.NONE:
+            found |= route.methods
+    if found == {"OPTIONS"}:
+        found = {"GET", "POST", "DELETE", "OPTIONS"}
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
+
+
 class OptionsMiddleware:
-    """Middleware that answers OPTIONS before keys are checked, as browsers send no key with a preflight request."""
+    """Middleware that answers OPTIONS before keys are checked, as browsers send no key with a preflight request: with
+    the methods of the path, or with all where nothing is at a path."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "OPTIONS":
-            allowed = Response(status_code=204, headers={"allow": "GET, HEAD, POST, DELETE, OPTIONS"})
+            allowed = Response(status_code=204, headers={"allow": ", ".join(allowed_methods(scope))})
             return await allowed(scope, receive, send)
         return await self.app(scope, receive, send)

@@ -16,12 +16,13 @@ from waver.server.chat_schemas import ChatRequest
 from waver.server.errors import invalid
 from waver.server.fields import ignored_fields, refuse_unserved
 from waver.server.runtime import ready_runtime
+from waver.server.sse import STREAMED
 from waver.server.translation import Translation
 
 router = APIRouter(route_class=BodyRoute)
 
 
-@router.post("/v1/chat/completions", summary="Answer a conversation")
+@router.post("/v1/chat/completions", summary="Answer a conversation", responses=STREAMED)
 async def chat_completions(request: Request, body: ChatRequest) -> Response:
     return await chat_answer(request, body)
 

@@ -23,12 +23,13 @@ from waver.server.planned import Prompt
 from waver.server.runtime import ready_runtime
 from waver.server.sampling import check_ids, truncated
 from waver.server.schemas import CompletionRequest
+from waver.server.sse import STREAMED
 from waver.server.texts import check_length, check_tokens
 
 router = APIRouter(route_class=BodyRoute)
 
 
-@router.post("/v1/completions", summary="Continue a text")
+@router.post("/v1/completions", summary="Continue a text", responses=STREAMED)
 async def completions(request: Request, body: CompletionRequest) -> Response:
     runtime = ready_runtime(request)
     refuse_unserved(body)

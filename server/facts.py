@@ -12,7 +12,7 @@ from waver.retrieval.memory.rows import as_line
 from waver.server.bodies import BodyRoute
 from waver.server.collections import deadline
 from waver.server.errors import APIError
-from waver.server.memories import Id, Moment, User
+from waver.server.memories import LINES, Id, Moment, User
 from waver.server.plan import owner_name
 from waver.server.runtime import ready_runtime, runtime
 from waver.server.schemas import FactsRequest
@@ -30,7 +30,7 @@ async def add(request: Request, body: FactsRequest) -> dict[str, Any]:
     return {"object": "list", "data": [each.as_dict() for each in made]}
 
 
-@router.get("/v1/facts", summary="Export facts as JSON lines")
+@router.get("/v1/facts", summary="Export facts as JSON lines", responses=LINES)
 async def export(request: Request, user: User = None, at: Moment = None, history: History = False) -> Response:
     found = await owner(request, user).listed(None if at is None else at.timestamp(), history)
     lines = "".join(as_line(each.as_dict()) for each in found)

@@ -122,9 +122,10 @@ def _unknown(model: BaseModel, place: str = "") -> Iterator[str]:
         value = getattr(model, name, None)
         if isinstance(value, BaseModel):
             yield from _unknown(value, f"{place}{_alias(model, name)}.")
-        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+        elif isinstance(value, list):
             for i, each in enumerate(value):
-                yield from _unknown(each, f"{place}{_alias(model, name)}[{i}].")
+                if isinstance(each, BaseModel):
+                    yield from _unknown(each, f"{place}{_alias(model, name)}[{i}].")
 
 
 def _alias(model: BaseModel, name: str) -> str:

@@ -29,6 +29,9 @@ from waver.server.runtime import ready_runtime, runtime
 from waver.server.schemas import MemoriesRequest, MemorySearchRequest
 from waver.server.texts import check_characters
 
+LINES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
+"""Entry of a route's description for JSON lines."""
+
 router = APIRouter(route_class=BodyRoute)
 
 PAGE, EPISODES = 500, 20
@@ -38,7 +41,7 @@ Id = Annotated[int, Path(ge=0, lt=2**63)]
 Moment = Annotated[Time | None, Query(description="ISO 8601; without a time zone it is UTC")]
 
 
-@router.get("/v1/memories", summary="Export memories as JSON lines")
+@router.get("/v1/memories", summary="Export memories as JSON lines", responses=LINES)
 async def export(request: Request, user: User = None, after: Moment = None, before: Moment = None) -> StreamingResponse:
     own, whole, span = owner(request, user), episodes_of(request, user), within(after, before)
     first = await own.page(span, most=PAGE)  # a failure is a status, not half a file
@@ -95,6 +98,16 @@ async def remember(request: Request, body: MemoriesRequest) -> dict[str, Any]:
     else:
         new = await own.say(said, settings, policy.sizes[0], policy.idle, body.conversation)
     return {"object": "turns.added", "added": new, "known": len(said) - new}
+
+
+@router.api_route("/v1/memories/search", methods=["GET", "DELETE"], include_in_schema=False)
+async def no_search(request: Request) -> None:
+    """Refuse other methods than POST: the path looks like that of a memory.
+
+    Raises:
+        APIError: 405.
+    """
+    raise APIError(405, "A search is a POST.", code="method_not_allowed", headers={"allow": "POST, OPTIONS"})
 
 
 @router.post("/v1/memories/search", summary="Find memories for a question")

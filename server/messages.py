@@ -15,9 +15,9 @@ from waver.server.chat import chat_answer
 from waver.server.chat_plan import chat_tokens
 from waver.server.errors import APIError, from_exception, invalid
 from waver.server.messages_input import MessagesRequest, to_chat, unread
-from waver.server.messages_output import MessageTranslation, error_body
+from waver.server.messages_output import REFUSED, MessageTranslation, error_body
 from waver.server.runtime import ready_runtime
-from waver.server.sse import dump
+from waver.server.sse import STREAMED, dump
 
 
 class MessagesRoute(BodyRoute):
@@ -39,7 +39,9 @@ class MessagesRoute(BodyRoute):
 router = APIRouter(route_class=MessagesRoute)
 
 
-@router.post("/v1/messages", summary="Answer a conversation, in Anthropic's protocol")
+@router.post(
+    "/v1/messages", summary="Answer a conversation, in Anthropic's protocol", responses={**STREAMED, **REFUSED}
+)
 async def messages(request: Request, body: MessagesRequest) -> Response:
     here = ready_runtime(request)
     if body.max_tokens is None:
@@ -53,7 +55,7 @@ async def messages(request: Request, body: MessagesRequest) -> Response:
         raise conversation.original(from_exception(error)) from error
 
 
-@router.post("/v1/messages/count_tokens", summary="Count the tokens of a conversation")
+@router.post("/v1/messages/count_tokens", summary="Count the tokens of a conversation", responses=REFUSED)
 async def count_tokens(request: Request, body: MessagesRequest) -> dict[str, int]:
     here = ready_runtime(request)
     route = here.route(body.model, (body.model_extra or {}).get("policy"), request.scope.get(SCOPE_KEY))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from waver.server.errors import APIError
 from waver.server.translation import Event, new_id
@@ -141,6 +143,24 @@ def loaded(arguments: str) -> Any:
     except (ValueError, RecursionError):
         found = None
     return found if isinstance(found, dict) else {"unparsed": arguments}
+
+
+class AnthropicError(BaseModel):
+    type: str
+    message: str
+
+
+class AnthropicErrorBody(BaseModel):
+    """Body of a response that is not a success, as Anthropic's API has it."""
+
+    type: Literal["error"]
+    error: AnthropicError
+
+
+REFUSED: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": AnthropicErrorBody, "description": "The request cannot be answered."},
+    "5XX": {"model": AnthropicErrorBody, "description": "The server cannot answer now, or failed."},
+}
 
 
 def error_body(error: APIError) -> dict[str, Any]:

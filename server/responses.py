@@ -16,11 +16,12 @@ from waver.server.response_store import StoredResponse
 from waver.server.responses_input import ResponsesRequest, to_chat, unread
 from waver.server.responses_output import ResponseTranslation
 from waver.server.runtime import Runtime, ready_runtime, runtime
+from waver.server.sse import STREAMED
 
 router = APIRouter(route_class=BodyRoute)
 
 
-@router.post("/v1/responses", summary="Answer a conversation, in OpenAI's newer protocol")
+@router.post("/v1/responses", summary="Answer a conversation, in OpenAI's newer protocol", responses=STREAMED)
 async def responses(request: Request, body: ResponsesRequest) -> Response:
     here, owner = ready_runtime(request), request.scope.get(SCOPE_KEY)
     previous = body.previous_response_id

@@ -22,6 +22,10 @@ SEPARATORS = {each.encode(): f"\\u{ord(each):04x}".encode() for each in ("\x85",
 same."""
 
 
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+"""Entry of a route's description for its streams."""
+
+
 class EventStream(Response):
     """A response of events, each one line of JSON, followed by `[DONE]`. Events that are ready together go out in one
     write. A client that disconnects ends it and closes the generator. `keepalive`: seconds of silence after which a

@@ -135,6 +135,8 @@ def test_trap_27_options_before_keys_and_cors_on_errors(guarded: Any) -> None:
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == "https://app.example"
         assert http.options("/v1/chat/completions").status_code == 204
+        assert http.options("/v1/chat/completions").headers["allow"] == "OPTIONS, POST"
+        assert http.options("/v1/facts").headers["allow"] == "DELETE, GET, HEAD, OPTIONS, POST"
         refused = http.get("/v1/models", headers=origin)
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == "https://app.example"

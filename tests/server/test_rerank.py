@@ -86,6 +86,13 @@ def test_bad_requests(http: httpx.Client, path: str, body: dict[str, Any], statu
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
 
 
+def test_documents_of_both_kinds_may_stand_together(http: httpx.Client) -> None:
+    documents = [{"text": "a", "odd": 1}, "b", {"text": "c"}]
+    answer = http.post("/v1/rerank", json={"query": "a", "documents": documents})
+    assert (answer.status_code, answer.json()["waver"]["ignored"]) == (200, ["documents[0].odd"])
+    assert len(answer.json()["results"]) == 3
+
+
 def test_without_a_reranker_there_is_a_sentence(running: Any) -> None:
     with running.http() as http:
         answer = http.post("/v1/rerank", json={"query": "x", "documents": ["a"]})

@@ -40,7 +40,9 @@ WAIT = 1.0
 LAG = 0.05
 """Seconds by which a token may be late because Waver's thread is busy, in a hundredth of all cases."""
 SIMULATED = 3_000
-"""Requests of one simulation; the first fifth warms it up."""
+"""Requests of one simulation of a replica; the first fifth warms it up."""
+STREAMED = 100_000
+"""Tokens of one simulation of a process; likewise."""
 app = report.command()
 
 
@@ -63,7 +65,7 @@ def replica(
 ) -> float:
     """Simulate one replica of an engine at `rate` requests a second; return the 90th percentile of the wait for a slot,
     in seconds."""
-    draw = random.Random(seed)
+    draw, count = random.Random(seed), count or SIMULATED
     now, arrival = 0.0, draw.expovariate(rate)
     arrived, waiting, running = 0, deque[float](), list[int]()
     waits: list[float] = []
@@ -83,10 +85,12 @@ def replica(
     return statistics.quantiles(waits[count // 5 :], n=10)[-1]
 
 
-def front(seconds: float, rate: float, pace: float, tokens: int = TOKENS, seed: int = 1, most: int = 100_000) -> float:
+def front(
+    seconds: float, rate: float, pace: float, tokens: int = TOKENS, seed: int = 1, most: int | None = None
+) -> float:
     """Simulate one process of Waver that streams `rate` answers a second, each a token every `pace` seconds, with
     `seconds` of its thread for each token; return the 99th percentile of a token's delay, in seconds."""
-    draw = random.Random(seed)
+    draw, most = random.Random(seed), most or STREAMED
     answers: list[tuple[float, int]] = []
     arrival, free, late = draw.expovariate(rate), 0.0, list[float]()
     while len(late) < most:

@@ -234,3 +234,14 @@ def test_make_serve_installs_once(tmp_path: Path) -> None:
     later = (tmp_path / ".venv/.serve").stat().st_mtime + 60
     os.utime(tmp_path / "uv.lock", (later, later))
     assert "install.py" in plan()
+
+
+def test_the_licences_of_the_image_are_listed_and_allowed(uv: str) -> None:
+    """After `make lock`: python requirements/licences.py."""
+    licences = script("licences")
+    assert licences.problems() == []
+    assert len(licences.known()) > 50
+    assert licences.allowed("MIT OR GPL-3.0-only")
+    assert licences.allowed("Apache-2.0 WITH LLVM-exception AND MIT")
+    for refused in ("GPL-3.0-only", "MIT AND GPL-3.0-only", "unknown", "not installed here"):
+        assert not licences.allowed(refused)

@@ -132,7 +132,7 @@ async def measure(parts: Mapping[str, Part], url: str, key: str, models: Sequenc
 def page(numbers: Mapping[str, Any]) -> list[str]:
     """Return the page of results."""
     rows = [
-        [each["event"], *(each["outcomes"][name] for name in OUTCOMES), f"{each['seconds']:.1f}",
+        [each["event"], *(str(each["outcomes"][name]) for name in OUTCOMES), f"{each['seconds']:.1f}",
          ", ".join(flaws(each)) or "–"]
         for each in numbers["events"]
     ]  # fmt: skip

@@ -13,12 +13,12 @@ import json
 import math
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
-import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,9 +27,6 @@ import typer
 
 from waver.benchmarks import report
 from waver.benchmarks.postgres import Missing, Postgres
-from waver.server.tenants.budget import Budgets
-from waver.server.tenants.database import Database
-from waver.server.tenants.grant import Grant
 
 RATES = (10, 1_000, 100_000)
 """Requests a second."""
@@ -113,44 +110,23 @@ def most_rate(holds: Callable[[float], bool], least: float, most: float) -> floa
     return least
 
 
-def transactions(database: Database, keys: int, seconds: float) -> float:
-    """Return the requests a second whose place is taken, reserved and settled in a database, for so many keys."""
-    budgets, grant = Budgets(database, "capacity"), Grant(tokens_per_day=2**40)
-    until = time.monotonic() + seconds
-
-    def work(number: int) -> int:
-        done = 0
-        while time.monotonic() < until:
-            hold, key = f"{number}-{done}", f"key{(number * 1009 + done) % keys}"
-            budgets.begin(hold, key, grant)
-            budgets.reserve(hold, key, grant, 100, 100, True)
-            budgets.end(hold, key, 50, 0, refund=False)
-            done += 1
-        return done
-
-    with ThreadPoolExecutor(8) as pool:
-        return sum(pool.map(work, range(8))) / seconds
-
-
-def databases(seconds: float) -> dict[str, dict[str, float]]:
+def databases() -> dict[str, dict[str, float]]:
     """Measure what this machine's databases take, with one key and with a thousand."""
     found: dict[str, dict[str, float]] = {}
 
-    def measure(name: str, url: str | None, folder: Path) -> None:
-        database = Database(url, folder)
-        try:
-            found[name] = {str(keys): transactions(database, keys, seconds) for keys in (1, 1000)}
-        finally:
-            database.close()
+    def measure(name: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", "waver.server.tenants.speed", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found[name] = json.loads(done.stdout)
 
     with tempfile.TemporaryDirectory(prefix="waver-capacity-") as home:
-        measure("SQLite", None, Path(home))
+        measure("SQLite", home)
     try:
         with tempfile.TemporaryDirectory(prefix="waver-capacity-") as home:
             server = Postgres(Path(home))
             server.create()
             try:
-                measure("PostgreSQL", server.url, Path(home))
+                measure("PostgreSQL", home, server.url)
             finally:
                 server.stop()
     except Missing as error:
@@ -238,7 +214,6 @@ def main(
     results: Annotated[Path, typer.Option(help="Folder with vllm_steps.json and vllm_serving.json.")] = Path(
         "benchmarks/results"
     ),
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time to measure each database for.")] = 3.0,
     out: report.Out = report.RESULTS,
 ) -> None:
     """Simulate 10, 1,000 and 100,000 requests a second by measured times.
@@ -253,7 +228,7 @@ def main(
             raise typer.BadParameter("--steps needs the times of two batches at least.")
         taken = Steps(tuple(sorted(given)), tuple(given[batch] for batch in sorted(given)))
         told |= {"engine": f"the steps of {steps.name}", "step_ms": {str(b): 1000 * given[b] for b in sorted(given)}}
-    numbers |= {"measured": told, "simulated": simulate(taken, token_seconds, slots, databases(seconds))}
+    numbers |= {"measured": told, "simulated": simulate(taken, token_seconds, slots, databases())}
     report.write(out, "capacity", numbers, page(numbers))
 
 

@@ -17,10 +17,8 @@ import typer
 import yaml
 
 from waver.benchmarks import report
+from waver.benchmarks.own_keys import add_key
 from waver.benchmarks.processes import free_port, running
-from waver.server.tenants.database import Database
-from waver.server.tenants.grant import Grant
-from waver.server.tenants.stored_keys import StoredKeys
 
 VERSION = "4.32.5"
 CHECKS = (
@@ -131,10 +129,9 @@ def main(
     numbers = report.conditions("conformance", dict(context.params))
     with tempfile.TemporaryDirectory() as scratch:
         folder, port = Path(scratch), free_port()
-        database = Database(None, folder / "state")
-        key = StoredKeys(database).add("root", Grant(role="admin"), "benchmark")[1]
-        database.close()
-        command = [sys.executable, "-m", "waver", "serve", "--config", str(configuration(folder, port))]
+        file = configuration(folder, port)
+        key = add_key(file, "root", "--role", "admin")
+        command = [sys.executable, "-m", "waver", "serve", "--config", str(file)]
         url = f"http://127.0.0.1:{port}"
         with running(command, folder / "log", f"{url}/ready", START):
             found = send(url, key, folder, examples, seed, workers)

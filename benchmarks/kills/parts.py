@@ -43,7 +43,8 @@ class Served:
         self.url = f"http://127.0.0.1:{port}"
         folder.mkdir(parents=True, exist_ok=True)
         server = {**content.get("server", {}), "port": port, "shutdown_grace": GRACE}
-        (folder / "waver.yaml").write_text(yaml.safe_dump({**content, "server": server}))
+        self.file = folder / "waver.yaml"
+        self.file.write_text(yaml.safe_dump({**content, "server": server}))
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, wait: bool = True) -> None:
@@ -53,7 +54,7 @@ class Served:
             RuntimeError: it does not become ready.
         """
         self._starts += 1
-        command = [sys.executable, "-m", "waver", "serve", "--config", str(self._folder / "waver.yaml")]
+        command = [sys.executable, "-m", "waver", "serve", "--config", str(self.file)]
         with (self._folder / f"log-{self._starts}").open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         deadline = time.monotonic() + START

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
 
 from waver.benchmarks import report
 from waver.benchmarks.kills.load import OUTCOMES, Clients, Seen
 from waver.benchmarks.kills.parts import GRACE, Database, EngineCore, Part, Served
+from waver.benchmarks.own_keys import add_key
 from waver.benchmarks.postgres import Missing, Postgres
-from waver.server.tenants import database as tenants
-from waver.server.tenants.grant import Grant
-from waver.server.tenants.stored_keys import StoredKeys
 
 CLIENTS = 12
 BEFORE = 2.0
@@ -32,6 +31,8 @@ RECOVERY = 180.0
 """Seconds after which something is taken for lost for good."""
 PATIENCE = 30.0
 """Seconds that a request may take; the server's own limit is shorter."""
+SETTLED = 60.0
+"""Seconds after which what a dead server held is settled for it, at the latest."""
 LIMIT = 20
 """Seconds that the server gives a request."""
 
@@ -153,10 +154,8 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def setup(
-    folder: Path, stack: ExitStack, vllm: bool
-) -> tuple[dict[str, Part], Served, tuple[str, StoredKeys], list[str]]:
-    """Start everything; return the parts, the server, the key with the store of keys, and the models."""
+def setup(folder: Path, stack: ExitStack, vllm: bool) -> tuple[dict[str, Part], Served, dict[str, str], list[str]]:
+    """Start everything; return the parts, the server, its keys by name, and the models."""
     parts: dict[str, Part] = {}
     url: str | None = None
     try:
@@ -185,18 +184,19 @@ def setup(
     if vllm:
         args = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 16}
         engines["vllm"] = {"backend": "vllm", "model": "models/small", "args": args, "heartbeat_timeout": 8}
-    state = folder / "state"
-    keys = StoredKeys(tenants.Database(url, state))
-    secret = keys.add("load", Grant(tokens_per_day=10**9), "benchmark")[1]
     content = {
-        "engines": engines, "state": str(state), "keys": {"database": url},
+        "engines": engines, "state": str(folder / "state"), "keys": {"database": url},
         "retrieval": {"path": str(folder / "collections")}, "server": {"timeout": LIMIT},
     }  # fmt: skip
     server = Served(folder / "waver", content)
+    keys = {
+        "load": add_key(server.file, "load", "--tpd", str(10**9)),
+        "root": add_key(server.file, "root", "--role", "admin"),
+    }
     stack.callback(server.close)
     server.start()
     parts |= {"upstream": upstream, "waver": server} | ({"vllm": EngineCore(server)} if vllm else {})
-    return parts, server, (secret, keys), list(engines)
+    return parts, server, keys, list(engines)
 
 
 @app.command()
@@ -212,9 +212,9 @@ def main(
     vllm = vllm and importlib.util.find_spec("vllm") is not None
     numbers = report.conditions("kills", dict(context.params))
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        parts, server, (key, keys), models = setup(Path(scratch), stack, vllm)
-        found = asyncio.run(measure(parts, server.url, key, models))
-        charged = _charged(keys)
+        parts, server, keys, models = setup(Path(scratch), stack, vllm)
+        found = asyncio.run(measure(parts, server.url, keys["load"], models))
+        charged = _charged(server.url, keys["root"])
     numbers |= {
         "events": found,
         "engines": ", ".join(models).replace("embedded", "an embedded engine").replace("far", "another Waver upstream"),
@@ -226,15 +226,14 @@ def main(
         raise typer.Exit(1)
 
 
-def _charged(keys: StoredKeys) -> int:
+def _charged(url: str, key: str) -> int:
     """Return the tokens that the key was charged, once everything is settled."""
-    from waver.server.tenants.budget import LEASE, Budgets
-
-    budgets, deadline = Budgets(keys.database, "benchmark"), time.monotonic() + 2 * LEASE
+    deadline = time.monotonic() + SETTLED
     while True:
-        _, running, used = budgets.state("load", Grant())
-        if not running or time.monotonic() > deadline:
-            return used["day_tokens"]
+        answer = httpx.get(f"{url}/v1/admin/keys/load", headers={"authorization": f"Bearer {key}"}, timeout=30)
+        used = answer.raise_for_status().json()["usage"]
+        if not used["running"] or time.monotonic() > deadline:
+            return int(used["day_tokens"])
         time.sleep(1)
 
 

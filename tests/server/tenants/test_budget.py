@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from tests.server.tenants.postgresql import postgresql
 from waver.server.tenants import database as tables
+from waver.server.tenants import speed
 from waver.server.tenants.budget import LEASE, Budgets, Spent, TooLarge, duration, headers
 from waver.server.tenants.database import Database
 from waver.server.tenants.grant import Grant
@@ -216,3 +217,14 @@ def test_keys_do_not_share_budgets(budgets: Budgets, database: Database) -> None
 
 def test_durations_are_written_as_clients_read_them() -> None:
     assert [duration(each) for each in (0.2, 60, 360, 3723, 86_400)] == ["1s", "1m0s", "6m0s", "1h2m3s", "24h0m0s"]
+
+
+def test_the_speed_of_a_database_is_measured(tmp_path: Path) -> None:
+    measured = Database(None, tmp_path)
+    try:
+        assert speed.rate(measured, 2, 0.2) > 0
+        used = sum(Budgets(measured, "one").state(key, Grant())[2]["day_tokens"] for key in ("key0", "key1"))
+        assert used >= 50
+        assert used % 50 == 0
+    finally:
+        measured.close()

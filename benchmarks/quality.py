@@ -112,8 +112,8 @@ def compare(settings: Mapping[str, Any], stored: bool) -> int:
     else:
         with server_at(settings["base_url"], settings["config"]) as address:
             made, picked = asyncio.run(run(wanted, requests, address, work, known, False))
-    here = report.conditions("quality", {key: value for key, value in settings.items() if key != "questions"})
-    here["command"] = here["command"].replace("bench quality", f"bench quality {questions}", 1)
+    here = report.conditions("quality", quality_stored.told(settings))
+    here["command"] = here["command"].replace("bench quality", f"bench quality {questions.name}", 1)
     told = {"title": settings["title"] or questions.name, "questions_file": questions.name, "file": settings["name"]}
     more = {"calibration": len(chooses), "instruction": instruction, "toy": is_bundled(questions)}
     numbers = {**here, **made, **told, **more, "note": settings["note"]}

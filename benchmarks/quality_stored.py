@@ -27,6 +27,21 @@ def kept_of(wanted: Wanted) -> dict[str, Any]:
     }
 
 
+def told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as a page may show them: of folders that are nobody else's business, the name alone."""
+    kept = {key: value for key, value in settings.items() if key != "questions"}
+    for key, value in kept.items():
+        if isinstance(value, Path) and value.is_absolute():
+            kept[key] = Path(value.name)
+    kept["peer"] = [_short(each) for each in settings["peer"]]
+    return kept
+
+
+def _short(peer: str) -> str:
+    name, sign, folder = peer.partition("@")
+    return f"{name}{sign}{Path(folder).name}" if folder.startswith("/") else peer
+
+
 def write(file: Path, picked: Sequence[Family], wanted: Wanted, known: Known) -> None:
     """Write the answers that the result was made of, compressed."""
     settings = {peer.key for family in wanted.families for peer in family.peers}

@@ -15,7 +15,7 @@ import typer
 import yaml
 
 from waver import job
-from waver.benchmarks import report
+from waver.benchmarks import quality_stored, report
 from waver.benchmarks.quality_asking import server_at
 from waver.benchmarks.quality_peers import Names, Peer, families
 from waver.benchmarks.quality_tasks import draws, is_bundled, tasks
@@ -184,8 +184,8 @@ def compare(settings: Mapping[str, Any]) -> int:
     with server_at(settings["base_url"], settings["config"]) as address, loader_for(settings, address) as loader:
         measure(plan, loader, work)
         name = loader.name
-    here = report.conditions("speed", {key: value for key, value in settings.items() if key != "questions"})
-    here["command"] = here["command"].replace("bench speed", f"bench speed {questions}", 1)
+    here = report.conditions("speed", quality_stored.told(settings))
+    here["command"] = here["command"].replace("bench speed", f"bench speed {questions.name}", 1)
     told = {"title": settings["title"] or questions.name, "questions_file": questions.name, "note": settings["note"]}
     more = {"client": name, "toy": is_bundled(questions), "loads": found_of(plan, job.read_lines(work / LOADS))}
     numbers = {**here, **told, **more}

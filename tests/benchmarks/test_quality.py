@@ -24,6 +24,7 @@ from waver.benchmarks.quality_tasks import read as read_tasks
 from waver.benchmarks.stats import holm, mcnemar, paired_difference
 from waver.clients.questions import Refused
 from waver.job import read_lines
+from waver.policies.registry import parse
 from waver.python_tests import Runner
 
 SETS = {
@@ -163,6 +164,20 @@ def test_peers_are_named() -> None:
             families(wrong, names)
     with pytest.raises(Refused, match="needs --collection"):
         families(["always_retrieve"], Names())
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_server_takes_every_baseline(name: str) -> None:
+    engines: Any = {each: Writer() for each in ("s", "l")}
+    for peer in read(name, Names("s", "l", "handbook")).peers:
+        assert peer.policy is not None
+        assert [each.name for each in parse(peer.policy, engines)] == [each["name"] for each in peer.policy]
+
+
+class Writer:
+    """An engine, as far as policies are checked against it."""
+
+    tokens, parameters = None, 1
 
 
 def test_what_was_calibrated_is_a_peer(tmp_path: Path) -> None:
@@ -333,7 +348,10 @@ def test_a_run_is_stopped_goes_on_and_grows(options: tuple[Any, ...], monkeypatc
     assert made["peers"]["cascade"]["policy"][0]["threshold"] == 1.0
     assert (out / "quality.png").exists()
     assert (out / "quality.svg").exists()
-    assert "## Verdicts" in (out / "quality.md").read_text()
+    written = (out / "quality.md").read_text()
+    assert "## Verdicts" in written
+    assert "bench quality sums.jsonl --base-url" in written
+    assert str(work.parent) not in written + (out / "quality.json").read_text(), "folders stay private"
     assert "holds another run" in bench(*options, "--n", 5, "--max-tokens", 9, code=1)
 
     async def never(*_: Any) -> Line:

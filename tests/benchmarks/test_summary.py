@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import typer
 
 from waver.benchmarks import quality_stored, summary
 from waver.benchmarks.quality_choice import Wanted, choose, found_of
-from waver.benchmarks.quality_peers import Names, families
+from waver.benchmarks.quality_peers import Names, families, read
 from waver.benchmarks.quality_tasks import Item
 from waver.benchmarks.summary import RESULTS, kind, page, renew, results
 from waver.benchmarks.summary_sections import READERS, diffadapt, l_rag, pareto
@@ -101,6 +103,16 @@ def test_quality_is_made_anew_from_answers(tmp_path: Path) -> None:
     assert again == json.loads(json.dumps(made))
     summary.write(tmp_path, tmp_path / "results.md", ".")
     assert "## quality_x" in (tmp_path / "results.md").read_text()
+
+
+@pytest.mark.parametrize("name", summary.QUICK)
+def test_quick_options_are_those_of_the_benchmark(name: str, tmp_path: Path) -> None:
+    module = import_module(f"waver.benchmarks.{name.replace('-', '_')}")
+    work = ["--work", str(tmp_path)] if name in summary.RESUMABLE else []
+    options = [*shlex.split(summary.QUICK[name]), *work, "--out", str(tmp_path)]
+    typer.main.get_command(module.app).make_context(name, options)  # raises where one is not known
+    for peer in (options[i + 1] for i, word in enumerate(options) if word == "--peer"):
+        assert read(peer, Names()).peers
 
 
 def test_quick_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,10 +89,16 @@ def page(folder: Path, base: str) -> str:
         else:
             sections.append((reader(found, link), found, file.stem))
     parts = [OPENING.strip(), "## Verdicts"]
-    parts += ["\n".join(f"- {section.verdict} ([{stem}](#{anchor(stem)}))" for section, _, stem in sections)]
+    parts += [
+        "\n".join(
+            f"- {section.policy} ([{stem}](#{anchor(stem)})): {section.verdict}"
+            for section, _, stem in sorted(sections, key=lambda each: each[0].policy)
+        )
+    ]
     for section, shown, stem in sections:
         here = shown["machine"]
-        conditions = f"{shown['date']}, {here['cores']} cores ({here['processor']}), {here['memory_gib']} GiB."
+        toy = "The bundled pair, a toy. " if shown.get("toy", shown["settings"].get("models") is None) else ""
+        conditions = f"{toy}{shown['date']}, {here['cores']} cores ({here['processor']}), {here['memory_gib']} GiB."
         parts += [f"## {stem}", section.verdict, *section.body, conditions, f"```sh\n{shown['command']}\n```"]
     if others:
         parts += ["## Other measurements", report.table(("result", "", "date"), others)]

@@ -63,6 +63,12 @@ class Postgres:
         settings = f"-k {self._folder} -c listen_addresses='' -c fsync=off -c max_connections=40"
         self._run(self._pg_ctl, "-D", str(self._data), "-w", "-l", str(self._folder / "log"), "-o", settings, "start")
 
+    def forget(self) -> None:
+        """Remove the lock files that a killed one has left: while its process is not reaped, they keep another one from
+        starting."""
+        for file in (self._data / "postmaster.pid", self._folder / f".s.PGSQL.{PORT}.lock"):
+            file.unlink(missing_ok=True)
+
     def stop(self, mode: str = "immediate") -> None:
         """Stop it: `smart`, `fast` or `immediate`."""
         self._run(self._pg_ctl, "-D", str(self._data), "-m", mode, "-w", "stop")

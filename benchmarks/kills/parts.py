@@ -16,7 +16,7 @@ import httpx
 import yaml
 
 from waver.benchmarks.postgres import Postgres
-from waver.benchmarks.processes import descendants, end, free_port
+from waver.benchmarks.processes import descendants, end, free_port, running_state
 
 START = 300.0
 """Seconds that a server may take to become ready."""
@@ -123,7 +123,8 @@ class Database:
 
     def again(self) -> None:
         deadline = time.monotonic() + 20
-        while descendants(self._process) and time.monotonic() < deadline:
+        while running_state(self._process) not in (None, "Z") and time.monotonic() < deadline:
             time.sleep(0.1)
+        self._server.forget()
         self._server.start()
         self._process = self._server.process

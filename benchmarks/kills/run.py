@@ -166,7 +166,8 @@ def setup(folder: Path, stack: ExitStack, vllm: bool) -> tuple[dict[str, Part], 
         parts["database"], url = Database(database), database.url
     except Missing as error:
         report.console.print(f"The database is left out: {error}.")
-    upstream = Served(folder / "upstream", {"engines": {"small": {"model": "models/small"}}})
+    small = {"engines": {"small": {"model": "models/small"}}, "state": str(folder / "upstream" / "state")}
+    upstream = Served(folder / "upstream", small)
     stack.callback(upstream.close)
     upstream.start()
     engines: dict[str, Any] = {

@@ -173,7 +173,8 @@ def verdicts(found: Numbers, reference: str) -> list[str]:
             )
         else:
             end = "No baseline here has as many right answers at no more cost and time."
-        said.append(f"`{own['name']}`: {kept}, for {price}. {end}")
+        slow = f" **It saves no time over `{reference}`.**" if own["wall"] >= 1 else ""
+        said.append(f"`{own['name']}`: {kept}, for {price}. {end}{slow}")
     return said
 
 

@@ -257,6 +257,9 @@ def test_a_baseline_that_wins_is_named() -> None:
     found = numbers([large, ead, told("small", bad, small=9, cost=0.2)], "large", "large")
     assert "No baseline here has as many right answers" in verdicts(found, "large")[0]
     assert "not to be told from `large`" in verdicts(found, "large")[0]
+    assert "saves no time" not in verdicts(found, "large")[0]
+    slow = told("ead", good, False, large=3, small=6, cost=1.2)
+    assert "**It saves no time over `large`.**" in verdicts(numbers([large, slow], "large", "large"), "large")[0]
     route = told("route", good, large=4, small=5, cost=0.5)
     found = numbers([large, ead, route], "large", "large")
     assert "**`route` does at least as well for no more**" in verdicts(found, "large")[0]

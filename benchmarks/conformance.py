@@ -41,10 +41,12 @@ START = 300.0
 app = report.command()
 
 
-def described(url: str) -> dict[str, Any]:
+def described(url: str, key: str) -> dict[str, Any]:
     """Return the description of a server; the `timeout` of a request is one second at least, so that no request asks to
     be given up at once, which is a 504."""
-    found: dict[str, Any] = httpx.get(f"{url}/openapi.json").raise_for_status().json()
+    found: dict[str, Any] = (
+        httpx.get(f"{url}/openapi.json", headers={"authorization": f"Bearer {key}"}).raise_for_status().json()
+    )
     for schema in found["components"]["schemas"].values():
         if "timeout" in schema.get("properties", {}):
             schema["properties"]["timeout"] = {"type": "number", "minimum": 10, "maximum": 20}
@@ -75,7 +77,7 @@ def send(url: str, key: str, folder: Path, examples: int, seed: int, workers: in
     if uv is None:
         raise typer.BadParameter("uv is missing: make install, or pip install uv")
     spec, found = folder / "openapi.json", folder / "report.json"
-    spec.write_text(json.dumps(described(url)))
+    spec.write_text(json.dumps(described(url, key)))
     command = [
         uv, "run", "--quiet", "--no-project", "--isolated", "--with", f"schemathesis=={VERSION}", "--",
         "schemathesis", "run", str(spec), "--url", url, "-H", f"Authorization: Bearer {key}",

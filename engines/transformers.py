@@ -68,6 +68,14 @@ SMALL = 100_000_000
 Result = TypeVar("Result")
 
 
+def copy_weights(model: PreTrainedModel) -> None:
+    """Copy weights that are pages of a file into memory of their own: who writes over that file would end the
+    process, or change what it computes."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+
+
 class TransformersEngine:
     """Runs one model in this process. Implements `waver.engines.base.Engine`."""
 
@@ -86,6 +94,7 @@ class TransformersEngine:
                 config.model, dtype=config.dtype, use_safetensors=True, **options
             )
             self.model: PreTrainedModel = model.eval().to(torch.device(device))
+            copy_weights(self.model)
             self._routed: RoutedTuner | None = None
             if config.adapter is not None:
                 self.model, self._routed = tuners.load_adapter(self.model, config.adapter)

@@ -36,6 +36,11 @@ class AfterHooks:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    @property
+    def running(self) -> frozenset[asyncio.Task[None]]:
+        """Return the tasks of the answers that are worked on, or wait for it."""
+        return frozenset(self._tasks)
+
     async def settle(self, seconds: float) -> None:
         """Wait until all hooks have ended, for at most `seconds`; then cancel those that have not."""
         if not self._tasks:

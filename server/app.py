@@ -26,6 +26,7 @@ from waver.server import (
     dashboard,
     documents,
     embeddings,
+    engine_reload,
     facts,
     health,
     memories,
@@ -69,6 +70,7 @@ PARTS = (
     metrics,
     dashboard,
     admin,
+    engine_reload,
     page,
 )
 """Modules with the routes of the API."""

@@ -91,6 +91,13 @@ class Runtime:
         ValueError: the database of keys cannot be used.
     """
 
+    loaded = False
+    failure: str | None = None
+    stopping = False
+    """True once the grace period of running requests is over."""
+    reloads = 0
+    """How often a model was loaded again."""
+
     def __init__(self, config: Config, engines: Mapping[str, Engine] | None = None) -> None:
         self.config = config
         self.database = Database(config.keys.database, Path(config.state))
@@ -130,8 +137,6 @@ class Runtime:
         self.jobs = Jobs()
         self.answers: set[Callable[[Exception], None]] = set()
         """For each answer in the making, what ends it with an error."""
-        self.stopping = False
-        """True once the grace period of running requests is over."""
         self.usage = None if config.server.usage_file is None else UsageLog(Path(config.server.usage_file).expanduser())
         self.traces = make_traces()
         self.metrics = Metrics(self, config.keys.metric_names)
@@ -141,9 +146,9 @@ class Runtime:
         self.fingerprint = fingerprint(config)
         """The name of this version and configuration: `system_fingerprint`."""
         self.reloading = asyncio.Lock()
+        self.retiring: dict[str, asyncio.Task[None]] = {}
+        """For each engine that was loaded again, the task that closes the old one."""
         self._router: Router | None = None
-        self.loaded = False
-        self.failure: str | None = None
 
     async def start(
         self, on_failure: Callable[[], None] = lambda: None, on_loaded: Callable[[], None] = lambda: None
@@ -212,7 +217,10 @@ class Runtime:
         self.loaded = False
         await self.after_hooks.settle(AFTER_HOOKS_GRACE)
         await self.background.stop()
-        await asyncio.gather(*(engine.aclose() for engine in self.engines.values()), return_exceptions=True)
+        for task in (retiring := list(self.retiring.values())):
+            task.cancel()
+        closing = (engine.aclose() for engine in self.engines.values())
+        await asyncio.gather(*retiring, *closing, return_exceptions=True)
         await asyncio.to_thread(self.stores.close)
         await asyncio.to_thread(self.memories.close)
         await asyncio.to_thread(self.episodes.close)
@@ -328,11 +336,17 @@ class Runtime:
     def take_over(self, config: Config, router: Router) -> None:
         """Serve new requests by another configuration of the same engines, from one step of the event loop to the
         next."""
-        self.config, self._router, self.fingerprint = config, router, fingerprint(config)
+        self.config, self._router, self.fingerprint = config, router, fingerprint(config, self.reloads)
         running, waiting = config.server.max_concurrency, config.server.max_queue
         self.admission.resize(running, waiting)
         self.searches.resize(SEARCHES, waiting)
         self.texts.resize(running + waiting)
+
+    def exchange(self, name: str, engine: Engine, router: Router) -> None:
+        """Serve new requests with another engine of a name, from one step of the event loop to the next."""
+        self.engines[name] = engine  # in place: background work has this dictionary
+        self.reloads += 1
+        self._router, self.fingerprint = router, fingerprint(self.config, self.reloads)
 
     def check_pins(self, route: Route, key: str | None) -> None:
         """Check that a route has what the configuration that it was resolved under pins for a key.
@@ -359,10 +373,10 @@ def check_parsers(configs: Mapping[str, EngineConfig], engines: Mapping[str, Eng
             raise ValueError(f"engine '{name}': {error}") from error
 
 
-def fingerprint(config: Config) -> str:
-    """Return a short name for this version with these engines, presets and defaults: other answers than under another
-    one are no surprise."""
-    said = config.model_dump_json(include={"engines", "presets", "default_preset", "policies"})
+def fingerprint(config: Config, reloads: int = 0) -> str:
+    """Return a short name for this version with these engines, presets and defaults, and with the models that were
+    loaded again so many times: other answers than under another one are no surprise."""
+    said = config.model_dump_json(include={"engines", "presets", "default_preset", "policies"}) + f"{reloads or ''}"
     return f"waver-{__version__}-{hashlib.blake2b(said.encode(), digest_size=4).hexdigest()}"
 
 

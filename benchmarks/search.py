@@ -22,7 +22,7 @@ from waver.benchmarks.stats import percentiles, resamples
 from waver.retrieval.base import EmbeddedDocument, Mode, NoCollection, Passage
 from waver.retrieval.collection import Collection, CutDocument
 from waver.retrieval.config import RetrievalConfig
-from waver.retrieval.fusion import WEIGHTS, fuse
+from waver.retrieval.fusion import fuse
 from waver.retrieval.library import Library
 
 MODES: Mapping[str, tuple[Mode, bool]] = {
@@ -174,7 +174,7 @@ def page(found: Mapping[str, Any]) -> list[str]:
         out += [
             "## Weights",
             f"nDCG@10 on the questions of the split {settings['tune']}, by the weight of the ranking by meaning; "
-            f"{WEIGHTS[0]:g} is what a hybrid search takes.",
+            "`retrieval.dense_weight`.",
             report.table(
                 ("chunk, tokens", *tried[0][1]),
                 [[size, *(f"{value:.4f}" for value in values.values())] for size, values in tried],

@@ -29,7 +29,7 @@ from waver.retrieval.base import (
 from waver.retrieval.cancellation import CancelToken, in_thread
 from waver.retrieval.chunking import chunks, headed, lead, shortened
 from waver.retrieval.embedder import Embedder
-from waver.retrieval.fusion import WEIGHTS, fuse
+from waver.retrieval.fusion import fuse
 from waver.retrieval.reranker import Reranker
 from waver.retrieval.words import MOST as MOST_TERMS
 from waver.retrieval.words import wanted
@@ -102,9 +102,15 @@ class Collection:
     """
 
     def __init__(
-        self, store: Store, embedder: Embedder, threads: ThreadPoolExecutor, reranker: Reranker | None = None
+        self,
+        store: Store,
+        embedder: Embedder,
+        threads: ThreadPoolExecutor,
+        reranker: Reranker | None = None,
+        dense_weight: float = 0.5,
     ) -> None:
         self.store, self.embedder, self._threads, self.reranker = store, embedder, threads, reranker
+        self._weights = (dense_weight, 1 - dense_weight)
 
     @property
     def spec(self) -> CollectionSpec:
@@ -145,7 +151,9 @@ class Collection:
         if mode != "hybrid":
             return lexical if mode == "lexical" else dense
         passages = {(each.document, each.chunk): each for each in (*dense, *lexical)}
-        ranked = fuse([[(each.document, each.chunk) for each in ranking] for ranking in (dense, lexical)], WEIGHTS)
+        ranked = fuse(
+            [[(each.document, each.chunk) for each in ranking] for ranking in (dense, lexical)], self._weights
+        )
         return [replace(passages[key], score=score) for key, score in ranked[:top_k]]
 
     def unread(self, query: str, mode: Mode = "hybrid") -> tuple[str, ...]:

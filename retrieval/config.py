@@ -33,6 +33,13 @@ class RetrievalConfig(BaseModel):
     api_key_file: str | None = Field(default=None, description="file with Qdrant's key, in place of the variable")
     index: Literal["auto", "flat", "hnsw", "ivf_pq"] = Field(default="auto", description="FAISS index; by size if auto")
     device: str = Field(default="cpu", description="where the embedder runs: `cpu`, `cuda`, …")
+    dense_weight: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=1.0,
+        description="of the ranking by meaning in a hybrid search, that of words having the rest; "
+        "`waver bench search --tune` compares weights",
+    )
     max_collections: int = Field(default=1000, ge=1, description="that may be made")
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",

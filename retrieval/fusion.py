@@ -8,8 +8,6 @@ from typing import TypeVar
 Item = TypeVar("Item", bound=Hashable)
 K = 60
 """The paper's constant: the larger, the less the first ranks count."""
-WEIGHTS = (0.5, 0.5)
-"""Of the rankings by meaning and by words."""
 
 
 def fuse(

@@ -320,7 +320,7 @@ class Library:
                 f"Searches of the collection '{name}' are reranked by '{store.spec.rerank}': add it to "
                 "retrieval.rerankers in the configuration."
             ) from error
-        collection = Collection(store, embedder, self._searches, reranker)
+        collection = Collection(store, embedder, self._searches, reranker, self.config.dense_weight)
         with self._lock:
             kept = self._open.setdefault(name, collection)
             closing = [self._open.popitem(last=False)[1] for _ in range(len(self._open) - MOST_OPEN)]

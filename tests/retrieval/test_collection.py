@@ -17,6 +17,7 @@ from waver.retrieval.base import (
     Damaged,
     Document,
     Exists,
+    Mode,
     NoCollection,
     RetrievalError,
     Unavailable,
@@ -59,6 +60,20 @@ async def test_search_by_meaning_by_words_and_by_both(facts: Collection) -> None
     only = await facts.search("How long is the stream?", 3, {"kind": ["town", "part"]})
     assert {each.document for each in only} == {"osk", "zq"}
     assert only[0].metadata["kind"] in ("town", "part")
+
+
+@pytest.mark.parametrize(("weight", "mode"), [(0.0, "lexical"), (1.0, "dense")])
+async def test_the_weight_of_the_ranking_by_meaning(
+    tmp_path: Path, embedder: Embedder, weight: float, mode: Mode
+) -> None:
+    library = Library(RetrievalConfig(path=tmp_path / "collections", dense_weight=weight))
+    library.embedders["all-MiniLM-L6-v2"] = embedder
+    made = library.create("facts")
+    made.add(FACTS)
+    question = "How long is the part of the river?"
+    alone = [each.document for each in await made.search(question, 3, mode=mode)]
+    assert [each.document for each in await made.search(question, 3)][: len(alone)] == alone
+    library.close()
 
 
 async def test_a_search_does_not_hold_up_the_loop(facts: Collection) -> None:

@@ -58,7 +58,7 @@ class Outcome:
 
     @property
     def grew(self) -> bool:
-        """Whether memory was beyond its bar after it was sent for the first time."""
+        """True if memory was beyond its bar after it was sent for the first time."""
         return self.after > MEMORY * self.before
 
     @property

@@ -14,6 +14,9 @@ from waver.benchmarks.stats import Array, holm, mcnemar, paired_difference, perc
 from waver.stats import wilson
 
 LEVEL = 0.05
+TURN = 60.0
+"""Seconds between two answers to a question that are next to nothing."""
+LATER = " (asked at another time)"
 Numbers = dict[str, Any]
 
 
@@ -70,6 +73,9 @@ def row(told: Told, reference: Told, large: str) -> Numbers:
         "cut": sum(line.get("finish") == "length" for line in told.lines) / n,
         "switches": float(told.column(lambda line: line["switches"]).mean()),
         "errors": sum("error" in line for line in told.lines),
+        "lag": float(
+            np.median([abs(a["began"] - b["began"]) for a, b in zip(told.lines, reference.lines, strict=True)])
+        ),
     }
     for name, of in RATIOS.items():
         found |= _ratio(name, told.column(of), reference.column(of), weights)
@@ -118,6 +124,9 @@ def numbers(peers: Sequence[Told], reference: str, large: str) -> Numbers:
     base = next(told for told in peers if told.name == reference)
     rows = [row(told, base, large) for told in peers]
     others = [found for found in rows if found["name"] != reference]
+    usual = float(np.median([each["lag"] for each in others])) if others else 0.0
+    for found in rows:  # a peer that was added later has answered each question long after the reference did
+        found["apart"] = bool(found["lag"] > 3 * usual + TURN)
     for found, corrected in zip(others, holm([each["p"] for each in others]), strict=True):
         found["p_holm"] = corrected
     pairs: list[Numbers] = [
@@ -164,7 +173,7 @@ def verdicts(found: Numbers, reference: str) -> list[str]:
             f"{report.percent(own['accuracy'])} right, {tells} `{reference}` ({report.percent(alone['accuracy'])}; "
             f"{report.points(own['difference'], own['difference_interval'])} points)"
         )
-        price = f"{_number(own['cost'])} of its full cost and {own['wall']:.2f} of its wall clock"
+        price = f"{_number(own['cost'])} of its full cost and {own['wall']:.2f} of its wall clock{LATER * own['apart']}"
         if better:
             best = max(better, key=lambda each: (each["accuracy"], -(each["cost"] or 0.0)))
             end = (
@@ -283,6 +292,8 @@ def _notes(found: Numbers) -> list[str]:
     if wrong:
         told = ", ".join(f"{count} of `{name}`" for name, count in wrong.items())
         notes.append(f"Prompts longer than a model's context count as wrong answers: {told}.")
+    if apart := [f"`{each['name']}`" for each in found["rows"] if each["apart"]]:
+        notes.append(f"Not in turns with `{found['reference']}`, so that times compare less well: {', '.join(apart)}.")
     if found["missing"]:
         notes.append(f"{found['missing']} questions are left out, which not every peer has answered yet.")
     return notes

@@ -269,6 +269,14 @@ def test_a_baseline_that_wins_is_named() -> None:
     assert "surely other than `large`" in verdicts(worse, "large")[0]
 
 
+def test_a_peer_that_was_asked_later_is_said_to_be() -> None:
+    large, ead = told("large", [True] * 9, large=9), told("ead", [True] * 9, False, small=9, cost=0.2)
+    later = Told("late", "late", False, [each | {"began": each["began"] + 1000} for each in ead.lines])
+    found = numbers([large, ead, told("small", [True] * 9, small=9), later], "large", "large")
+    assert [row["apart"] for row in found["rows"]] == [False, False, False, True]
+    assert ["asked at another time" in each for each in verdicts(found, "large")] == [False, True]
+
+
 def test_settings_are_chosen_on_the_calibration_draw_alone() -> None:
     """The cheapest setting that loses little there is taken, though another one is better on the test draw; chance has
     the share that the chosen setting has."""

@@ -30,7 +30,7 @@ from waver.benchmarks.answers import (
     reach,
 )
 from waver.benchmarks.answers import ask_all as ask_everyone
-from waver.benchmarks.stats import Array, interpolate, percentiles, resamples
+from waver.benchmarks.stats import Array, interpolate, paired_difference, percentiles, resamples
 from waver.policies.switch.ead import EntropyAdaptiveDecoding
 from waver.policies.switch.route import Route
 from waver.stats import wilson
@@ -39,20 +39,34 @@ from waver.training.pair.world import Item, draw, score_text
 TASK = "arithmetic"
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
     "watched": (
-        {"window": 1, "min_tokens": 1, "monitor": "small"},
+        {"window": 1, "min_tokens": 1, "threshold_down": None, "monitor": "small"},
         (0.0005, 0.002, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6),
     ),
     "two thresholds": (
         {"window": 2, "min_tokens": 1, "threshold_down": 0.001},
         (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.45),
     ),
-    "one threshold": ({"window": 1, "min_tokens": 1}, (0.0005, 0.002, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6)),
-    "window 3": ({"window": 3, "min_tokens": 3}, (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45)),
-    "the paper's window": ({"window": 5, "min_tokens": 10}, (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.22, 0.3)),
+    "one threshold": (
+        {"window": 1, "min_tokens": 1, "threshold_down": None},
+        (0.0005, 0.002, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6),
+    ),
+    "window 3": (
+        {"window": 3, "min_tokens": 3, "threshold_down": None},
+        (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.45),
+    ),
+    "the paper's window": (
+        {"window": 5, "min_tokens": 10, "threshold_down": None},
+        (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.22, 0.3),
+    ),
+    "the paper's rule": (
+        {"window": 5, "min_tokens": 10, "threshold_down": None, "timing": "lagged"},
+        (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.22, 0.3),
+    ),
 }
 """Settings of `ead` and the thresholds (nats) they are tried at: the longer the window, the lower the means it sees."""
 DEFAULT = {
-    field: EntropyAdaptiveDecoding.model_fields[field].default for field in ("window", "min_tokens", "threshold")
+    field: EntropyAdaptiveDecoding.model_fields[field].default
+    for field in ("window", "min_tokens", "threshold_down", "threshold")
 }
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 """Shares of tokens on the large model that the controls are set to."""
@@ -237,6 +251,10 @@ def numbers(points: Sequence[Point], chosen: Mapping[str, Any], small_cost: floa
         with np.errstate(divide="ignore", invalid="ignore"):
             quality = right / best
         gain = right - interpolate(shares, blind_shares, blind_right)
+        interval = percentiles(quality[1:])
+        if interval[0] == interval[1] and p is not large:  # no resample differs, which no sample can promise
+            low, high = paired_difference(*([bool(each) for each in who.right] for who in (p, large)))
+            interval = 1 + low / large.accuracy, 1 + high / large.accuracy
         out = {
             "method": p.method,
             "settings": dict(p.settings),
@@ -245,7 +263,7 @@ def numbers(points: Sequence[Point], chosen: Mapping[str, Any], small_cost: floa
             "share": p.share,
             "share_interval": percentiles(shares[1:]),
             "quality": float(quality[0]) if large.right.any() else math.nan,
-            "quality_interval": percentiles(quality[1:]),
+            "quality_interval": interval,
             "relative_cost": p.share + (1 - p.share) * small_cost,
             "switches": float(p.switches.mean()),
             "tokens": float(p.total.mean()),
@@ -286,7 +304,8 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         f"n={settings['n']})`), temperature {settings['temperature']:g}. What is chosen, operating points and the "
         f"thresholds of `route`, is chosen on another draw (seed {settings['calibration_seed']}, "
         f"{settings['calibration_n']} sums). In brackets: 95 % intervals, Wilson's for accuracies, else from a paired "
-        "bootstrap over the questions.",
+        "bootstrap over the questions; where no resample differs from the large model, Newcombe's score interval of "
+        "the paired difference, divided by the large model's accuracy.",
         *_statements(numbers["bars"], len([row for row in rows if row["method"] == "ead"])),
         "![Accuracy against share](frontier.png)",
         report.table(
@@ -361,7 +380,7 @@ def _line(row: Mapping[str, Any]) -> list[str]:
     return [
         f"`{row['method']}` {settings}" if settings else row["method"],
         report.percent(row["accuracy"], row["accuracy_interval"]),
-        report.percent(row["quality"], row["quality_interval"]),
+        report.percent(row["quality"], None if row["method"] == "large alone" else row["quality_interval"]),
         report.percent(row["share"]),
         f"{row['relative_cost']:.2f}",
         f"{row['switches']:.1f}",

@@ -18,7 +18,7 @@ from waver.policies.registry import parse
 from waver.policies.report import Report
 from waver.policies.services import Services
 
-POLICY = {"name": "ead", "threshold": 0.05, "monitor": "small"}
+POLICY = {"name": "ead", "threshold": 0.05, "monitor": "small", "window": 1, "min_tokens": 1}
 
 app = report.command()
 

@@ -23,8 +23,8 @@ from typing import Any
 import yaml
 
 from waver.clients.arms import read_arm
-from waver.clients.candidates import VARIED
 from waver.clients.questions import Refused
+from waver.clients.searching import VARIED
 
 RANDOM = "random_switch"
 LABEL = re.compile(r"([\w .-]{1,60}): +(?=\S)")

@@ -68,12 +68,17 @@ FIELDS: tuple[Body, ...] = (
     {"max_tokens": 1},
     {"n": 2},
     {"n": 3, "top_p": 0.9, "trace": True},
-    {"n": 4, "policy": [{"name": "ead", "threshold": 0.1}]},
+    {"n": 4, "policy": [{"name": "ead", "threshold": 0.1, "window": 1, "min_tokens": 1}]},
     {"n": 2, "policy": [{"name": "l_rag", "collection": COLLECTION, "gate": "random"}], "trace": False},
     {"seed": 0},
     {"seed": 2**64 - 1},
     {"seed": -7},
-    {"stop": "+", "policy": [{"name": "ead", "threshold": 0.05}], "logit_bias": {"25": -2}, "repetition_penalty": 1.1},
+    {
+        "stop": "+",
+        "policy": [{"name": "ead", "threshold": 0.05, "window": 1, "min_tokens": 1}],
+        "logit_bias": {"25": -2},
+        "repetition_penalty": 1.1,
+    },
     {"timeout": 100, "user": "somebody", "metadata": {"a": "b"}, "unheard_of": 1},
 )
 SCHEMAS: tuple[Body, ...] = (

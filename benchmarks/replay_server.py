@@ -42,7 +42,10 @@ BACKENDS: dict[str, dict[str, Any]] = {
 
 PRESETS: dict[str, list[dict[str, Any]]] = {
     "frugal": [{"name": "ead", "threshold": 0.1, "threshold_down": 0.001, "window": 2, "min_tokens": 1}],
-    "careful": [{"name": "ead", "threshold": 0.2}, {"name": "top_p", "p": 0.8}],
+    "careful": [
+        {"name": "ead", "threshold": 0.2, "window": 1, "min_tokens": 1, "threshold_down": None},
+        {"name": "top_p", "p": 0.8},
+    ],
     "coin": [{"name": "random_switch", "rate": 0.4}],
     "warm": [{"name": "adaptive_temperature"}, {"name": "min_p", "p": 0.05}],
 }

@@ -128,7 +128,7 @@ def weights(folder: Path) -> dict[str, str]:
 def save(out: Path, name: str, numbers: Mapping[str, Any], page: Iterable[str]) -> str:
     """Write `name.json` and `name.md` (its paragraphs); the page."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps(_plain(numbers), indent=1, allow_nan=False) + "\n")
+    (out / f"{name}.json").write_text(json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n")
     text = "\n\n".join([*page, _footer(numbers)]) + "\n"
     (out / f"{name}.md").write_text(text)
     return text
@@ -150,12 +150,12 @@ def _footer(numbers: Mapping[str, Any]) -> str:
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return JSON's own types; NaN, which JSON lacks, becomes null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return None if math.isnan(value) else value
     return value

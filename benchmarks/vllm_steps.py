@@ -27,7 +27,7 @@ from waver.benchmarks.processes import descendants, go_first, resident
 from waver.benchmarks.random_llama import make_model
 from waver.benchmarks.stats import middle, typical
 from waver.benchmarks.throughput import alternately
-from waver.benchmarks.vllm_hand_over import CONTEXTS, SEGMENT, hand_overs
+from waver.benchmarks.vllm_hand_over import hand_overs, section
 from waver.engines.base import Gate, Sampling
 from waver.engines.config import VllmConfig
 from waver.engines.vllm.core import Core, Running
@@ -234,7 +234,7 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
         f"Wanted, in the median: {bars}. " + (f"**Not met**: {'; '.join(missed)}." if missed else "All of it is met."),
         "![Steps](vllm_steps.png)",
         *(part for vocabulary, found in numbers["vocabularies"].items() for part in _steps(vocabulary, found)),
-        *_hand_over(numbers["hand_over"]),
+        *section(numbers["hand_over"]),
         *_memory(numbers["vocabularies"], numbers["args"]["max_num_seqs"]),
         f"vLLM's arguments: {', '.join(f'{key}={value}' for key, value in numbers['args'].items())}; the others as "
         "Waver sets them. On a CPU vLLM leaves one core to everything but its worker.",
@@ -256,26 +256,6 @@ def _steps(vocabulary: int, found: Mapping[str, Any]) -> list[str]:
         f"## Vocabulary {vocabulary:,}",
         f"A Llama of {found['parameters'] / 1e6:.0f} M parameters with random weights.",
         report.table(head, rows),
-    ]
-
-
-def _hand_over(found: Mapping[str, Any]) -> list[str]:
-    names = list(found["parameters"])
-    rows = [
-        [f"{context} prompt ({CONTEXTS[context]} tokens), {kind}", *(report.ratio(case[name]) for name in names)]
-        for context in CONTEXTS
-        for kind, case in found[context].items()
-    ]
-    sizes = " and ".join(f"{found['parameters'][name] / 1e6:.0f} M" for name in names)
-    return [
-        "## Handing over",
-        f"Two engines ({sizes} parameters, vocabulary {VOCABULARIES[0]:,}) write one answer in turn, {SEGMENT} tokens "
-        "each. One hand-over, in decoding steps of the engine that takes over (alone, one sequence): what a segment "
-        "takes beyond its tokens' steps. A gate spends one step more than a limit: the pass in which it fires, whose "
-        "token the other engine writes.",
-        report.table(("", *(f"to {name}" for name in names)), rows),
-        "*Kept*: as it runs, vLLM's prefix cache holds what an engine has read, in whole blocks of 32 tokens. *Cold*: "
-        "the cache is emptied before each hand-over.",
     ]
 
 

@@ -24,7 +24,7 @@ from waver.clients.outcome import Answer, Pair
 from waver.clients.questions import Question, Refused, check, read, right
 from waver.progress import counted
 
-NEVER_FIRES = {"entropy": 1e9, "margin": 1e9, "targ": 1e9, "seakr": 1e9, "dragin": 1e9, "flare": -1.0}
+NEVER_FIRES = {"entropy": 1e9, "margin": 1e9, "targ": 1e9, "seakr": 1e9, "dragin": 1e9, "self_rag": 1e9, "flare": -1.0}
 """Gates that have a threshold, with one at which they never fire: flare fires at or below its own, others above."""
 CONTROLS = ("always", "never", "random")
 CHOSEN = ("name", "collection", "gate", "pooling", "threshold", "expected_rate")

@@ -110,7 +110,8 @@ class WaverReport(BaseModel):
 
 
 class PolicyInfo(openai.BaseModel):
-    """One entry of `GET /v1/policies`. `parameters` is the JSON Schema of the policy's parameters."""
+    """One entry of `GET /v1/policies`. `parameters` is the JSON Schema of the policy's parameters; `defaults_for` says
+    what the defaults of its thresholds were made for, where they fit some models only."""
 
     name: str
     stage: str
@@ -118,6 +119,7 @@ class PolicyInfo(openai.BaseModel):
     paper: str | None = None
     parameters: dict[str, Any] = Field(alias="schema")
     defaults: dict[str, Any]
+    defaults_for: str | None = None
 
 
 def _waver(thing: openai.BaseModel) -> dict[str, Any]:

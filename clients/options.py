@@ -40,7 +40,7 @@ class Calibration:
     up; without either, the loss that the questions can promise where all answers are known, else a rate of one half."""
 
     collection: Annotated[str, Option("Where things are looked up.", flags=("--collection", "-n"))]
-    gate: Annotated[str, Option("entropy, margin, targ, seakr, flare or dragin.")] = "entropy"
+    gate: Annotated[str, Option("entropy, margin, targ, seakr, flare, dragin or self_rag.")] = "entropy"
     pooling: Annotated[str | None, Option("mean, first, max or prefix_k; of the gate entropy.", shown="mean")] = None
     parameters: dict[str, Any] = field(default_factory=dict)
     """Other parameters of `l_rag`."""
@@ -148,12 +148,13 @@ class Choosing:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Settings of `waver calibrate policy`: what a setting may lose, or cost, against which engine."""
+    """Settings of `waver calibrate policy`: what a setting may lose, cost, or leave to which engine."""
 
     loss: Annotated[float | None, Option("Right answers that may be lost, as a share.", least=0.001, most=1.0)] = None
     budget: Annotated[
         float | None, Option("What may be spent, as a share of the full cost of --against.", least=0.0)
     ] = None
+    share: Annotated[float | None, Option("Tokens that --against may write, as a share.", least=0.001, most=1.0)] = None
     confidence: Annotated[float, Option("How sure it is that no more than --loss is lost.", least=0.5, most=0.999)] = (
         0.95
     )

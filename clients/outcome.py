@@ -279,8 +279,7 @@ def _seconds(pairs: Sequence[Pair], rate: float) -> dict[str, Any]:
     generation = fmean(each.seconds["generation"] for each in plain)
     retrieval = fmean(each.seconds["retrieval"] for each in looked)
     second = fmean(each.seconds["generation"] for each in looked)
-    # All pay for a draft, and those that do not fire for the rest of their first answer.
-    latency = Latency(retrieval, gate + (1 - rate) * generation, second)
+    latency = Latency(retrieval, gate + generation, second, draft=gate)
     even = latency.break_even(rate)
     return {
         "gate": gate,

@@ -237,7 +237,9 @@ def l_rag(
     documents: list[str] = ...,
     summary: Literal["lead", "written"] = ...,
     instruction: str = ...,
-    gate: Literal["dragin", "entropy", "flare", "margin", "seakr", "targ", "always", "never", "random"] = ...,
+    gate: Literal[
+        "dragin", "entropy", "flare", "margin", "seakr", "self_rag", "targ", "always", "never", "random"
+    ] = ...,
     threshold: float | None = ...,
     pooling: Literal["mean", "first", "max", "prefix_k"] = ...,
     prefix: int = ...,
@@ -274,6 +276,7 @@ def ead(
     timing: Literal["eager", "lagged"] = ...,
     threshold_down: float | None = ...,
     start: Literal["small", "large"] = ...,
+    repetition: int = ...,
 ) -> dict[str, Any]:
     """Switch between a small and a large model, token by token, on the rolling entropy of the next token."""
 

@@ -12,8 +12,8 @@ class Decision:
 
     `value` was compared with `threshold`, both in nats unless the policy says otherwise; `entropy` (nats) is that of
     this position alone where `value` is a mean. They are of the distribution of the engine `of`. `then` names what
-    followed: `stay`, `switch`, `hold` (the value asked for a switch, which the policy did not allow yet), `look_up`,
-    `keep`, `force`, or a strategy.
+    followed: `stay`, `switch`, `hold` (the value asked for a switch, which the policy did not allow yet), `repetition`
+    (the engine went round in circles, and another took over), `look_up`, `keep`, `force`, or a strategy.
     """
 
     policy: str

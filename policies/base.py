@@ -67,6 +67,8 @@ class Policy(BaseModel):
     """Counters of its own, which `counted` moves."""
     evaluation: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Fields that only evaluations need, and values of fields (none: the whole field; of `name`: the policy)."""
+    defaults_for: ClassVar[str | None] = None
+    """Models that the defaults of its thresholds were made for, where they do not fit any."""
     report_keys: ClassVar[Mapping[str, str]] = {}
     """Keys that it adds to the `waver` object of a response, with a description of each."""
 

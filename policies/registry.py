@@ -218,9 +218,13 @@ def engines_used(policies: Sequence[Policy], default_engine: str) -> tuple[str, 
 def describe(defaults: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
     """Describe every policy for `GET /v1/policies`: name, stage, summary, paper, which parameters name engines, what it
     adds to a report, what fields name, what is for evaluation, whether another policy of its stage may stand beside it,
-    JSON Schema of its parameters, and the defaults with what the configuration sets (`defaults`, by
-    policy name) over them."""
-    own = {name: policy(name=name).model_dump(mode="json", exclude={"name"}) for name, policy in policies().items()}
+    JSON Schema of its parameters, the defaults with what the configuration sets (`defaults`, by policy name) over them,
+    and what the defaults were made for."""
+    set_here = defaults or {}
+    own = {
+        name: policy.model_validate({"name": name, **set_here.get(name, {})}).model_dump(mode="json", exclude={"name"})
+        for name, policy in policies().items()
+    }
     return [
         {
             "name": name,
@@ -233,7 +237,8 @@ def describe(defaults: Mapping[str, Mapping[str, Any]] | None = None) -> list[di
             "evaluation": {field: list(values) for field, values in policy.evaluation.items()},
             "alone": policy.stage in ALONE and not policy.combines,
             "schema": policy.model_json_schema(),
-            "defaults": _over(own[name], (defaults or {}).get(name, {}), policy),
+            "defaults": own[name],
+            "defaults_for": policy.defaults_for,
         }
         for name, policy in policies().items()
     ]

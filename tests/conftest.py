@@ -237,7 +237,17 @@ def tiny_config(tiny_pair: dict[str, Path]) -> dict[str, Any]:
     return {
         "engines": {name: {"backend": "transformers", "model": str(path)} for name, path in tiny_pair.items()},
         "presets": {
-            "frugal": [{"name": "ead", "small": "small", "large": "large", "threshold": 3.0}],
+            "frugal": [
+                {
+                    "name": "ead",
+                    "small": "small",
+                    "large": "large",
+                    "threshold": 3.0,
+                    "window": 1,
+                    "min_tokens": 1,
+                    "threshold_down": None,
+                }
+            ],
             "coin": [{"name": "random_switch", "small": "small", "large": "large", "rate": 0.5}],
         },
         "default_preset": "frugal",
@@ -307,7 +317,7 @@ def vllm_config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             for name, model in models.items()
         }
         | embedded,
-        "presets": {"frugal": [{"name": "ead", "threshold": 0.05, "monitor": "small"}]},
+        "presets": {"frugal": [{"name": "ead", "threshold": 0.05, "monitor": "small", "window": 1, "min_tokens": 1}]},
         "retrieval": {"path": str(tmp_path_factory.mktemp("data") / "collections")},
     }
 

@@ -17,7 +17,12 @@ QUESTIONS = [f"What is {a} + {b}?" for a, b in itertools.product(range(3, 60, 7)
 WAYS: tuple[dict[str, Any], ...] = (
     {"model": "small", "policy": []},
     {"model": "large", "policy": []},
-    {"model": "large", "policy": [{"name": "ead", "small": "small", "large": "large", "threshold": 0.05}]},
+    {
+        "model": "large",
+        "policy": [
+            {"name": "ead", "small": "small", "large": "large", "threshold": 0.05, "window": 1, "min_tokens": 1}
+        ],
+    },
     {"model": "small", "policy": [{"name": "top_p", "p": 0.9}], "n": 2},
 )
 

@@ -362,14 +362,14 @@ export interface LRag {
   /** words in front of what is quoted */
   instruction?: string;
   /** what tells whether to look things up */
-  gate?: "dragin" | "entropy" | "flare" | "margin" | "seakr" | "targ" | "always" | "never" | "random";
-  /** score above which the gate fires (entropies in nats; flare: a probability, at or below which); default: dragin 1, entropy 0.5, flare 0.8, margin 0.5, seakr -6, targ 0.5 */
+  gate?: "dragin" | "entropy" | "flare" | "margin" | "seakr" | "self_rag" | "targ" | "always" | "never" | "random";
+  /** score above which the gate fires (entropies in nats; flare: a probability, at or below which); default: dragin 1, entropy 0.5, flare 0.8, margin 0.5, seakr -6, self_rag 0.2, targ 0.5 */
   threshold?: number | null;
   /** how the entropies of a draft become one number */
   pooling?: "mean" | "first" | "max" | "prefix_k";
   /** tokens that the pooling prefix_k looks at */
   prefix?: number;
-  /** most tokens of a draft; default: 32, dragin 64, flare 64, seakr 100 */
+  /** most tokens of a draft; default: 32, dragin 64, flare 64, seakr 100, self_rag 1 */
   draft_tokens?: number | null;
   /** whether a draft ends with its first line, or only with its most tokens */
   draft_end?: "line" | "length";
@@ -435,10 +435,12 @@ export interface Ead {
   monitor?: "active" | "small";
   /** whether the entropy at a position decides who writes it, or who writes the next */
   timing?: "eager" | "lagged";
-  /** mean below which the small engine takes over again (nats); default: threshold */
+  /** mean below which the small engine takes over again (nats); null: threshold */
   threshold_down?: number | null;
   /** who writes first */
   start?: "small" | "large";
+  /** times that the small engine may write the same on end before the large one takes over; 0: any */
+  repetition?: number;
 }
 
 /** Let the kind of a request, learned from a few examples, decide which engine answers. */

@@ -33,6 +33,9 @@ class AdaptiveTemperature(Transform):
     """Draw warmer where the entropy is high and cooler where it is low, around the request's temperature."""
 
     paper: ClassVar[str] = "arXiv 2509.16591"
+    defaults_for: ClassVar[str | None] = (
+        "no model: places to start; `waver calibrate policy adaptive_temperature` measures `low`, `pivot` and `high`"
+    )
 
     name: Literal["adaptive_temperature"] = "adaptive_temperature"
     span: float = Field(default=0.1, ge=0.0, le=0.3, description="how far the temperature goes up and down, as a share")

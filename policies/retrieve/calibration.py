@@ -50,21 +50,31 @@ def within(points: Sequence[Point], loss: float) -> Point:
 
 @dataclass(frozen=True)
 class Latency:
-    """Mean times of a request's parts: retrieval, an answer of the first tier, and one of the second."""
+    """Mean times of a request's parts: retrieval, an answer of the first tier, and one of the second.
+
+    `draft` is what the first tier takes where the gate fires: the time until it has decided. None: it takes as long as
+    a whole answer, as in the formula that the paper's figures bear out.
+    """
 
     retrieval: float
     first: float
     second: float
+    draft: float | None = None
 
     @property
     def always(self) -> float:
         return self.retrieval + self.second
 
+    @property
+    def _draft(self) -> float:
+        return self.first if self.draft is None else self.draft
+
     def gated(self, rate: float) -> float:
-        """Return the mean time with a gate that retrieves for a share `rate` of the requests, each of which has paid
-        for its draft."""
-        return self.first + rate * self.always
+        """Return the mean time with a gate that retrieves for a share `rate` of the requests: each has paid for its
+        draft, and those that do not retrieve for the rest of the first answer."""
+        return self._draft + (1 - rate) * (self.first - self._draft) + rate * self.always
 
     def break_even(self, rate: float) -> float:
-        """Return the seconds of a retrieval from which the gate pays; infinite at rate 1."""
-        return self.first / (1 - rate) - self.second if rate < 1 else float("inf")
+        """Return the time of a retrieval from which the gate pays (0 or less: whatever it takes); infinite at rate
+        1."""
+        return self._draft / (1 - rate) + self.first - self._draft - self.second if rate < 1 else float("inf")

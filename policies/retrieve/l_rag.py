@@ -49,9 +49,20 @@ INSIDES = {
 }
 
 
+ADAPTIVE = (
+    "There is no gate adaptive_rag: Adaptive-RAG (arXiv 2403.14403) needs a classifier that was trained on which of "
+    "three ways (no lookup, one, several) answered each of some thousand questions of one data set, and there is none "
+    "to ship. `waver route learn` and `learned_route` tell kinds of questions apart by examples; `waver calibrate "
+    "l_rag` finds the threshold of a gate"
+)
+"""The refusal of a rival that is not here."""
+
+
 def _known_gate(name: Any) -> Any:
     """Refuse what no gate is called, in the words of pydantic for a `Literal`."""
     names = [repr(each) for each in gates()]
+    if name == "adaptive_rag":
+        raise PydanticCustomError("value_error", ADAPTIVE)
     if name not in gates():
         expected = f"{', '.join(names[:-1])} or {names[-1]}"
         raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
@@ -79,6 +90,10 @@ class LRAG(LookupParameters, Policy):
     takes_pictures: ClassVar[bool] = True
     paper: ClassVar[str] = "arXiv 2601.06551"
     evaluation: ClassVar[Mapping[str, tuple[str, ...]]] = {"gate": ("never", "random"), "rate": ()}
+    defaults_for: ClassVar[str | None] = (
+        "each gate's paper, most with models of 3 to 13 billion parameters (entropy: Phi-2, in a unit that it leaves "
+        "open); `waver calibrate l_rag` finds the threshold for a model and a collection"
+    )
     metrics: ClassVar[tuple[CounterSpec, ...]] = (
         CounterSpec("waver_retrieval_gates", "Decisions whether to look things up.", ("gate", "outcome")),
     )
@@ -139,12 +154,17 @@ class LRAG(LookupParameters, Policy):
         known = gates()
         need = known[self.gate].needs
         if need is not None and need not in job.writer.exposes:
-            free = [name for name, each in known.items() if each.threshold is not None and each.needs is None]
+            free = [
+                name
+                for name, each in known.items()
+                if each.threshold is not None and each.needs is None and each.check is Gate.check
+            ]
             raise Unsupported(
                 f"the gate {self.gate} needs {INSIDES[need]}, which engine {job.engine!r} does not hand out; "
                 f"{', '.join(free[:-1])} and {free[-1]} do without",
                 "gate",
             )
+        self._made().check(job)
         await open_collection(self, job)
 
     async def decode(self, job: Job, proceed: Proceed) -> AsyncGenerator[Step, None]:

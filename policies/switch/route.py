@@ -21,6 +21,10 @@ class Route(Policy):
     stage: ClassVar[Stage] = "decode"
     takes_pictures: ClassVar[bool] = True
     engine_fields: ClassVar[tuple[str, ...]] = ("small", "large")
+    defaults_for: ClassVar[str | None] = (
+        "no pair: a place to start, which no sum of the bundled pair reaches; `waver calibrate policy route` finds the "
+        "threshold of a pair"
+    )
 
     name: Literal["route"] = "route"
     small: str = Field(default="small", description="engine that drafts, and answers if it is sure")

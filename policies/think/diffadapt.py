@@ -51,6 +51,7 @@ from waver.policies.think.difficulty import DIFFICULTIES, Difficulty, usual_diff
 from waver.policies.think.head_start import HeadStart
 from waver.policies.think.oracle import best
 from waver.policies.think.strategies import Easy, Hard, Normal, asked
+from waver.policies.thoughts import TraceEntropy
 
 ANY = ("auto", "shuffled", "oracle")
 """Under these every strategy may be chosen."""
@@ -83,12 +84,17 @@ class DiffAdapt(Policy):
     paper: ClassVar[str] = "arXiv 2510.19669"
     probe_fields: ClassVar[tuple[str, ...]] = ("probe",)
     evaluation: ClassVar[Mapping[str, tuple[str, ...]]] = {"strategy": ("shuffled", "oracle"), "mix": (), "answer": ()}
+    defaults_for: ClassVar[str | None] = (
+        "strategies: Qwen3-4B on mathematics, as in the paper; thresholds of a draft: no model. `waver train probe` "
+        "makes a probe, and `waver calibrate policy diffadapt` compares it with the fixed strategies"
+    )
     metrics: ClassVar[tuple[CounterSpec, ...]] = (
         CounterSpec("waver_strategies", "Answers by way of thinking.", ("strategy",)),
     )
     report_keys: ClassVar[Mapping[str, str]] = {
         "strategy": "the strategy that answered",
         "difficulty": "what judged the question, and how",
+        "trace_entropy": "mean entropy (nats) and tokens of `thinking`, and of the `answer` behind it, apart",
     }
 
     name: Literal["diffadapt"] = "diffadapt"
@@ -153,8 +159,13 @@ class DiffAdapt(Policy):
         if (taken := job.report.extra.get("strategy")) in ways:
             job.report.think_open = job.writer.tokens.in_think(ways[taken].prompt_ids)
         decided = self._decisions(job)
+        parts: TraceEntropy | None = None
         async with aclosing(answer) as steps:
             async for step in steps:
+                if parts is None:  # the oracle has chosen by now
+                    parts = TraceEntropy(job.writer.tokens, ways[job.report.extra["strategy"]].prompt_ids)
+                    job.report.extra["trace_entropy"] = parts.record
+                parts.add(step.token, step.entropy)
                 yield replace(step, decisions=(*step.decisions, *decided)) if decided else step
                 decided = ()
 

@@ -29,6 +29,7 @@ export const shown = (token) => {
 
 export const EVENTS = {
   switch: ["▲", "hand-over"],
+  repetition: ["↻", "went round in circles"],
   look_up: ["◆", "looked up"],
   keep: ["◇", "no look-up needed"],
   strategy: ["●", "strategy"],
@@ -43,6 +44,7 @@ export function events(token, before) {
     const numbers = value === undefined ? "" : `: ${number(value)}${threshold === undefined ? "" : ` against ${number(threshold)}`}`;
     if (then === "look_up") found.push(["look_up", `${policy} looked things up${numbers}`]);
     else if (then === "keep") found.push(["keep", `${policy} kept the draft${numbers}`]);
+    else if (then === "repetition") found.push(["repetition", `${policy}: the small engine repeated itself`]);
     else if (then === "force") found.push(["force", `${policy} brings the answer to its end from here`]);
     else if (!["stay", "switch", "hold"].includes(then)) found.push(["strategy", `${policy} chose ${then}${numbers}`]);
   }

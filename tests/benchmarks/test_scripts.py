@@ -311,6 +311,23 @@ def test_bars_are_read_off_the_points() -> None:
     assert found["bars"]["c"]["settings_that_do"] == 1
 
 
+def test_no_quality_is_certain() -> None:
+    """Also a setting with the very answers of the large model has an interval, and only the model itself has none."""
+    made = points()
+    twin = made[1].__class__("ead", {"threshold": 0.2}, *list(vars(made[1]).values())[2:])
+    rows = frontier.numbers([*made, twin], {"b": None, "c": None}, 0.2)["points"]
+    low, high = rows[-1]["quality_interval"]
+    assert low < 1 < high
+    assert rows[1]["method"] == "large alone"
+    assert "(100.0–100.0)" not in frontier._line(rows[1])[2] + frontier._line(rows[-1])[2]
+
+
+def test_the_papers_rule_is_among_what_is_tried() -> None:
+    lagged = [each for each in frontier.ead_grid() if each.get("timing") == "lagged"]
+    assert len(lagged) == 8
+    assert all((each["window"], each["min_tokens"], each["threshold_down"]) == (5, 10, None) for each in lagged)
+
+
 def test_the_operating_point_keeps_to_its_share_and_off_the_edge() -> None:
     lucky, plateau = ((0.5, 0.8, 1.0), (0.01, 0.02, 0.03)), ((0.95, 0.95, 0.95), (0.1, 0.2, 0.3))
     total, none = np.full(200, 10.0), np.zeros(200)

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, norm
 
-from waver.benchmarks.stats import interpolate, middle, percentiles, resamples, typical, typical_of_groups
+from waver.benchmarks.stats import (
+    interpolate,
+    middle,
+    percentiles,
+    resamples,
+    typical,
+    typical_of_groups,
+)
 from waver.stats import wilson
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from waver.benchmarks import vllm_serving, vllm_steps
+from waver.benchmarks import vllm_hand_over, vllm_serving, vllm_steps
 from waver.benchmarks.processes import cpu_seconds, descendants, free_port, resident, running
 from waver.benchmarks.random_llama import make_model, make_tokenizer
 from waver.benchmarks.vllm_client import FOUND, TIMES, essence
@@ -77,6 +77,17 @@ def test_steps_are_compared_side_by_side() -> None:
     assert vllm_steps.against("exact entropy, greedy", [(0.0104, 0.010)])["met"] is False
     assert vllm_steps.against("vLLM's logprobs=5, greedy", pairs)["met"] is None
     assert vllm_steps.WAYS["exact entropy, gate and seeded draw, temperature 1"].against == "vLLM, temperature 1"
+
+
+def test_a_run_of_the_small_model_has_to_pay_for_two_hand_overs() -> None:
+    tokens = vllm_hand_over.break_even(4.5, 2.6, 0.3)
+    assert tokens * (1 - 0.3) == pytest.approx(2.6 + 4.5 * 0.3)
+    ratio = {"median": 2.0, "interval": [1.9, 2.1]}
+    kinds = (vllm_hand_over.KEPT, vllm_hand_over.COLD, vllm_hand_over.LAGGED, vllm_hand_over.LIMITED)
+    case = {kind: {"small": ratio, "large": ratio} for kind in kinds}
+    text = "\n".join(vllm_hand_over.section({"short": case, "long": case, "parameters": {"small": 1e6, "large": 2e6}}))
+    assert "| gate, cache kept | 2.4 | 3.0 | 3.7 | 4.7 | 6.0 |" in text
+    assert "| lagged gate, cache kept | 2.4" in text
 
 
 def test_both_servers_are_given_the_same_arguments() -> None:

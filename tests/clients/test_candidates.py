@@ -12,16 +12,20 @@ from typing import Any
 
 import pytest
 import structlog
+import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.conftest import ROOT, Running
 from waver.cli import app
-from waver.clients import candidates
-from waver.clients.candidates import REFERENCE, Asking, front, measure, page, settings_of, split
+from waver.clients import candidates, searching
+from waver.clients.candidates import REFERENCE, TRACE, Asking, Search, alike, front, measure, page, split
 from waver.clients.options import Tuning
 from waver.clients.questions import Question, Refused
+from waver.clients.searching import COURSES, rolling, settings_from, statistics
+from waver.engines.transforms import AdaptiveTemperature
 from waver.job import read_lines
+from waver.policies.switch.ead import EntropyAdaptiveDecoding
 from waver.server.logs import configure_logs
 
 
@@ -52,11 +56,15 @@ def test_on_the_bundled_pair_and_a_stopped_run_goes_on(
 ) -> None:
     out = tmp_path / "out"
     options = ("ead", sums(tmp_path / "q.jsonl", 20), "--base-url", bundled, "--out", out, "--loss", 0.3,
-               "--vary", "threshold=0.01,50", "--set", "monitor=small", "--max-tokens", 40)  # fmt: skip
+               "--vary", "threshold=0.01,50", "--set", "monitor=small", "--set", "min_tokens=1",
+               "--max-tokens", 40)  # fmt: skip
     told = calibrate(*options)
     found = json.loads((out / "report.json").read_text())
     assert found["reference"]["right"] == 1
-    assert found["preset"] == json.loads(json.dumps(found["compared"][found["chosen"]["setting"]]["policy"]))
+    assert found["preset"] == found["compared"][found["chosen"]["setting"]]["policy"]
+    written = (out / "preset.yaml").read_text()
+    assert yaml.safe_load(written) == {"presets": {"calibrated": [found["preset"]]}}
+    assert "loses at most 30 points with 95% confidence" in written
     assert found["chosen"]["cost"] < 1
     assert found["chosen"]["lost"] <= 0.3
     assert "at most 30 points with 95% confidence" in told
@@ -78,13 +86,28 @@ class Simulated(Asking):
     async def _ask(self, setting: int, question: Question) -> dict[str, Any]:
         good, cost = (1.0, 1.0) if setting == REFERENCE else (self.settings[setting][key] for key in ("right", "cost"))
         luck = random.Random(question.text).random()  # the same for all settings: each loses what a better one loses
-        return {"setting": setting, "line": question.line, "right": luck < good, "spent": cost, "seconds": cost}
+        line = {"setting": setting, "line": question.line, "spent": cost, "seconds": cost}
+        known = luck < good if question.answers else None
+        text = "" if known is not None else " ".join(
+            "same" if random.Random(f"{question.text} {i}").random() < good else "other" for i in range(20)
+        )  # fmt: skip
+        return line | {"right": known, "tokens": 100, "large": round(100 * cost), "text": text}
 
 
-def simulated(settings: Sequence[dict[str, Any]], wanted: Tuning, count: int, seed: int, out: Path) -> dict[str, Any]:
-    questions = [Question(i, f"{seed} {i}", ("yes",)) for i in range(count)]
-    asking = Simulated(None, settings, wanted, out, {})  # type: ignore[arg-type]
-    return asyncio.run(measure(asking, questions, Console(quiet=True)))
+class Ladder(Search):
+    """Settings that say how good they are."""
+
+    def settings(self, traces: Sequence[Sequence[float]] = (), share: float | None = None) -> list[dict[str, Any]]:
+        return list(self.vary["settings"])
+
+
+def simulated(
+    settings: Sequence[dict[str, Any]], wanted: Tuning, count: int, seed: int, out: Path,
+    answers: tuple[str, ...] = ("yes",),
+) -> dict[str, Any]:  # fmt: skip
+    questions = [Question(i, f"{seed} {i}", answers) for i in range(count)]
+    asking = Simulated(None, (), wanted, out, {})  # type: ignore[arg-type]
+    return asyncio.run(measure(asking, Ladder("x", {}, {"settings": settings}), questions, Console(quiet=True)))
 
 
 @pytest.fixture
@@ -124,15 +147,29 @@ def test_a_budget_takes_the_best_within_it(unwritten: None, tmp_path: Path) -> N
     assert "No setting costs at most 0.01" in page(none, Tuning(budget=0.01), 40)
 
 
+def test_a_share_needs_no_answers(unwritten: None, tmp_path: Path) -> None:
+    """Without answers the best setting is the one whose texts are most like the reference's."""
+    wanted = Tuning(share=0.75)
+    found = simulated(LADDER, wanted, 80, 1, tmp_path, answers=())
+    assert found["preset"] == LADDER[2], "the dearest whose share is within"
+    assert found["chosen"]["share"] == pytest.approx(0.74)
+    assert "right" not in found["chosen"]
+    assert "alike, cost 0.74" in page(found, wanted, 80)
+    none = simulated(LADDER, Tuning(share=0.01), 40, 1, tmp_path, answers=())
+    assert "No setting leaves at most 1%" in page(none, Tuning(share=0.01), 40)
+    assert alike("the sum is 12", "the sum is 12") == 1
+    assert alike("the sum is 12", "the sum is 13") == 0.75
+
+
 def test_only_what_is_worth_it_is_tested() -> None:
-    rows = [
-        {"cost": 0.5, "right": 0.9},
-        {"cost": 0.6, "right": 0.9},  # dearer, no better
-        {"cost": 0.7, "right": 0.95},
-        {"cost": 1.2, "right": 0.99},  # dearer than the reference
-        {"cost": 0.4, "right": 0.5},
-    ]
-    assert front(rows) == [2, 0, 4]
+    rows = {
+        0: {"cost": 0.5, "right": 0.9},
+        1: {"cost": 0.6, "right": 0.9},  # dearer, no better
+        2: {"cost": 0.7, "right": 0.95},
+        3: {"cost": 1.2, "right": 0.99},  # dearer than the reference
+        5: {"cost": 0.4, "right": 0.5},
+    }
+    assert front(rows) == [2, 0, 5]
 
 
 def test_the_draws_are_apart() -> None:
@@ -143,14 +180,82 @@ def test_the_draws_are_apart() -> None:
 
 
 def test_every_combination_is_tried() -> None:
-    made = settings_of("ead", {"monitor": "small"}, {"threshold": [0.1, 1], "window": [1, 5]})
+    made = Search("ead", {"monitor": "small"}, {"threshold": [0.1, 1], "window": [1, 5]}).settings()
     assert len(made) == 4
     assert all(each["monitor"] == "small" for each in made)
-    assert len(settings_of("ead", {"threshold": 0.1}, {})) == 2
     with pytest.raises(Refused, match="Say which parameters of top_w"):
-        settings_of("top_w", {}, {})
+        Search("top_w", {}, {}).settings()
     with pytest.raises(Refused, match="100 settings are too many"):
-        settings_of("ead", {}, {"threshold": list(range(100))})
+        Search("ead", {}, {"threshold": list(range(100))}).settings()
+
+
+def test_settings_follow_from_entropies() -> None:
+    """Thresholds are quantiles of what each setting would have compared, so that they scale with the pair."""
+    rng = random.Random(2)
+    traces = [[rng.expovariate(2.0) for _ in range(50)] for _ in range(20)]
+    made = settings_from("ead", {}, traces, None)
+    assert {"name": "ead"} in made, "the defaults are among them"
+    tried = [each for each in made if len(each) > 1]
+    for key in ("window", "min_tokens", "monitor", "timing", "threshold_down"):
+        assert len({each.get(key) for each in tried}) > 1, f"{key} is searched"
+    assert len(tried) == 3 * len(COURSES)
+    for each in tried:
+        EntropyAdaptiveDecoding(**each)
+        means = [value for trace in traces for value in rolling(trace, each["window"])]
+        share = sum(value >= each["threshold"] for value in means) / len(means)
+        assert min(abs(share - wanted) for wanted in (0.1, 0.2, 0.4)) < 0.01
+    doubled = settings_from("ead", {}, [[2 * value for value in trace] for trace in traces], None)
+    assert [each["threshold"] for each in doubled if len(each) > 1] == pytest.approx(
+        [2 * each["threshold"] for each in tried], rel=1e-2
+    )
+    assert all(each["monitor"] == "small" for each in settings_from("ead", {"monitor": "small"}, traces, 0.3))
+    assert rolling([1.0, 2.0, 6.0], 2) == [1.0, 1.5, 4.0]
+
+    routed = settings_from("route", {"draft_tokens": 4}, traces, 0.5)
+    assert [each["draft_tokens"] for each in routed] == [4, 4, 4]
+    means = [sum(trace[:4]) / 4 for trace in traces]
+    assert sum(value >= routed[0]["threshold"] for value in means) == pytest.approx(10, abs=1)
+
+    warmed = settings_from("adaptive_temperature", {}, traces, None)
+    flat = sorted(value for trace in traces for value in trace)
+    assert warmed[0]["pivot"] == pytest.approx(flat[800], rel=0.02)
+    assert warmed[0]["high"] == pytest.approx(flat[-1], rel=5e-3)
+    assert [each["span"] for each in warmed] == [0.05, 0.1, 0.2, 0.3]
+    for each in (*warmed, {"name": "adaptive_temperature", **statistics([[0.0, 0.0]])}):
+        AdaptiveTemperature.model_validate(each)
+    assert [each["strategy"] for each in settings_from("diffadapt", {}, [], None)] == ["auto", "easy", "normal", "hard"]
+    with pytest.raises(Refused, match="carry no entropies"):
+        settings_from("ead", {}, [[]], None)
+
+
+@pytest.mark.parametrize("name", ["ead", "route", "adaptive_temperature", "diffadapt"])
+def test_policies_by_their_own_entropies_without_answers(
+    bundled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(searching, "COURSES", COURSES[:1])
+    monkeypatch.setattr(searching, "DRAFTS", (8,))
+    monkeypatch.setattr(searching, "SPANS", (0.1,))
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"question": f"What is {i} + {i + 3}?"}) + "\n" for i in range(11, 21)))
+    goal = ("--budget", 9) if name in ("adaptive_temperature", "diffadapt") else ("--share", 0.6)
+    told = calibrate(name, file, "--base-url", bundled, "--out", tmp_path / "out", *goal, "--max-tokens", 24,
+                     "--temperature", 0.5)  # fmt: skip
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    made = yaml.safe_load((tmp_path / "out" / "preset.yaml").read_text())
+    assert made == {"presets": {"calibrated": [found["preset"]]}}
+    assert found["preset"]["name"] == name
+    assert "alike, cost" in told
+    traced = [line for line in read_lines(tmp_path / "out" / "answers.jsonl") if line["setting"] == TRACE]
+    if name == "diffadapt":
+        assert not traced
+        assert {each["policy"]["strategy"] for each in found["compared"]} == {"easy", "normal", "hard"}, "no probe here"
+    else:
+        assert len(traced) == 2, "a quarter of the prompts"
+        assert all(line["entropies"] for line in traced)
+    if name == "adaptive_temperature":
+        assert found["preset"]["low"] < found["preset"]["pivot"] < found["preset"]["high"]
+    if name in ("ead", "route"):
+        assert all(row["share"] <= 0.6 for row in found["compared"] if row["setting"] == found["chosen"]["setting"])
 
 
 @pytest.mark.parametrize(
@@ -161,6 +266,7 @@ def test_every_combination_is_tried() -> None:
         (("--loss", 0.1, "--vary", "threshold"), "KEY=VALUE,VALUE"),
         (("--loss", 0.1, "--vary", "threshold=[0.1"), "cannot be read"),
         (("--loss", 0.1, "--scorer", "luck"), "no scorer 'luck'"),
+        (("--share", 0.1, "--budget", 0.5), "Give --loss"),
     ],
 )
 def test_what_cannot_be_is_refused(options: tuple[Any, ...], sentence: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ QUESTION: dict[str, Any] = {
     "temperature": 0,
     "seed": 1,
 }
-TRACED = {"policy": [ead(small="small", large="large", threshold=0.05)], "trace": True}
+TRACED = {"policy": [ead(small="small", large="large", threshold=0.05, window=1, min_tokens=1)], "trace": True}
 
 
 def test_defaults_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,9 +229,9 @@ async def test_taking_turns_with_an_embedded_engine(
     for pair in ({"small": direct, "large": other}, {"small": up, "large": other}):
         switches = 0
         for policy in (
-            EntropyAdaptiveDecoding(threshold=5.7, window=1, min_tokens=1),
-            EntropyAdaptiveDecoding(threshold=5.7, window=3, min_tokens=2, timing="lagged"),
-            EntropyAdaptiveDecoding(threshold=5.7, window=2, min_tokens=1, monitor="small"),
+            EntropyAdaptiveDecoding(threshold=5.7, window=1, min_tokens=1, threshold_down=None),
+            EntropyAdaptiveDecoding(threshold=5.7, window=3, min_tokens=2, timing="lagged", threshold_down=None),
+            EntropyAdaptiveDecoding(threshold=5.7, window=2, min_tokens=1, monitor="small", threshold_down=None),
         ):
             prompt = tuple(ids(direct, PROMPTS[1]))
             job = Job(

@@ -186,9 +186,9 @@ async def test_taking_turns(up: UpstreamEngine, small: TransformersEngine) -> No
     """The same model on both sides: switching changes nothing but the name of the writer."""
     switches = 0
     for policy in (
-        EntropyAdaptiveDecoding(large="up", threshold=0.02),
+        EntropyAdaptiveDecoding(large="up", threshold=0.02, window=1, min_tokens=1),
         EntropyAdaptiveDecoding(large="up", threshold=0.02, window=3, min_tokens=2, timing="lagged"),
-        EntropyAdaptiveDecoding(large="small", small="up", threshold=0.02, monitor="small", window=2),
+        EntropyAdaptiveDecoding(large="small", small="up", threshold=0.02, monitor="small", window=2, min_tokens=1),
     ):
         for prompt in (tuple(ids(small, question)) for question in QUESTIONS[:4]):
             job = Job(

@@ -132,7 +132,7 @@ def test_tokens_gates_and_waits_are_measured(served: Running) -> None:
         return sum(sample(served, "waver_gate_firings_total", engine=each) for each in ("small", "large"))
 
     fired_before = fired()
-    policy = [{"name": "ead", "threshold": 2.5, "window": 1, "min_tokens": 1}]
+    policy = [{"name": "ead", "threshold": 2.5, "window": 1, "min_tokens": 1, "threshold_down": None}]
     told = post(served, {**CHAT, "max_tokens": 64, "policy": policy}).json()["waver"]
     assert told["switches"] > 0
     assert fired() - fired_before >= told["switches"]

@@ -27,7 +27,11 @@ def body(policy: list[dict[str, Any]], text: str = "What is 12 + 30 - 5?", **mor
 
 def test_a_search_tells_how_it_ended(server: Running, tmp_path: Path) -> None:
     with server.http() as http:
-        beside = [SEARCH, {"name": "top_w"}, {"name": "ead", "threshold": 3.0}]
+        beside = [
+            SEARCH,
+            {"name": "top_w"},
+            {"name": "ead", "threshold": 3.0, "window": 1, "min_tokens": 1, "threshold_down": None},
+        ]
         answers = [http.post("/v1/chat/completions", json=body(beside)).json() for _ in range(2)]
         record = answers[0]["waver"]["search"]
         assert record["ended"] in ("iterations", "tokens", "solved")

@@ -61,7 +61,10 @@ def test_answer_has_the_shape_of_the_contract(client: openai.OpenAI) -> None:
     assert "trace" not in waver
 
 
-@pytest.mark.parametrize("policy", [[], [{"name": "ead", "threshold": 1.0, "monitor": "small"}]])
+@pytest.mark.parametrize(
+    "policy",
+    [[], [{"name": "ead", "threshold": 1.0, "monitor": "small", "window": 1, "min_tokens": 1, "threshold_down": None}]],
+)
 def test_the_cost_counts_every_pass(client: openai.OpenAI, policy: Any) -> None:
     """One engine alone decodes each token once and reads the rest of the prompt; a watching one decodes all of them."""
     answer = ask(client, model="small", seed=1, n=1, extra_body={"policy": policy})

@@ -222,7 +222,7 @@ def test_by_preset_text_and_ids(world: Running, client: openai.OpenAI) -> None:
 def test_with_ead_and_a_lookup_in_one_trace(client: openai.OpenAI) -> None:
     """The probe reads the large engine and chooses; the draft wavers, so passages come; both engines write."""
     policies = [
-        ead(threshold=0.05, monitor="small"),
+        ead(threshold=0.05, monitor="small", window=1, min_tokens=1),
         l_rag(collection="velmora", threshold=0.1, top_k=1, mode="lexical"),
         diffadapt(easy={"words": "The"}),  # all that the pair was taught to hear after other words is sums
     ]

@@ -17,7 +17,13 @@ CASES = {
     "whole answer": ({"stream": False}, 0),
     "three choices": ({"stream": True, "n": 3}, 6),
     "inside a hand-over": ({"stream": True, "policy": [{"name": "random_switch", "rate": 0.5}]}, 3),
-    "inside a hand-over, eager": ({"stream": True, "policy": [{"name": "ead", "threshold": 2.5, "window": 1}]}, 3),
+    "inside a hand-over, eager": (
+        {
+            "stream": True,
+            "policy": [{"name": "ead", "threshold": 2.5, "window": 1, "min_tokens": 1, "threshold_down": None}],
+        },
+        3,
+    ),
 }
 
 

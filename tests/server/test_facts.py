@@ -82,7 +82,10 @@ def test_answers(http: httpx.Client) -> None:
     http.post("/v1/facts", json={"facts": [MAYOR], "user": "asks"})
     plain = ask(http, [], "asks")
     # Of random models nobody knows what they say to a question: a threshold of 0 confirms whatever number is likely.
-    beside = [{"name": "ead", "threshold": 3.0}, {"name": "top_w"}]
+    beside = [
+        {"name": "ead", "threshold": 3.0, "window": 1, "min_tokens": 1, "threshold_down": None},
+        {"name": "top_w"},
+    ]
     sure = ask(http, [{"name": "scr", "confirm": "probability", "threshold": 1.0, "floor": 1.0}, *beside], "asks")
     assert sure["waver"]["facts"]["route"] == "direct"
     assert [each["text"] for each in sure["waver"]["facts"]["candidates"]] == [MAYOR["text"]]

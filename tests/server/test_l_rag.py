@@ -27,7 +27,10 @@ def world(start: Callable[..., Running], tmp_path_factory: pytest.TempPathFactor
         config={
             "engines": {name: {"model": str(ROOT / "models" / name)} for name in ("small", "large")},
             "presets": {
-                "careful": [{"name": "ead", "threshold": 0.05, "monitor": "small"}, {"name": "l_rag"}],
+                "careful": [
+                    {"name": "ead", "threshold": 0.05, "monitor": "small", "window": 1, "min_tokens": 1},
+                    {"name": "l_rag"},
+                ],
             },
             "policies": {"l_rag": {"collection": "velmora", "threshold": THRESHOLD, "top_k": 1, "mode": "lexical"}},
             "default_preset": "careful",
@@ -94,7 +97,7 @@ def test_several_choices_each_have_their_lookup(client: openai.OpenAI) -> None:
 
 def test_by_preset_with_ead(client: openai.OpenAI) -> None:
     """One request, two policies: the order in the list does not matter."""
-    policy = [ead(threshold=0.05, monitor="small"), l_rag()]
+    policy = [ead(threshold=0.05, monitor="small", window=1, min_tokens=1), l_rag()]
     answers = [
         ask(client, TAIL[2].prompt, model="waver/careful", extra_body={}),
         ask(client, TAIL[2].prompt, model="small", extra_body={"policy": policy}),

@@ -142,7 +142,11 @@ def test_whole_conversations_come_back_to_their_user_alone(server: Running) -> N
         until(lambda: len(there(alice, "whole")) == 2, "the episodes")
         boat, food = there(alice, "whole")
         assert boat["turns"][0] == {"speaker": "user", "text": "My red boat lies in Corton"}
-        asks = [WHOLE | {"remember": False, "episodes": 1}, {"name": "top_w"}, {"name": "ead", "threshold": 3.0}]
+        asks = [
+            WHOLE | {"remember": False, "episodes": 1},
+            {"name": "top_w"},
+            {"name": "ead", "threshold": 3.0, "window": 1, "min_tokens": 1, "threshold_down": None},
+        ]
         said = chat(alice, "Where is the red boat?", "whole", asks, trace=True)["waver"]
         assert [each["id"] for each in said["episodes"]["recalled"]] == [boat["id"]]
         assert any("My red boat lies in Corton" in line for line in said["episodes"]["quoted"])
@@ -234,7 +238,7 @@ def test_it_stands_beside_other_policies(server: Running) -> None:
         rows = [{"id": "d", "text": "The bird is the heron"}]
         assert http.post("/v1/collections/notes/documents", json={"documents": rows}).status_code == 200
         policies = [
-            {"name": "ead", "threshold": 3.0},
+            {"name": "ead", "threshold": 3.0, "window": 1, "min_tokens": 1, "threshold_down": None},
             {"name": "l_rag", "collection": "notes", "gate": "always"},
             {"name": "top_w"},
             TURNS,

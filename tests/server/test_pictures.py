@@ -132,7 +132,17 @@ def test_engines_and_policies_that_take_none_refuse_by_index(http: httpx.Client)
     "policy",
     [
         [{"name": "top_w"}],
-        [{"name": "ead", "small": "see1", "large": "see2", "threshold": 4.0}],
+        [
+            {
+                "name": "ead",
+                "small": "see1",
+                "large": "see2",
+                "threshold": 4.0,
+                "window": 1,
+                "min_tokens": 1,
+                "threshold_down": None,
+            }
+        ],
         [{"name": "random_switch", "small": "see1", "large": "see2", "rate": 0.5}],
         [{"name": "route", "small": "see1", "large": "see2", "draft_tokens": 2}],
         [{"name": "diffadapt", "fallback": "draft"}, {"name": "top_h"}],

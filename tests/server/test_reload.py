@@ -58,7 +58,10 @@ def test_presets_and_limits_are_taken_over(served: Any) -> None:
         before = http.post("/v1/chat/completions", json=CHAT).json()["system_fingerprint"]
         assert http.post("/v1/chat/completions", json={**CHAT, "model": "waver/new"}).status_code == 404
         rewrite(
-            presets={"new": [{"name": "route", "threshold": 1.0}], "frugal": [{"name": "ead", "threshold": 2.0}]},
+            presets={
+                "new": [{"name": "route", "threshold": 1.0}],
+                "frugal": [{"name": "ead", "threshold": 2.0, "window": 1, "min_tokens": 1, "threshold_down": None}],
+            },
             server={"port": 0, "max_n": 2},
         )
         assert running.run(reload(running.runtime)) == ["presets.coin", "presets.frugal", "presets.new", "server.max_n"]

@@ -61,10 +61,22 @@ def test_a_wrong_type_is_refused_not_converted(http: httpx.Client, parameters: d
     answer = post(http, policy=[{"name": "ead", **parameters}])
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
-    assert post(http, policy=[{"name": "ead", "threshold": 1}]).status_code == 200
+    assert (
+        post(
+            http, policy=[{"name": "ead", "threshold": 1, "window": 1, "min_tokens": 1, "threshold_down": None}]
+        ).status_code
+        == 200
+    )
 
 
-@pytest.mark.parametrize("policy", [[], [{"name": "ead", "threshold": 3.0}], [{"name": "random_switch"}]])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        [],
+        [{"name": "ead", "threshold": 3.0, "window": 1, "min_tokens": 1, "threshold_down": None}],
+        [{"name": "random_switch"}],
+    ],
+)
 def test_no_answer_ends_before_min_tokens(running: Any, http: httpx.Client, policy: list[Any]) -> None:
     (end,) = running.runtime.engines["small"].tokens.eos_ids
     eager = {"logit_bias": {str(end): 100}, "max_tokens": 20, "policy": policy}

@@ -65,7 +65,11 @@ def ask(http: httpx.Client, text: str, policy: list[dict[str, Any]] | None = Non
 
 
 def test_requests_pass_or_are_refused(http: httpx.Client) -> None:
-    passed = ask(http, HARMLESS, [{"name": "ead", "threshold": 3.0}, {"name": "top_w"}])
+    passed = ask(
+        http,
+        HARMLESS,
+        [{"name": "ead", "threshold": 3.0, "window": 1, "min_tokens": 1, "threshold_down": None}, {"name": "top_w"}],
+    )
     assert passed["waver"]["guard"]["outcome"] == "passed"
     # What a random model says to a verdict is none, and that counts as a refusal.
     refused = ask(http, HARMFUL, [], max_tokens=20)

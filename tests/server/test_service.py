@@ -47,6 +47,12 @@ def test_policies_are_described(http: httpx.Client) -> None:
         assert policy["summary"]
         assert policy["stage"]
         assert policy["schema"]["properties"].keys() >= policy["defaults"].keys()
+    made_for = {policy["name"]: policy["defaults_for"] for policy in listed}
+    assert "never slower than the large model alone" in made_for["ead"]
+    for name in ("ead", "route", "diffadapt", "adaptive_temperature"):
+        assert f"waver calibrate policy {name}" in made_for[name]
+    assert "waver calibrate l_rag" in made_for["l_rag"]
+    assert made_for["random_switch"] is None
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])

@@ -134,7 +134,17 @@ def check_forced(calls: Any) -> None:
 
 POLICIES: dict[str, Any] = {
     "none": [],
-    "ead": [{"name": "ead", "small": "small", "large": "large", "threshold": 0.5, "min_tokens": 2}],
+    "ead": [
+        {
+            "name": "ead",
+            "small": "small",
+            "large": "large",
+            "threshold": 0.5,
+            "min_tokens": 2,
+            "window": 1,
+            "threshold_down": None,
+        }
+    ],
     "coin": [{"name": "random_switch", "small": "small", "large": "large", "rate": 0.5}],
     "top_w": [{"name": "top_w"}],
     "diffadapt": [{"name": "diffadapt", "strategy": "easy"}],
@@ -223,7 +233,15 @@ def test_calls_are_read(sdk: openai.OpenAI, text: str, content: str | None, call
 
 
 HANDED_OVER = (
-    {"name": "ead", "small": "small", "large": "large", "threshold": 0.3, "window": 1, "min_tokens": 1},
+    {
+        "name": "ead",
+        "small": "small",
+        "large": "large",
+        "threshold": 0.3,
+        "window": 1,
+        "min_tokens": 1,
+        "threshold_down": None,
+    },
     {"name": "random_switch", "small": "small", "large": "large", "rate": 0.5},
 )
 

@@ -43,7 +43,7 @@ def spans(running: Running) -> Iterator[Any]:
 
 
 def test_a_request_and_its_segments(running: Running, spans: Any) -> None:
-    policy = [{"name": "ead", "threshold": 2.5, "window": 1, "min_tokens": 1}]
+    policy = [{"name": "ead", "threshold": 2.5, "window": 1, "min_tokens": 1, "threshold_down": None}]
     with running.http(headers={"traceparent": PARENT}) as http:
         answer = http.post("/v1/chat/completions", json={**CHAT, "policy": policy})
     told = answer.json()["waver"]

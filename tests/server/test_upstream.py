@@ -17,7 +17,7 @@ from tests.engines.wire import HEAD, Wire, answer, behave, chunk, wired
 from waver.training.pair.world import draw
 
 HELLO = [{"role": "user", "content": "hello"}]
-EAD = [{"name": "ead", "threshold": 5.7, "window": 2}]
+EAD = [{"name": "ead", "threshold": 5.7, "window": 2, "min_tokens": 1, "threshold_down": None}]
 LARGE_FIRST = [{"name": "ead", "start": "large"}]
 
 
@@ -206,7 +206,7 @@ def test_in_front_of_vllm(start: Callable[..., Running], vllm_serve: Served) -> 
     switches = 0
     for item in draw("arithmetic", 78, 5):
         messages = [{"role": "user", "content": item.prompt}]
-        policy = [{"name": "ead", "threshold": 0.02}]
+        policy = [{"name": "ead", "threshold": 0.02, "window": 1, "min_tokens": 1}]
         turns = ask(front, messages=messages, policy=policy, max_tokens=60)
         alone = ask(front, messages=messages, model="small", max_tokens=60)
         there = ask(front, messages=messages, model="large", max_tokens=60)

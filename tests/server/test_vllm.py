@@ -21,9 +21,9 @@ from waver.training.pair.world import draw
 pytestmark = [needs_vllm, pytest.mark.timeout(1500)]  # two engines start first
 
 SETTINGS = {
-    "eager": {"threshold": 0.05, "window": 2},
+    "eager": {"threshold": 0.05, "window": 2, "min_tokens": 1},
     "lagged": {"threshold": 0.05, "window": 3, "min_tokens": 2, "timing": "lagged"},
-    "watched": {"threshold": 0.05, "monitor": "small"},
+    "watched": {"threshold": 0.05, "monitor": "small", "window": 1, "min_tokens": 1},
 }
 
 

@@ -114,7 +114,16 @@ def test_a_model_and_its_adapter_share_an_answer(adapted: Any) -> None:
         ours, theirs = (
             traced(
                 adapted,
-                [{"name": "ead", "small": f"{prefix}small", "large": f"{prefix}tuned", "threshold": 0.05, "window": 2}],
+                [
+                    {
+                        "name": "ead",
+                        "small": f"{prefix}small",
+                        "large": f"{prefix}tuned",
+                        "threshold": 0.05,
+                        "window": 2,
+                        "min_tokens": 1,
+                    }
+                ],
                 item.prompt,
                 model=f"{prefix}small",
                 max_tokens=60,

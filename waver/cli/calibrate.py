@@ -159,8 +159,8 @@ def calibrate_policy(
     wanted: Tuning,
     vary: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE,VALUE,…: values of a parameter to try; repeatable. ead, route and diffadapt have "
-                     "some of their own."),
+        typer.Option(help="KEY=VALUE,VALUE,…: values of a parameter to try; repeatable. Without, those of ead, route "
+                     "and adaptive_temperature follow from the entropies of your prompts; diffadapt has strategies."),
     ] = None,
     parameters: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, a parameter that stays; repeatable.")
@@ -169,29 +169,33 @@ def calibrate_policy(
     config: Config = None,
 ) -> None:  # fmt: skip
     """Find the cheapest setting of a policy that loses at most --loss against one engine alone, or the best within
-    --budget.
+    --budget or --share.
 
-    A quarter of the questions compares all settings, in right answers, full cost and seconds. With --loss, those worth
-    it are tested on the other questions, the dearest first, until one cannot be promised: the bound holds on questions
-    to come with the confidence of --confidence. A loss of 5 points takes 79 questions, one of 1 point 400, and more
-    where some are lost. If nothing can be promised, the exit status is 1. The last line goes into a preset.
+    A quarter of the questions compares all settings, in right answers, full cost, seconds and tokens. With --loss,
+    those worth it are tested on the other questions, the dearest first, until one cannot be promised: the bound holds
+    on questions to come with the confidence of --confidence. A loss of 5 points takes 79 questions, one of 1 point 400,
+    and more where some are lost. If nothing can be promised, the exit status is 1. For --budget and --share the
+    questions need no answers: then the best setting is the one whose texts are most like those of --against alone. The
+    setting, with what to expect of it, is in OUT/preset.yaml.
 
     A server that wants a key gets the one in WAVER_API_KEY.
 
         waver calibrate policy ead questions.jsonl --loss 0.05 --out tuned
 
+        waver calibrate policy ead prompts.jsonl --share 0.3 --out tuned
+
         waver calibrate policy ead questions.jsonl --budget 0.5 --vary threshold=0.1,0.3,1 --vary window=1,5 --out tuned
     """
-    from waver.clients.candidates import calibrate, check, settings_of
+    from waver.clients.candidates import Search, calibrate, check
     from waver.clients.questions import Refused, read
     from waver.clients.questions import check as check_answers
 
     fixed = parameters_of(parameters)
     tried = {key: values if isinstance(values, list) else [values] for key, values in listed(vary).items()}
     with in_sentences(ValueError, Refused):
-        asked, settings = read(questions), settings_of(name, fixed, tried)
+        asked, search = read(questions), Search(name, fixed, tried)
         check_answers(asked, wanted.scorer, questions)
-        check(asked, wanted, questions)
+        check(asked, wanted, search, questions)
         with server_at(base_url, config) as (address, key):
-            status = calibrate(asked, settings, wanted, address, key, out, typer.echo)
+            status = calibrate(asked, search, wanted, address, key, out, typer.echo)
     raise typer.Exit(status)

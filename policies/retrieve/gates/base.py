@@ -72,6 +72,13 @@ class Gate:
         """Return the job that writes the draft, with what the gate wants to know of its tokens."""
         return job
 
+    def check(self, job: Job) -> None:
+        """Refuse, before the first token, a model that the gate cannot read.
+
+        Raises:
+            Unsupported: the engine's model lacks what the gate looks at.
+        """
+
     async def decide(self, draft: Draft) -> Verdict | None:
         """Decide about a draft as it stands, or return None to see more of it.
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from waver.engines.base import Step
 from waver.policies.job import Job
+from waver.policies.thoughts import Thoughts
 
 Pooling = Literal["mean", "first", "max", "prefix_k"]
 DraftEnd = Literal["line", "length"]
@@ -44,10 +45,7 @@ class Beginning(Draft):
     end: DraftEnd = "line"
 
     def __post_init__(self) -> None:
-        tokens = self.job.writer.tokens
-        self._thinking = tokens.in_think(self.before)
-        self._thought = ""
-        """The open block's text, where a model spells its tags in several tokens."""
+        self._thoughts = Thoughts(self.job.writer.tokens, self.before)
         self._content: list[Step] = []
 
     def read(self, step: Step) -> None:
@@ -62,16 +60,9 @@ class Beginning(Draft):
 
     def _says(self, step: Step) -> bool:
         """Keep a token that says something of the answer; return whether it ends the draft."""
-        tokens = self.job.writer.tokens
-        if tokens.think is not None and step.token in tokens.think:
-            self._thinking = step.token == tokens.think[0]
+        if self._thoughts.push(step.token):
             return False
-        spelt = tokens.token_bytes(step.token)
-        if self._thinking:
-            if tokens.think is None:
-                self._thought += spelt.decode(errors="replace")
-                self._thinking = "</think>" not in self._thought
-            return False
+        spelt = self.job.writer.tokens.token_bytes(step.token)
         newline = b"\n" in spelt
         if not newline or spelt.strip():
             self._content.append(step)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from tests.policies.injections import INJECTIONS
 from tests.policies.looking import Played, answer, asking, only
@@ -21,6 +22,7 @@ from waver.policies.retrieve.gates.base import Gate, GateSettings
 from waver.policies.retrieve.gates.draft import Draft
 from waver.policies.retrieve.gates.dragin import DraginGate
 from waver.policies.retrieve.gates.flare import FlareGate
+from waver.policies.retrieve.gates.self_rag import KEEP, RETRIEVE, SelfRagGate
 from waver.policies.retrieve.l_rag import LRAG
 from waver.policies.retrieve.quoting import INSTRUCTION
 from waver.policies.switch.ead import EntropyAdaptiveDecoding
@@ -150,6 +152,43 @@ async def test_line_breaks_and_thoughts_are_no_part_of_a_draft(tokens: TokenText
             gate="targ", signal=signal,
         )  # fmt: skip
         assert found == pytest.approx(0.2 if signal == "entropy" else math.exp(-9))
+
+
+async def test_thoughts_that_a_model_spells_by_itself_are_none_either(tokens: TokenText, library: Library) -> None:
+    """The tag stands at the beginning of the answer, in plain characters."""
+    for said, loud in (("<think>\nso\n</think>\nab\nc", "<think>\nso\n</think>\n"), ("<p>ab\nc", "<")):
+        count = len(tokens.encode(loud))
+        engine = Played(tokens, said, entropies=(*[50.0] * count, *[0.2] * 8))
+        text, report = await answer(asking(only(engine), "played", QUESTION, library), l_rag(threshold=1.0))
+        assert text == said
+        assert report["retrieval"]["score"] == pytest.approx(0.2)
+
+
+async def test_a_self_rag_model_is_asked_by_its_own_tokens(tokens: TokenText, library: Library) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "small")
+    tokenizer.add_tokens(["[Retrieval]", "[No Retrieval]"])
+    trained = TokenText(tokenizer)
+    wants, keeps = (tokenizer.get_vocab()[name] for name in (RETRIEVE, KEEP))
+    for shares, score in (((0.3, 0.6), 1 / 3), ((0.05, 0.9), 0.0526316), ((0.0, 0.9), 0.0), ((0.0, 0.0), 0.0)):
+        tops = tuple((token, math.log(share)) for token, share in zip((wants, keeps), shares, strict=True) if share)
+        job = asking(only(Played(trained, SAID)), "played", QUESTION, library)
+        gate = SelfRagGate(GateSettings(threshold=0.2, draft_tokens=1))
+        gate.check(job)
+        assert gate.prepare(job).sampling.top_logprobs == 20
+        draft = Draft(job, job.prompt_ids, 1)
+        assert await gate.decide(draft) is None
+        draft.steps.append(Step(0, 0.0, 0.0, "played", tops))
+        verdict = await gate.decide(draft)
+        assert verdict is not None
+        assert verdict.score == pytest.approx(score, abs=5e-8)
+        assert verdict.fires == (score > 0.2)
+    with pytest.raises(Unsupported, match=r"reads the token \[Retrieval\], which the model of 'played'"):
+        await l_rag(gate="self_rag").check(asking(only(Played(tokens, SAID)), "played", QUESTION, library))
+
+
+def test_a_gate_that_is_not_here_says_why() -> None:
+    with pytest.raises(ValueError, match="needs a classifier that was trained"):
+        l_rag(gate="adaptive_rag")
 
 
 async def test_an_empty_draft_looks_things_up(tokens: TokenText, library: Library) -> None:
@@ -332,7 +371,7 @@ async def test_every_gate_on_the_bundled_pair(pair: dict[str, Engine], library: 
 
 async def test_under_ead(pair: dict[str, Engine], library: Library) -> None:
     """A question that only the large model can answer needs ead; one that neither can, a lookup."""
-    ead = EntropyAdaptiveDecoding(threshold=0.05, monitor="small")
+    ead = EntropyAdaptiveDecoding(threshold=0.05, monitor="small", window=1, min_tokens=1)
     for task, items, fires in (
         ("rare_facts", draw("rare_facts", 77, 6), False),
         ("tail_facts", [i for i in ASKED if any(i.passage == each.text for each in TAIL)][:6], True),

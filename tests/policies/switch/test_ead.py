@@ -24,7 +24,7 @@ L = [0.1, 0.1, 0.6, 0.7, 0.5, 0.4, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1]
 
 def ead(threshold_bits: float, window: int, min_tokens: int, **options: object) -> EntropyAdaptiveDecoding:
     threshold = float(bits_to_nats(threshold_bits))
-    options = {"timing": "lagged", **options}
+    options = {"timing": "lagged", "threshold_down": None, **options}
     return EntropyAdaptiveDecoding(threshold=threshold, window=window, min_tokens=min_tokens, **options)  # type: ignore[arg-type]
 
 
@@ -119,7 +119,7 @@ async def test_hundred_random_traces_equal_the_rule(timing: str, monitor: str) -
 
 async def test_at_equality_the_large_engine_writes() -> None:
     for timing, expected in (("lagged", "SLLL"), ("eager", "SLLL")):
-        policy = EntropyAdaptiveDecoding(threshold=0.5, window=1, min_tokens=1, timing=timing)  # type: ignore[arg-type]
+        policy = EntropyAdaptiveDecoding(threshold=0.5, threshold_down=None, window=1, min_tokens=1, timing=timing)  # type: ignore[arg-type]
         steps, _ = await play(policy, [0.5] * 4, [0.5] * 4)
         assert writers(steps) == expected
 
@@ -164,6 +164,32 @@ async def test_behaviour_of_the_card() -> None:
     watched, _, _ = await solved(ead(1.0, 5, 10, monitor="small"))
     assert collapsed < 0.5 * at_half
     assert watched > 0.8 * at_half
+
+
+@pytest.mark.parametrize("monitor", ["active", "small"])
+async def test_a_loop_is_handed_over(monitor: str) -> None:
+    """A small model that goes round in circles, as sure as can be, is taken over, and again when it goes on so."""
+    quiet = [0.01] * 100
+    guarded = EntropyAdaptiveDecoding(monitor=monitor)  # type: ignore[arg-type]
+    steps, report = await play(guarded, quiet, quiet, lambda t: t % 3)
+    assert writers(steps) == ("S" * 16 + "L" * 16) * 3 + "S" * 4
+    assert report.extra["repetitions"] == 3
+    told = [t for t, step in enumerate(steps) if any(each.then == "repetition" for each in step.decisions)]
+    assert told == [16, 48, 80]
+    longer, _ = await play(guarded, quiet, quiet, lambda t: t % 10)
+    assert writers(longer)[:41] == "S" * 40 + "L", "four times ten tokens"
+    for policy, spell in ((EntropyAdaptiveDecoding(repetition=0), 3), (guarded, 33)):
+        free, report = await play(policy, quiet, quiet, lambda t, spell=spell: t % spell)  # type: ignore[misc]
+        assert writers(free) == "S" * 100
+        assert "repetitions" not in report.extra
+
+
+def test_the_lower_threshold_follows_one_that_is_given_alone() -> None:
+    assert EntropyAdaptiveDecoding(threshold=0.05).threshold_down == 0.05
+    assert EntropyAdaptiveDecoding(threshold=3.0).threshold_down == EntropyAdaptiveDecoding().threshold_down
+    assert EntropyAdaptiveDecoding(threshold=3.0, threshold_down=None).threshold_down is None
+    with pytest.raises(ValueError, match="at least 2"):
+        EntropyAdaptiveDecoding(repetition=1)
 
 
 async def test_closing_early_closes_the_engine() -> None:

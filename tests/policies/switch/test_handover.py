@@ -127,9 +127,9 @@ async def test_leaving_at_any_moment_frees_both_engines(twins: dict[str, Engine]
 async def test_the_ends_of_the_scale(twins: dict[str, Engine]) -> None:
     sampling = Sampling(max_tokens=12, temperature=0.0, ignore_eos=True)
     ends: list[tuple[Policy, str]] = [
-        (EntropyAdaptiveDecoding(threshold=1e9), "S" * 12),
-        (EntropyAdaptiveDecoding(threshold=0.0, min_tokens=2), "SS" + "L" * 10),
-        (EntropyAdaptiveDecoding(threshold=0.0, start="large"), "L" * 12),
+        (EntropyAdaptiveDecoding(threshold=1e9, window=1, min_tokens=1, threshold_down=None), "S" * 12),
+        (EntropyAdaptiveDecoding(threshold=0.0, min_tokens=2, window=1), "SS" + "L" * 10),
+        (EntropyAdaptiveDecoding(threshold=0.0, start="large", window=1, min_tokens=1), "L" * 12),
         (RandomSwitch(rate=0.0), "S" * 12),
         (RandomSwitch(rate=1.0), "L" * 12),
         (Cascade(threshold=1e9), "S" * 12),

@@ -148,6 +148,26 @@ async def test_what_is_chosen(
     assert report["tokens"] == {"played": len(tokens.encode(SAID)) + 1}, "words are no tokens of the answer"
 
 
+async def test_entropies_of_thinking_and_answer_are_told_apart(thinker: TokenText, tokens: TokenText) -> None:
+    said = "so be it</think>\n\nThe answer is 72."
+    thought = len(thinker.encode("so be it</think>"))
+    rest = len(thinker.encode(said)) + 1 - thought
+    for strategy, inside in (("hard", True), ("easy", False)):
+        played = engine(
+            thinker, said if inside else SAID, entropies=(*[2.0] * thought, *[0.5] * 30) if inside else (0.5,)
+        )
+        job = asking(only(played), "played", "hello", None)
+        _, report = await answer(job, DiffAdapt(strategy=strategy))  # type: ignore[arg-type]
+        parts = report["trace_entropy"]
+        assert parts["answer"]["mean"] == pytest.approx(0.5)
+        assert ("thinking" in parts) == inside, "easy closes the block by itself"
+        if inside:
+            assert parts["thinking"] == {"mean": pytest.approx(2.0), "tokens": thought}
+            assert parts["answer"]["tokens"] == rest
+    _, report = await answer(asking(only(engine(tokens)), "played", "hello", None), DiffAdapt(strategy="normal"))
+    assert set(report["trace_entropy"]) == {"answer"}, "a model without think blocks"
+
+
 async def test_choices_of_one_prompt_share_the_reading(tokens: TokenText) -> None:
     played = engine(tokens)
     job, policy = judging(played, (2.0, 0.0, 0.0)), DiffAdapt()

@@ -189,7 +189,7 @@ async def test_sentence_by_sentence(library: Library, longest: int, words: str) 
 
 @pytest.mark.parametrize(
     "inner",
-    [None, EntropyAdaptiveDecoding(threshold=0.05, monitor="small"), RandomSwitch(rate=0.5)],
+    [None, EntropyAdaptiveDecoding(threshold=0.05, monitor="small", window=1, min_tokens=1), RandomSwitch(rate=0.5)],
     ids=lambda policy: policy and policy.name,
 )
 async def test_on_the_bundled_pair(pair: dict[str, Engine], inner: Policy | None) -> None:

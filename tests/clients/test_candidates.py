@@ -76,7 +76,7 @@ def test_on_the_bundled_pair_and_a_stopped_run_goes_on(
         raise AssertionError("everything was answered")
 
     monkeypatch.setattr(Asking, "_ask", never)
-    assert calibrate(*options) == told
+    assert calibrate(*options).partition("compared on")[2] == told.partition("compared on")[2], "but for the clock"
     assert "holds another run" in calibrate(*options, "--against", "small", code=1)
 
 

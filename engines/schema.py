@@ -28,22 +28,43 @@ VALUES = frozenset({"enum", "const", "default", "examples"})
 """Keywords whose values are data, and not schemas."""
 
 
+CROWDED = f" holds more than {MOST_NODES} values"
+Place = tuple["Place | None", str]
+"""The place of a value in a schema: that of what holds it, and the rest. They are written out where one is named."""
+
+
+def crowded(value: Any) -> bool:
+    """Return whether a JSON value holds more than `MOST_NODES` others; takes no longer where it holds far more."""
+    todo, count = [value], 0
+    while todo:
+        each = todo.pop()
+        if isinstance(each, dict | list):
+            count += len(each)
+            if count > MOST_NODES:
+                return True
+            todo += each.values() if isinstance(each, dict) else each
+    return False
+
+
 def flaw(schema: Any) -> str | None:
-    """Find what exceeds a bound in a schema, as the end of a sentence that begins with its name; None if nothing."""
+    """Find what exceeds a bound in a schema, as the end of a sentence that begins with its name; None if nothing. Takes
+    tens of milliseconds for the largest: not for an event loop."""
+    if crowded(schema):
+        return CROWDED
     nodes = properties = 0
-    todo: list[tuple[Any, str, int, bool]] = [(schema, "", 0, True)]
+    todo: list[tuple[Any, Place, int, bool]] = [(schema, (None, ""), 0, True)]
     while todo:
         value, place, depth, is_schema = todo.pop()
         nodes += 1
         if nodes > MOST_NODES:
-            return f" holds more than {MOST_NODES} values"
+            return CROWDED
         if depth > MOST_DEPTH:
-            return f"{place[:120]} is nested more than {MOST_DEPTH} levels deep"
+            return f"{_written(place)} is nested more than {MOST_DEPTH} levels deep"
         if isinstance(value, list):
-            todo += [(each, f"{place}[{i}]", depth + 1, is_schema) for i, each in enumerate(value[: MOST_NODES + 1])]
+            todo += [(each, (place, f"[{i}]"), depth + 1, is_schema) for i, each in enumerate(value)]
         elif isinstance(value, dict):
             if is_schema and (found := _of_keywords(value)):
-                return f"{place[:120]}.{found}"
+                return f"{_written(place)}.{found}"
             properties += _own_properties(value) if is_schema else 0
             if properties > MOST_PROPERTIES:
                 return f" has more than {MOST_PROPERTIES} properties"
@@ -53,13 +74,25 @@ def flaw(schema: Any) -> str | None:
     return None
 
 
-def _children(value: dict[str, Any], place: str, depth: int, is_schema: bool) -> Iterator[tuple[Any, str, int, bool]]:
+def _written(place: Place) -> str:
+    """Write the place of a value, as far as it is short."""
+    parts: list[str] = []
+    holder: Place | None = place
+    while holder is not None:
+        holder, rest = holder
+        parts.append(rest)
+    return "".join(reversed(parts))[:120]
+
+
+def _children(
+    value: dict[str, Any], place: Place, depth: int, is_schema: bool
+) -> Iterator[tuple[Any, Place, int, bool]]:
     """The values in an object of a schema, each with its place, its depth, and whether it is a schema."""
     for key, each in value.items():
         if is_schema and _has_names(key, each):
-            yield from ((one, f"{place}.{key}.{name[:40]}", depth + 2, True) for name, one in each.items())
+            yield from ((one, (place, f".{key}.{name[:40]}"), depth + 2, True) for name, one in each.items())
         else:
-            yield each, f"{place}.{key[:40]}", depth + 1, is_schema and key not in VALUES
+            yield each, (place, f".{key[:40]}"), depth + 1, is_schema and key not in VALUES
 
 
 def _has_names(key: str, value: Any) -> bool:
@@ -77,12 +110,13 @@ def _of_keywords(schema: dict[str, Any]) -> str | None:
     """Find what exceeds a bound among the keywords of one object of a schema."""
     if "x-guidance" in schema:
         return "x-guidance cannot be set by a request"
-    for key, most in LARGEST.items():
-        value = schema.get(key)
-        if isinstance(value, int | float) and value > most:
-            return f"{key} should be at most {most}"
-    pattern = schema.get("pattern")
-    found = schema.get("patternProperties")
+    for key in schema.keys() & LARGEST.keys():
+        value = schema[key]
+        if isinstance(value, int | float) and value > LARGEST[key]:
+            return f"{key} should be at most {LARGEST[key]}"
+    pattern, found = schema.get("pattern"), schema.get("patternProperties")
+    if pattern is None and found is None:
+        return None
     for key, each in [
         ("pattern", pattern),
         *(("patternProperties", one) for one in (found if isinstance(found, dict) else ())),

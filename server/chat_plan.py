@@ -5,6 +5,7 @@ Every endpoint that answers conversations makes a `ChatRequest` of its own body,
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,7 +32,7 @@ from waver.server.planned import Plan, Prompt
 from waver.server.routing import Route
 from waver.server.runtime import Runtime
 from waver.server.sampling import truncated
-from waver.server.structured import form, shaped, shaped_otherwise
+from waver.server.structured import shaped, shaped_otherwise, wanted_form
 from waver.server.tools.forced import ForcedCalls
 from waver.server.tools.grammars import strict, unenforced, with_form
 from waver.server.tools.offer import Offer, offer
@@ -106,10 +107,10 @@ async def calls_grammar(
     if offered is None:
         return None, []
     if offered.forced:
-        return offered.schema(), []
+        return await asyncio.to_thread(offered.schema), []
     tokens = runtime.engines[route.engine].tokens
-    if (wanted := form(body)) is not None:
-        return with_form(wanted, offered, parser, tokens), []
+    if (wanted := await wanted_form(body)) is not None:
+        return await asyncio.to_thread(with_form, wanted, offered, parser, tokens), []
     engines = [runtime.engines[name] for name in {route.engine, *route.engines}]
     free = any(isinstance(policy, ForcedAnswer) for policy in route.policies)  # its words would break any grammar
     grammar = None if free else await strict(offered, parser, tokens, thinks, engines, runtime.schema_checks)

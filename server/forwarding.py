@@ -116,5 +116,7 @@ def as_sent(message: Message, pictures: Sequence[Picture]) -> Mapping[str, Any]:
 def _part(part: ContentPart, pictures: Any) -> dict[str, Any]:
     if not isinstance(part, ImagePart):
         return {"type": "text", "text": part.text}
-    detail = {} if isinstance(part.image_url, str) else {"detail": part.image_url.detail}
+    detail = (
+        {} if isinstance(part.image_url, str) else part.image_url.model_dump(include={"detail"}, exclude_unset=True)
+    )
     return {"type": "image_url", "image_url": {"url": next(pictures).url, **detail}}

@@ -30,7 +30,7 @@ from waver.server.runtime import Runtime
 from waver.server.sampling import first_seed, sampling, settings, token_limit
 from waver.server.schemas import Generation
 from waver.server.settings import ServerConfig
-from waver.server.structured import Form, form
+from waver.server.structured import Form, wanted_form
 from waver.server.tenants.grant import current
 from waver.server.tenants.meter import cache_salt
 
@@ -76,7 +76,7 @@ async def make_plan(
             f"return_token_ids in a stream lists prompts of up to {LONGEST_LISTED} tokens.", "return_token_ids"
         )
     context = runtime.context(route)
-    wanted = form(body) if calls is None else Form(calls, "tools")
+    wanted = await wanted_form(body) if calls is None else Form(calls, "tools")
     engine = runtime.engines[route.engine]
     if wanted is not None:
         await runtime.schema_checks.check(wanted.grammar, wanted.param, engine.tokens)

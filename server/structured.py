@@ -3,6 +3,7 @@ other servers have for the same."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,11 @@ def form(body: Generation) -> Form | None:
     if len(asked) > 1:
         raise invalid(f"{asked[0].param} and {asked[1].param} exclude each other.", asked[1].param)
     return asked[0] if asked else None
+
+
+async def wanted_form(body: Generation) -> Form | None:
+    """Return the form that an answer must have, as `form`, looked at outside of the event loop."""
+    return await asyncio.to_thread(form, body) if shaped(body) else None
 
 
 def shaped(body: Generation) -> bool:

@@ -46,7 +46,7 @@ async def strict(
     barred = thinks and CLOSES in tokens.control_tokens  # a text has no way to end the think block
     if parser not in NATIVE or barred or not any(tool.function.strict for tool in offered.tools):
         return None
-    grammar = strict_calls(offered, tokens)
+    grammar = await asyncio.to_thread(strict_calls, offered, tokens)
     await checks.check(grammar, "tools", tokens)
 
     def followed() -> bool:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from waver.engines.schema import MOST_CHARACTERS, flaw
+from waver.engines.schema import CROWDED, MOST_CHARACTERS, crowded, flaw
 from waver.server.errors import invalid
 from waver.server.tools.forced_schema import calls_schema
 from waver.server.tools.schemas import AllowedChoice, NamedFunction, Tool, ToolFields
@@ -44,6 +44,8 @@ def offer(body: ToolFields) -> Offer | None:
     Raises:
         APIError: 400, two tools have one name, or the choice is none of them.
     """
+    if crowded([tool.function.parameters for tool in body.tools]):
+        raise invalid(f"The schema of the tools' parameters{CROWDED} together.", "tools")
     names = [tool.function.name for tool in body.tools]
     for i, name in enumerate(names):
         if name in names[:i]:

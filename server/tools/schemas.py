@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from waver.engines.schema import CROWDED, crowded
 from waver.server.schemas import Body, Many, Text
 
 MOST_TOOLS = 512
@@ -13,6 +14,8 @@ DEEPEST = 64
 
 
 def _of_bounded_depth(schema: dict[str, Any]) -> dict[str, Any]:
+    if crowded(schema):
+        raise ValueError(f"the schema{CROWDED}.")
     if deeper(schema, DEEPEST):
         raise ValueError(f"the schema is nested more than {DEEPEST} levels deep.")
     return schema

@@ -131,7 +131,7 @@ def test_what_is_sent_on(lone: tuple[Running, Wire]) -> None:
     assert sent["messages"] == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [
-            {"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": url, "detail": "auto"}},
+            {"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": "!"},
         ]},
     ]  # fmt: skip

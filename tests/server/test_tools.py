@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,9 @@ import openai
 import pytest
 
 from tests.server.test_chat import collect as collect_text
+from waver.engines.schema import flaw
+from waver.server import structured
+from waver.server.tools import free_grammar, offer
 
 TEMPLATE = Path(__file__).with_name("hermes.jinja")
 HELLO = [{"role": "user", "content": "hello"}]
@@ -405,3 +409,40 @@ def test_a_deep_schema_is_refused(web: httpx.Client) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     response = web.post("/v1/chat/completions", json={"model": "small", "messages": HELLO, "tools": [tool]})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "tools[0].function.parameters")
+
+
+def test_schemas_are_measured_outside_of_the_event_loop(
+    server: Any, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest ones take tens of milliseconds, for which no stream should stand still."""
+    seen: set[int] = set()
+
+    def noted(schema: Any) -> str | None:
+        seen.add(threading.get_ident())
+        return flaw(schema)
+
+    for module in (structured, offer, free_grammar):
+        monkeypatch.setattr(module, "flaw", noted)
+
+    async def here() -> int:
+        return threading.get_ident()
+
+    strict = [function({**TOOLS[0]["function"], "strict": True})]
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": WEATHER}}
+    for fields in ({"response_format": wanted}, {"tools": TOOLS, "tool_choice": "required"}, {"tools": strict}):
+        seen.clear()
+        body = {"model": "small", "messages": HELLO, "max_tokens": 4, **fields}
+        assert web.post("/v1/chat/completions", json=body).status_code == 200
+        assert seen
+        assert server.run(here()) not in seen
+
+
+@pytest.mark.parametrize(
+    ("tools", "each", "param"), [(1, 20_001, "tools[0].function.parameters"), (2, 12_000, "tools")]
+)
+def test_schemas_of_too_many_values_are_refused_at_sight(web: httpx.Client, tools: int, each: int, param: str) -> None:
+    crowd = {"type": "object", "properties": {"a": {"enum": list(range(each))}}}
+    body = {"messages": HELLO, "tools": [function({"name": f"f{i}", "parameters": crowd}) for i in range(tools)]}
+    error = web.post("/v1/chat/completions", json={"model": "small", "tool_choice": "required", **body}).json()["error"]
+    assert error["param"] == param
+    assert "more than 20000 values" in error["message"]

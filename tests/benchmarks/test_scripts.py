@@ -14,10 +14,12 @@ import pytest
 import torch
 import typer
 
+from tests.conftest import Running
 from waver.benchmarks import (
     bundled,
     diffadapt,
     entropy_check,
+    forms,
     frontier,
     ingestion,
     l_rag,
@@ -299,6 +301,28 @@ def points() -> list[Point]:
         made("ead", 0.7, 0.05, threshold=0.5),
         *(made("random_switch", 0.5 + share / 2, share, rate=share) for share in SHARES),
     ]
+
+
+def test_forms_across_hand_overs(start: Callable[..., Running], pair: Path, tmp_path: Path) -> None:
+    server = start(config={**forms.configuration(pair, str(tmp_path / "collections")), "presets": {}})
+    found = run(forms, tmp_path, "--url", server.url, "--count", 3, "--threshold", 3.0)
+    outcomes = found["outcomes"]
+    assert len(outcomes) == 6
+    assert all(each["valid"] == each["count"] == 3 for each in outcomes if each["way"] == "one engine")
+    assert sum(each["handed_over"] for each in outcomes) > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ('{"city": "Rome", "days": 2, "means": ["ship"]}', True),
+        ('{"city": "Rome", "days": 2, "means": ["ship"], "more": 1}', False),
+        ('{"city": "Rome", "days": "2", "means": []}', False),
+        ('{"city": "Rome"', False),
+    ],
+)
+def test_what_is_a_trip(text: str, valid: bool) -> None:
+    assert forms.is_trip(text) == valid
 
 
 def test_bars_are_read_off_the_points() -> None:

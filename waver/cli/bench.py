@@ -71,6 +71,7 @@ BENCHMARKS = {
     "pruning": "EntropyPrune: answers about pictures, the time of a prompt, the cost of scores, against its rivals.",
     "bundled": "The bundled pair: accuracy by task, entropy of wrong answers, ways to answer.",
     "entropy-check": "Reported entropies against those of a float64 softmax.",
+    "forms": "Forced calls and JSON forms, on one engine and handed over between two: how many are valid.",
     "client-matrix": "Other people's clients, unmodified, against a server: what works with each.",
     "replay": "The same requests to two versions: what is answered otherwise, and what a step takes.",
 }

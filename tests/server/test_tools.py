@@ -76,7 +76,8 @@ def server(
         patch.syspath_prepend(folder)
         patch.setenv("WAVER_MODULES", "[]")
         patch.delenv("WAVER_MODULES")  # the server sets it, and the end of this context takes it away
-        extra = {"modules": ["script_policy"], "state": str(folder / "state")}
+        retrieval = {"path": str(folder / "collections")}
+        extra = {"modules": ["script_policy"], "state": str(folder / "state"), "retrieval": retrieval}
         yield start(config={"engines": {**shown, "plain": tiny_config["engines"]["small"]}, **extra})
 
 
@@ -168,6 +169,21 @@ def test_required_calls_are_forced_under_policies(sdk: openai.OpenAI, policy: st
         assert choice.message.content is None
         check_forced(choice.message.tool_calls)
     assert (switches > 0) is (policy in ("ead", "coin"))
+
+
+def test_required_calls_are_forced_over_passages(web: httpx.Client, sdk: openai.OpenAI) -> None:
+    made = web.post("/v1/collections", json={"name": "forecasts"})
+    assert made.status_code == 200, made.text
+    try:
+        documents = {"documents": [{"id": "a", "text": "It rains in Oslo."}]}
+        assert web.post("/v1/collections/forecasts/documents", json=documents).status_code == 200
+        policy = [{"name": "l_rag", "collection": "forecasts", "gate": "always"}]
+        options: Any = {"parallel_tool_calls": False, "extra_body": {"policy": policy}}
+        whole = ask(sdk, tool_choice="required", **options)
+        assert whole.waver["retrieval"]["triggered"]
+        check_forced(whole.choices[0].message.tool_calls)
+    finally:
+        web.delete("/v1/collections/forecasts")
 
 
 def test_calls_hold_across_hand_overs(sdk: openai.OpenAI) -> None:

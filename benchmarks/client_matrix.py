@@ -33,8 +33,11 @@ START = 600.0
 ENOUGH = 1800.0
 """Seconds that a script is given, with the time to make its environment."""
 PINNED = re.compile(r'^# dependencies = \["([^"\[=]{1,80})(?:\[[a-z,]{1,40}\])?==([^"]{1,40})"', re.M)
-NODE = {"openai": "openai", "ai_sdk": "ai", "langchain": "@langchain/openai"}
-"""Packages that the scripts for Node are about."""
+NODE = {
+    "openai": ("node", "openai"), "ai_sdk": ("node", "ai"), "langchain": ("node", "@langchain/openai"),
+    "promptfoo": ("promptfoo", "promptfoo"),
+}  # fmt: skip
+"""Folders of the scripts for Node, and the packages that these are about."""
 NAME = "client-matrix"
 
 app = report.command()
@@ -106,8 +109,8 @@ def find() -> list[Client]:
         if pinned := PINNED.search(script.read_text(encoding="utf-8")):
             command = [uv, "run", "--quiet", "--no-project", "--script", str(script)]
             found.append(Client(script.stem, f"{pinned[1]} {pinned[2]}", command))
-    versions = json.loads((SCRIPTS / "node" / "package.json").read_text(encoding="utf-8"))["dependencies"]
-    for stem, package in NODE.items():
+    for stem, (folder, package) in NODE.items():
+        versions = json.loads((SCRIPTS / folder / "package.json").read_text(encoding="utf-8"))["dependencies"]
         found.append(Client(f"{stem}_node", f"{package} {versions[package]}", ["node", f"{stem}.mjs"]))
     return found
 
@@ -141,7 +144,7 @@ def ask(client: Client, environment: Mapping[str, str], modules: Path) -> None:
     folder = SCRIPTS
     try:
         if client.name.endswith("_node"):
-            folder = _node(modules)
+            folder = _node(modules, NODE[client.name.removesuffix("_node")][0])
         done = subprocess.run(
             client.command,
             cwd=folder,
@@ -164,12 +167,14 @@ def ask(client: Client, environment: Mapping[str, str], modules: Path) -> None:
         client.failed["start"] = (done.stderr.strip().split("\n")[-1] or f"exit status {done.returncode}")[:300]
 
 
-def _node(modules: Path) -> Path:
-    """Install what the scripts for Node need beside a copy of them, once."""
-    if not modules.exists():
-        shutil.copytree(SCRIPTS / "node", modules, ignore=shutil.ignore_patterns("node_modules"))
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=modules, capture_output=True, check=True)
-    return modules
+def _node(modules: Path, name: str) -> Path:
+    """Install what the scripts of a folder for Node need beside a copy of them, once."""
+    folder = modules / name
+    if not folder.exists():
+        shutil.copytree(SCRIPTS / name, folder, ignore=shutil.ignore_patterns("node_modules"))
+        shutil.copy(SCRIPTS / "node" / "harness.mjs", folder)
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, check=True)
+    return folder
 
 
 def page(clients: list[Client]) -> Iterator[str]:

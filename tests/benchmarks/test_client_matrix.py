@@ -38,7 +38,7 @@ def test_a_client_of_the_matrix_works(model: Path, tmp_path: Path) -> None:
 def test_every_script_is_pinned_and_run() -> None:
     named = {client.name for client in find()}
     python = {file.stem for file in client_matrix.SCRIPTS.glob("*.py")} - {"harness"}
-    node = {f"{file.stem}_node" for file in (client_matrix.SCRIPTS / "node").glob("*.mjs")} - {"harness_node"}
+    node = {f"{file.stem}_node" for file in client_matrix.SCRIPTS.glob("*/*.mjs")} - {"harness_node"}
     assert named == python | node
 
 

@@ -1,0 +1,123 @@
+# /// script
+# requires-python = ">=3.11,<3.13"
+# dependencies = ["open-webui==0.12.4"]
+# tool.uv.exclude-newer = "2026-11-28T00:00:00Z"
+# ///
+"""Open WebUI's server, asked through its own API; its environment takes 7 GB."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from harness import CITIES, EMBEDDER, HELLO, KEY, MODEL, PARAMETERS, QUESTION, V1, check, run
+
+START = 600.0
+TOOL = '''
+class Tools:
+    def weather(self, city: str) -> str:
+        """
+        Tell the weather in a city.
+        :param city: Rome or Oslo
+        """
+        return f"It is sunny in {city}."
+'''
+SETTINGS = {
+    "WEBUI_AUTH": "False", "OPENAI_API_BASE_URL": V1, "OPENAI_API_KEY": KEY, "ENABLE_OLLAMA_API": "False",
+    "RAG_EMBEDDING_ENGINE": "openai", "HF_HUB_OFFLINE": "1", "WEBUI_SECRET_KEY": "none",
+    "ENABLE_VERSION_UPDATE_CHECK": "False",
+}  # fmt: skip
+_http: list[httpx.Client] = []
+
+
+@contextmanager
+def serving() -> Iterator[httpx.Client]:
+    """Run the server in a folder of its own, and yield a client that is signed in."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [str(Path(sys.executable).with_name("open-webui")), "serve", "--host", "127.0.0.1"]
+        own = {**os.environ, **SETTINGS, "DATA_DIR": folder}
+        log = subprocess.DEVNULL
+        server = subprocess.Popen([*command, "--port", str(port)], cwd=folder, env=own, stdout=log, stderr=log)
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as http:
+                until = time.monotonic() + START
+                while not _lives(http):
+                    assert server.poll() is None, "the server did not start"
+                    assert time.monotonic() < until, "the server takes too long to start"
+                    time.sleep(1)
+                token = http.post("/api/v1/auths/signin", json={"email": "", "password": ""}).json()["token"]
+                http.headers["authorization"] = f"Bearer {token}"
+                assert MODEL in [model["id"] for model in http.get("/api/models").json()["data"]]
+                yield http
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
+
+
+def _lives(http: httpx.Client) -> bool:
+    try:
+        return http.get("/health").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def ask(text: str = HELLO, **options: Any) -> httpx.Response:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": 32, **options}
+    return _http[0].post("/api/chat/completions", json=body).raise_for_status()
+
+
+@check
+def text() -> None:
+    assert ask(stream=False).json()["choices"][0]["message"]["content"]
+
+
+@check
+def stream() -> None:
+    lines = [line for line in ask(stream=True).text.splitlines() if line.startswith("data: {")]
+    choices = [choice for line in lines for choice in json.loads(line[6:]).get("choices", ())]
+    assert "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+@check
+def tools() -> None:
+    """Offer a tool of Open WebUI's own making to the model."""
+    tool = {"id": "forecast", "name": "forecast", "meta": {"description": "weather"}, "content": TOOL}
+    _http[0].post("/api/v1/tools/create", json=tool).raise_for_status()
+    offered = {"tool_ids": ["forecast"], "params": {"function_calling": "native"}, "tool_choice": "required"}
+    made = ask(QUESTION, stream=False, **offered).json()["choices"][0]
+    assert made["finish_reason"] == "tool_calls"
+    function = made["message"]["tool_calls"][0]["function"]
+    assert function["name"] == "weather"
+    assert "city" in json.loads(function["arguments"])
+
+
+@check
+def structured() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "place", "schema": PARAMETERS, "strict": True}}
+    made = ask(QUESTION, stream=False, response_format=form).json()["choices"][0]["message"]["content"]
+    assert json.loads(made)["city"] in CITIES
+
+
+@check
+def embeddings() -> None:
+    made = _http[0].post("/api/embeddings", json={"model": EMBEDDER, "input": ["one"]}).raise_for_status().json()
+    assert len(made["data"][0]["embedding"]) == 384
+
+
+if __name__ == "__main__":
+    with serving() as http:
+        _http.append(http)
+        run()

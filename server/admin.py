@@ -110,7 +110,7 @@ async def owner(request: Request, name: str, body: OwnerRequest) -> dict[str, An
 async def audit(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    before: Annotated[int | None, Query(description="the id of an entry: older ones")] = None,
+    before: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="the id of an entry: older ones")] = None,
 ) -> dict[str, Any]:
     here = runtime(request)
     found = await here.database.in_thread(entries, here.database, limit, before)

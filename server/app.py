@@ -179,9 +179,11 @@ def names_below_v1() -> frozenset[str]:
 def allowed_methods(scope: Scope) -> list[str]:
     """Return the methods that a path of the application takes."""
     found = {"OPTIONS"}
-    for route in scope["app"].routes:
-        if isinstance(route, APIRoute) and route.include_in_schema and route.matches(scope)[0] != Match.NONE:
-            found |= route.methods
+    routes = [each for each in scope["app"].routes if isinstance(each, APIRoute) and each.include_in_schema]
+    fitting = [each for each in routes if each.matches(scope)[0] != Match.NONE]
+    exact = [each for each in fitting if "{" not in each.path]  # `/v1/memories/search` is no memory
+    for route in exact or fitting:
+        found |= route.methods
     if found == {"OPTIONS"}:
         found = {"GET", "POST", "DELETE", "OPTIONS"}
     return sorted(found | ({"HEAD"} if "GET" in found else set()))

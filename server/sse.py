@@ -22,7 +22,7 @@ SEPARATORS = {each.encode(): f"\\u{ord(each):04x}".encode() for each in ("\x85",
 same."""
 
 
-STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 """Entry of a route's description for its streams."""
 
 

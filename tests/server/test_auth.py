@@ -137,6 +137,7 @@ def test_trap_27_options_before_keys_and_cors_on_errors(guarded: Any) -> None:
         assert http.options("/v1/chat/completions").status_code == 204
         assert http.options("/v1/chat/completions").headers["allow"] == "OPTIONS, POST"
         assert http.options("/v1/facts").headers["allow"] == "DELETE, GET, HEAD, OPTIONS, POST"
+        assert http.options("/v1/memories/search").headers["allow"] == "OPTIONS, POST"
         refused = http.get("/v1/models", headers=origin)
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == "https://app.example"

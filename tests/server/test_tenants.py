@@ -279,6 +279,7 @@ def test_keys_come_change_and_go_without_a_restart(
     assert root.delete("/v1/admin/keys/erin").json() == {"object": "key.revoked", "name": "erin", "revoked": True}
     assert status(third) == 401
     assert root.post("/v1/admin/keys", json={"name": "erin"}).status_code == 409
+    assert root.get("/v1/admin/audit", params={"before": 2**64}).status_code == 400
     assert root.get("/v1/admin/keys/erin").json()["revoked"]
     written = root.get("/v1/admin/audit").text + root.get("/v1/admin/keys").text + capsys.readouterr().err
     assert "key.rotate" in written

@@ -126,6 +126,7 @@ OTHERS: tuple[Body, ...] = (
     {"name": "bes", "iterations": 3, "tokens": 96, "expand": 2, "delimiter": " "},
     {"name": "c_ip", "predictor": "table"},
     {"name": "think_budget", "tokens": 8},
+    {"name": "cascade", "threshold": 0.3, "quantile": 0.9},
 )
 WAYS = (
     Way("ead", EAD),

@@ -146,16 +146,18 @@ def main(
         bool, typer.Option("--quick", help="Measure everything with the bundled pair on a few questions.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of results and page.", show_default="benchmarks/results and docs")
-    ] = None,
+        Path, typer.Option(help="Folder of results and page; benchmarks/results makes docs/results.md.")
+    ] = report.RESULTS,
 ) -> None:
     """Write the page of results from stored answers: some seconds. With `--quick`, from nothing: some 15 minutes on two
-    cores, into `--out`, where a stopped run goes on."""
+    cores, into the folder `quick` of `--out`, where a stopped run goes on."""
     report.need_extra()
-    folder = out or (Path("data/bench/quick") if quick else RESULTS)
+    folder = out / "quick" if quick else out
     if quick:
         folder.mkdir(parents=True, exist_ok=True)
         run_quickly(folder)
+    if not folder.is_dir():
+        raise typer.BadParameter(f"there is no folder {folder}: a benchmark makes it, or --quick", param_hint="--out")
     file, base = (PAGE, "../benchmarks/results") if folder.resolve() == RESULTS else (folder / "results.md", ".")
     made = write(folder, file, base)
     report.console.print(f"Written to {file}; made anew from answers: {', '.join(made) or 'none'}.", markup=False)

@@ -25,6 +25,8 @@ from waver.server.validation import explain
 log = structlog.get_logger("waver")
 router = APIRouter(route_class=BodyRoute)
 
+CONFIG = ("config.reload", "configuration")
+"""Action and subject in the audit log where the configuration was read again."""
 STATUS = {"key_exists": 409, "key_not_found": 404, "key_revoked": 409, "invalid_name": 400}
 
 
@@ -129,19 +131,17 @@ async def read_again(request: Request) -> dict[str, Any]:
         applied = await reload(here)
     except ConfigError as error:
         reasons = [(".".join(map(str, each.place)) or None, str(each)) for each in error.problems]
-        await note(request, {"refused": [name or reason for name, reason in reasons]})
+        await note(request, *CONFIG, {"refused": [name or reason for name, reason in reasons]})
         raise ReloadRefused(reasons) from error
-    await note(request, {"applied": applied})
+    await note(request, *CONFIG, {"applied": applied})
     return {"object": "config.reload", "applied": applied, "refused": []}
 
 
-async def note(request: Request, detail: dict[str, Any]) -> None:
+async def note(request: Request, action: str, subject: str, detail: dict[str, Any]) -> None:
     """Add a reload to the audit log; a database that cannot be used does not undo it."""
     actor, request_id = who(request)
     try:
-        await runtime(request).database.writing(
-            lambda db: record(db, actor, "config.reload", "configuration", detail, request_id)
-        )
+        await runtime(request).database.writing(lambda db: record(db, actor, action, subject, detail, request_id))
     except DatabaseError as error:
         log.error("a reload is not in the audit log", reason=str(error))
 

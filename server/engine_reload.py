@@ -18,13 +18,11 @@ from fastapi import APIRouter, Request
 from waver.engines import LoraConfig, TransformersConfig
 from waver.engines.base import Engine, EngineError, reason
 from waver.engines.tokens import differences
+from waver.server.admin import note
 from waver.server.bodies import BodyRoute
-from waver.server.collections import acting
 from waver.server.errors import APIError
 from waver.server.routing import Router
 from waver.server.runtime import Runtime, check_parsers, load_engines, ready_runtime, warm_up
-from waver.server.tenants.audit import record
-from waver.server.tenants.database import DatabaseError
 
 log = structlog.get_logger("waver")
 router = APIRouter(route_class=BodyRoute)
@@ -45,7 +43,7 @@ async def reload(request: Request, name: str) -> dict[str, Any]:
     here = ready_runtime(request)
     began = time.perf_counter()
     await reload_engine(here, name)
-    await _note(here, name, acting(request))
+    await note(request, "engine.reload", name, {})
     return {"object": "engine.reload", "name": name, "seconds": round(time.perf_counter() - began, 3)}
 
 
@@ -122,11 +120,3 @@ async def _while(needed: Callable[[], bool], until: float) -> None:
 
 def _refused(why: str) -> APIError:
     return APIError(409, f"The engine is not reloaded, and goes on as it was: {why}.", code="engine_not_reloaded")
-
-
-async def _note(here: Runtime, name: str, who: dict[str, Any]) -> None:
-    """Add the reload to the audit log; a database that cannot be used does not undo it."""
-    try:
-        await here.database.writing(lambda db: record(db, who["actor"], "engine.reload", name, {}, who["request"]))
-    except DatabaseError as error:
-        log.error("a reload is not in the audit log", reason=str(error))

@@ -263,7 +263,7 @@ def think_budget(*, tokens: int = ..., words: str = ...) -> dict[str, Any]:
 def cascade(
     *, small: str = ..., large: str = ..., threshold: float = ..., quantile: float | None = ...
 ) -> dict[str, Any]:
-    """Answer again on the large engine where the small one's answer wavers."""
+    """Answer again on the large engine where the small one wavers."""
 
 def ead(
     *,

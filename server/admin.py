@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field, ValidationError
 
 from waver.server.bodies import BodyRoute
@@ -119,7 +119,19 @@ async def audit(
     return {"object": "list", "data": found}
 
 
-@router.post("/v1/admin/reload", summary="Read the configuration again, as SIGHUP does")
+async def without_fields(request: Request) -> None:
+    """Refuse a body that says something, where there is nothing to say: a FastAPI dependency.
+
+    Raises:
+        APIError: 400.
+    """
+    if (await request.body()).strip() not in (b"", b"{}"):
+        raise invalid("This request has no fields: leave its body out.")
+
+
+@router.post(
+    "/v1/admin/reload", summary="Read the configuration again, as SIGHUP does", dependencies=[Depends(without_fields)]
+)
 async def read_again(request: Request) -> dict[str, Any]:
     """Take over what may change while the server runs; all of it or, with 409, nothing.
 

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 
 from waver.engines import LoraConfig, TransformersConfig
 from waver.engines.base import Engine, EngineError, reason
 from waver.engines.tokens import differences
-from waver.server.admin import note
+from waver.server.admin import note, without_fields
 from waver.server.bodies import BodyRoute
 from waver.server.errors import APIError
 from waver.server.routing import Router
@@ -33,7 +33,9 @@ GRACE = 60.0
 """Seconds beyond the server's `timeout` after which an old engine is closed, needed or not."""
 
 
-@router.post("/v1/admin/engines/{name}/reload", summary="Load an engine's model again")
+@router.post(
+    "/v1/admin/engines/{name}/reload", summary="Load an engine's model again", dependencies=[Depends(without_fields)]
+)
 async def reload(request: Request, name: str) -> dict[str, Any]:
     """Load the weights that are in the engine's folder now. Answers once new requests get them.
 

@@ -54,7 +54,7 @@ T = TypeVar("T")
 BESIDE = (
     *(f"tests/{folder}/" for folder in "cli clients entropy policies retrieval training".split()),
     *(f"tests/benchmarks/test_{name}.py" for name in "choosing consistency memories rl scripts search".split()),
-    *(f"tests/test_{name}.py" for name in "installs readme wheel".split()),
+    *(f"tests/test_{name}.py" for name in "installs readme".split()),
 )
 """Tests that may run beside others: they do not look at the clock, nor at the machine's other processes."""
 

@@ -405,7 +405,7 @@ export interface ThinkBudget {
   words?: string;
 }
 
-/** Answer again on the large engine where the small one's answer wavers. */
+/** Answer again on the large engine where the small one wavers. */
 export interface Cascade {
   name: "cascade";
   /** engine that answers first */

@@ -22,7 +22,7 @@ from waver.policies.job import Job
 
 
 class Cascade(Policy):
-    """Answer again on the large engine where the small one's answer wavers."""
+    """Answer again on the large engine where the small one wavers."""
 
     stage: ClassVar[Stage] = "decode"
     takes_pictures: ClassVar[bool] = True

@@ -89,8 +89,9 @@ def test_nothing_is_lost_on_the_way_to_the_worker(data: st.DataObject) -> None:
 
 def test_every_field_is_tried() -> None:
     # The first is the request's own, the second becomes its `hidden`, the third says what an upstream is not sent;
-    # pictures go to vLLM beside the parameters, and that some of their tokens be dropped is refused.
-    here = {"gate", "state_of", "unset", "pictures", "pruning"}
+    # pictures go to vLLM beside the parameters, the conversation to upstreams, and that some of a picture's tokens be
+    # dropped is refused.
+    here = {"gate", "state_of", "unset", "pictures", "pruning", "conversation"}
     assert {field.name for field in fields(Sampling)} == {*SAMPLING, *here}
     assert {field.name for field in fields(RequestParams)} == {
         "gate", "sampling", "transforms", "temperature", "ends", "given", "stop", "slot", "tag", "hidden",

@@ -33,7 +33,7 @@ app = report.command()
 
 
 class Trip(BaseModel):
-    """What is asked for."""
+    """The form of the answers that are asked for."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -96,7 +96,7 @@ class Runtime:
     stopping = False
     """True once the grace period of running requests is over."""
     reloads = 0
-    """How often a model was loaded again."""
+    """Number of times that a model was loaded again."""
 
     def __init__(self, config: Config, engines: Mapping[str, Engine] | None = None) -> None:
         self.config = config

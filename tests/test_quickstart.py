@@ -12,8 +12,8 @@ import yaml
 from typer.testing import CliRunner
 
 from waver.cli import app
-from waver.clients.arms import check, read_arm
-from waver.clients.options import Choosing
+from waver.clients.candidates import Search, check
+from waver.clients.options import Tuning
 from waver.clients.plan import Plan, layouts, need, utilization
 from waver.clients.questions import read
 from waver.engines.footprint import read_shape
@@ -63,14 +63,15 @@ def test_the_shares_of_one_gpu_are_enough() -> None:
     assert all((args["max_model_len"], args["max_num_seqs"]) == (plan.context, plan.sequences) for args in given)
 
 
-def test_its_calibration_would_be_made() -> None:
-    line = next(line for line in blocks(QUICKSTART, "sh")[-1].splitlines() if "calibrate arms" in line)
-    words = shlex.split(line)
-    arms = [read_arm(words[i + 1]) for i, word in enumerate(words) if word == "--arm"]
-    assert len(arms) == 5
-    budget = int(words[words.index("--budget") + 1])
+@pytest.mark.parametrize("goal", ["loss", "share"])
+def test_its_calibration_would_be_made(goal: str) -> None:
+    lines = [line for line in blocks(QUICKSTART, "sh")[-1].splitlines() if "calibrate policy" in line]
+    (line,) = (line for line in lines if f"--{goal}" in line)
+    words = shlex.split(line, comments=True)
+    assert words[1:4] == ["calibrate", "policy", "ead"]
+    wanted = Tuning(**{goal: float(words[words.index(f"--{goal}") + 1])})
     questions = read(ROOT / "examples" / "questions.jsonl")
-    check(questions, arms, Choosing(budget=budget), ROOT / "examples" / "questions.jsonl")
+    check(questions, wanted, Search(words[3], {}, {}), ROOT / "examples" / "questions.jsonl")
 
 
 def commands(text: str) -> list[list[str]]:

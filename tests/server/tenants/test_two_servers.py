@@ -73,6 +73,8 @@ def two(
         path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         with running(command, folder / "log", f"http://127.0.0.1:{port}/ready", 240, path):
             yield Two((one.url, f"http://127.0.0.1:{port}"), keys)
+        one.server.should_exit = True  # it would go on to complain that its database is gone
+        until(one.server.loop.is_closed, "the first server's end", 60)
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def stack() -> Iterator[ExitStack]:
 
 def chat(client: httpx.Client, text: str, **more: Any) -> httpx.Response:
     body = {"model": "small", "policy": [], "messages": [{"role": "user", "content": text}], "max_tokens": 4,
-            "ignore_eos": True, **more}  # fmt: skip
+            "ignore_eos": True, "temperature": 0, **more}  # fmt: skip
     return client.post("/v1/chat/completions", json=body)
 
 
@@ -159,8 +161,12 @@ def test_what_one_remembers_the_other_recalls(two: Two, stack: ExitStack) -> Non
     alice = two.clients("alice", stack)
     assert chat(alice[0], "My red boat lies in Corton", user="anna", policy=[TURNS]).status_code == 200
     until(lambda: "Corton" in alice[1].get("/v1/memories", params={"user": "anna"}).text, "the memory")
-    asked = chat(alice[1], "Where is the boat?", user="anna", policy=[TURNS | {"remember": False}]).json()
-    assert any("Corton" in each["text"] for each in asked["waver"]["memory"]["recalled"])
+
+    def recalled() -> bool:
+        asked = chat(alice[1], "Where is the boat?", user="anna", policy=[TURNS | {"remember": False}]).json()
+        return any("Corton" in each["text"] for each in asked["waver"]["memory"]["recalled"])
+
+    until(recalled, "the recall", 30)
     assert alice[1].delete("/v1/memories", params={"user": "anna"}).json()["deleted"] > 0
     assert alice[0].get("/v1/memories", params={"user": "anna"}).text == ""
     asked = chat(alice[0], "Where is the boat?", user="anna", policy=[TURNS | {"remember": False}]).json()

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from waver import job
+from waver.benchmarks import quality_options as options
 from waver.benchmarks import quality_stored, report
 from waver.benchmarks.quality_asking import ANSWERS, START, Asking, Known, Requests, read_known, server_at
 from waver.benchmarks.quality_choice import Wanted, choose, found_of, needing_choice
@@ -158,20 +159,13 @@ def main(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     max_tokens: report.MaxTokens = 512,
     at_once: Annotated[int, typer.Option(min=1, help="Requests in the air at a time.")] = 8,
-    small: Annotated[str, typer.Option(help="The small model's name on the server.")] = "small",
-    large: Annotated[str, typer.Option(help="The large model's name on the server.")] = "large",
-    collection: Annotated[str | None, typer.Option(help="For `always_retrieve` and `never_retrieve`.")] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="A running server, with /v1.", show_default="one is started for the while")
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="YAML, for the server that is started.", show_default="the bundled pair"),
-    ] = None,
-    note: Annotated[
-        str | None, typer.Option(help="What the page says about the server: backend, number type, machine.")
-    ] = None,
-    title: Annotated[str | None, typer.Option(help="Title of the page.", show_default="the file's name")] = None,
+    small: options.Small = "small",
+    large: options.Large = "large",
+    collection: options.Collection = None,
+    base_url: options.Running = None,
+    config: options.Config = None,
+    note: options.Note = None,
+    title: options.Title = None,
     name: Annotated[str, typer.Option(help="Name of the result's files.")] = "quality",
     stored: Annotated[bool, typer.Option("--stored", help="Ask nothing: use the answers that are there.")] = False,
     list_: Annotated[

@@ -136,10 +136,11 @@ def spent(response: Any) -> dict[str, Any]:
                 "engine_seconds": {}, "switches": 0, "discarded": 0}  # fmt: skip
     told = report(response)
     used = told.cost.engines if told.cost else {}
+    decode, read = told.cost.spent if told.cost else (None, None)
     return {
         "tokens": told.tokens,
-        "decode": sum(each.parameters * each.decoded for each in used.values()) if told.cost else None,
-        "read": sum(each.parameters * each.read for each in used.values()) if told.cost else None,
+        "decode": decode,
+        "read": read,
         "engine_seconds": {name: round(each.seconds, 4) for name, each in used.items()},
         "switches": told.switches,
         "discarded": told.discarded_tokens,

@@ -15,6 +15,7 @@ import typer
 import yaml
 
 from waver import job
+from waver.benchmarks import quality_options as options
 from waver.benchmarks import quality_stored, report
 from waver.benchmarks.quality_asking import server_at
 from waver.benchmarks.quality_peers import Names, Peer, families
@@ -248,20 +249,13 @@ def main(
         str | None, typer.Option(help="For vLLM's client.", show_default="that of large in --config")
     ] = None,
     scorer: Annotated[str | None, typer.Option(help="Where no line of the questions says it; not used.")] = "exact",
-    small: Annotated[str, typer.Option(help="The small model's name on the server.")] = "small",
-    large: Annotated[str, typer.Option(help="The large model's name on the server.")] = "large",
-    collection: Annotated[str | None, typer.Option(help="For `always_retrieve` and `never_retrieve`.")] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="A running server, with /v1.", show_default="one is started for the while")
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="YAML, for the server that is started.", show_default="the bundled pair"),
-    ] = None,
-    note: Annotated[
-        str | None, typer.Option(help="What the page says about the server: backend, number type, machine.")
-    ] = None,
-    title: Annotated[str | None, typer.Option(help="Title of the page.", show_default="the file's name")] = None,
+    small: options.Small = "small",
+    large: options.Large = "large",
+    collection: options.Collection = None,
+    base_url: options.Running = None,
+    config: options.Config = None,
+    note: options.Note = None,
+    title: options.Title = None,
     name: Annotated[str, typer.Option(help="Name of the result's files.")] = "speed",
     seed: report.Seed = 0,
     out: report.Out = report.RESULTS,

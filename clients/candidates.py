@@ -155,10 +155,9 @@ class Asking:
         if setting == TRACE:
             told = done.trace or trace(response.choices[0])
             return line | {"entropies": [round(token.entropy, 6) for token in told]}
-        spent = sum(each.parameters * (each.decoded + each.read) for each in cost.engines.values())
         return line | {
             "right": right(text, question, wanted.scorer) if question.answers else None,
-            "spent": spent,
+            "spent": sum(cost.spent),
             "tokens": sum(done.tokens.values()),
             "large": done.tokens.get(wanted.against, 0),
             "seconds": seconds,

@@ -81,6 +81,12 @@ class CostSummary(BaseModel):
     """The time that one would take, estimated from its steps in earlier requests."""
     engines: dict[str, EngineUsage]
 
+    @property
+    def spent(self) -> tuple[int, int]:
+        """Return what engines computed, in parameters times tokens: tokens decoded, and others read."""
+        used = self.engines.values()
+        return sum(each.decoded * each.parameters for each in used), sum(each.read * each.parameters for each in used)
+
 
 class WaverReport(BaseModel):
     """The `waver` object of a response: what decoding did. Keys of policies that did not run are None."""

@@ -69,6 +69,12 @@ class Meter:
         """Return the usage of an engine, to be added to."""
         return self.usage.setdefault(engine, Usage(parameters))
 
+    @property
+    def spent(self) -> tuple[int, int]:
+        """Return what engines computed, in parameters times tokens: tokens decoded, and others read."""
+        used = self.usage.values()
+        return sum(each.decoded * each.parameters for each in used), sum(each.read * each.parameters for each in used)
+
     def unread(self, engine: str, ids: tuple[int, ...]) -> int:
         """Count the tokens of a prompt that an engine has not read for this answer."""
         return self._unread(self._held.get(engine, ()), ids)

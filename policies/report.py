@@ -111,9 +111,8 @@ class Report:
 
     @property
     def spent(self) -> tuple[int, int]:
-        """Return what engines computed, in parameters times tokens: tokens decoded, and others read."""
-        used = self.meter.usage.values()
-        return sum(each.decoded * each.parameters for each in used), sum(each.read * each.parameters for each in used)
+        """Return what engines computed, as `waver.engines.metering.Meter.spent`."""
+        return self.meter.spent
 
     @property
     def alone(self) -> tuple[int, int]:

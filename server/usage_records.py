@@ -16,7 +16,6 @@ BILLION = 1e9
 
 def background_record(key: str | None, policy: str, meter: Meter) -> dict[str, Any]:
     """Return the record of what a policy had engines compute outside of requests, for memories for instance."""
-    work = sum(each.parameters * (each.decoded + each.read) for each in meter.usage.values())
     return {
         **head(key, None),
         "kind": "background",
@@ -24,7 +23,7 @@ def background_record(key: str | None, policy: str, meter: Meter) -> dict[str, A
         "outcome": "finished",
         "besides_tokens": meter.first,
         "engines": {name: asdict(each) for name, each in meter.usage.items()},
-        "cost": {"spent": work / BILLION, "unit": "billion parameters times tokens"},
+        "cost": {"spent": sum(meter.spent) / BILLION, "unit": "billion parameters times tokens"},
     }
 
 

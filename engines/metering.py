@@ -75,13 +75,10 @@ class Meter:
         used = self.usage.values()
         return sum(each.decoded * each.parameters for each in used), sum(each.read * each.parameters for each in used)
 
-    def unread(self, engine: str, ids: tuple[int, ...]) -> int:
-        """Count the tokens of a prompt that an engine has not read for this answer."""
-        return self._unread(self._held.get(engine, ()), ids)
-
-    def read_first(self, ids: tuple[int, ...]) -> int:
-        """Count the tokens of a prompt that no engine has read for this answer."""
-        return min((self._unread(held, ids) for held in self._held.values()), default=len(ids))
+    def unread(self, engine: str, ids: tuple[int, ...]) -> tuple[int, int]:
+        """Count the tokens of a prompt that an engine has not read for this answer, and those that none has."""
+        left = {name: self._unread(held, ids) for name, held in self._held.items()}
+        return left.get(engine, len(ids)), min(left.values(), default=len(ids))
 
     def _unread(self, sequences: Sequence[tuple[int, ...]], ids: tuple[int, ...]) -> int:
         longest = 0
@@ -148,9 +145,10 @@ class MeteredEngine:
             finally:
                 segment.note("waver.tokens", len(tokens))
                 if passes:  # the pass over the prompt's last token decodes the first token
-                    self._meter.first += len(tokens) + max(self._meter.read_first(ids) - 1, 0)
+                    unread, first = self._meter.unread(self.name, ids)
+                    self._meter.first += len(tokens) + max(first - 1, 0)
                     usage.decoded += passes
-                    usage.read += max(self._meter.unread(self.name, ids) + longer - 1, 0)
+                    usage.read += max(unread + longer - 1, 0)
                     self._meter.hold(self.name, (*ids, *tokens[: passes - 1]))
 
     async def score(self, ids: Sequence[int], top_logprobs: int = 0) -> list[Step]:

@@ -9,9 +9,15 @@ import asyncio
 import inspect
 import json
 import os
+import socket
+import subprocess
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 ROOT = os.environ["WAVER_URL"]
 V1 = f"{ROOT}/v1"
@@ -27,11 +33,48 @@ PARAMETERS = {
     "required": ["city"],
     "additionalProperties": False,
 }
+TOOLS: Any = [{"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}]
 TOO_LONG = "word " * 60_000
 """More than the model's context holds."""
 OVERFLOW = "maximum context length"
 
 _checks: list[Callable[[], Any]] = []
+
+
+@contextmanager
+def serving(command: Sequence[str], folder: Path, health: str, own: Mapping[str, str], seconds: float) -> Iterator[str]:
+    """Run a client's own server in a folder, on a free port of this machine, and yield its address once it lives.
+
+    Args:
+        command: without host and port. health: the path that answers 200 then. own: variables of its environment.
+        seconds: that it may take.
+
+    Raises:
+        AssertionError: it did not start.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    full = [*command, "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(full, cwd=folder, env={**os.environ, **own}, stdout=subprocess.DEVNULL)
+    try:
+        url, until = f"http://127.0.0.1:{port}", time.monotonic() + seconds
+        while not _lives(url + health):
+            assert server.poll() is None, "the server did not start"
+            assert time.monotonic() < until, "the server takes too long to start"
+            time.sleep(0.5)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+
+
+def _lives(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5) as answer:  # on this machine
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def weather(city: str) -> str:

@@ -8,19 +8,14 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 from harness import (
     CITIES,
     EMBEDDER,
@@ -31,26 +26,24 @@ from harness import (
     PARAMETERS,
     QUESTION,
     TOO_LONG,
+    TOOLS,
     V1,
     check,
     refusal,
     run,
+    serving,
 )
 from openai import OpenAI
 
 START = 300.0
 MASTER = f"sk-{secrets.token_hex(32)}"
 """The key of the proxy."""
-TOOLS: Any = [{"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}]
 _client: list[OpenAI] = []
 
 
 @contextmanager
 def proxy() -> Iterator[str]:
     """Run a proxy of two models, and yield its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     models = [
         {"model_name": name, "litellm_params": {"model": f"openai/{name}", "api_base": V1, "api_key": KEY}}
         for name in (MODEL, EMBEDDER)
@@ -58,28 +51,10 @@ def proxy() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "config.yaml")
         config.write_text(json.dumps({"model_list": models, "router_settings": {"num_retries": 0}}))
-        command = [str(Path(sys.executable).with_name("litellm")), "--config", str(config), "--port", str(port)]
+        command = [str(Path(sys.executable).with_name("litellm")), "--config", str(config)]
         own = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MASTER_KEY": MASTER}
-        server = subprocess.Popen(
-            [*command, "--host", "127.0.0.1"], cwd=folder, env={**os.environ, **own}, stdout=subprocess.DEVNULL
-        )
-        try:
-            url, until = f"http://127.0.0.1:{port}", time.monotonic() + START
-            while not _lives(url):
-                assert server.poll() is None, "the proxy did not start"
-                assert time.monotonic() < until, "the proxy takes too long to start"
-                time.sleep(0.5)
+        with serving(command, Path(folder), "/health/liveliness", own, START) as url:
             yield url
-        finally:
-            server.terminate()
-            server.wait(timeout=30)
-
-
-def _lives(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health/liveliness", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def ask(text: str = HELLO, **options: Any) -> Any:

@@ -11,10 +11,9 @@ import json
 from typing import Any
 
 import litellm
-from harness import CITIES, EMBEDDER, HELLO, KEY, MODEL, PARAMETERS, QUESTION, TOO_LONG, V1, check, refusal, run
+from harness import CITIES, EMBEDDER, HELLO, KEY, MODEL, PARAMETERS, QUESTION, TOO_LONG, TOOLS, V1, check, refusal, run
 
 ASK: Any = {"model": f"openai/{MODEL}", "api_base": V1, "api_key": KEY, "num_retries": 0}
-TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}]
 
 
 def messages(text: str = HELLO) -> Any:

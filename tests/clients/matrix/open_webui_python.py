@@ -8,19 +8,15 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-from harness import CITIES, EMBEDDER, HELLO, KEY, MODEL, PARAMETERS, QUESTION, V1, check, run
+from harness import CITIES, EMBEDDER, HELLO, KEY, MODEL, PARAMETERS, QUESTION, V1, check, run, serving
 
 START = 600.0
 TOOL = '''
@@ -41,37 +37,18 @@ _http: list[httpx.Client] = []
 
 
 @contextmanager
-def serving() -> Iterator[httpx.Client]:
+def signed_in() -> Iterator[httpx.Client]:
     """Run the server in a folder of its own, and yield a client that is signed in."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [str(Path(sys.executable).with_name("open-webui")), "serve", "--host", "127.0.0.1"]
-        own = {**os.environ, **SETTINGS, "DATA_DIR": folder}
-        log = subprocess.DEVNULL
-        server = subprocess.Popen([*command, "--port", str(port)], cwd=folder, env=own, stdout=log, stderr=log)
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as http:
-                until = time.monotonic() + START
-                while not _lives(http):
-                    assert server.poll() is None, "the server did not start"
-                    assert time.monotonic() < until, "the server takes too long to start"
-                    time.sleep(1)
-                token = http.post("/api/v1/auths/signin", json={"email": "", "password": ""}).json()["token"]
-                http.headers["authorization"] = f"Bearer {token}"
-                assert MODEL in [model["id"] for model in http.get("/api/models").json()["data"]]
-                yield http
-        finally:
-            server.terminate()
-            server.wait(timeout=60)
-
-
-def _lives(http: httpx.Client) -> bool:
-    try:
-        return http.get("/health").status_code == 200
-    except httpx.HTTPError:
-        return False
+    command = [str(Path(sys.executable).with_name("open-webui")), "serve"]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(command, Path(folder), "/health", {**SETTINGS, "DATA_DIR": folder}, START) as url,
+        httpx.Client(base_url=url, timeout=600) as http,
+    ):
+        token = http.post("/api/v1/auths/signin", json={"email": "", "password": ""}).json()["token"]
+        http.headers["authorization"] = f"Bearer {token}"
+        assert MODEL in [model["id"] for model in http.get("/api/models").json()["data"]]
+        yield http
 
 
 def ask(text: str = HELLO, **options: Any) -> httpx.Response:
@@ -118,6 +95,6 @@ def embeddings() -> None:
 
 
 if __name__ == "__main__":
-    with serving() as http:
+    with signed_in() as http:
         _http.append(http)
         run()

@@ -18,9 +18,9 @@ from harness import (
     KEY,
     MODEL,
     OVERFLOW,
-    PARAMETERS,
     QUESTION,
     TOO_LONG,
+    TOOLS,
     V1,
     check,
     refusal,
@@ -29,7 +29,6 @@ from harness import (
 from pydantic import BaseModel
 
 client = openai.OpenAI(base_url=V1, api_key=KEY, max_retries=0)
-TOOLS: Any = [{"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}]
 
 
 class Place(BaseModel):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -48,7 +49,9 @@ class Page:
         self.wait(lambda: self.all("body[data-ready]") or self.one("#key").is_displayed())
 
     def wait(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
-        return WebDriverWait(self.driver, seconds, 0.05).until(lambda _: condition())
+        """Wait until the condition holds; what the page drew anew while it was read is read again."""
+        drawn_anew = [StaleElementReferenceException]
+        return WebDriverWait(self.driver, seconds, 0.05, drawn_anew).until(lambda _: condition())
 
     def one(self, selector: str) -> WebElement:
         return self.driver.find_element(By.CSS_SELECTOR, selector)

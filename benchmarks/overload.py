@@ -21,7 +21,10 @@ from waver.benchmarks import report
 from waver.benchmarks.processes import free_port, go_first, running
 
 RUNNING = 16
-"""Requests at a time. As many may wait: a wait is then at most as long as an answer."""
+"""Requests at a time."""
+WAITING = 4
+"""Requests that may wait: a wait is then about a quarter of an answer; what refusals cost may take the rest of twice
+its time."""
 TOKENS = 120
 TWICE = 2.0
 """Most by which an accepted request may be slower than one at a server that is just full."""
@@ -138,7 +141,7 @@ def page(numbers: Mapping[str, Any]) -> list[str]:
     return [
         "# Overload",
         f"Requests for {TOKENS} tokens of the bundled large model at {numbers['settings']['times']:g} times the "
-        f"{found['rate']:.1f} a second that a server serves which runs {RUNNING} at a time; {RUNNING} more may wait. "
+        f"{found['rate']:.1f} a second that a server serves which runs {RUNNING} at a time; {WAITING} more may wait. "
         "Client and server share the machine.",
         report.table(["requests", "p50, ms", "p95, ms", "p99, ms", "most, ms"], rows),
         f"Accepted requests within {TWICE:g} times what a full server takes (p95): {said[met['accepted']]}. Refusals "
@@ -166,7 +169,7 @@ def main(
         content = {
             "engines": {"large": {"model": "models/large"}},
             "retrieval": {"path": f"{folder}/collections"}, "state": f"{folder}/state",
-            "server": {"port": port, "max_concurrency": RUNNING, "max_queue": RUNNING},
+            "server": {"port": port, "max_concurrency": RUNNING, "max_queue": WAITING},
         }  # fmt: skip
         (folder / "waver.yaml").write_text(yaml.safe_dump(content))
         command = [sys.executable, "-m", "waver", "serve", "--config", str(folder / "waver.yaml")]

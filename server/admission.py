@@ -77,11 +77,26 @@ class Admission:
             self.running -= 1
             self._admit()
 
+    def check(self, who: Identity) -> None:
+        """Check that there is a slot or a place in the queue for a request of a key.
+
+        Raises:
+            APIError: 429, the queue is full, and no other key has more of it.
+        """
+        if self.waiting < self._most_waiting or (self.running < self._most_running and not self.waiting):
+            return
+        share = self._shares.get(who.name or "")
+        waiting = len(share.waiting) if share else 0
+        largest = self._largest()
+        if largest is None or len(largest.waiting) / largest.weight <= (waiting + 1) / who.grant.weight:
+            raise self._full()
+
     async def _queue(self, who: Identity) -> None:
         """Wait until a slot is this request's."""
+        self.check(who)
+        if self.waiting >= self._most_waiting:
+            self._make_room()
         share = self._share(who)
-        if self.waiting >= self._most_waiting and not self._make_room(share):
-            raise self._full()
         waiter = Waiter(share, asyncio.get_running_loop().create_future())
         share.waiting.append(waiter)
         self.waiting += 1
@@ -121,16 +136,18 @@ class Admission:
         if not self.waiting:
             self._shares.clear()
 
-    def _make_room(self, share: Share) -> bool:
-        """Refuse the newest request of the key with the most of the queue, where that has more than its share."""
-        largest = max(self._shares.values(), key=lambda each: len(each.waiting) / each.weight, default=share)
-        if len(largest.waiting) / largest.weight <= (len(share.waiting) + 1) / share.weight:
-            return False
-        waiter = largest.waiting[-1]
-        self._remove(waiter)
-        if not waiter.turn.done():
-            waiter.turn.set_exception(self._full())
-        return True
+    def _largest(self) -> Share | None:
+        """Return the share with the most of the queue, by weight."""
+        return max(self._shares.values(), key=lambda each: len(each.waiting) / each.weight, default=None)
+
+    def _make_room(self) -> None:
+        """Refuse the newest request of the key with the most of the queue."""
+        largest = self._largest()
+        if largest is not None:
+            waiter = largest.waiting[-1]
+            self._remove(waiter)
+            if not waiter.turn.done():
+                waiter.turn.set_exception(self._full())
 
     def _full(self) -> APIError:
         """Return the 429 of a full queue: there is room again when it has moved on, as long as requests take now."""

@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from waver.isolation import Exhausted, Overdue, Workers
 from waver.server.bodies_worker import COMPRESSED, GZIP, MOST_KEYS, REFERENCE, unreadable
 from waver.server.errors import APIError, invalid
+from waver.server.tenants.grant import current
 from waver.server.turns import Turns
 
 WORKER = Path(__file__).with_name("bodies_worker.py")
@@ -25,6 +26,9 @@ DEPTH = 200
 SECONDS = 20.0
 MEMORY = 2 * 2**30
 AT_ONCE = 2
+QUEUED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/v1/uncertainty"})
+"""Paths whose requests wait for a slot. Where the queue has no place for one, it is refused before its body is read: to
+parse it and to make its prompt would take time from those that run."""
 
 
 class Bodies:
@@ -119,12 +123,14 @@ class BodyRequest(Request):
 
 
 class BodyRoute(APIRoute):
-    """A route whose handler receives `BodyRequest`s."""
+    """A route whose handler receives `BodyRequest`s, and no request for which the queue has no place."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
+            if self.path in QUEUED and "POST" in self.methods:
+                request.app.state.runtime.admission.check(current())
             return await handle(BodyRequest(request.scope, request.receive))
 
         return handler

@@ -64,6 +64,20 @@ async def test_a_full_queue_makes_room_for_a_key_with_less_of_it() -> None:
     assert sorted(order) == ["a", "a", "a", "b"]
 
 
+async def test_room_in_a_queue_of_one_is_made_for_a_heavier_key() -> None:
+    admission, order = Admission(1, 1), list[str]()
+    async with admission.slot(who("a")):
+        tasks = await queued(admission, [who("a")], order)
+        with pytest.raises(APIError):
+            admission.check(who("a"))
+        admission.check(who("b", 4.0))
+        tasks += await queued(admission, [who("b", 4.0)], order)
+        assert admission.waiting == 1
+    ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+    assert [type(each) for each in ended] == [APIError, type(None)]
+    assert order == ["b"]
+
+
 async def test_who_leaves_the_queue_leaves_no_trace() -> None:
     admission, order = Admission(1, 10), list[str]()
     async with admission.slot(who("a")):

@@ -319,6 +319,10 @@ def test_trap_13_full_queue_is_429(start: Callable[..., Any]) -> None:
                 response = http.post(CHAT, json={"messages": HELLO, "max_tokens": 1, "stream": stream})
                 check(response, 429)
                 assert 0 < int(response.headers["retry-after"]) <= 120
+            refused_unread = http.post(CHAT, content=b"{", headers={"content-type": "application/json"})
+            check(refused_unread, 429)
+            assert http.post("/v1/messages", json={}).json()["error"]["type"] == "rate_limit_error"
+            check(http.post("/v1/tokenize", json={"prompt": 1}), 400, "prompt")  # waits for no slot
         assert running.idle(within=30)
         assert http.post(CHAT, json={"messages": HELLO, "max_tokens": 1}).status_code == 200
 

@@ -33,10 +33,10 @@ log = structlog.get_logger("waver")
 FLUSH, CLOSE = 3, 10
 """Seconds, when the time for running requests is over: for their last words, and then for engines and collections. A
 container's `stop_grace_period` has to be longer than `shutdown_grace` and both."""
-TURN = 0.0005
-"""Seconds after which a thread that waits for the interpreter's lock gets it (Python's default is ten times that). A
-step of an engine asks for it after each of its many operations: with 0.005, a busy event loop makes that step wait for
-hundreds of milliseconds, and with it every stream of the server."""
+TURN = 0.0001
+"""Seconds after which a thread that waits for the interpreter's lock gets it (Python's default is fifty times that). A
+step of an engine asks for it after each of its many operations: with 0.0005, a busy event loop makes that step wait for
+up to 0.4 seconds, and with it every stream of the server."""
 
 
 class Server(uvicorn.Server):

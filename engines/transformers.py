@@ -38,6 +38,7 @@ from waver.engines.config import TransformersConfig
 from waver.engines.defaults import NONE, recommended_sampling
 from waver.engines.grammar import Grammar
 from waver.engines.inverse_cdf import warm_up
+from waver.engines.packed import pack
 from waver.engines.picture_runner import PictureRunner, View
 from waver.engines.runner import Runner, make_runner
 from waver.engines.sampling import draw
@@ -115,6 +116,8 @@ class TransformersEngine:
         self._pictures: PictureRunner | None = None
         if self.vision is not None:
             self._runner = self._pictures = PictureRunner(self._runner, self.model, self.vision.image_token)
+        if config.adapter is None:  # adapters may read the matrices of their layers
+            pack(self.model)
         warm_up(self.model.device)
         self._grammar: Grammar | None = None
         self._geometry: torch.Tensor | None = None

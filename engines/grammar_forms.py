@@ -10,7 +10,7 @@ from typing import Any
 import llguidance
 from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
-from waver.engines.schema_check_worker import LARK, REGEX
+from waver.engines.schema_check_worker import LARK, OPTIONS, REGEX
 
 
 def regex(pattern: str) -> str:
@@ -52,5 +52,7 @@ def structural_tag(tag: Mapping[str, Any]) -> str:
         trigger = next(each for each in [*tag["triggers"], None] if each is None or begin.startswith(each))
         if trigger is None:
             raise ValueError(f"no trigger opens {begin!r}")
-        tags.append(llguidance.StructTag(trigger=trigger, begin=begin, grammar=structure["schema"], end=end))
+        schema = structure["schema"]
+        schema = {**(json.loads(schema) if isinstance(schema, str) else schema), "x-guidance": OPTIONS}
+        tags.append(llguidance.StructTag(trigger=trigger, begin=begin, grammar=schema, end=end))
     return LARK + llguidance.StructTag.to_grammar(tags)

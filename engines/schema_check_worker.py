@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from typing import Any
 
 import llguidance
 
+from waver.engines.schema_finite import endless
 from waver.isolation import serve
 
-OPTIONS: Any = {"whitespace_flexible": False}
-"""The options of llguidance's compiler of JSON schemas. Free whitespace would let a small model pad for ever."""
+OPTIONS: Any = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+"""The options of llguidance's compiler of JSON schemas; separators are regular expressions. Models were trained on JSON
+with a space behind a colon and a comma, and lose their way without it; free whitespace would let a small one pad for
+ever."""
 REGEX, LARK = "regex:", "lark:"
 """Prefixes of grammars that are no JSON schema (`waver.engines.grammar_forms`)."""
 STEP_SECONDS = 0.1
@@ -54,9 +58,19 @@ def compiled(grammar: str) -> str:
     return llguidance.LLMatcher.grammar_from_json_schema(grammar, OPTIONS, OPTIONS)
 
 
+def needs_itself(grammar: str) -> bool:
+    """Return whether a grammar is a JSON schema that no value with an end satisfies."""
+    try:
+        return not grammar.startswith((REGEX, LARK)) and endless(json.loads(grammar))
+    except (ValueError, RecursionError):
+        return False  # the compiler says what is wrong
+
+
 def complaint(grammar: str) -> str:
     """Check a grammar, and return an error message; empty if it passes."""
     assert tokenizer is not None
+    if needs_itself(grammar):
+        return "no value satisfies it: it needs itself"
     try:
         matcher = llguidance.LLMatcher(tokenizer, compiled(grammar))
     except ValueError as error:

@@ -17,6 +17,7 @@ from waver.server.schemas import HARMLESS, Body, Generation
 HEADER = "x-waver-ignored"
 MOST_NAMED = 32
 LONGEST_NAME = 80
+WHITE_SPACE = "JSON is written on one line, with at most one space behind a colon or a comma"
 UNSERVED: dict[str, tuple[tuple[Any, ...], str]] = {
     "suffix": (("",), ""),
     "use_beam_search": ((False,), "an answer is drawn token by token"),
@@ -41,7 +42,7 @@ UNSERVED: dict[str, tuple[tuple[Any, ...], str]] = {
     "media_io_kwargs": (({},), "they cannot be set by a request"),
     "repetition_detection": (({},), "use repetition_penalty"),
     "watermarking": ((False,), "answers carry no watermark"),
-    "guided_whitespace_pattern": ((), "JSON is written without white space between its parts"),
+    "guided_whitespace_pattern": ((), WHITE_SPACE),
 }
 """Fields of OpenAI's and vLLM's APIs that would change an answer: the values that ask for nothing, and why or what to
 do instead."""

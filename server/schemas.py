@@ -105,7 +105,7 @@ class StructuredOutputs(Body):
     json_object: Any = None
     structural_tag: Any = None
     whitespace_pattern: Text | None = None
-    disable_any_whitespace: bool = True
+    disable_any_whitespace: bool = False
     disable_additional_properties: bool = False
 
 

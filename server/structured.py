@@ -11,7 +11,9 @@ from typing import Any
 
 from waver.engines.grammar_forms import choice, lark, regex, structural_tag
 from waver.engines.schema import MOST_CHARACTERS, flaw, pattern_flaw
+from waver.server.closed_schema import closed
 from waver.server.errors import invalid
+from waver.server.fields import WHITE_SPACE
 from waver.server.schemas import Generation, ResponseFormat, StructuredOutputs
 
 SCHEMA = "response_format.json_schema.schema"
@@ -86,9 +88,10 @@ def _of_structured_outputs(wanted: StructuredOutputs | None) -> list[Form]:
         value = getattr(wanted, "json_" if field == "json" else field)
         if value not in (None, False):
             found += _of_value(field, value, f"structured_outputs.{field}")
-    for name in ("whitespace_pattern", "disable_additional_properties"):
+    for name in ("whitespace_pattern", "disable_any_whitespace", "disable_additional_properties"):
         if getattr(wanted, name):
-            raise invalid(f"structured_outputs.{name} is not supported.", f"structured_outputs.{name}")
+            why = f": {WHITE_SPACE}" if "whitespace" in name else ""
+            raise invalid(f"structured_outputs.{name} is not supported{why}.", f"structured_outputs.{name}")
     if not found:
         raise invalid(f"structured_outputs should have one of {', '.join(WRITERS)}.", "structured_outputs")
     return found
@@ -109,7 +112,8 @@ def _json(schema: Any, param: str) -> str:
         raise invalid(f"{param} should be a JSON schema: an object, or a string of JSON.", param)
     if reason := flaw(schema):
         raise invalid(f"{param}{reason}.", param)
-    return _bounded(json.dumps(schema), param)
+    _bounded(json.dumps(schema), param)
+    return json.dumps(closed(schema))
 
 
 def _regex(pattern: Any, param: str) -> str:

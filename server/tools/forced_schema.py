@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from waver.engines.schema import NAMES, VALUES
+from waver.server.closed_schema import ELSEWHERE, JOINING, closed
 from waver.server.tools.schemas import Tool
 
 MOST_CALLS = 32
 """Calls of one answer: a small model would go on for ever."""
-COMBINING = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "$ref", "$dynamicRef", "patternProperties"})
-"""Keywords beside which an object's properties may not be all that it has."""
 
 
 def calls_schema(tools: Sequence[Tool], single: bool) -> dict[str, Any]:
@@ -47,10 +46,11 @@ def arguments_schema(tool: Tool, place: str = "#") -> dict[str, Any]:
     for key in ("$schema", "$id", "id"):
         if not isinstance(schema.get(key), dict):
             schema.pop(key, None)
-    if not COMBINING & schema.keys():
+    if not (JOINING | ELSEWHERE) & schema.keys():
         schema.setdefault("type", "object")
-        schema.setdefault("properties", {})
-    return _closed(schema)
+        if not schema.setdefault("properties", {}):
+            schema.setdefault("additionalProperties", False)
+    return closed(schema)
 
 
 def _moved(schema: Any, place: str) -> Any:
@@ -67,17 +67,4 @@ def _moved(schema: Any, place: str) -> Any:
             out[key] = {name: _moved(each, place) for name, each in value.items()}
         else:
             out[key] = value if key in VALUES else _moved(value, place)
-    return out
-
-
-def _closed(schema: Any) -> Any:
-    """Copy a schema, with `additionalProperties: false` where objects do not say otherwise."""
-    if not isinstance(schema, dict) or COMBINING & schema.keys():
-        return schema
-    out = dict(schema)
-    if isinstance(own := out.get("properties"), dict):
-        out["properties"] = {name: _closed(each) for name, each in own.items()}
-        out.setdefault("additionalProperties", False)
-    if isinstance(out.get("items"), dict):
-        out["items"] = _closed(out["items"])
     return out

@@ -9,6 +9,8 @@ import pytest
 
 from tests.engines.driving import prompts, steps, tokens
 from waver.engines.base import Unsupported
+from waver.engines.grammar import Grammar
+from waver.engines.grammar_forms import structural_tag
 from waver.engines.transformers import TransformersEngine
 
 SCHEMA = json.dumps(
@@ -84,3 +86,27 @@ async def test_an_answer_that_does_not_fit_is_refused(wild: TransformersEngine) 
     begun = wild.tokens.encode("[1, 2", add_special_tokens=False)
     with pytest.raises(Unsupported, match="does not fit"):
         await steps(wild, [*PROMPT, *begun], answer_start=len(PROMPT), **HOW)
+
+
+@pytest.mark.parametrize(
+    ("written", "allowed"),
+    [
+        ('{"a":1,"b":2}', True),
+        ('{"a": 1, "b": 2}', True),
+        ('{"a":  1', False),
+        ('{ "a"', False),
+        ('{\n "a"', False),
+        ('{"a" :', False),
+    ],
+)
+def test_white_space_is_one_space_at_most_behind_a_separator(
+    wild: TransformersEngine, written: str, allowed: bool
+) -> None:
+    """Models write JSON so, and lose their way otherwise; none goes on for ever, in a structural tag either."""
+    schema = {"type": "object", "properties": {"a": {"enum": [1]}, "b": {"enum": [2]}}, "required": ["a", "b"]}
+    tag = {"structures": [{"begin": "<f>", "schema": schema, "end": "</f>"}], "triggers": ["<f"]}
+    grammar = Grammar(wild.tokens, wild.vocabulary)
+    for form, text in ((json.dumps(schema), written), (structural_tag(tag), f"<f>{written}")):
+        matcher = grammar.matcher(form, [])
+        ids = wild.tokens.encode_plain(text)
+        assert (matcher.try_consume_tokens(ids) == len(ids)) is allowed

@@ -14,6 +14,7 @@ import pytest
 
 from waver.engines.schema import flaw, repeats
 from waver.engines.schema_check import WORKER, SchemaChecker
+from waver.engines.schema_finite import endless
 from waver.engines.tokens import TokenText
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,10 +81,46 @@ def test_repeats_are_multiplied_through_groups() -> None:
     assert repeats(r"[{9}]\{8}\[(a{2}") == 2
 
 
+NODE = {"type": "object", "properties": {"n": {"$ref": "#/$defs/node"}}, "required": ["n"]}
+NODES = {"type": "array", "items": {"$ref": "#/$defs/node"}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "none"),
+    [
+        ({"$ref": "#"}, True),
+        ({"$ref": "#/$defs/node", "$defs": {"node": NODE}}, True),
+        ({"$ref": "#/$defs/node", "$defs": {"node": {**NODE, "additionalProperties": False}}}, True),
+        ({"$ref": "#/$defs/node", "$defs": {"node": {**NODE, "required": []}}}, False),
+        ({"$ref": "#/$defs/node", "$defs": {"node": {**NODE, "type": ["object", "null"]}}}, False),
+        ({"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}], "$defs": {"node": NODE}}, False),
+        ({"anyOf": [{"$ref": "#/$defs/node"}], "$defs": {"node": NODE}}, True),
+        ({"allOf": [{"$ref": "#/$defs/node"}, {}], "$defs": {"node": NODE}}, True),
+        ({"$ref": "#/$defs/node", "$defs": {"node": NODES}}, False),
+        ({"$ref": "#/$defs/node", "$defs": {"node": {**NODES, "minItems": 1}}}, True),
+        ({"$ref": "#/$defs/node", "$defs": {"node": {**NODES, "minItems": 1, "prefixItems": [{}]}}}, False),
+        ({"$ref": "#/$defs/a~1b%20c", "$defs": {"a/b c": {"type": "integer"}}}, False),
+        ({"$ref": "#/anyOf/1", "anyOf": [{"$ref": "#"}, {"const": 1}]}, False),
+        ({"$ref": "#/nowhere"}, False),
+        ({"$ref": "http://a/b"}, False),
+        ({"properties": {"$ref": {"type": "string"}}}, False),
+        ({"const": {"$ref": "#"}}, False),
+        (True, False),
+    ],
+    ids=lambda value: json.dumps(value)[:50],
+)
+def test_a_schema_that_needs_itself_has_no_value(schema: Any, none: bool) -> None:
+    assert endless(schema) is none
+
+
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [
         ({"$ref": "#"}, "no value satisfies it"),
+        (
+            {"type": "object", "properties": {"n": {"$ref": "#"}}, "required": ["n"], "additionalProperties": False},
+            "needs itself",
+        ),
         ({"type": "integer", "minimum": 5, "maximum": 3}, "Unsatisfiable schema: minimum"),
         (
             {

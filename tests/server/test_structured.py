@@ -87,6 +87,10 @@ def test_a_structural_tag_holds_behind_its_trigger(http: httpx.Client, running: 
         ({"structured_outputs": {}}, "structured_outputs"),
         ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs.choice"),
         ({"structured_outputs": {"json": OBJECT, "whitespace_pattern": " "}}, "structured_outputs.whitespace_pattern"),
+        (
+            {"structured_outputs": {"json": OBJECT, "disable_any_whitespace": True}},
+            "structured_outputs.disable_any_whitespace",
+        ),
         ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice"),
         ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex"),
         ({"guided_regex": "a", "allowed_token_ids": [5]}, "allowed_token_ids"),

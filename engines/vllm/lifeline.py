@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from waver.engines.vllm.carried import carry
+
 BEAT = 0.5
 """Seconds between two heartbeats of a process."""
 PROCESSES = 1024
@@ -80,8 +82,8 @@ class Lifeline:
 
 
 def set_lifeline(config: Any, lifeline: Lifeline) -> None:
-    """Put a lifeline beside the fields of vLLM's configuration, as these make the key of its compile cache."""
-    config.waver_lifeline = lifeline
+    """Hand a lifeline to vLLM's processes, each of which holds it once it has read its configuration."""
+    carry(config, "lifeline", lifeline)
 
 
 def hold(path: Path, parent: int) -> None:

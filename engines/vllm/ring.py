@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from waver.devices import to_device
+from waver.engines.vllm.carried import carried, carry
 from waver.engines.vllm.claim import claim, reclaim
 
 SLOTS = 1024
@@ -227,12 +228,11 @@ def _new_file(folder: Path, size: int) -> tuple[Path, int]:
 
 
 def set_ring_path(config: Any, path: Path) -> None:
-    """Tell vLLM's workers where the ring buffer is: beside the configuration's fields, as these make the key of vLLM's
-    compile cache, and the path is another at each start."""
-    config.waver_ring = str(path)
+    """Tell vLLM's workers where the ring buffer is."""
+    carry(config, "ring", str(path))
 
 
 def ring_path(config: Any) -> Path | None:
     """Return the path of the ring buffer that a worker was told of, if any."""
-    path = getattr(config, "waver_ring", None)
+    path = carried(config, "ring")
     return None if path is None else Path(path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from waver.benchmarks import vllm_hand_over, vllm_serving, vllm_steps
+from waver.benchmarks import vllm_hand_over, vllm_pictures, vllm_serving, vllm_steps
 from waver.benchmarks.processes import cpu_seconds, descendants, free_port, resident, running
 from waver.benchmarks.random_llama import make_model, make_tokenizer
 from waver.benchmarks.vllm_client import FOUND, TIMES, essence
@@ -88,6 +88,18 @@ def test_a_run_of_the_small_model_has_to_pay_for_two_hand_overs() -> None:
     text = "\n".join(vllm_hand_over.section({"short": case, "long": case, "parameters": {"small": 1e6, "large": 2e6}}))
     assert "| gate, cache kept | 2.4 | 3.0 | 3.7 | 4.7 | 6.0 |" in text
     assert "| lagged gate, cache kept | 2.4" in text
+
+
+def test_answers_about_pictures_are_compared_token_by_token() -> None:
+    one, other = {"prompt": 9, "ids": [1, 2], "entropies": [0.5, 0.25]}, {"prompt": 9, "ids": [1], "entropies": [0.5]}
+    near = {**one, "entropies": [0.5, 0.2501]}
+    found = vllm_pictures.compare([(one, near), (one, other)])
+    assert (found["answers"], found["same"], found["same_prompt"], found["different_answers"]) == (2, 1, 2, 1)
+    assert found["entropy_apart"] == pytest.approx(1e-4)
+    assert "1 of 2 greedy answers of one model (4 tokens" in "\n".join(vllm_pictures.page(found))
+    first, second = (vllm_pictures.conversation(900, number)[0]["content"] for number in (0, 1))
+    assert [part["type"] for part in second] == ["image_url", "image_url", "text"]
+    assert first[0] != second[0]
 
 
 def test_both_servers_are_given_the_same_arguments() -> None:

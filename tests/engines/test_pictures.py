@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tests.pictures import picture, save_seeing
+from waver.benchmarks import random_idefics
 from waver.engines import TransformersConfig, load_engine
 from waver.engines.base import Gate, Sampling, Step, Unsupported
 from waver.engines.pictures import Picture, Pruning
@@ -79,6 +80,16 @@ async def test_answers_equal_those_of_transformers(
     assert len(sampling.pictures) == len(numbers)
     assert all(len(each.tokens) == 64 for each in sampling.pictures)
     assert tokens(await steps(engine, ids, sampling)) == reference(model, folder, numbers)
+
+
+async def test_a_model_that_cuts_pictures_into_tiles_answers_the_same(tmp_path: Path) -> None:
+    """The model that `waver bench vllm-pictures` runs under vLLM, too."""
+    random_idefics.save(tmp_path)
+    engine = TransformersEngine("see", TransformersConfig(model=str(tmp_path), dtype="float32"))
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    ids, sampling = prompt(engine, 3, 4)
+    assert [each.tokens.count(vision(engine).image_token) for each in sampling.pictures] == [5 * 16] * 2
+    assert tokens(await steps(engine, ids, sampling)) == reference(model, tmp_path, (3, 4))
 
 
 async def test_neighbours_in_a_batch_do_not_see_each_others_pictures(engine: TransformersEngine) -> None:

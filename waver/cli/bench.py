@@ -58,6 +58,7 @@ BENCHMARKS = {
     "vllm-serving": "Waver over vLLM against vLLM's own server, with vLLM's own client.",
     "vllm-steps": "Gates and entropies inside vLLM: time, hand-overs, memory.",
     "vllm-hand-over": "A hand-over between two engines under vLLM: its parts, and when it pays.",
+    "vllm-pictures": "Pictures under vLLM and under transformers: are the answers the same, token by token.",
     "rl-methods": "Training methods against their plain base on a toy task: accuracy, entropy, tokens learned from.",
     "rl-text": "Reinforcement learning on real text: reward, held-out accuracy, and what it does for `ead`.",
     "rl-search": "Training on sums whose plain groups are all wrong: plain rows against groups by search.",

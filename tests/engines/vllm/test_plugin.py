@@ -24,6 +24,7 @@ from tests.engines.vllm_here import needs_vllm
 from waver.engines.base import Gate, Sampling
 from waver.engines.sampling import Row, draw
 from waver.engines.tokens import TokenText
+from waver.engines.vllm.lifeline import set_lifeline
 from waver.engines.vllm.params import KEY, RequestParams
 from waver.engines.vllm.ring import EntropyRing, ring_path, set_ring_path
 
@@ -257,7 +258,7 @@ def test_sharded_sampling_is_refused_at_the_start(configure: Callable[..., Any],
     config = configure(KNOWN, tmp_path / "ring")
     sharded = SimpleNamespace(
         model_config=config.model_config, scheduler_config=config.scheduler_config, speculative_config=None,
-        parallel_config=SimpleNamespace(enable_batch_sharded_sampling=True),
+        parallel_config=SimpleNamespace(enable_batch_sharded_sampling=True), additional_config={},
     )  # fmt: skip
     set_ring_path(sharded, tmp_path / "ring")
     with pytest.raises(ValueError, match="batch-sharded sampling"):
@@ -265,9 +266,12 @@ def test_sharded_sampling_is_refused_at_the_start(configure: Callable[..., Any],
 
 
 def test_the_board_does_not_change_the_key_of_the_compile_cache(configure: Callable[..., Any], tmp_path: Path) -> None:
-    """And it arrives with the worker, which vLLM starts by spawn."""
+    """And it arrives with the worker, which vLLM starts by spawn, and copies what it gets for a vision model's text."""
     plain, one, other = configure(KNOWN), configure(KNOWN, tmp_path / "one"), configure(KNOWN, tmp_path / "other")
     assert plain.compute_hash() == one.compute_hash() == other.compute_hash()
+    set_lifeline(one, SimpleNamespace())  # type: ignore[arg-type]
+    assert plain.compute_hash() == one.compute_hash()
+    assert one.with_hf_config(one.model_config.hf_config).additional_config == plain.additional_config
     assert [ring_path(pickle.loads(pickle.dumps(each))) for each in (plain, one)] == [None, tmp_path / "one"]
 
 

@@ -1,57 +1,36 @@
 """Run other people's clients, unmodified and at pinned versions, against a server: what works with each.
 
-Every script of tests/clients/matrix runs in an environment of its own, which `uv` makes of the versions that the script
-names; those for Node by `npm ci`. A script prints a line of JSON for each of its checks.
+One engine writes, or a pair under a policy; and the same scripts may be run against another server beside it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import subprocess
+import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
 import yaml
 
 from waver.benchmarks import report
+from waver.benchmarks.client_scripts import SCRIPTS, Client, ask, find
 from waver.benchmarks.processes import free_port, running
 from waver.retrieval.config import DEFAULT_EMBEDDER
 
-SCRIPTS = Path(__file__).resolve().parent.parent / "tests" / "clients" / "matrix"
 START = 600.0
 """Seconds that a server is given to load its libraries and models."""
-ENOUGH = 1800.0
-"""Seconds that a script is given, with the time to make its environment."""
-PINNED = re.compile(r'^# dependencies = \["([^"\[=]{1,80})(?:\[[a-z,]{1,40}\])?==([^"]{1,40})"', re.M)
-NODE = {
-    "openai": ("node", "openai"), "ai_sdk": ("node", "ai"), "langchain": ("node", "@langchain/openai"),
-    "promptfoo": ("promptfoo", "promptfoo"),
-}  # fmt: skip
-"""Folders of the scripts for Node, and the packages that these are about."""
 NAME = "client-matrix"
+PRESET = "pair"
 
 app = report.command()
-
-
-@dataclass
-class Client:
-    """A client, and what came of its checks: an empty text where one passed, and else what went wrong."""
-
-    name: str
-    version: str
-    command: list[str]
-    failed: dict[str, str] = field(default_factory=dict)
-    said: dict[str, str] = field(default_factory=dict)
 
 
 @app.command()
@@ -61,6 +40,19 @@ def main(
         list[str] | None,
         typer.Option(help="Name of a script, as openai_python; repeatable. Others keep their last result."),
     ] = None,
+    large: Annotated[
+        str | None,
+        typer.Option(help="A larger model with the same tokenizer: both write, under `policy`. A result of its own."),
+    ] = None,
+    policy: Annotated[str, typer.Option(help="The policy of the pair.")] = "ead",
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            help="Command of another server of this model, with {port} for its port: the scripts are run against that, "
+            "and compared with what they found last. A result of its own."
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="The type of the models' weights, as an engine's `dtype`.")] = "auto",
     out: report.Out = report.RESULTS,
 ) -> None:
     """Run other people's clients against a server, and write which of their features work.
@@ -70,28 +62,64 @@ def main(
 
         waver bench client-matrix --model qwen2.5-0.5b-instruct
     """
+    clients = chosen(only)
+    settings: dict[str, Any] = {"model": Path(model).name, "only": only or []}
+    settings |= {"large": Path(large).name, "policy": policy} if large else {}
+    settings |= {"beside": beside} if beside else {}
+    settings |= {} if dtype == "auto" else {"dtype": dtype}
+    stem = "client_matrix_pair" if large else "client_matrix"
+    known = earlier(out / f"{stem}.json") if only or beside else {}
+    if beside is not None:
+        ours = [known[client.name] for client in clients if client.name in known]
+        if len(ours) < len(clients):
+            raise typer.BadParameter(f"run this without --beside first: {out} has no results of all of these clients")
+        with tempfile.TemporaryDirectory() as scratch, serving_beside(beside, Path(scratch)) as url:
+            listed = httpx.get(f"{url}/v1/models").json()["data"][0]
+            name = server_name(url, listed)
+            ask_all(clients, variables(url, listed["id"], ""), Path(scratch))
+        numbers = report.conditions(NAME, settings)
+        numbers |= {"beside": name, "clients": _plain(ours), "others": _plain(clients)}
+        report.write(out, "client_matrix_beside", numbers, page_beside(ours, clients, name))
+        return
+    configured = configuration(model, large, policy, dtype)
+    with tempfile.TemporaryDirectory() as scratch, serving(configured, Path(scratch)) as url:
+        ask_all(clients, variables(url, f"waver/{PRESET}" if large else "chat", DEFAULT_EMBEDDER), Path(scratch))
+        written = tokens(url) if large else {}
+    numbers = report.conditions(NAME, settings)
+    known |= {client.name: client for client in clients}
+    shown = [known[each.name] for each in find() if each.name in known]
+    numbers |= {"clients": _plain(shown), "tokens": written}
+    report.write(out, stem, numbers, page(shown, written))
+
+
+def chosen(only: list[str] | None) -> list[Client]:
+    """Find the scripts of these names, or all.
+
+    Raises:
+        typer.BadParameter: there is none of a name.
+    """
     clients = [client for client in find() if not only or client.name in only]
     if not clients:
         raise typer.BadParameter(f"there is none of these; there are {', '.join(c.name for c in find())}", None, None)
     unknown = {*(only or ())} - {client.name for client in clients}
     if unknown:
         raise typer.BadParameter(f"there is no script {', '.join(sorted(unknown))} in {SCRIPTS}")
-    with tempfile.TemporaryDirectory() as scratch, serving(model, Path(scratch)) as url, report.progress() as bar:
-        environment = variables(url)
-        modules = Path(scratch) / "node"
+    return clients
+
+
+def ask_all(clients: Sequence[Client], environment: Mapping[str, str], scratch: Path) -> None:
+    """Run the scripts of clients one after the other."""
+    with report.progress() as bar:
         for client in bar.track(clients, description="clients"):
-            ask(client, environment, modules)
-    numbers = report.conditions(NAME, {"model": Path(model).name, "only": only or []})
-    known = earlier(out) if only else {}
-    asked = {client.name: client for client in clients}
-    shown = [asked.get(each.name) or known[each.name] for each in find() if each.name in {**known, **asked}]
-    numbers["clients"] = [{k: v for k, v in asdict(client).items() if k != "command"} for client in shown]
-    report.write(out, "client_matrix", numbers, page(shown))
+            ask(client, environment, scratch / "node")
 
 
-def earlier(out: Path) -> dict[str, Client]:
+def _plain(clients: Sequence[Client]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in asdict(client).items() if k != "command"} for client in clients]
+
+
+def earlier(file: Path) -> dict[str, Client]:
     """Read the results of an earlier run, by name; without the clients whose version is another one now."""
-    file = out / "client_matrix.json"
     if not file.exists():
         return {}
     now = {client.name: client.version for client in find()}
@@ -99,31 +127,20 @@ def earlier(out: Path) -> dict[str, Client]:
     return {client.name: client for client in found if now.get(client.name) == client.version}
 
 
-def find() -> list[Client]:
-    """List the scripts, in the order of the page."""
-    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
-    if uv is None:
-        raise typer.BadParameter("uv is missing: make install, or pip install uv")
-    found = []
-    for script in sorted(SCRIPTS.glob("*.py")):
-        if pinned := PINNED.search(script.read_text(encoding="utf-8")):
-            command = [uv, "run", "--quiet", "--no-project", "--script", str(script)]
-            found.append(Client(script.stem, f"{pinned[1]} {pinned[2]}", command))
-    for stem, (folder, package) in NODE.items():
-        versions = json.loads((SCRIPTS / folder / "package.json").read_text(encoding="utf-8"))["dependencies"]
-        found.append(Client(f"{stem}_node", f"{package} {versions[package]}", ["node", f"{stem}.mjs"]))
-    return found
+def configuration(model: str, large: str | None, policy: str, dtype: str) -> dict[str, Any]:
+    """Make the configuration of a server of one engine, `chat`, or of two that a preset lets write in turns."""
+    models = {"chat": model} if large is None else {"small": model, "large": large}
+    engines = {name: {"backend": "transformers", "model": each, "dtype": dtype} for name, each in models.items()}
+    preset = {} if large is None else {PRESET: [{"name": policy, "small": "small", "large": "large"}]}
+    return {"engines": engines, "presets": preset}
 
 
 @contextmanager
-def serving(model: str, scratch: Path) -> Iterator[str]:
-    """Yield the address of a server of one engine, `chat`, and the default embedder."""
+def serving(configured: dict[str, Any], scratch: Path) -> Iterator[str]:
+    """Yield the address of a server of these engines and the default embedder."""
     port, file = free_port(), scratch / "waver.yaml"
-    content = {
-        "engines": {"chat": {"backend": "transformers", "model": model}},
-        "server": {"port": port}, "retrieval": {"path": str(scratch / "data")},
-    }  # fmt: skip
-    file.write_text(yaml.safe_dump(content))
+    own = {"server": {"port": port}, "retrieval": {"path": str(scratch / "data")}}
+    file.write_text(yaml.safe_dump({**configured, **own}))
     url = f"http://127.0.0.1:{port}"
     with running(
         [sys.executable, "-m", "waver", "serve", "--config", str(file)], scratch / "log", f"{url}/ready", START
@@ -131,66 +148,76 @@ def serving(model: str, scratch: Path) -> Iterator[str]:
         yield url
 
 
-def variables(url: str) -> dict[str, str]:
+@contextmanager
+def serving_beside(command: str, scratch: Path) -> Iterator[str]:
+    """Yield the address of another server of this machine, which answers `GET /health` once it is ready."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    words = [word.replace("{port}", str(port)) for word in shlex.split(command)]
+    with running(words, scratch / "beside.log", f"{url}/health", START):
+        yield url
+
+
+def variables(url: str, model: str, embedder: str) -> dict[str, str]:
     """Return the environment of the scripts; this process's Python path stays out of theirs."""
     served = {model["id"] for model in httpx.get(f"{url}/v1/models").json()["data"]}
-    assert {"chat", DEFAULT_EMBEDDER} <= served
+    assert {model, embedder} - {""} <= served
     own = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    return {**own, "WAVER_URL": url, "WAVER_MODEL": "chat", "WAVER_EMBEDDER": DEFAULT_EMBEDDER}
+    return {**own, "WAVER_URL": url, "WAVER_MODEL": model, "WAVER_EMBEDDER": embedder}
 
 
-def ask(client: Client, environment: Mapping[str, str], modules: Path) -> None:
-    """Run the script of a client and note what its checks say; a script that breaks fails a check of its own."""
-    folder = SCRIPTS
-    try:
-        if client.name.endswith("_node"):
-            folder = _node(modules, NODE[client.name.removesuffix("_node")][0])
-        done = subprocess.run(
-            client.command,
-            cwd=folder,
-            env=dict(environment),
-            capture_output=True,
-            text=True,
-            timeout=ENOUGH,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        client.failed["start"] = str(error).split("\n")[0][:300]
-        return
-    for line in done.stdout.splitlines():
-        if line.startswith('{"check"'):
-            told = json.loads(line)
-            client.failed[told["check"]] = "" if told["passed"] else told["said"]
-            if told["passed"] and told["said"]:
-                client.said[told["check"]] = told["said"]
-    if done.returncode or not client.failed:
-        client.failed["start"] = (done.stderr.strip().split("\n")[-1] or f"exit status {done.returncode}")[:300]
+def tokens(url: str) -> dict[str, int]:
+    """Return how many tokens of answers each engine of a server has written."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
+    samples = [each for family in families for each in family.samples]
+    written = [each for each in samples if each.name == "waver_generated_tokens_total"]
+    return {each.labels["engine"]: int(each.value) for each in written}
 
 
-def _node(modules: Path, name: str) -> Path:
-    """Install what the scripts of a folder for Node need beside a copy of them, once."""
-    folder = modules / name
-    if not folder.exists():
-        shutil.copytree(SCRIPTS / name, folder, ignore=shutil.ignore_patterns("node_modules"))
-        shutil.copy(SCRIPTS / "node" / "harness.mjs", folder)
-        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, capture_output=True, check=True)
-    return folder
+def server_name(url: str, listed: dict[str, Any]) -> str:
+    """Name a server by who owns its model, and by its version where it tells that."""
+    version = httpx.get(f"{url}/version")
+    return f"{listed['owned_by']} {version.json().get('version', '') if version.status_code == 200 else ''}".strip()
 
 
-def page(clients: list[Client]) -> Iterator[str]:
+def page(clients: Sequence[Client], written: dict[str, int]) -> Iterator[str]:
     """Write the table: a row for each client, and what failed or was said below."""
+    yield "# Clients with a pair of models" if written else "# Clients: what works with each"
     checks = list(dict.fromkeys(check for client in clients for check in client.failed))
     rows = [[client.name, client.version, *(_cell(client.failed.get(check)) for check in checks)] for client in clients]
     yield report.table(["client", "version", *(check.replace("_", " ") for check in checks)], rows)
     passed = sum(not said for client in clients for said in client.failed.values())
     asked = sum(len(client.failed) for client in clients)
-    yield f"{passed} of {asked} checks pass; empty: the client has no such thing."
+    wrote = "".join(f" {count} tokens were written by `{engine}`." for engine, count in written.items())
+    yield f"{passed} of {asked} checks pass; empty: the client has no such thing.{wrote}"
     notes = [
         f"- {client.name}, {check.replace('_', ' ')}: {said}"
         for client in clients for check, said in {**client.failed, **client.said}.items() if said
     ]  # fmt: skip
     if notes:
         yield "\n".join(notes)
+
+
+def page_beside(clients: Sequence[Client], others: Sequence[Client], name: str) -> Iterator[str]:
+    """Write the tests of each client that not both servers pass, and how many each passes."""
+    yield f"# Clients: Waver beside {name}, with the same weights"
+    for client, other in zip(clients, others, strict=True):
+        ours, theirs = (each.parts or each.failed for each in (client, other))
+        tests = list(dict.fromkeys([*ours, *theirs]))
+        counts = [sum(of.get(test) == "" for test in tests) for of in (ours, theirs)]
+        yield (
+            f"{client.name} ({client.version}): Waver passes {counts[0]} and {name} {counts[1]} of {len(tests)} tests."
+        )
+        rows = [[test.replace("_", " "), _cell(ours.get(test)), _cell(theirs.get(test))] for test in tests]
+        yield report.table(["test", "Waver", name], rows)
+        notes = [
+            f"- {test.replace('_', ' ')}, {who}: {of[test]}"
+            for test in tests for who, of in (("Waver", ours), (name, theirs)) if of.get(test)
+        ]  # fmt: skip
+        if notes:
+            yield "\n".join(notes)
 
 
 def _cell(failed: str | None) -> str:

@@ -74,10 +74,14 @@ def papers() -> str:
 
 
 def clients() -> str:
-    """Make the page of clients: how they are pointed at a server, and what a run of all of them found."""
+    """Make the page of clients: how they are pointed at a server, and what runs of them found."""
     about = (DOCS / "clients_intro.md").read_text(encoding="utf-8")
-    found = (ROOT / "benchmarks" / "results" / "client_matrix.md").read_text(encoding="utf-8")
-    return f"# Clients\n\n{NOTICE}\n\n{about}\n## What works with each\n\n{found}"
+    parts = [f"# Clients\n\n{NOTICE}\n\n{about}"]
+    for run in ("client_matrix", "client_matrix_pair", "client_matrix_beside"):
+        file = ROOT / "benchmarks" / "results" / f"{run}.md"
+        if file.exists():
+            parts.append(f"#{file.read_text(encoding='utf-8')}")  # one level below the page's own title
+    return "\n".join(parts)
 
 
 def modules() -> str:

@@ -92,6 +92,11 @@ def check(function: Callable[[], Any]) -> Callable[[], Any]:
     return function
 
 
+def part(name: str, failed: str = "") -> None:
+    """Report one part of a check that has many, and why it failed if it did; a check's own line follows."""
+    print(json.dumps({"part": name, "failed": failed}), flush=True)
+
+
 def refusal(call: Callable[[], Any]) -> Exception:
     """Return the error that a call ends with.
 

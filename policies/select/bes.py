@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -42,6 +42,8 @@ Part = tuple[int, ...]
 """The token ids of a step."""
 SHOWN = 200
 """Nodes of the tree that a report has."""
+END = 120
+"""Characters at the end of a node's text that a report has."""
 
 
 class OutOfTime(Exception):
@@ -59,8 +61,8 @@ class BES(Policy):
     )
     report_keys: ClassVar[Mapping[str, str]] = {
         "search": "how the search ended (`solved`, `iterations`, `tokens`, `seconds`, `extra_tokens`, `verifier`), "
-        "whether what is given is the best so far only, the goals, the tree with how each node was made, the calls, "
-        "tokens and seconds",
+        "whether what is given is the best so far only, the goals, the tree with how each node was made "
+        "and how its text ends, the calls, tokens and seconds",
     }
 
     name: Literal["bes"] = "bes"
@@ -194,7 +196,7 @@ class BES(Policy):
             "whole": best.done,
             "goals": dict(zip(task.names, best.verdict.values, strict=True)),
             "chosen": search.nodes.index(best),
-            "tree": [_told(each) for each in search.nodes[:SHOWN]],
+            "tree": [_told(each, job.writer.tokens.decode) for each in search.nodes[:SHOWN]],
             "nodes": len(search.nodes),
             "calls": writing.calls,
             "tokens": writing.ledger.tokens,
@@ -226,9 +228,12 @@ async def _no_goals(text: str) -> Verdict:
     return Verdict((0.0,))
 
 
-def _told(node: Node[Part]) -> dict[str, Any]:
-    return {"how": node.how, "parents": list(node.parents), "steps": len(node.steps), "score": node.score,
-            "whole": node.done}  # fmt: skip
+def _told(node: Node[Part], decode: Callable[[list[int]], str]) -> dict[str, Any]:
+    ids = [token for part in node.steps for token in part]
+    text = decode(ids)
+    return {"how": node.how, "parents": list(node.parents), "steps": len(node.steps), "tokens": len(ids),
+            "score": node.score, "whole": node.done,
+            "text": text if len(text) <= END else f"…{text[-END:]}"}  # fmt: skip
 
 
 @dataclass

@@ -3,8 +3,8 @@
 import { complete } from "./api.js";
 import { Chart } from "./chart.js";
 import { $, make } from "./dom.js";
-import { costView, reportView } from "./report.js";
-import { details, listen, spans, tokenSpan } from "./tokens.js";
+import { costView, reportView, shownValue } from "./report.js";
+import { EVENTS, details, listen, spans, tokenSpan } from "./tokens.js";
 
 const ALTERNATIVES = 5;
 
@@ -16,6 +16,8 @@ export class Answer {
     this.text = "";
     this.thoughts = "";
     this.tools = [];
+    this.pending = []; // tokens whose text has not come
+    this.calling = null; // where the tokens of a call are shown
     this.report = this.usage = this.reason = this.seconds = null;
     this.words = make("div", { class: "tokens", role: "group", tabindex: 0, "aria-label": "Answer. The arrow keys walk along its tokens." });
     this.chart = new Chart({ choose: (index) => this.choose(index), move });
@@ -90,12 +92,11 @@ export class Answer {
       ...token, index: this.tokens.length + i, alternatives: listed[i]?.top_logprobs.map(({ token, logprob }) => ({ token, logprob })),
     }));
     const { reasoning_content: thought = "", content = "", tool_calls: calls = [] } = choice.delta;
-    const named = (calls ?? []).map((call) => call.function?.name).filter(Boolean).join(", ");
-    if (named && traced.length) traced[0].tool = named;
     this.tokens.push(...traced);
-    this.pending = [...(this.pending ?? []), ...traced];
+    this.pending.push(...traced);
     for (const call of calls ?? []) this.call(call);
-    if (!thought && !content) return;
+    if (!thought && !content) return this.called();
+    this.calling = null;
     if (content && !this.text && this.thoughts) this.words.append("\n\n");
     this.thoughts += thought ?? "";
     this.text += content ?? "";
@@ -107,29 +108,79 @@ export class Answer {
   }
 
   call({ index, id, function: called }) {
+    if (!this.tools[index]) this.begins(index, called?.name ?? "");
     const known = (this.tools[index] ??= { id, name: "", arguments: "" });
     known.name += called?.name ?? "";
     known.arguments += called?.arguments ?? "";
   }
 
+  /** A call is named some tokens after it began: those that have brought no text are its own. What stands before the
+   * last brace belongs to the call before it. */
+  begins(index, name) {
+    const brace = this.pending.findLastIndex((token) => token.token.includes("{"));
+    if (this.calling && brace > 0) this.called(this.pending.splice(0, brace));
+    const [first] = this.pending;
+    if (first) first.tool = name;
+    this.calling = { index, place: callPlace(name) };
+    this.words.append(this.calling.place);
+  }
+
+  /** Show tokens of a call as they are; until the next one begins, the end of a call that is whole waits. */
+  called(tokens = null) {
+    if (!this.calling || (!tokens && whole(this.tools[this.calling.index]))) return;
+    for (const token of tokens ?? this.pending.splice(0)) {
+      token.call = this.calling.index;
+      this.calling.place.append(tokenSpan(token.token, token));
+    }
+  }
+
   finish() {
+    this.called(this.pending.splice(0));
     if (this.reason === "length") this.below.append(make("p", { class: "note" }, "The answer reached its limit of tokens."));
     if (this.reason === "content_filter") this.below.append(make("p", { class: "note" }, "A guard withheld the answer."));
-    for (const { name, arguments: given } of this.tools) this.below.append(make("p", { class: "call" }, make("strong", {}, name), ` ${given}`));
-    this.below.append(costView(this.report, this.seconds), ...reportView(this.report, this.keys));
+    for (const { name, arguments: given } of this.tools) this.below.append(make("div", { class: "call" }, make("strong", {}, `${EVENTS.tool[0]} ${name}`), shownValue(parsed(given))));
+    if (this.tools.length) this.below.append(make("p", { class: "note" }, "The model asks for this tool. The page runs none: send the result as the next message, or use the API."));
+    this.cost = costView(this.report, this.seconds);
+    this.below.append(this.cost, ...reportView(this.report, this.keys));
+  }
+
+  /** Say what the largest engine's own answer took, where it was asked as well. */
+  beside(alone) {
+    const cost = costView(this.report, this.seconds, alone);
+    this.cost.replaceWith(cost);
+    this.cost = cost;
   }
 
   /** Show an answer that was recorded. */
-  show({ trace, report, seconds, text, reason }) {
+  show({ trace, report, seconds, text, reason, tools = [] }) {
     this.tokens.push(...trace.map((token, index) => ({ ...token, index })));
-    Object.assign(this, { report, seconds, text, reason });
-    for (const [part, token] of spans(text, this.tokens)) this.words.append(tokenSpan(part, token));
+    Object.assign(this, { report, seconds, text, reason, tools });
+    for (const [part, token] of spans(text, this.tokens.filter((token) => token.call === undefined))) this.words.append(tokenSpan(part, token));
+    tools.forEach(({ name }, i) => {
+      const place = callPlace(name);
+      place.append(...this.tokens.filter((token) => token.call === i).map((token) => tokenSpan(token.token, token)));
+      this.words.append(place);
+    });
     this.chart.show(this.tokens);
     this.finish();
   }
 
   /** What can be kept of it. */
   kept() {
-    return { text: this.text, thoughts: this.thoughts, trace: this.tokens.map(({ index, ...token }) => token), report: this.report, seconds: this.seconds, reason: this.reason };
+    return { text: this.text, thoughts: this.thoughts, trace: this.tokens.map(({ index, ...token }) => token), report: this.report, seconds: this.seconds, reason: this.reason, tools: this.tools };
+  }
+}
+
+/** Where the tokens of a call stand, behind a mark that names it. */
+const callPlace = (name) => make("span", { class: "calling" }, make("span", { class: "tool-mark" }, `${EVENTS.tool[0]} ${name}`), " ");
+
+const whole = (tool) => Boolean(tool) && typeof parsed(tool.arguments) === "object";
+
+/** Arguments as values; as the text that they are where they are no JSON. */
+function parsed(given) {
+  try {
+    return JSON.parse(given);
+  } catch {
+    return given;
   }
 }

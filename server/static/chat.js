@@ -2,9 +2,10 @@
 
 import { Answer } from "./answer.js";
 import { ApiError, post, savedKey } from "./api.js";
-import { $, announce, button, download, make, number } from "./dom.js";
+import { $, announce, button, download, make, number, plural } from "./dom.js";
 import * as history from "./history.js";
 import { code, copy, packed } from "./share.js";
+import { release } from "./tokens.js";
 
 const COUNT = 500; // milliseconds after the last letter until the tokens of the draft are counted
 
@@ -37,6 +38,7 @@ export class Chat {
   }
 
   begin(conversation = null) {
+    release();
     this.running?.abort();
     this.conversation = conversation ?? { id: crypto.randomUUID?.() ?? String(Date.now()), title: "", turns: [], collection: null, documents: [] };
     $("turns").replaceChildren();
@@ -70,7 +72,8 @@ export class Chat {
   async answer(turn) {
     const { turns } = this.conversation, conversation = this.conversation;
     const before = turns.slice(0, turns.indexOf(turn));
-    Object.assign(turn, { answer: null, error: null, policy: undefined });
+    release();
+    Object.assign(turn, { answer: null, error: null });
     const article = this.show(turn);
     const shown = new Answer({ keys: this.known.keys, move: (policy, value) => this.again(turn, () => this.settings.setParameter(policy, "threshold", value)) });
     article.querySelector(".place").replaceChildren(shown.element);
@@ -90,7 +93,7 @@ export class Chat {
       const stopped = error.name === "AbortError";
       if (!stopped && !(error instanceof ApiError)) throw error;
       turn.error = stopped ? "Stopped. This answer will not be remembered." : error.message;
-      article.append(this.failure(turn, stopped));
+      this.failed(article, turn, stopped);
       if (error.status === 401) this.askForKey();
     } finally {
       clearInterval(follow);
@@ -103,8 +106,10 @@ export class Chat {
     }
   }
 
-  failure(turn, stopped) {
-    return make("p", { class: stopped ? "note" : "error", role: "alert" }, `${turn.error} `, button("Ask again", () => this.again(turn), { class: "quiet" }));
+  /** Say what went wrong where the answer would stand. */
+  failed(article, turn, stopped) {
+    article.querySelector(".again").hidden = true;
+    article.querySelector(".actions").before(make("p", { class: stopped ? "note" : "error", role: "alert" }, `${turn.error} `, button("Ask again", () => this.again(turn))));
   }
 
   /** Ask a question again, which ends the conversation behind it. */
@@ -133,7 +138,7 @@ export class Chat {
       article.querySelector(".place").append(shown.element);
       shown.show(turn.answer);
     }
-    if (turn.error) article.append(this.failure(turn, false));
+    if (turn.error) this.failed(article, turn, false);
     return article;
   }
 
@@ -175,7 +180,7 @@ export class Chat {
 
   showDocuments() {
     const { documents, collection } = this.conversation;
-    $("documents").replaceChildren(...documents.map(({ id, chunks, warnings }) => make("li", { title: warnings.join("\n") }, `${id} · ${chunks} parts${warnings.length ? " · ⚠ " + warnings[0] : ""}`)),
+    $("documents").replaceChildren(...documents.map(({ id, chunks, warnings }) => make("li", { title: warnings.join("\n") }, `${id} · ${plural(chunks, "part")}${warnings.length ? " · ⚠ " + warnings[0] : ""}`)),
       ...(documents.length ? [make("li", { class: "note" }, `looked into for every question (collection ${collection})`)] : []));
   }
 

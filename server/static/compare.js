@@ -6,7 +6,9 @@ import { open } from "./chat.js";
 import { curves } from "./chart.js";
 import { $, announce, button, make, number, seconds } from "./dom.js";
 import { PolicyForm } from "./policies.js";
+import { onlyBy } from "./report.js";
 import { brought, short } from "./settings.js";
+import { release } from "./tokens.js";
 
 const MOST = 4, LEAST = 2;
 const GENERAL = [
@@ -132,6 +134,8 @@ export class Compare {
       return { name: this.name(column), column, answer, element: this.frame(i, make("h3", {}, this.name(column)), answer) };
     });
     this.results(views);
+    release();
+    if ($("compare-results").getBoundingClientRect().top > innerHeight / 2) $("compare-results").scrollIntoView();
     try {
       for (const view of views) {
         const { model, policy } = view.column;
@@ -165,6 +169,8 @@ export class Compare {
   results(views) {
     const done = views.filter((view) => view.answer.report);
     for (const view of done.slice(1)) differences(done[0].answer, view.answer);
+    const alone = done.find(({ answer: { report } }) => onlyBy(report.cost?.against, report));
+    if (alone) for (const view of done) if (view !== alone) view.answer.beside(alone.answer.seconds);
     if ($("compare-results").firstChild !== views[0].element) $("compare-results").replaceChildren(...views.map((view) => view.element));
     $("compare-summary").replaceChildren(...(done.length ? [table(done)] : []));
     if (done.length) curves($("compare-curves"), done.map((view) => ({ name: view.name, tokens: view.answer.tokens })));

@@ -1,11 +1,11 @@
 // The last hour, from the counters of /metrics as GET /v1/dashboard keeps them.
 
 import { ApiError, get } from "./api.js";
-import { $, draw, make, number, seconds } from "./dom.js";
+import { $, draw, make, number, plural, seconds } from "./dom.js";
 import { place } from "./tokens.js";
 
 const EVERY = 10_000; // milliseconds between two looks
-const WIDTH = 560, HEIGHT = 120, LEFT = 44, BOTTOM = 18, TOP = 8;
+const WIDTH = 400, HEIGHT = 120, LEFT = 34, BOTTOM = 18, TOP = 8;
 
 export class Dashboard {
   constructor() {
@@ -39,18 +39,20 @@ export class Dashboard {
     const tokens = of("waver_generated_tokens_total");
     const gates = of("waver_retrieval_gates_total");
     const looked = sum(gates.filter((each) => each.labels.outcome === "retrieved"));
+    const tiles = [
+      card("Cost saved", saved(series)),
+      card("Time of an answer", latency(of("waver_request_seconds_bucket", ({ route }) => /completions|responses|messages/.test(route)), "half within", "nine of ten within")),
+      card("Time to the first token", latency(of("waver_first_token_seconds_bucket"), "half within", "nine of ten within")),
+      card("Hand-overs and drafts", `${plural(sum(of("waver_switches_total")), "hand-over")}, ${plural(sum(of("waver_discarded_tokens_total")), "token")} thrown away`),
+    ];
     const cards = [
       card("Requests", requests ? `${number(requests, 5)}, ${refused} refused or failed` : "none in the last hour", this.bars("Requests", group(answered, ({ status }) => (Number(status) >= 400 ? "refused or failed" : "answered")))),
       card("Tokens by engine", shares(tokens, "engine"), this.bars("Tokens", group(tokens, ({ engine }) => engine), true)),
-      card("Cost saved", saved(series), null),
-      card("Look-ups", gates.length ? `${number((100 * looked) / sum(gates))} % of ${sum(gates)} decisions looked something up` : "no gate decided", gates.length ? this.bars("Decisions", group(gates, ({ outcome }) => outcome)) : null),
-      card("Time of an answer", latency(of("waver_request_seconds_bucket", ({ route }) => /completions|responses|messages/.test(route)), "half within", "nine of ten within"), null),
-      card("Time to the first token", latency(of("waver_first_token_seconds_bucket"), "half within", "nine of ten within"), null),
+      card("Look-ups", gates.length ? `${number((100 * looked) / sum(gates))} % of ${plural(sum(gates), "decision")} looked something up` : "no gate decided", gates.length ? this.bars("Decisions", group(gates, ({ outcome }) => outcome)) : null),
       card("Entropy", ...entropy(series)),
       card("Per key", ...keys(series)),
-      card("Hand-overs and drafts", `${number(sum(of("waver_switches_total")), 5)} hand-overs, ${number(sum(of("waver_discarded_tokens_total")), 5)} tokens thrown away`, null),
     ];
-    $("dashboard-cards").replaceChildren(...cards);
+    $("dashboard-cards").replaceChildren(make("div", { class: "tiles" }, ...tiles), ...cards);
   }
 
   /** Stacked bars over the hour: one bar for each reading. */
@@ -144,7 +146,7 @@ function histogram(name, counts, bounds) {
   each.forEach((count, i) => {
     const tall = (count / most) * (height - 16);
     svg.append(draw("rect", { class: "filled", "data-engine": place(name), x: LEFT + i * width + 1, width: width - 2, y: height - tall, height: tall }),
-      draw("text", { x: LEFT + (i + 1) * width, y: height + 13, "text-anchor": "end" }, bounds[i][1] === Infinity ? "more" : number(bounds[i][1])));
+      draw("text", { x: LEFT + (i + 1) * width, y: height + 13, "text-anchor": "end" }, i % 2 ? "" : bounds[i][1] === Infinity ? "more" : number(bounds[i][1])));
   });
   svg.append(draw("text", { x: 0, y: 12 }, name));
   return svg;
@@ -158,5 +160,5 @@ function keys(series) {
   const counters = [...new Set(own.map((each) => each.name))];
   const head = make("tr", {}, make("th", { scope: "col" }, "key"), ...counters.map((name) => make("th", { scope: "col" }, name.replace(/^waver_(key_)?|_total$/g, "").replaceAll("_", " "))));
   const rows = names.map((key) => make("tr", {}, make("th", { scope: "row" }, key || "(none)"), ...counters.map((name) => make("td", {}, number(sum(own.filter((each) => each.name === name && each.labels.key === key)), 5)))));
-  return [`${names.length} keys`, make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Per key" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)))];
+  return [plural(names.length, "key"), make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Per key" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)))];
 }

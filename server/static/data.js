@@ -1,7 +1,7 @@
 // Collections of documents, and memories: make, fill, search, erase.
 
 import { ApiError, get, list, post, remove, text } from "./api.js";
-import { $, announce, button, download, make, number } from "./dom.js";
+import { $, announce, button, download, make, number, plural } from "./dom.js";
 import { shownValue } from "./report.js";
 
 const SHOWN = 50; // memories at a time
@@ -18,8 +18,8 @@ async function trying(place, work) {
 }
 
 /** A question before what cannot be undone. */
-function sure(name, what, done) {
-  const ask = button("Delete", () => {
+function sure(name, what, done, label = "Delete") {
+  const ask = button(label, () => {
     ask.replaceWith(make("span", {}, `Delete ${what}? `, button("Yes, delete it", done, { class: "danger" }), button("No", (event) => event.target.parentElement.replaceWith(ask), { class: "quiet" })));
   }, { class: "quiet", "aria-label": `Delete ${name}` });
   return ask;
@@ -48,7 +48,7 @@ export class Data {
     $("memory-erase").append(sure("all memories", "all memories of this user", () => trying($("memory-form"), async () => {
       await remove(this.path("v1/memories"));
       await this.memories();
-    })));
+    }), "Delete all"));
   }
 
   path(path) {
@@ -77,7 +77,7 @@ export class Data {
         await remove(`v1/collections/${encodeURIComponent(name)}`);
         await this.collections();
       }))),
-      make("p", { class: "note" }, error ?? `${documents} documents, ${chunks} parts, ${number(bytes / 1024)} KiB, ${embedder}`),
+      make("p", { class: "note" }, error ?? `${plural(documents, "document")}, ${plural(chunks, "part")}, ${number(bytes / 1024)} KiB, ${embedder}`),
       make("label", { class: "upload" }, "Add documents ", files), ...this.outcome(name), documents ? this.documents(name, documents) : null,
       make("form", { class: "searching", onsubmit: (event) => {
         event.preventDefault();
@@ -98,7 +98,7 @@ export class Data {
   outcome(name) {
     const stored = this.added.get(name);
     if (!stored) return [];
-    const items = stored.map(({ id, chunks, unchanged, warnings = [] }) => make("li", {}, `${id}: ${unchanged ? "was there" : `${chunks} parts`}`, ...warnings.map((warning) => make("p", { class: "note" }, `⚠ ${warning}`))));
+    const items = stored.map(({ id, chunks, unchanged, warnings = [] }) => make("li", {}, `${id}: ${unchanged ? "was there" : plural(chunks, "part")}`, ...warnings.map((warning) => make("p", { class: "note" }, `⚠ ${warning}`))));
     return [make("ul", { class: "stored" }, ...items)];
   }
 
@@ -111,7 +111,7 @@ export class Data {
     const next = async () => {
       const page = await get(`${path}?limit=${SHOWN}${after === null ? "" : `&after=${encodeURIComponent(after)}`}`);
       items.append(...page.data.map(({ id, title, chunks, metadata }) => {
-        const item = make("li", {}, make("span", {}, `${id}${title && title !== id ? ` · ${title}` : ""}, ${chunks} parts `), Object.keys(metadata).length ? shownValue(metadata) : null,
+        const item = make("li", {}, make("span", {}, `${id}${title && title !== id ? ` · ${title}` : ""}, ${plural(chunks, "part")} `), Object.keys(metadata).length ? shownValue(metadata) : null,
           sure(id, `the document ${id}`, () => trying(item, async () => {
             await remove(`v1/collections/${encodeURIComponent(name)}/documents/${id.split("/").map(encodeURIComponent).join("/")}`);
             await this.collections();
@@ -121,7 +121,7 @@ export class Data {
       after = page.data.at(-1)?.id ?? after;
       more.hidden = !page.has_more;
     };
-    const place = make("details", {}, make("summary", {}, `Its ${count} documents`), items, more);
+    const place = make("details", {}, make("summary", {}, count === 1 ? "Its document" : `Its ${plural(count, "document")}`), items, more);
     place.addEventListener("toggle", () => place.open && !items.children.length && trying(place, () => next()));
     return place;
   }
@@ -138,7 +138,7 @@ export class Data {
     });
     place.replaceChildren(...warnings.map((warning) => make("p", { class: "note" }, warning)),
       items.length ? make("ol", { class: "passages" }, ...items) : make("p", { class: "note" }, "Nothing was found."));
-    announce(`${items.length} passages`);
+    announce(plural(items.length, "passage"));
   }
 
   /** The memories of a user: all, or those that fit a question. */

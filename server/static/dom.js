@@ -18,6 +18,9 @@ export const make = (tag, attributes = {}, ...children) => fill(document.createE
 export const draw = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 export const button = (label, onclick, attributes = {}) => make("button", { type: "button", onclick, ...attributes }, label);
 
+/** Text whose parts in backticks are code. */
+export const coded = (text) => text.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
+
 /** Say something to those who listen to the page. */
 export function announce(text) {
   $("status").textContent = text;
@@ -29,6 +32,9 @@ export function download(name, text, type = "application/json") {
   make("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
+
+/** A count of things. */
+export const plural = (count, one) => `${number(count, 5)} ${one}${count === 1 ? "" : "s"}`;
 
 /** A number as people read it: enough digits, not more. */
 export function number(value, digits = 3) {

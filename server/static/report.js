@@ -1,6 +1,7 @@
 // What stands under an answer: what it cost, who wrote how much, and what every policy reports.
 
-import { make, number, seconds } from "./dom.js";
+import { coded, make, number, plural, seconds } from "./dom.js";
+import { searchView, selectionView } from "./search.js";
 import { place } from "./tokens.js";
 
 const PARTS = { writing: "writing", aside: "watching and drafts", reading: "reading" };
@@ -16,7 +17,7 @@ export function costView(report, took, alone = null) {
   if (cost) {
     rows.push(make("div", { class: "headline" },
       figure(cost.full.toFixed(2), `× what ${cost.against} alone computes`, costTitle(cost)),
-      time(cost, took, alone), costBar(cost)));
+      time(cost, took, alone, onlyBy(cost.against, report)), costBar(cost)));
   }
   const said = written.map(([name, n]) => `${name} ${n}`).join(", ");
   const bar = make("div", { class: "bar", role: "img", "aria-label": `Tokens by engine: ${said}` });
@@ -27,11 +28,11 @@ export function costView(report, took, alone = null) {
   }
   const { mean, max, kind } = report.entropy;
   const figures = [
-    ...written.map(([name, n]) => [name, `${n} tokens (${Math.round((100 * n) / total)} %)`]),
+    ...written.map(([name, n]) => [name, `${plural(n, "token")} (${Math.round((100 * n) / total)} %)`]),
     ["hand-overs", report.switches],
     ["entropy", `${kind === "bounded" ? "about " : ""}${number(mean)} mean, ${number(max)} most`],
   ];
-  if (report.discarded_tokens) figures.push(["thrown away", `${report.discarded_tokens} tokens`]);
+  if (report.discarded_tokens) figures.push(["thrown away", plural(report.discarded_tokens, "token")]);
   if (report.truncation) figures.push(["drawn from", `${report.truncation.kept_mean.toFixed(1)} tokens`]);
   if (report.ignored) figures.push(["ignored fields", report.ignored.join(", ")]);
   const list = make("dl", { class: "figures" }, ...figures.map(([k, v]) => make("div", {}, make("dt", {}, k), make("dd", {}, String(v)))));
@@ -59,8 +60,11 @@ function costTitle(cost) {
   return [...Object.entries(PARTS).map(([name, words]) => `${words}: ${cost[name].toFixed(3)}`), ...waited].join("\n");
 }
 
-function time({ against, seconds_alone: estimated }, took, measured) {
-  const words = measured !== null ? `${against} alone took ${seconds(measured)}`
+/** Whether an answer is one engine's own, without a policy. */
+export const onlyBy = (engine, { policy, tokens }) => policy?.length === 0 && Object.entries(tokens).every(([name, n]) => name === engine || !n);
+
+function time({ against, seconds_alone: estimated }, took, measured, itself) {
+  const words = itself ? `by ${against} alone` : measured !== null ? `${against} alone took ${seconds(measured)} for its own answer`
     : estimated !== undefined ? `${against} alone: about ${seconds(estimated)}, estimated from its measured steps`
       : `${against} alone: not measured yet`;
   return figure(seconds(took), words, "From the question to the last token, as this page saw it.");
@@ -87,10 +91,10 @@ function costBar(cost) {
 /** One section for each thing that a policy reported, whatever policy it is. */
 export function reportView(report, keys = {}) {
   return Object.entries(report).filter(([key]) => !BASIC.has(key)).map(([key, value]) => {
-    const special = { retrieval: lookups, search: searchTree, difficulty }[key];
+    const special = { retrieval: lookups, search: searchView, selection: selectionView, difficulty }[key];
     const body = special ? special(value) : [shownValue(value)];
     return make("details", { class: "said", "data-report": key, open: true },
-      make("summary", {}, make("strong", {}, key.replaceAll("_", " ")), keys[key] ? make("span", { class: "note" }, ` ${keys[key]}`) : null), ...body);
+      make("summary", {}, make("strong", {}, key.replaceAll("_", " ")), keys[key] && !special ? make("span", { class: "note" }, " ", ...coded(keys[key])) : null), ...body);
   });
 }
 
@@ -101,7 +105,7 @@ function lookups({ passages, drafts = [], gate, score, threshold, triggered, sec
   if (score !== undefined) found.push(meter(score, threshold, "gate"));
   if (passages.length) found.push(make("ol", { class: "passages" }, ...passages.map((each) => make("li", {}, make("span", { class: "score" }, each.score.toFixed(3)), ` ${each.document}, part ${each.chunk}`, each.text ? make("blockquote", {}, each.text) : null))));
   else if (triggered) found.push(make("p", { class: "note" }, "Nothing was found."));
-  for (const draft of drafts) found.push(make("p", { class: "draft" }, make("strong", {}, "Draft thrown away: "), draft || "(empty)"));
+  for (const draft of drafts.filter(Boolean)) found.push(make("p", { class: "draft" }, make("strong", {}, "Draft thrown away: "), draft));
   found.push(shownValue({ ...others, seconds: times }));
   return found;
 }
@@ -122,13 +126,6 @@ function difficulty({ probabilities, ...others }) {
     return make("li", {}, make("span", {}, name), bar, make("span", {}, `${(100 * p).toFixed(1)} %`));
   });
   return [make("ol", { class: "alternatives" }, ...rows), shownValue(others)];
-}
-
-/** How each node of a search was made, of which others, and its score. */
-function searchTree({ tree, ...others }) {
-  const items = (tree ?? []).map(({ how, parents, steps, score }, i) =>
-    make("li", { value: i }, `${how} of ${parents.join(", ") || "nothing"}: ${steps} steps, score ${score.toFixed(2)}`));
-  return [shownValue(others), make("ol", { class: "tree" }, ...items)];
 }
 
 /** Any value as text, a list, a table or a list of terms. */

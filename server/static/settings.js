@@ -64,8 +64,13 @@ export class Settings {
     this.change();
   }
 
+  /** Say what will decode, or show the form of one's own. */
   showPolicies() {
-    $("policies").hidden = $("mode").value !== "own";
+    const own = $("mode").value === "own";
+    $("policies").hidden = !own;
+    const words = this.effective.map(({ name }) => `${name}: ${this.known.policies.find((each) => each.name === name)?.summary ?? ""}`);
+    $("mode-note").textContent = words.join(" ") || `Plain decoding: ${$("model").value} writes alone.`;
+    $("mode-note").hidden = own;
   }
 
   showTemperature() {
@@ -74,6 +79,7 @@ export class Settings {
 
   change() {
     if ($("mode").value === "own") this.own = this.form.read();
+    this.showPolicies();
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.check(), CHECK);
     for (const listener of this.listeners) listener();

@@ -1,7 +1,7 @@
 // One answer's tokens: tinted by what decides, underlined by the engine that wrote them. One of them can be chosen, by
 // pointer, touch or keyboard; the chart and the panel below follow.
 
-import { $, announce, make, number } from "./dom.js";
+import { $, announce, make, number, plural } from "./dom.js";
 import { tint } from "./scale.js";
 
 const engines = [];
@@ -81,7 +81,7 @@ export function tokenSpan(text, token) {
   return tint(make("span", { class: "token", "data-engine": place(token.engine), "data-index": token.index, "data-then": decided }, text), shown(token));
 }
 
-const percent = (logprob) => `${(100 * Math.exp(logprob)).toFixed(1)} %`;
+const percent = (logprob) => (logprob < Math.log(0.0005) ? "under 0.1 %" : `${(100 * Math.exp(logprob)).toFixed(1)} %`);
 const words = { stay: "so the engine stayed", switch: "so the other engine took over", hold: "but it may not switch yet" };
 
 /** One sentence about a token, for those who hear it. */
@@ -108,7 +108,7 @@ export function details(token, before) {
     rows.push(["compared", `${number(decision.value, 4)}${of}, threshold ${number(decision.threshold, 4)}: ${decision.then.replace("_", " ")}`]);
     if (decision.entropy !== undefined && decision.entropy !== decision.value) rows.push(["here alone", `${number(decision.entropy, 4)} nats`]);
   }
-  if (token.kept !== undefined) rows.push(["drawn from", `${token.kept} tokens`]);
+  if (token.kept !== undefined) rows.push(["drawn from", plural(token.kept, "token")]);
   for (const [, said] of events(token, before)) rows.push(["event", said]);
   const list = make("dl", {}, ...rows.flatMap(([k, v]) => [make("dt", {}, k), make("dd", {}, v)]));
   return [make("p", { class: "name" }, JSON.stringify(token.token)), list, ...alternatives(token)];
@@ -124,10 +124,25 @@ function alternatives(token) {
   return [make("p", { class: "caption" }, "It could have been"), make("ol", { class: "alternatives" }, ...items)];
 }
 
+let letGo = null;
+/** Let go of the token that was chosen, wherever it is. */
+export function release() {
+  letGo?.();
+  letGo = null;
+}
+addEventListener("pointerdown", (event) => { if (!event.target.closest?.(".tokens, .plot")) release(); });
+addEventListener("keydown", (event) => { if (event.key === "Escape") release(); });
+
 /** Lets a person choose a token of `container`: `choose(index)` by pointer, touch and arrow keys, `choose(null)` for none. */
 export function listen(container, tokens, choose) {
   let at = null, pinned = false;
+  const off = () => {
+    [at, pinned] = [null, false];
+    choose(null);
+  };
   const go = (index, say) => {
+    if (letGo !== off) release();
+    letGo = index === null ? null : off;
     at = index;
     choose(index);
     if (say && index !== null) announce(sentence(tokens[index], tokens[index - 1]));
@@ -144,7 +159,6 @@ export function listen(container, tokens, choose) {
   });
   container.addEventListener("keydown", (event) => {
     const spans = [...container.querySelectorAll(".token")].map((span) => Number(span.dataset.index));
-    if (event.key === "Escape") go((pinned = null), false);
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const to = { Home: 0, End: spans.length - 1 }[event.key];
     if ((!step && to === undefined) || !spans.length) return;

@@ -33,7 +33,7 @@ from waver.clients.chat import explain
 from waver.clients.client import AsyncWaver, has_report, report, trace
 from waver.clients.endings import status_of
 from waver.clients.options import Tuning
-from waver.clients.outcome import snippet
+from waver.clients.outcome import least_loss, snippet
 from waver.clients.questions import Question, Refused, digest, right
 from waver.clients.resume import begin
 from waver.clients.searching import MOST, TRACED, settings_from
@@ -95,8 +95,20 @@ def check(questions: Sequence[Question], wanted: Tuning, search: Search, file: P
         raise Refused("adaptive_temperature changes nothing at temperature 0: give --temperature, as your users do.")
     if len(questions) < 8:
         raise Refused(f"{file} holds {len(questions)} questions: bring eight at the least, better some hundred.")
+    if wanted.loss is not None and search.name != "adaptive_temperature" and len(questions) < (fewest := least(wanted)):
+        raise Refused(
+            f"{file} holds {len(questions)} questions, and it takes {fewest} to promise a loss of at most "
+            f"{100 * wanted.loss:g} points with {wanted.confidence:.0%} confidence. Bring more, allow "
+            f"--loss {least_loss(len(questions), wanted.confidence):g}, or take --share 0.3 or --budget 0.5, which "
+            "choose a setting and promise nothing."
+        )
     if not search.traced:
         search.settings()
+
+
+def least(wanted: Tuning) -> int:
+    """Count the questions that a promise takes at the least, with the quarter that compares settings."""
+    return math.ceil(needed(wanted.loss or 0.0, wanted.confidence) * 4 / 3)
 
 
 @dataclass(frozen=True)
@@ -297,9 +309,9 @@ def page(found: Mapping[str, Any], wanted: Tuning, questions: int) -> str:
         return "\n".join([*lines, "", f"No setting leaves at most {wanted.share:.0%} of tokens to {wanted.against}."])
     aim = "" if wanted.loss is None else f"at most {100 * wanted.loss:g} points with {wanted.confidence:.0%} confidence"
     if chosen is None:
-        fewest = math.ceil(needed(wanted.loss or 0.0, wanted.confidence) * 4 / 3)
-        no = f"No setting loses {aim}, as far as {questions} questions tell; it takes {fewest} at the least."
-        return "\n".join([*lines, "", f"{no} Use {wanted.against} alone, bring more questions, or allow more loss."])
+        no = f"No setting loses {aim}, as far as {questions} questions tell; it takes {least(wanted)} at the least."
+        help = f"Use {wanted.against} alone, bring more questions, or allow more loss; --share 0.3 chooses a setting"
+        return "\n".join([*lines, "", f"{no} {help} and promises nothing."])
     gain = "faster" if chosen["seconds"] < 1 else "slower, whatever it costs"
     load = f"with {wanted.at_once} requests at a time"
     limit = f"{wanted.budget:g}" if wanted.budget is not None else f"a share of {wanted.share or 0.0:g}"

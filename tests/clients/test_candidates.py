@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 from tests.conftest import ROOT, Running
 from waver.cli import app
 from waver.clients import candidates, searching
-from waver.clients.candidates import REFERENCE, TRACE, Asking, Search, alike, front, measure, page, split
+from waver.clients.candidates import REFERENCE, TRACE, Asking, Search, alike, check, front, measure, page, split
 from waver.clients.options import Tuning
 from waver.clients.questions import Question, Refused
 from waver.clients.searching import COURSES, rolling, settings_from, statistics
@@ -135,6 +136,19 @@ def test_few_questions_promise_nothing_and_say_so(unwritten: None, tmp_path: Pat
     found = simulated(LADDER, wanted, 40, 1, tmp_path)
     assert found["chosen"] is None
     assert "it takes 399 at the least. Use large alone" in page(found, wanted, 40)
+
+
+def test_too_few_questions_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    file = sums(tmp_path / "q.jsonl", 20)
+    told = calibrate(
+        "ead", file, "--base-url", "http://127.0.0.1:9/v1", "--out", tmp_path / "out", "--loss", 0.05, code=1
+    )
+    assert "holds 20 questions, and it takes 79 to promise a loss of at most 5 points with 95% confidence" in told
+    found = re.search(r"allow --loss ([\d.]+), or take --share 0.3", told)
+    assert found
+    questions = [Question(i, str(i), ("x",)) for i in range(20)]
+    for enough in (Tuning(loss=float(found[1])), Tuning(share=0.3), Tuning(budget=0.5)):
+        check(questions, enough, Search("ead", {}, {}), file)
 
 
 def test_a_budget_takes_the_best_within_it(unwritten: None, tmp_path: Path) -> None:

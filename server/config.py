@@ -228,6 +228,9 @@ def _load(file: Path, flags: Mapping[str, Any], variables: Mapping[str, str]) ->
         return config
     except OSError as error:
         raise _unreadable(f"The configuration {file} cannot be read: {error.strerror}.") from error
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
+        raise _unreadable(f"The configuration {file}{line} is not valid YAML: {error.problem}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise _unreadable(f"The configuration {file} is not valid YAML: {error}") from error
     except ValidationError as error:

@@ -107,6 +107,15 @@ def test_missing_file_is_said_and_not_a_traceback(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == "The configuration no/such.yaml cannot be read: No such file or directory.\n"
 
 
+def test_what_is_no_yaml_is_told_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "waver.yaml"
+    file.write_text("engines:\n  small: {model: x\nserver: {port: 1}\n")
+    assert serve(str(file)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"The configuration {file}:3 is not valid YAML: ")
+    assert len(said.splitlines()) == 1
+
+
 def test_a_preset_that_cannot_run_stops_the_start(tiny_pair: dict[str, Path], write: Any) -> None:
     import asyncio
 

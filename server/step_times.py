@@ -1,4 +1,4 @@
-"""Estimate how long an engine alone would take: running means of the seconds of a step, over the last requests."""
+"""Estimate how long an engine alone would take: the seconds of a step, over the last requests."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from dataclasses import dataclass, field
 from waver.engines.metering import Meter
 
 MEMORY = 0.9
-"""Share of an older mean that a request leaves."""
+"""Share of what was counted before that a request leaves."""
 
 
 @dataclass
 class StepTimes:
-    """Seconds that answers waited for a decoded token, by engine; what was read before it is in them."""
+    """Seconds that answers waited for a decoded token, by engine; what was read before it is in them. A request counts
+    by its tokens, so that a hand-over of one token, which mostly reads, weighs little beside a whole answer."""
 
     step: dict[str, float] = field(default_factory=dict)
+    _counted: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds and tokens, older ones discounted."""
 
     def observe(self, meter: Meter) -> None:
         """Take in what an answer took."""
         for engine, usage in meter.usage.items():
             if usage.decoded:
-                now = usage.seconds / usage.decoded
-                self.step[engine] = MEMORY * self.step.get(engine, now) + (1 - MEMORY) * now
+                seconds, tokens = (MEMORY * each for each in self._counted.get(engine, (0.0, 0.0)))
+                self._counted[engine] = (seconds + usage.seconds, tokens + usage.decoded)
+                self.step[engine] = (seconds + usage.seconds) / (tokens + usage.decoded)

@@ -319,11 +319,21 @@ def page(found: Mapping[str, Any], wanted: Tuning, questions: int) -> str:
         "",
         f"It loses {aim}." if aim else f"It is the best within {limit}, as far as the first draw tells.",
         f"It takes {chosen['seconds']:.2f} of the seconds of {wanted.against} alone, {load}: {gain}.",
+        *_extreme(found, wanted.against),
         "",
         "For a preset:",
         snippet(found["preset"]),
     ]
     return "\n".join(lines)
+
+
+def _extreme(found: Mapping[str, Any], against: str) -> list[str]:
+    """Say where the chosen setting never hands over, or always, although another one differs in that."""
+    share, tested = found["chosen"]["share"], found["reference"]["questions"]
+    if 0 < share < 1 or all(row["share"] == share for row in found["compared"]):
+        return []
+    does = f"never asks {against}" if share == 0 else f"leaves everything to {against}"
+    return [f"On those {tested} questions it {does}: without the policy the answers are the same, for less work."]
 
 
 def _told(row: Mapping[str, Any]) -> str:
@@ -347,6 +357,7 @@ def preset(found: Mapping[str, Any], wanted: Tuning, run: Mapping[str, Any], que
             f"temperature {wanted.temperature:g}{promise}:",
             f"# {_told(found['chosen'])} on {wanted.against}",
             f"# ({wanted.against} alone: {_told(tested)})",
+            *(f"# {line}" for line in _extreme(found, wanted.against)),
             "presets:",
             f"  calibrated: [{snippet(found['preset'])}]",
             "",

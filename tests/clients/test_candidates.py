@@ -20,7 +20,19 @@ from typer.testing import CliRunner
 from tests.conftest import ROOT, Running
 from waver.cli import app
 from waver.clients import candidates, searching
-from waver.clients.candidates import REFERENCE, TRACE, Asking, Search, alike, check, front, measure, page, split
+from waver.clients.candidates import (
+    REFERENCE,
+    TRACE,
+    Asking,
+    Search,
+    alike,
+    check,
+    front,
+    measure,
+    page,
+    preset,
+    split,
+)
 from waver.clients.options import Tuning
 from waver.clients.questions import Question, Refused
 from waver.clients.searching import COURSES, rolling, settings_from, statistics
@@ -173,6 +185,22 @@ def test_a_share_needs_no_answers(unwritten: None, tmp_path: Path) -> None:
     assert "No setting leaves at most 1%" in page(none, Tuning(share=0.01), 40)
     assert alike("the sum is 12", "the sum is 12") == 1
     assert alike("the sum is 12", "the sum is 13") == 0.75
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.0, "it never asks large"), (1.0, "it leaves everything to large")])
+def test_a_setting_that_means_never_or_always_says_so(share: float, said: str) -> None:
+    row = {"questions": 15, "right": 0.9, "interval": [0.7, 0.97], "cost": 0.2, "seconds": 0.5, "policy": {"name": "x"}}
+    other = row | {"share": 0.5}
+    one = row | {"share": share}
+    found = {"compared": [one, other], "tested": [one], "chosen": one, "preset": {"name": "x"}, "reference": one}
+    wanted = Tuning(budget=0.5)
+    told, written = page(found, wanted, 20), preset(found, wanted, {"sha256": "0" * 64}, 20)
+    assert f"On those 15 questions {said}" in told
+    assert f"# On those 15 questions {said}" in written
+    found |= {"chosen": other, "tested": [other]}
+    assert "On those" not in page(found, wanted, 20), "it hands over now and then"
+    found |= {"chosen": one, "tested": [one], "compared": [one, one]}
+    assert "On those" not in page(found, wanted, 20), "no setting differs in that: the policy is of another kind"
 
 
 def test_only_what_is_worth_it_is_tested() -> None:

@@ -13,7 +13,7 @@ from waver.engines.plugins import PluginError
 from waver.engines.tokens import TokenText, differences
 from waver.engines.transforms import transform_classes
 from waver.policies.base import STAGES, Policy
-from waver.policies.hints import naming_fields
+from waver.policies.hints import naming_fields, parameters_schema
 from waver.policies.job import Job
 from waver.policies.retrieve.gate_registry import gates
 from waver.policies.sample.shaping import as_policy
@@ -236,7 +236,7 @@ def describe(defaults: Mapping[str, Mapping[str, Any]] | None = None) -> list[di
             "names": naming_fields(policy),
             "evaluation": {field: list(values) for field, values in policy.evaluation.items()},
             "alone": policy.stage in ALONE and not policy.combines,
-            "schema": policy.model_json_schema(),
+            "schema": parameters_schema(policy),
             "defaults": own[name],
             "defaults_for": policy.defaults_for,
         }

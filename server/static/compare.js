@@ -101,7 +101,7 @@ export class Compare {
       column.policy = list;
       $("dialog").close();
       this.drawn();
-    });
+    }, { class: "primary" });
     const form = new PolicyForm("column-", this.known, () => problem && form.tell((problem = ""), null));
     form.set(short(column.policy ?? brought(column.model, setup), policies));
     open("Policies of this way", form.element, use);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,6 +70,8 @@ def test_headers_and_files(base_url: str) -> None:
         assert httpx.get(root + path).status_code == 404
     html = httpx.get(root).text
     assert "<script>" not in html
+    modules = {file.name for file in STATIC.glob("*.js")} - {"app.js"}
+    assert set(re.findall(r'rel="modulepreload" href="static/([\w.]+)"', html)) == modules, "fetched at once"
     assert "style=" not in html
     assert sum(file.stat().st_size for file in STATIC.iterdir()) < MOST
 

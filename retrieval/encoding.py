@@ -44,13 +44,17 @@ _CHARSET = re.compile(rb"charset\s*+=\s*+[\"']?+\s*+([A-Za-z0-9_.:-]{1,40})", re
 _XML = re.compile(rb"<\?xml[^<>?]*+\?>")
 _ENCODING = re.compile(rb"encoding\s*+=\s*+[\"']([A-Za-z0-9_.:-]{1,40})")
 
+_SHEET = re.compile(rb"@charset \"([A-Za-z0-9_.:-]{1,40})\";")
+_SOURCE = re.compile(rb"(?:#[^\n]*+\n)?#[^\n]{0,80}?coding[:=][ \t]*+([A-Za-z0-9_.-]{1,40})")
+
 
 def decode(data: bytes, charset: str = "", markup: bool = False) -> tuple[str, tuple[str, ...]]:
     """Text, and a sentence for each thing that was lost or guessed.
 
     Args:
         charset: what came with the data said of it; empty if nothing did.
-        markup: whether a `meta` element or an XML declaration may name the encoding.
+        markup: whether a `meta` element may name the encoding, too, as an XML declaration, a style sheet's `@charset`
+            and a comment with `coding:` in the first two lines (PEP 263) may at the beginning of any text.
 
     Raises:
         BadDocument: it is no text.
@@ -58,7 +62,7 @@ def decode(data: bytes, charset: str = "", markup: bool = False) -> tuple[str, t
     for mark, encoding in MARKS:
         if data.startswith(mark):
             return lossy(data, encoding)
-    said = charset or (declared(data) if markup else "")
+    said = charset or (declared(data, markup))
     known = codec(said)
     warnings: tuple[str, ...] = ()
     if said and known is None:
@@ -78,12 +82,14 @@ def decode(data: bytes, charset: str = "", markup: bool = False) -> tuple[str, t
     return text, warnings + more
 
 
-def declared(data: bytes) -> str:
-    """The encoding that a page names itself; empty if it names none."""
+def declared(data: bytes, markup: bool) -> str:
+    """The encoding that a text names itself; empty if it names none."""
     head = data[:HEAD]
     if (xml := _XML.match(head.lstrip())) and (found := _ENCODING.search(xml[0])):
         return found[1].decode()
-    for meta in _META.finditer(head):
+    if found := _SHEET.match(head) or _SOURCE.match(head):
+        return found[1].decode()
+    for meta in _META.finditer(head) if markup else ():
         if found := _CHARSET.search(meta[0]):
             name = found[1].decode()
             # What could be read so far has a byte for each character.

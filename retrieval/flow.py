@@ -26,6 +26,8 @@ APART = frozenset({"button", "input", "label", "meter", "option", "output", "pro
 VOID = frozenset("area base br col embed hr img input link meta param source track wbr".split())
 PRE = frozenset({"pre", "listing", "xmp", "plaintext", "textarea"})
 HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
+UNSEEN_VALUES = frozenset({"hidden", "checkbox", "radio", "password", "file", "color", "range"})
+"""Types of `input` whose value a reader does not see."""
 NONE, SPACE, LINE, PARAGRAPH = range(4)
 SEPARATORS = ("", " ", "\n", "\n\n")
 _EXPONENT = re.compile(r"[+\-−]?(?:\d++(?:[.,/]\d++)?+[a-zA-Z]?|[a-zA-Z])")
@@ -87,6 +89,9 @@ class Flow:
             self._want(LINE)
         elif tag == "img":
             self.text(attributes.get("alt") or "")
+        elif tag == "input":
+            self._want(SPACE)
+            self.text(shown_value(attributes))
         elif tag == "sup":
             glued = self._frame.wanted == NONE and bool(self._frame.pieces)
             self._frame.pieces.append("")
@@ -206,6 +211,12 @@ class Flow:
         table.add(table.open)
         table.open = None
         self._frame = self._around.pop()
+
+
+def shown_value(attributes: Attributes) -> str:
+    """Return what an `input` shows: the words on a button, what a field is filled with."""
+    kind = (attributes.get("type") or "text").lower()
+    return "" if kind in UNSEEN_VALUES else attributes.get("alt" if kind == "image" else "value") or ""
 
 
 def span(value: str | None) -> int:

@@ -141,6 +141,9 @@ FOREIGN = {
 }
 """First bytes of files that are no documents, and their description."""
 
+WRITTEN = {b"{\\rtf": "RTF", b"%!PS": "PostScript"}
+"""First bytes of files that look like text, and are commands of which little is to be read."""
+
 
 def kind_of(data: bytes, name: str, content_type: str = "") -> str:
     """Determine the format of a file: by its bytes, then its name, then its content type.
@@ -159,6 +162,9 @@ def kind_of(data: bytes, name: str, content_type: str = "") -> str:
     for mark, what in FOREIGN.items():
         if data.startswith(mark) and not plain:
             raise BadDocument(f"this is {what}; text, Markdown, HTML, PDF, CSV, notebooks and office files can be read")
+    for mark, what in WRITTEN.items():
+        if data.startswith(mark):
+            raise BadDocument(f"this is {what}, which is not read: save it as PDF, DOCX or text")
     kind = said or "text"
     if kind in ("pdf", "office"):
         raise BadDocument(f"this is called {'a PDF' if kind == 'pdf' else 'an office file'} but is none")

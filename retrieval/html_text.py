@@ -10,7 +10,7 @@ from xml.parsers import expat
 from waver.retrieval.base import Parsed
 from waver.retrieval.flow import VOID, Flow
 
-NEEDED = frozenset({"dialog", "img", "table", "td", "th"})
+NEEDED = frozenset({"dialog", "img", "input", "table", "td", "th"})
 """Elements whose attributes matter."""
 _XHTML = re.compile(r"<\?xml\s|<!DOCTYPE[^<>]*XHTML|<html[^<>]*\sxmlns\s*+=", re.I)
 _DECLARATION = re.compile(r"<\?xml[^<>]*\?>")

@@ -18,7 +18,7 @@ from waver.retrieval.parsing import Parsers
 
 BATCH = 256
 """Chunks that are embedded and written at a time: what is lost at most when an ingestion is cut off."""
-READING = 3
+READING = 4
 """Raised when files of some kind are read differently, so that they are read anew when they come again."""
 
 

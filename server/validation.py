@@ -20,6 +20,8 @@ SENTENCES = {
     "float_type": "should be a number",
 }
 
+SCALARS = frozenset({"string_type", "int_type", "float_type", "bool_type"})
+"""Complaints about one value that may be any scalar."""
 ADDRESS = ("path", "query")
 """Places of what is wrong in the address of a request, not in its body."""
 
@@ -44,6 +46,8 @@ def explain(errors: Sequence[Any], body: Any) -> tuple[str, str | None]:
         return "The body should be a JSON object.", None
     if error["type"] == "value_error":
         return f"{param}: {error['msg'].removeprefix('Value error, ')}", param
+    if {each["type"] for each, place in zip(errors, where, strict=True) if place == where[deepest]} >= SCALARS:
+        return f"{param} should be a string, a number, true, false or null.", param
     if error["type"] == "union_tag_invalid":
         param = f"{param}.{error['ctx']['discriminator'].strip(chr(39))}"
         known = error["ctx"]["expected_tags"].split(", ")
@@ -52,7 +56,7 @@ def explain(errors: Sequence[Any], body: Any) -> tuple[str, str | None]:
         return f"{param} should have at most {error['ctx']['max_length']} items.", param
     if error["type"] == "string_too_long":
         return f"{param} should have at most {error['ctx']['max_length']} characters.", param
-    if error["type"] == "too_short":
+    if error["type"] == "too_short" or (error["type"] == "string_too_short" and error["ctx"]["min_length"] == 1):
         return f"{param} should not be empty.", param
     sentence = SENTENCES.get(error["type"]) or re.sub(r"^Input should", "should", error["msg"])
     return f"{param} {sentence}.", param

@@ -33,6 +33,13 @@ def test_declared_or_guessed(text: str, encoding: str) -> None:
         f"<?xml version='1.0' encoding='{encoding}'?><p>{text}</p>",
     ):
         assert decode(page.encode(encoding), markup=True) == (page, ())
+    for source in (
+        f"<?xml version='1.0' encoding='{encoding}'?><rss>{text}</rss>",
+        f'@charset "{encoding}";\n/* {text} */',
+        f"# -*- coding: {encoding} -*-\n# {text}",
+        f"#!/usr/bin/python\n# vim: set fileencoding={encoding} :\n# {text}",
+    ):
+        assert decode(source.encode(encoding)) == (source, ())
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
@@ -71,6 +78,12 @@ def test_what_is_declared_wrongly_is_said() -> None:
         decode(bytes(range(256)) * 3, "windows-1251")
 
 
+@pytest.mark.parametrize("mention", ["say encoding='koi8-r'", "<meta charset=koi8-r>", "# a\n# b\n# coding: koi8-r"])
+def test_a_mention_is_no_declaration(mention: str) -> None:
+    text = f"{mention} Grüße aus München, à bientôt"
+    assert decode(text.encode("cp1252")) == (text, ("its encoding is not declared: read as cp1252, a guess",))
+
+
 def test_charsets_of_content_types() -> None:
     assert charset_of('text/html; boundary=x; Charset="windows-1251"') == "windows-1251"
     assert charset_of("text/plain") == charset_of("") == charset_of("charset=x") == ""
@@ -88,7 +101,22 @@ def test_charsets_of_content_types() -> None:
         (b"\n%PDF-1.4\n\xff\xfe\x00", "scan", "pdf"),
         (b"junk\x00%PDF-1.4\n", "mail.txt", "pdf"),
         (b"text %PDF-1.4", "a.pdf", "pdf"),
+        (b"A file in RTF begins with {\\rtf1", "rtf.txt", "text"),
     ],
 )
 def test_a_text_that_mentions_a_mark_is_a_text(data: bytes, name: str, kind: str) -> None:
     assert kind_of(data, name) == kind
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (rb"{\rtf1\ansi{\fonttbl}\f0 Hello \b mill\b0 .}", "a.rtf"),
+        (rb"{\rtf1 \u8364? 5}", "a.txt"),
+        (b"%!PS-Adobe-3.0\n(mill) show", "a.ps"),
+        (b"%!PS\n/Helvetica findfont", "figure"),
+    ],
+)
+def test_what_is_written_for_a_program_is_no_text(data: bytes, name: str) -> None:
+    with pytest.raises(BadDocument, match=r"RTF|PostScript"):
+        kind_of(data, name)

@@ -66,6 +66,11 @@ def test_text_in_its_shape() -> None:
         "<pre>a:\n  b: 1\n\n  c: 2</pre>": "a:\n  b: 1\n\n  c: 2",
         "<pre>    x\n  y</pre>": "    x\n  y",
         "<select><option>one<option>two</select><button>go</button>": "one two go",
+        "Go<input type=submit value='Send it'>on <input value=Ann><input type=IMAGE alt=map value=no>": (
+            "Go Send it on Ann map"
+        ),
+        "a <input type=hidden value=no><input type=checkbox value=no><input type=password value=no><input type=radio "
+        "value=no> b": "a b",
         '<img alt="A map." src=x> of <svg><title>no</title><text>Velmora</text></svg>': "A map. of Velmora",
         "<p hidden>no<p>yes<template>no</template><noscript>no</noscript><dialog>no</dialog>": "yes",
         "<textarea>\na\n b</textarea>": "a\n b",

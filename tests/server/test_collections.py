@@ -266,12 +266,16 @@ def test_bodies_have_their_own_limit(http: httpx.Client, facts: str) -> None:
         ({"documents": [{"id": "", "text": "x"}]}, "documents[0].id"),
         ({"documents": [{"id": 5, "text": "x"}]}, "documents[0].id"),
         ({"documents": [{"id": "a", "text": "x", "metadata": {"k": {"v": 1}}}]}, "documents[0].metadata.k"),
+        ({"documents": [{"id": "a", "text": "x", "metadata": {"k": [1, 2]}}]}, "documents[0].metadata.k"),
         ({"documents": [{"id": "a", "text": "\ud800"}]}, "documents[0].text"),
     ],
 )
 def test_bad_documents_name_the_field(http: httpx.Client, facts: str, body: dict[str, Any], param: str) -> None:
     answer = http.post(f"{facts}/documents", content=json.dumps(body), headers=JSON)
-    assert error(answer, 400)["param"] == param
+    found = error(answer, 400)
+    assert found["param"] == param
+    if "metadata" in param:
+        assert found["message"].endswith("should be a string, a number, true, false or null.")
 
 
 def test_bad_requests(http: httpx.Client, facts: str) -> None:
@@ -438,8 +442,9 @@ def test_without_the_packages_there_is_a_sentence(
     assert http.get(facts).status_code == 200
 
 
+@pytest.mark.parametrize("form", ["json", "file", "documents"])
 def test_an_abandoned_upload_stops_and_holds_nobody_up(
-    library: Any, http: httpx.Client, facts: str, monkeypatch: pytest.MonkeyPatch
+    library: Any, http: httpx.Client, facts: str, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     """Each batch takes 0.1 s longer, so that the upload is far from its end when its client leaves."""
 
@@ -448,10 +453,15 @@ def test_an_abandoned_upload_stops_and_holds_nobody_up(
         return nullcontext()
 
     monkeypatch.setattr("waver.retrieval.embedder.Embedder._rounding", slow)
-    text = " ".join(f"The mill of town {i} is old, and its river is {i * 7} km long." for i in range(3500))
+    lines = [f"The mill of town {i} is old, and its river is {i * 7} km long." for i in range(3500)]
+    body: dict[str, Any] = {
+        "json": {"json": {"documents": [{"id": "long", "text": " ".join(lines)}]}},
+        "file": {"files": {"file": ("long.md", " ".join(lines), "text/markdown")}},
+        "documents": {"json": {"documents": [{"id": f"d{i}", "text": line} for i, line in enumerate(lines)]}},
+    }[form]
     assert http.post(COLLECTIONS, json={"name": "other"}).status_code == 200
     with pytest.raises(httpx.ReadTimeout), library.http() as leaving:
-        leaving.post(f"{facts}/documents", json={"documents": [{"id": "long", "text": text}]}, timeout=1.5)
+        leaving.post(f"{facts}/documents", **body, timeout=1.5)
     # The server may take a moment to notice; what others send is taken in meanwhile, and no place is held after it.
     small = {"documents": [{"id": "small", "text": "Cheese."}]}
     assert http.post(f"{COLLECTIONS}/other/documents", json=small, timeout=60).status_code == 200

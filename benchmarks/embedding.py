@@ -6,8 +6,8 @@ All ways take turns on the same chunks in one run, so that a machine that is bus
 from __future__ import annotations
 
 import copy
-import importlib.util
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +22,7 @@ from waver.retrieval.base import RetrievalError, Vectors
 from waver.retrieval.chunking import chunks
 from waver.retrieval.embedder import Embedder
 from waver.retrieval.parsing import Parsers
+from waver.retrieval.weights import locate
 
 TEXTS = 16
 """Texts of a batch as it was before: of one document, by their characters."""
@@ -67,23 +68,42 @@ def together(embedder: Embedder, group: int) -> Way:
     return embed
 
 
+def quantised(embedder: Embedder) -> Embedder:
+    """Return an embedder whose linear layers multiply in 8 bits, inputs scaled as they come."""
+    out = copy.copy(embedder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # PyTorch moves it to a package of its own
+        warnings.simplefilter("ignore", UserWarning)
+        out._model = torch.ao.quantization.quantize_dynamic(
+            copy.deepcopy(embedder.model), {torch.nn.Linear}, torch.qint8
+        )
+    return out
+
+
+def by_onnx(embedder: Embedder) -> Embedder | None:
+    """Return an embedder that ONNX Runtime runs; None where it or `optimum` is missing or does not fit."""
+    from sentence_transformers import SentenceTransformer
+
+    out = copy.copy(embedder)
+    try:
+        out._model = SentenceTransformer(str(locate(embedder.name)), backend="onnx", local_files_only=True)
+    except Exception as error:
+        report.console.print(f"ONNX Runtime is left out: {error}", markup=False)
+        return None
+    return out
+
+
 def ways(name: str, group: int) -> dict[str, Way]:
     """Return what is measured; ONNX where its packages are installed."""
     plain = Embedder(name)
-    out = {
+    plain.embed(["loads the model"])
+    onnx = by_onnx(plain)
+    return {
         "before: one document, 16 texts a batch": one_by_one(plain),
         "several documents, by tokens": together(plain, group),
         "the same in bfloat16": together(Embedder(name, precision="bfloat16"), group),
-    }
-    if importlib.util.find_spec("optimum") and importlib.util.find_spec("onnxruntime"):
-        from sentence_transformers import SentenceTransformer
-
-        from waver.retrieval.weights import locate
-
-        onnx = copy.copy(plain)
-        onnx._model = SentenceTransformer(str(locate(name)), backend="onnx", local_files_only=True)
-        out["the same by ONNX Runtime"] = together(onnx, group)
-    return out
+        "the same in int8": together(quantised(plain), group),
+    } | ({} if onnx is None else {"the same by ONNX Runtime": together(onnx, group)})
 
 
 def read(folder: Path, n: int, seed: int, embedder: Embedder) -> Chunks:
@@ -99,15 +119,15 @@ def read(folder: Path, n: int, seed: int, embedder: Embedder) -> Chunks:
 
 
 def page(found: Mapping[str, Any]) -> list[str]:
-    base = next(iter(found["ways"].values()))["seconds"]
+    base = next(iter(found["ways"].values()))["processor_seconds"]
     rows = []
     for name, way in found["ways"].items():
-        ratios = np.array(base) / np.array(way["seconds"])
+        ratios = np.array(base) / np.array(way["processor_seconds"])
         rows.append(
             [
                 name,
-                f"{found['documents'] / float(np.median(way['seconds'])):.2f}",
-                f"{found['chunks'] / float(np.median(way['seconds'])):.1f}",
+                f"{found['documents'] / float(np.median(way['processor_seconds'])):.2f}",
+                f"{found['chunks'] / float(np.median(way['processor_seconds'])):.1f}",
                 f"{float(np.median(ratios)):.2f} ({ratios.min():.2f}–{ratios.max():.2f})",
                 f"{way['cosine']['mean']:.5f} ({way['cosine']['lowest']:.5f})",
             ]
@@ -116,7 +136,8 @@ def page(found: Mapping[str, Any]) -> list[str]:
         "# Embedding documents",
         f"{found['documents']:,} documents, {found['chunks']:,} chunks of at most 128 tokens, of which "
         f"{found['distinct']:,} are different; {found['tokens']:,} tokens. {found['threads']} threads. The ways take "
-        f"turns, {len(base)} rounds: medians, and ratios to the first way with their range. Cosines are to it.",
+        f"turns, {len(base)} rounds: medians, and ratios to the first way with their range. Seconds are a processor's, "
+        "all threads together, so that others on the machine count for little. Cosines are to the first way.",
         report.table(("way", "documents/s", "chunks/s", "times the first", "cosine, mean (lowest)"), rows),
     ]
 
@@ -136,9 +157,8 @@ def main(
 
     Writes embedding.json and .md.
     """
-    settings = {key: str(value) if isinstance(value, Path) and key == "folder" else value
-                for key, value in context.params.items()}  # fmt: skip
-    found = report.conditions("embedding", settings)
+    found = report.conditions("embedding", {key: value for key, value in context.params.items() if key != "folder"})
+    found["command"] = found["command"].replace("waver bench embedding", f"waver bench embedding {folder}", 1)
     plain = Embedder(embedder)
     documents = read(folder, n, seed, plain)
     texts = [text for each in documents for text in each]
@@ -151,13 +171,14 @@ def main(
         task = bar.add_task("rounds", total=rounds * len(measured))
         for _ in range(rounds):
             for name, way in measured.items():
-                begun = time.perf_counter()
+                begun, spent = time.perf_counter(), time.process_time()
                 vectors = way(documents)
-                seconds = time.perf_counter() - begun
+                seconds, spent = time.perf_counter() - begun, time.process_time() - spent
                 exact = vectors if exact is None else exact
                 cosine = (exact * vectors).sum(axis=1)
-                row = found["ways"].setdefault(name, {"seconds": []})
+                row = found["ways"].setdefault(name, {"seconds": [], "processor_seconds": []})
                 row["seconds"].append(seconds)
+                row["processor_seconds"].append(spent)
                 row["cosine"] = {"mean": float(cosine.mean()), "lowest": float(cosine.min())}
                 bar.advance(task)
     report.write(out, "embedding", found, page(found))

@@ -133,6 +133,23 @@ def recall(ranking: Sequence[str], relevance: Mapping[str, int], depth: int) -> 
     return len(relevant.intersection(ranking[:depth])) / len(relevant)
 
 
+def average_precision(ranking: Sequence[str], relevance: Mapping[str, int]) -> float:
+    """Return the precision at the place of each relevant document, averaged over all of them; 0 for those that the
+    ranking lacks."""
+    found, total = 0, 0.0
+    for rank, each in enumerate(ranking, 1):
+        if relevance.get(each, 0) > 0:
+            found += 1
+            total += found / rank
+    return total / sum(grade > 0 for grade in relevance.values())
+
+
+def precision(ranking: Sequence[str], relevance: Mapping[str, int], depth: int) -> float:
+    """Return the share of relevant documents among the first `depth`; a shorter ranking counts as one of that
+    length."""
+    return sum(relevance.get(each, 0) > 0 for each in ranking[:depth]) / depth
+
+
 def reciprocal_rank(ranking: Sequence[str], relevance: Mapping[str, int], depth: int = 10) -> float:
     """Return 1 / rank of the first relevant document, 0 where it is not among the first `depth`."""
     return next((1 / rank for rank, each in enumerate(ranking[:depth], 1) if relevance.get(each, 0) > 0), 0.0)

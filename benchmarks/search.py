@@ -1,4 +1,4 @@
-"""Measure search on a collection with judgements: nDCG@10, recall and MRR by meaning, by words, by both, reranked.
+"""Measure search on a collection with judgements, by meaning, by words, by both and reranked.
 
 A document's place is that of its best passage. The collection is kept in `--work`, so that a run that is stopped goes
 on where it was.
@@ -17,12 +17,21 @@ import typer
 from rich.progress import Progress
 
 from waver.benchmarks import locomo_data, report
-from waver.benchmarks.judged import Judged, NotJudged, load, ndcg, recall, reciprocal_rank
+from waver.benchmarks.judged import (
+    Judged,
+    NotJudged,
+    average_precision,
+    load,
+    ndcg,
+    precision,
+    recall,
+    reciprocal_rank,
+)
 from waver.benchmarks.stats import percentiles, resamples
 from waver.retrieval.base import EmbeddedDocument, Mode, NoCollection, Passage
-from waver.retrieval.collection import Collection, CutDocument
+from waver.retrieval.collection import AT_LEAST, Collection, CutDocument
 from waver.retrieval.config import RetrievalConfig
-from waver.retrieval.fusion import fuse
+from waver.retrieval.fusion import blend, fuse
 from waver.retrieval.library import Library
 
 MODES: Mapping[str, tuple[Mode, bool]] = {
@@ -32,13 +41,15 @@ MODES: Mapping[str, tuple[Mode, bool]] = {
     "reranked": ("hybrid", True),
 }
 """Each with its mode, and whether a reranker orders the best."""
-PASSAGES, SHOWN = 400, 10
+PASSAGES, SHOWN = 1000, 10
 """Passages of which a ranking of documents is made, and passages of a search that is timed."""
 MEASURES: Mapping[str, Callable[[Sequence[str], Mapping[str, int]], float]] = {
     "nDCG@10": ndcg,
     "recall@10": lambda ranking, relevance: recall(ranking, relevance, 10),
     "recall@100": lambda ranking, relevance: recall(ranking, relevance, 100),
     "MRR@10": reciprocal_rank,
+    "MAP": average_precision,
+    "P@30": lambda ranking, relevance: precision(ranking, relevance, 30),
 }
 SHARES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 """Weights of the ranking by meaning that are tried."""
@@ -107,25 +118,29 @@ def search(collection: Collection, judged: Judged, name: str, advance: Callable[
         shown = collection.search_now(text, SHOWN, mode=mode, rerank=rerank)
         seconds.append(time.perf_counter() - begun)
         more = collection.search_now(text, PASSAGES, mode=mode, rerank=False)
-        rankings[question] = documents([*shown, *more] if rerank else more, question)
+        rankings[question] = documents([*shown, *more], question)
         advance(1)
     return measured(judged, rankings, seconds)
 
 
-def fusions(collection: Collection, judged: Judged, advance: Callable[[int], None]) -> dict[str, float]:
-    """Return nDCG@10 by the weight of the ranking by meaning, the rest of 1 being that of the words."""
+def fusions(collection: Collection, judged: Judged, advance: Callable[[int], None]) -> dict[str, dict[str, float]]:
+    """Return nDCG@10 by the way to fuse both rankings and the weight of the one by meaning, the rest of 1 being that of
+    the words."""
     asked = judged.asked()
-    sums = dict.fromkeys(SHARES, 0.0)
+    sums = {way: dict.fromkeys(SHARES, 0.0) for way in ("scores", "ranks")}
     for question in asked:
         text = judged.questions[question]
-        dense, lexical = collection.store.find(collection.embedder.question(text), text, PASSAGES, {})
-        known = {(each.document, each.chunk): each for each in (*dense, *lexical)}
-        keys = [[(each.document, each.chunk) for each in ranking] for ranking in (dense, lexical)]
+        found = collection.store.find(collection.embedder.question(text), text, AT_LEAST, {})
+        known = {(each.document, each.chunk): each for ranking in found for each in ranking}
+        scored = [[((each.document, each.chunk), each.score) for each in ranking] for ranking in found]
+        ranks = [[key for key, _ in ranking] for ranking in scored]
         for share in SHARES:
-            ranked = [known[key] for key, _ in fuse(keys, (share, 1 - share))]
-            sums[share] += ndcg(documents(ranked, question), judged.judgements[question])
+            weights = (share, 1 - share)
+            for way, fused in (("scores", blend(scored, weights)), ("ranks", fuse(ranks, weights))):
+                ranking = documents([known[key] for key, _ in fused], question)
+                sums[way][share] += ndcg(ranking, judged.judgements[question])
         advance(1)
-    return {f"{share:g}": total / len(asked) for share, total in sums.items()}
+    return {way: {f"{share:g}": each / len(asked) for share, each in totals.items()} for way, totals in sums.items()}
 
 
 def measure_size(
@@ -173,11 +188,16 @@ def page(found: Mapping[str, Any]) -> list[str]:
     if tried:
         out += [
             "## Weights",
-            f"nDCG@10 on the questions of the split {settings['tune']}, by the weight of the ranking by meaning; "
-            "`retrieval.dense_weight`.",
+            f"nDCG@10 on the questions of the split {settings['tune']}, by the weight of the ranking by meaning "
+            f"(`retrieval.dense_weight`), of the first {AT_LEAST} passages of both rankings: fused by their scores, as "
+            "searches are, and by reciprocal ranks.",
             report.table(
-                ("chunk, tokens", *tried[0][1]),
-                [[size, *(f"{value:.4f}" for value in values.values())] for size, values in tried],
+                ("chunk, tokens", "fused by", *map("{:g}".format, SHARES)),
+                [
+                    [size, way, *(f"{value:.4f}" for value in values.values())]
+                    for size, ways in tried
+                    for way, values in ways.items()
+                ],
             ),
         ]
     return out

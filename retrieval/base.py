@@ -18,7 +18,7 @@ Scalar = str | int | float | bool | None
 Filter = Mapping[str, Scalar | Sequence[Scalar]]
 """Metadata that a passage's document must have: each key with this value, or with one of these values."""
 Mode = Literal["hybrid", "dense", "lexical"]
-"""Passages by meaning (`dense`), by words (`lexical`), or by both rankings fused."""
+"""Passages by meaning (`dense`), by words (`lexical`), or by both, their scores added up."""
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
@@ -112,8 +112,8 @@ class EmbeddedDocument:
 
 @dataclass(frozen=True)
 class Passage:
-    """A chunk that a search found. A higher `score` is better: a cosine (`dense`), BM25 (`lexical`), or the fused
-    reciprocal rank between 0 and 1 (`hybrid`); or the reranker's score."""
+    """A chunk that a search found. A higher `score` is better: a cosine (`dense`), BM25 (`lexical`), or both as
+    shares of the best, between 0 and 1 (`hybrid`); or the reranker's score."""
 
     document: str
     chunk: int

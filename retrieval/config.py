@@ -34,10 +34,10 @@ class RetrievalConfig(BaseModel):
     index: Literal["auto", "flat", "hnsw", "ivf_pq"] = Field(default="auto", description="FAISS index; by size if auto")
     device: str = Field(default="cpu", description="where the embedder runs: `cpu`, `cuda`, …")
     dense_weight: float = Field(
-        default=0.5,
+        default=0.4,
         ge=0.0,
         le=1.0,
-        description="of the ranking by meaning in a hybrid search, that of words having the rest; "
+        description="of the scores by meaning in a hybrid search, those by words having the rest; "
         "`waver bench search --tune` compares weights",
     )
     max_collections: int = Field(default=1000, ge=1, description="that may be made")

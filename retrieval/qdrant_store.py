@@ -39,7 +39,7 @@ from waver.retrieval.cancellation import CancelToken
 from waver.retrieval.chunking import headed
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.database import tag
-from waver.retrieval.words import search_terms, words
+from waver.retrieval.words import repeated_terms, words
 from waver.secret import read_secret
 
 try:
@@ -144,9 +144,8 @@ class QdrantStore:
             several = [wanted] if isinstance(wanted, str | int | float | None) else wanted
             must.append(any_of("tags", [f"{name}={tag(value)}" for value in several]))
         dense = [] if vector is None else self._ranked(vector.tolist(), DENSE, count, must)
-        terms = [] if words is None else search_terms(words)
-        asked = models.SparseVector(indices=sorted({term_id(term) for term in terms}), values=[])
-        asked.values = [1.0] * len(asked.indices)
+        terms = Counter(map(term_id, [] if words is None else repeated_terms(words)))
+        asked = models.SparseVector(indices=sorted(terms), values=[float(terms[each]) for each in sorted(terms)])
         return dense, self._ranked(asked, WORDS, count, must) if terms else []
 
     def _ranked(self, query: Any, using: str, count: int, must: list[Any]) -> list[Passage]:

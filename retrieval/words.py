@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from functools import cache
 from itertools import pairwise
 
@@ -32,11 +33,19 @@ _GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]++")
 _UNSEEN = re.compile("[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f"
                      "\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e01ef]++")  # fmt: skip
 
+_POINTS = re.compile("[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u0652\u0656-\u065f"
+                     "\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed]++")  # fmt: skip
+"""Of Hebrew and Arabic, with the stroke that only stretches a word."""
+
 
 def normalised(text: str) -> str:
-    """Return a text in compatibility form, without soft hyphens and characters that cannot be seen, and without the
-    accents of Greek, which capitals lack."""
-    return text if text.isascii() else _GREEK.sub(_bare, unicodedata.normalize("NFKC", _UNSEEN.sub("", text)))
+    """Return a text in compatibility form, without soft hyphens and characters that cannot be seen, and without what
+    the same word is written with or without: the accents of Greek, the vowel points of Arabic and Hebrew, `ß` for
+    `ss`."""
+    if text.isascii():
+        return text
+    text = _POINTS.sub("", unicodedata.normalize("NFKC", _UNSEEN.sub("", text)))
+    return _GREEK.sub(_bare, text.replace("ß", "ss").replace("ẞ", "SS"))
 
 
 def _bare(run: re.Match[str]) -> str:
@@ -90,8 +99,21 @@ def search_terms(question: str) -> list[str]:
     return wanted(question)[:MOST]
 
 
+def repeated_terms(question: str) -> list[str]:
+    """Return the search terms of a question as often as it has them: first the different ones, then repetitions, all
+    together at most `MOST`. BM25 adds up over all of them, as Lucene does: what a question repeats it is about."""
+    every = _terms(question)
+    counts = Counter(every)
+    kept = list(counts)[:MOST]
+    return [*kept, *(word for word in kept for _ in range(counts[word] - 1))][:MOST]
+
+
 def wanted(question: str) -> list[str]:
     """Return all distinct words of a question that are worth looking for."""
+    return list(dict.fromkeys(_terms(question)))
+
+
+def _terms(question: str) -> list[str]:
     text = _UNSPACED.sub(_pairs, normalised(question[:LOOKED_AT])[:LOOKED_AT])
-    found = list(dict.fromkeys(_word().findall(text.lower())))
+    found = _word().findall(text.lower())
     return [word for word in found if word not in COMMON] or found

@@ -26,7 +26,7 @@ from waver.retrieval.collection import Collection
 from waver.retrieval.config import RetrievalConfig
 from waver.retrieval.embedder import Embedder
 from waver.retrieval.faiss_store import FaissStore
-from waver.retrieval.fusion import fuse
+from waver.retrieval.fusion import blend, fuse
 from waver.retrieval.library import Library
 
 FACTS = [
@@ -56,7 +56,7 @@ async def test_search_by_meaning_by_words_and_by_both(facts: Collection) -> None
     for question, document in (("How long is the stream?", "arn"), ("XK-4471?", "zq"), ("famous food", "osk")):
         found = await facts.search(question, 3)
         assert found[0].document == document
-        assert 1 >= found[0].score >= found[-1].score > 0
+        assert 1 >= found[0].score >= found[-1].score >= 0
     only = await facts.search("How long is the stream?", 3, {"kind": ["town", "part"]})
     assert {each.document for each in only} == {"osk", "zq"}
     assert only[0].metadata["kind"] in ("town", "part")
@@ -283,3 +283,17 @@ def test_fusion() -> None:
     ]
     assert fuse([["a"], ["a"]]) == [("a", 1.0)]
     assert fuse([[], []]) == []
+
+
+def test_blending() -> None:
+    both = [("a", 0.8), ("b", 0.6), ("c", -0.1)], [("b", 12.0), ("d", 3.0)]
+    assert blend(both) == [
+        ("b", pytest.approx((0.75 + 1) / 2)),
+        ("a", pytest.approx(0.5)),
+        ("d", pytest.approx(0.25 / 2)),
+        ("c", 0.0),
+    ]
+    assert [item for item, _ in blend(both, (0.0, 1.0))] == ["b", "d", "a", "c"]
+    assert blend(both, (0.9, 0.1))[0] == ("a", pytest.approx(0.9))
+    assert blend([[("a", -0.5)], []]) == [("a", 0.0)]
+    assert blend([[("a", 2.0)], [("a", 1e-9)]]) == [("a", 1.0)]

@@ -36,8 +36,7 @@ def question(number: int) -> dict[str, Any]:
 
 
 async def soak(url: str, process: int, seconds: float, clients: int) -> dict[str, Any]:
-    """Ask from so many clients for so long, a third of them streaming; answers, failures, memory, and replays that came
-    out differently."""
+    """Ask from so many clients for so long; answers, failures, memory, and replays that came out differently."""
     answers: dict[int, set[str]] = {}
     statuses: Counter[str] = Counter()
     replays, memory = 0, [resident(process)]

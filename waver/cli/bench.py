@@ -52,6 +52,7 @@ BENCHMARKS = {
     "faults": "Hostile requests, fuzz, a soak and an overload: what neighbours notice of them.",
     "conformance": "Thousands of requests that schemathesis makes of the OpenAPI description: do answers conform.",
     "overload": "Four times what a server can serve: time of accepted requests, and of refusals.",
+    "soak": "Every policy, tens of thousands of times, a tenth left early: memory, and answers that change.",
     "streams": "Streams that clients leave in every way: what a server holds afterwards.",
     "capacity": "What breaks first at 10, 1,000 and 100,000 requests a second: a simulation by measured times.",
     "kills": "What clients lose when an upstream, an engine, the database or the server is killed, stopped, restarted.",

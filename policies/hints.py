@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from waver.engines import plugins
 from waver.policies.base import Policy
 from waver.policies.services import Services
 
@@ -23,10 +24,15 @@ NAMED = {
 """Kinds of things that fields of these names name, where they take any text."""
 
 
-@cache
 def parameters_schema(policy: type[Policy]) -> dict[str, Any]:
     """Return the JSON Schema of a policy's parameters, made once: those of all policies take a tenth of a second, in
     which a server's streams would stand still. Not to be changed."""
+    return _schema(policy, plugins.loaded())
+
+
+@cache
+def _schema(policy: type[Policy], _modules: tuple[str, ...]) -> dict[str, Any]:
+    """Make a schema anew where other plug-in modules are loaded, which may add to what a field takes."""
     return policy.model_json_schema()
 
 

@@ -45,7 +45,7 @@ _XML = re.compile(rb"<\?xml[^<>?]*+\?>")
 _ENCODING = re.compile(rb"encoding\s*+=\s*+[\"']([A-Za-z0-9_.:-]{1,40})")
 
 _SHEET = re.compile(rb"@charset \"([A-Za-z0-9_.:-]{1,40})\";")
-_SOURCE = re.compile(rb"(?:#[^\n]*+\n)?#[^\n]{0,80}?coding[:=][ \t]*+([A-Za-z0-9_.-]{1,40})")
+_CODING = re.compile(rb"coding[:=][ \t]*+([A-Za-z0-9_.-]{1,40})")
 
 
 def decode(data: bytes, charset: str = "", markup: bool = False) -> tuple[str, tuple[str, ...]]:
@@ -87,7 +87,7 @@ def declared(data: bytes, markup: bool) -> str:
     head = data[:HEAD]
     if (xml := _XML.match(head.lstrip())) and (found := _ENCODING.search(xml[0])):
         return found[1].decode()
-    if found := _SHEET.match(head) or _SOURCE.match(head):
+    if found := _SHEET.match(head) or in_comment(head):
         return found[1].decode()
     for meta in _META.finditer(head) if markup else ():
         if found := _CHARSET.search(meta[0]):
@@ -95,6 +95,17 @@ def declared(data: bytes, markup: bool) -> str:
             # What could be read so far has a byte for each character.
             return "utf-8" if name.lower().startswith("utf-16") else name
     return ""
+
+
+def in_comment(head: bytes) -> re.Match[bytes] | None:
+    """Find `coding: NAME` in a comment, in one of the first two lines; before the second one stands a comment (PEP
+    263)."""
+    for line in head.split(b"\n", 2)[:2]:
+        if not line.startswith(b"#"):
+            return None
+        if found := _CODING.search(line[:120]):
+            return found
+    return None
 
 
 def codec(name: str) -> str | None:

@@ -53,7 +53,15 @@ THEIRS = "engines entropy policies retrieval server clients training benchmarks 
 T = TypeVar("T")
 BESIDE = (
     *(f"tests/{folder}/" for folder in "cli clients entropy policies retrieval training".split()),
-    *(f"tests/benchmarks/test_{name}.py" for name in "choosing consistency memories rl scripts search".split()),
+    *(
+        f"tests/benchmarks/test_{name}.py"
+        for name in "choosing client_matrix consistency memories rl scripts search".split()
+    ),
+    "tests/engines/test_",
+    *(
+        f"tests/server/test_{name}.py"
+        for name in "diffadapt entropy_judger memories page_answers tools uncertainty".split()
+    ),
     *(f"tests/test_{name}.py" for name in "installs readme".split()),
 )
 """Tests that may run beside others: they do not look at the clock, nor at the machine's other processes."""

@@ -68,7 +68,7 @@ def paths(text: str) -> set[str]:
     """Find the paths in backticks that begin with a folder of this repository; `data/` is what a server keeps,
     `waver/NAME` a preset."""
     found = re.findall(r"`([\w-]+(?:/[\w.-]+)+/?)`", text)
-    kept = ("data/", "waver/NAME")
+    kept = ("data/", "waver/NAME", "waver/calibrated")
     return {path for path in found if (ROOT / path.split("/")[0]).is_dir() and not path.startswith(kept)}
 
 

@@ -164,3 +164,6 @@ def test_ways_to_embed(tmp_path: Path) -> None:
     cosines = [way["cosine"]["lowest"] for way in found["ways"].values()]
     assert cosines[:2] == pytest.approx([1, 1], abs=1e-5)
     assert all(0.9 < each < 1.0001 for each in cosines[2:4])
+    profile = found["profile"]
+    assert 0 < profile["share"] <= 1
+    assert 0 < profile["operations"] < 2 * profile["alone"]

@@ -72,8 +72,15 @@ class Page:
         )
 
     def click(self, selector: str) -> None:
-        """Click on what may be out of sight or below something."""
-        self.script("arguments[0].click()", self.one(selector))
+        """Click on what may be out of sight or below something, once it is there."""
+
+        def clicked() -> bool:
+            for found in self.all(selector)[:1]:
+                self.script("arguments[0].click()", found)
+                return True
+            return False
+
+        self.wait(clicked)
 
     def say(self, text: str) -> None:
         self.one("#message").send_keys(text + Keys.ENTER)

@@ -65,10 +65,10 @@ def error(response: httpx.Response, status: int) -> dict[str, Any]:
     return found
 
 
-def test_nothing_is_loaded_by_a_start(running: Any) -> None:
-    with running.http() as http:
+def test_nothing_is_loaded_by_a_start(library: Any) -> None:
+    with library.http() as http:
         assert http.get(COLLECTIONS).json() == {"object": "list", "data": []}
-    assert not running.runtime.library.embedder().loaded
+    assert not library.runtime.library.embedder().loaded
 
 
 def test_the_life_of_a_collection(http: httpx.Client) -> None:

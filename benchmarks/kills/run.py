@@ -209,7 +209,7 @@ def main(
 ) -> None:
     """Kill, stop and start again an upstream, vLLM's engine, the database and Waver itself, under load.
 
-    Writes kills.json and .md. Some four minutes on two cores. Ends with 1 where more was lost than may be.
+    Writes kills.json and .md. Some fifteen minutes on two cores. Ends with 1 where more was lost than may be.
     """
     vllm = vllm and importlib.util.find_spec("vllm") is not None
     numbers = report.conditions("kills", dict(context.params))

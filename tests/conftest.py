@@ -51,17 +51,16 @@ CONTEXT = 1024
 THEIRS = "engines entropy policies retrieval server clients training benchmarks models configs".split()
 """Folders that a project of somebody else may have, too."""
 T = TypeVar("T")
+ENGINES = """abort decoding families footprint gates grammar loading measures packed pictures reading sampling schema
+slots tokens transforms tuners upstream upstream_trouble visual_pruning"""
 BESIDE = (
     *(f"tests/{folder}/" for folder in "cli clients entropy policies retrieval training".split()),
     *(
         f"tests/benchmarks/test_{name}.py"
         for name in "choosing client_matrix consistency memories rl scripts search".split()
     ),
-    "tests/engines/test_",
-    *(
-        f"tests/server/test_{name}.py"
-        for name in "diffadapt entropy_judger memories page_answers tools uncertainty".split()
-    ),
+    *(f"tests/engines/test_{name}.py" for name in ENGINES.split()),
+    *(f"tests/server/test_{name}.py" for name in "entropy_judger memories page_answers tools uncertainty".split()),
     *(f"tests/test_{name}.py" for name in "installs readme".split()),
 )
 """Tests that may run beside others: they do not look at the clock, nor at the machine's other processes."""

@@ -76,6 +76,13 @@ def resident(process: int) -> int:
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
 
 
+def quarters(memory: Sequence[int]) -> tuple[float, float]:
+    """Return the mean of the second quarter of readings, when what is used has been loaded, and that of the last."""
+    quarter = max(len(memory) // 4, 1)
+    early, late = memory[quarter : 2 * quarter] or memory, memory[-quarter:]
+    return sum(early) / len(early), sum(late) / len(late)
+
+
 def running_state(process: int) -> str | None:
     """The letter that the system gives for what a process does (`Z`: it has ended, `T`: it is stopped); None if there
     is no such process."""

@@ -20,7 +20,7 @@ import yaml
 from rich.progress import Progress
 
 from waver.benchmarks import report
-from waver.benchmarks.processes import resident, running
+from waver.benchmarks.processes import quarters, resident, running
 from waver.benchmarks.replay_requests import CHAT, TEXT, Request, requests
 from waver.benchmarks.replay_server import HERE, START, config, python
 from waver.benchmarks.streams import rest
@@ -80,15 +80,17 @@ def said(choices: Sequence[Mapping[str, Any]]) -> dict[int, str]:
 
 
 class Clients:
-    """Clients of a server that send the same requests again, in any order.
+    """Clients of a server that send the same requests again, in any order."""
 
-    Args:
-        answers: the first answer to each request, by its name.
-    """
-
-    def __init__(self, http: httpx.AsyncClient, answers: Mapping[str, dict[int, str]], seed: int) -> None:
-        self._http, self._answers, self._draw = http, answers, random.Random(f"soak:{seed}")
+    def __init__(self, http: httpx.AsyncClient, seed: int) -> None:
+        self._http, self._draw = http, random.Random(f"soak:{seed}")
+        self._answers: dict[str, dict[int, str]] = {}
         self.seen = Seen()
+
+    async def first(self, request: Request) -> str:
+        """Send a request for the first time, keep its answer for comparison, and return the status."""
+        status, self._answers[request.name] = await self._whole(request)
+        return status
 
     async def one(self, request: Request) -> None:
         """Send a request once, whole, streamed, or left early, and note what came of it."""
@@ -145,18 +147,15 @@ async def soak(url: str, process: int, count: int, at_once: int, seed: int, bar:
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
         for each in setup:
             (await http.request(each.method, each.path, json=each.body)).raise_for_status()
-        clients, kept, refused = Clients(http, {}, seed), [], {}
-        answers: dict[str, dict[int, str]] = {}
+        clients, kept, refused = Clients(http, seed), [], {}
         task = bar.add_task("once", total=len(drawn))
         for each in drawn:
-            status, texts = await clients._whole(each)
+            status = await clients.first(each)
             if status == "200":
                 kept.append(each)
-                answers[each.name] = texts
             else:
                 refused[each.name] = status
             bar.advance(task)
-        clients = Clients(http, answers, seed)
         order = random.Random(seed)
         memory, began, turn = [resident(process)], time.monotonic(), asyncio.Semaphore(at_once)
         task = bar.add_task("soak", total=count)
@@ -176,11 +175,10 @@ async def soak(url: str, process: int, count: int, at_once: int, seed: int, bar:
                     memory.append(resident(process))
         seconds = time.monotonic() - began
     left, until = await asyncio.to_thread(rest, url)
-    quarter = max(len(memory) // 4, 1)
-    early, late = memory[quarter : 2 * quarter] or memory, memory[-quarter:]
+    early, late = quarters(memory)
     return {
         "requests": len(kept), "refused_once": refused, "seconds": seconds, **vars(clients.seen),
-        "memory_early": sum(early) / len(early), "memory_late": sum(late) / len(late), "left": left, "until": until,
+        "memory_early": early, "memory_late": late, "left": left, "until": until,
     }  # fmt: skip
 
 

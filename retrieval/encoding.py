@@ -62,7 +62,7 @@ def decode(data: bytes, charset: str = "", markup: bool = False) -> tuple[str, t
     for mark, encoding in MARKS:
         if data.startswith(mark):
             return lossy(data, encoding)
-    said = charset or (declared(data, markup))
+    said = charset or declared(data, markup)
     known = codec(said)
     warnings: tuple[str, ...] = ()
     if said and known is None:

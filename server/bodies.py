@@ -126,10 +126,10 @@ class BodyRoute(APIRoute):
     """A route whose handler receives `BodyRequest`s, and no request for which the queue has no place."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
+        handle, queued = super().get_route_handler(), self.path in QUEUED
 
         async def handler(request: Request) -> Response:
-            if self.path in QUEUED and "POST" in self.methods:
+            if queued:
                 request.app.state.runtime.admission.check(current())
             return await handle(BodyRequest(request.scope, request.receive))
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from waver.benchmarks.faults.probe import watching
-from waver.benchmarks.processes import resident
+from waver.benchmarks.processes import quarters, resident
 
 QUESTIONS = [f"What is {a} + {b}?" for a, b in itertools.product(range(3, 60, 7), range(4, 60, 9))]
 WAYS: tuple[dict[str, Any], ...] = (
@@ -66,12 +66,11 @@ async def soak(url: str, process: int, seconds: float, clients: int) -> dict[str
     weighing = asyncio.create_task(weigh())
     await asyncio.gather(*(client() for _ in range(clients)))
     weighing.cancel()
-    quarter = max(len(memory) // 4, 1)
-    early, late = memory[quarter : 2 * quarter] or memory, memory[-quarter:]
+    early, late = quarters(memory)
     return {
         "seconds": seconds, "clients": clients, "statuses": dict(statuses), "answers": statuses["200"],
         "replays": replays, "different": sum(len(said) - 1 for said in answers.values()),
-        "memory_early": sum(early) / len(early), "memory_late": sum(late) / len(late),
+        "memory_early": early, "memory_late": late,
     }  # fmt: skip
 
 

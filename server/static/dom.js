@@ -21,6 +21,13 @@ export const button = (label, onclick, attributes = {}) => make("button", { type
 /** Text whose parts in backticks are code. */
 export const coded = (text) => text.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
 
+/** A bar that is filled to a part of 1. */
+export function amount(part) {
+  const bar = make("span", { class: "amount" });
+  bar.style.setProperty("--part", Math.max(0, Math.min(1, part)).toFixed(3));
+  return bar;
+}
+
 /** Say something to those who listen to the page. */
 export function announce(text) {
   $("status").textContent = text;

@@ -1,6 +1,6 @@
 // What stands under an answer: what it cost, who wrote how much, and what every policy reports.
 
-import { coded, make, number, plural, seconds } from "./dom.js";
+import { amount, coded, make, number, plural, seconds } from "./dom.js";
 import { searchView, selectionView } from "./search.js";
 import { place } from "./tokens.js";
 
@@ -120,11 +120,7 @@ function meter(value, threshold, name) {
 
 function difficulty({ probabilities, ...others }) {
   if (!probabilities) return [shownValue(others)];
-  const rows = Object.entries(probabilities).map(([name, p]) => {
-    const bar = make("span", { class: "amount" });
-    bar.style.setProperty("--part", p.toFixed(3));
-    return make("li", {}, make("span", {}, name), bar, make("span", {}, `${(100 * p).toFixed(1)} %`));
-  });
+  const rows = Object.entries(probabilities).map(([name, p]) => make("li", {}, make("span", {}, name), amount(p), make("span", {}, `${(100 * p).toFixed(1)} %`)));
   return [make("ol", { class: "alternatives" }, ...rows), shownValue(others)];
 }
 

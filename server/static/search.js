@@ -1,6 +1,6 @@
 // What was drawn before an answer was given: the tree of a search, and the runs of a selection.
 
-import { make, number, plural, seconds } from "./dom.js";
+import { amount, make, number, plural, seconds } from "./dom.js";
 
 const ENDED = {
   solved: "Solved: an answer meets all goals.",
@@ -51,11 +51,9 @@ function node(tree, i, given) {
   const others = parents.slice(1).map((each) => `#${each}`).join(", ");
   const before = Math.max(0, ...parents.map((each) => tree[each]?.tokens ?? 0));
   const cost = tokens === undefined ? "" : DRAWN.has(how) ? `, ${plural(Math.max(0, tokens - before), "token")} drawn` : ", nothing drawn";
-  const bar = make("span", { class: "amount" });
-  bar.style.setProperty("--part", Math.max(0, Math.min(1, score)).toFixed(3));
   return make("div", { class: "node" },
     make("span", { class: "number" }, `#${i}`), make("strong", { title: said }, name), others ? make("span", { class: "note" }, `with ${others}`) : null,
-    bar, make("span", { class: "score" }, `score ${score.toFixed(2)}`),
+    amount(score), make("span", { class: "score" }, `score ${score.toFixed(2)}`),
     make("span", { class: "note" }, `${plural(steps, "step")}${whole ? ", whole" : ""}${cost}`), given ? make("strong", { class: "given" }, "★ given") : null,
     text ? make("p", { class: "draft" }, text) : null);
 }
@@ -66,13 +64,10 @@ export function selectionView({ rule, by, chosen, runs = [], tokens = {}, judge,
   const alike = runs.filter((run) => run.answer !== null && run.answer === given.answer).length;
   const most = Math.max(1e-9, ...runs.map((run) => run.entropy ?? 0));
   const judged = runs.some((run) => run.probability !== undefined);
-  const rows = runs.map((run, i) => {
-    const bar = make("span", { class: "amount" });
-    bar.style.setProperty("--part", ((run.entropy ?? 0) / most).toFixed(3));
-    return make("tr", { class: i === chosen && "way", "data-run": i }, make("th", { scope: "row" }, `${i + 1}${i === chosen ? " ★ given" : ""}`), make("td", {}, run.answer ?? "none found"),
-      make("td", {}, make("div", { class: "measured" }, bar, number(run.entropy))), judged ? make("td", {}, run.probability === undefined ? "" : `${(100 * run.probability).toFixed(0)} %`) : null,
-      make("td", {}, String(run.tokens)), run.text === undefined ? null : make("td", {}, run.text));
-  });
+  const rows = runs.map((run, i) =>
+    make("tr", { class: i === chosen && "way", "data-run": i }, make("th", { scope: "row" }, `${i + 1}${i === chosen ? " ★ given" : ""}`), make("td", {}, run.answer ?? "none found"),
+      make("td", {}, make("div", { class: "measured" }, amount((run.entropy ?? 0) / most), number(run.entropy))), judged ? make("td", {}, run.probability === undefined ? "" : `${(100 * run.probability).toFixed(0)} %`) : null,
+      make("td", {}, String(run.tokens)), run.text === undefined ? null : make("td", {}, run.text)));
   const heads = ["run", "answer", "mean entropy, nats", ...(judged ? ["right, says the judge"] : []), "tokens", ...(given.text === undefined ? [] : ["text"])];
   const drawn = Object.entries(tokens).map(([engine, n]) => `${n} by ${engine}`).join(", ");
   const why = by === "vote" ? `${alike} of ${runs.length} agree` : judge && by === "judge" ? `by the judge ${judge}` : `by ${by}`;

@@ -1,7 +1,7 @@
 // One answer's tokens: tinted by what decides, underlined by the engine that wrote them. One of them can be chosen, by
 // pointer, touch or keyboard; the chart and the panel below follow.
 
-import { $, announce, make, number, plural } from "./dom.js";
+import { $, amount, announce, make, number, plural } from "./dom.js";
 import { tint } from "./scale.js";
 
 const engines = [];
@@ -116,11 +116,8 @@ export function details(token, before) {
 
 function alternatives(token) {
   if (!token.alternatives?.length) return [];
-  const items = token.alternatives.map((each) => {
-    const bar = make("span", { class: "amount" });
-    bar.style.setProperty("--part", Math.exp(each.logprob).toFixed(3));
-    return make("li", { class: each.token === token.token && "taken" }, make("code", {}, JSON.stringify(each.token)), bar, make("span", {}, percent(each.logprob)));
-  });
+  const items = token.alternatives.map((each) =>
+    make("li", { class: each.token === token.token && "taken" }, make("code", {}, JSON.stringify(each.token)), amount(Math.exp(each.logprob)), make("span", {}, percent(each.logprob))));
   return [make("p", { class: "caption" }, "It could have been"), make("ol", { class: "alternatives" }, ...items)];
 }
 

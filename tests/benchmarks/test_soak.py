@@ -39,9 +39,19 @@ async def test_what_clients_see_is_told_apart() -> None:
         name: Request(f"1 {name}", "POST", CHAT, {"user": name, "temperature": heat, "model": "small"})
         for name, heat in (("same", 0.0), ("other", 0.0), ("drawn", 1.0), ("refused", 0.0), ("fail", 0.0))
     }
-    first = {"1 same": {0: "same"}, "1 other": {0: "was"}, "1 drawn": {0: "was"}, "1 fail": {0: "fail"}}
-    async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://test") as http:
-        clients = Clients(http, first, seed=1)
+    known: set[str] = set()
+
+    def server(request: httpx.Request) -> httpx.Response:
+        name = json.loads(request.content)["user"]
+        if name in ("other", "drawn") and name not in known:
+            known.add(name)
+            return httpx.Response(200, json={"choices": [{"index": 0, "message": {"content": "was"}}]})
+        return answer(request)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(server), base_url="http://test") as http:
+        clients = Clients(http, seed=1)
+        statuses = [await clients.first(request) for request in asked.values()]
+        assert statuses == ["200", "200", "200", "503", "200"]
         for request in asked.values():
             for _ in range(60):
                 await clients.one(request)

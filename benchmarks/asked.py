@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +11,9 @@ from threading import Lock
 from typing import Any
 
 import httpx
-import yaml
 
 from waver import job
-from waver.benchmarks.processes import free_port, running
+from waver.benchmarks.processes import serving
 from waver.retrieval.config import DEFAULT_EMBEDDER
 
 START = 600.0
@@ -89,19 +87,8 @@ def user(text: str) -> list[dict[str, str]]:
 @contextmanager
 def server(scratch: Path, engine: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Iterator[httpx.Client]:
     """Yield a client of a server with one engine, called `writer`, and a configuration that says `more`."""
-    port = free_port()
-    config = {
-        "engines": {"writer": dict(engine)},
-        "state": str(scratch / "state"),
-        "retrieval": {"embedder": DEFAULT_EMBEDDER, "path": str(scratch / "collections")},
-        "server": {"port": port},
-        **(more or {}),
-    }
-    file = scratch / "waver.yaml"
-    file.write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "waver", "serve", "--config", str(file)]
-    url = f"http://127.0.0.1:{port}"
-    with running(command, scratch / "log", f"{url}/ready", START), httpx.Client(base_url=url, timeout=START) as client:
+    config = {"engines": {"writer": dict(engine)}, "retrieval": {"embedder": DEFAULT_EMBEDDER}, **(more or {})}
+    with serving(config, scratch, START) as (url, _), httpx.Client(base_url=url, timeout=START) as client:
         yield client
 
 

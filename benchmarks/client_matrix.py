@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,11 +17,10 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-import yaml
 
 from waver.benchmarks import report
 from waver.benchmarks.client_scripts import SCRIPTS, Client, ask, find
-from waver.benchmarks.processes import free_port, running
+from waver.benchmarks.processes import free_port, running, serving
 from waver.retrieval.config import DEFAULT_EMBEDDER
 
 START = 600.0
@@ -82,7 +80,7 @@ def main(
         report.write(out, "client_matrix_beside", numbers, page_beside(ours, clients, name))
         return
     configured = configuration(model, large, policy, dtype)
-    with tempfile.TemporaryDirectory() as scratch, serving(configured, Path(scratch)) as url:
+    with tempfile.TemporaryDirectory() as scratch, serving(configured, Path(scratch), START) as (url, _):
         ask_all(clients, variables(url, f"waver/{PRESET}" if large else "chat", DEFAULT_EMBEDDER), Path(scratch))
         written = tokens(url) if large else {}
     numbers = report.conditions(NAME, settings)
@@ -133,19 +131,6 @@ def configuration(model: str, large: str | None, policy: str, dtype: str) -> dic
     engines = {name: {"backend": "transformers", "model": each, "dtype": dtype} for name, each in models.items()}
     preset = {} if large is None else {PRESET: [{"name": policy, "small": "small", "large": "large"}]}
     return {"engines": engines, "presets": preset}
-
-
-@contextmanager
-def serving(configured: dict[str, Any], scratch: Path) -> Iterator[str]:
-    """Yield the address of a server of these engines and the default embedder."""
-    port, file = free_port(), scratch / "waver.yaml"
-    own = {"server": {"port": port}, "retrieval": {"path": str(scratch / "data")}}
-    file.write_text(yaml.safe_dump({**configured, **own}))
-    url = f"http://127.0.0.1:{port}"
-    with running(
-        [sys.executable, "-m", "waver", "serve", "--config", str(file)], scratch / "log", f"{url}/ready", START
-    ):
-        yield url
 
 
 @contextmanager

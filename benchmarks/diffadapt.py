@@ -7,7 +7,6 @@ probe knows about single questions.
 from __future__ import annotations
 
 import asyncio
-import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from transformers import AutoTokenizer
 
 from waver.benchmarks import report
 from waver.benchmarks.answers import LARGE, Answer, OverHTTP, Setup, ask_all, closed_book
-from waver.benchmarks.processes import free_port, go_first, running
+from waver.benchmarks.processes import go_first, serving
 from waver.benchmarks.stats import Array, middle, percentiles, resamples, typical
 from waver.clients.client import AsyncWaver, WaverReport
 from waver.clients.client import report as report_of
@@ -84,19 +83,13 @@ class StrategyResult:
 @asynccontextmanager
 async def serve(settings: Mapping[str, Any], config: Mapping[str, Any]) -> AsyncGenerator[AsyncWaver, None]:
     """Yield a client of a server with the large engine; the server ends with the context."""
-    port = free_port()
     engine: dict[str, Any] = {"backend": settings["backend"], "model": str((settings["models"] or MODELS) / LARGE)}
     if settings["backend"] == "vllm":
         engine["args"] = {"dtype": "float32", "max_num_seqs": settings["at_once"]}
-    server = {"port": port, "max_concurrency": settings["at_once"]}
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "waver.yaml"
-        file.write_text(yaml.safe_dump({"engines": {LARGE: engine}, "server": server, **config}))
-        command = [sys.executable, "-m", "waver", "serve", "--config", str(file)]
-        log, ready = Path(scratch) / "waver.log", f"http://127.0.0.1:{port}/ready"
-        with running(command, log, ready, START):
-            async with AsyncWaver(base_url=f"http://127.0.0.1:{port}/v1") as client:
-                yield client
+    content = {"engines": {LARGE: engine}, "server": {"max_concurrency": settings["at_once"]}, **config}
+    with tempfile.TemporaryDirectory() as scratch, serving(content, Path(scratch), START) as (url, _):
+        async with AsyncWaver(base_url=f"{url}/v1") as client:
+            yield client
 
 
 def configuration(models: Path | None) -> dict[str, Any]:

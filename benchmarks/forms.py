@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,11 +13,10 @@ from typing import Annotated, Any, Literal
 
 import openai
 import typer
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from waver.benchmarks import report
-from waver.benchmarks.processes import free_port, running
+from waver.benchmarks.processes import serving
 from waver.resources import MODELS
 from waver.stats import wilson
 
@@ -150,16 +148,11 @@ def main(
 @contextmanager
 def started(folder: Path) -> Iterator[str]:
     """Yield the address of a server of the pair in a folder."""
-    with tempfile.TemporaryDirectory() as scratch:
-        port, file = free_port(), Path(scratch) / "waver.yaml"
-        file.write_text(yaml.safe_dump({**configuration(folder, scratch), "server": {"port": port}}))
-        url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "waver", "serve", "--config", str(file)]
-        with running(command, Path(scratch) / "log", f"{url}/ready", START):
-            yield url
+    with tempfile.TemporaryDirectory() as scratch, serving(configuration(folder), Path(scratch), START) as (url, _):
+        yield url
 
 
-def configuration(folder: Path, scratch: str) -> dict[str, Any]:
+def configuration(folder: Path) -> dict[str, Any]:
     """Return the configuration of the pair in a folder; models without tools in their template get one."""
     engines = {}
     for name in ("small", "large"):
@@ -168,7 +161,7 @@ def configuration(folder: Path, scratch: str) -> dict[str, Any]:
         if not (template.exists() and "tools" in template.read_text(encoding="utf-8")):
             engine["chat_template"] = str(TEMPLATE)
         engines[name] = engine
-    return {"engines": engines, "presets": {}, "default_preset": None, "retrieval": {"path": scratch}}
+    return {"engines": engines, "presets": {}, "default_preset": None}
 
 
 async def every(url: str, count: int, threshold: float) -> list[Outcome]:

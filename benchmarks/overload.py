@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,9 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-import yaml
 
 from waver.benchmarks import report
-from waver.benchmarks.processes import free_port, go_first, running
+from waver.benchmarks.processes import go_first, serving
 
 RUNNING = 16
 """Requests at a time."""
@@ -164,16 +162,11 @@ def main(
     """
     numbers: dict[str, Any] = report.conditions("overload", dict(context.params))
     with tempfile.TemporaryDirectory() as scratch:
-        folder, port = Path(scratch), free_port()
-        url = f"http://127.0.0.1:{port}"
         content = {
             "engines": {"large": {"model": "models/large"}},
-            "retrieval": {"path": f"{folder}/collections"}, "state": f"{folder}/state",
-            "server": {"port": port, "max_concurrency": RUNNING, "max_queue": WAITING},
+            "server": {"max_concurrency": RUNNING, "max_queue": WAITING},
         }  # fmt: skip
-        (folder / "waver.yaml").write_text(yaml.safe_dump(content))
-        command = [sys.executable, "-m", "waver", "serve", "--config", str(folder / "waver.yaml")]
-        with running(command, folder / "log", f"{url}/ready", 300):
+        with serving(content, Path(scratch), 300) as (url, _):
             numbers["client_first"] = go_first()
             numbers["overload"] = asyncio.run(measure(url, times, seconds))
     report.write(out, "overload", numbers, page(numbers))

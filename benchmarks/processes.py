@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import yaml
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -123,6 +125,28 @@ def running(
         yield process.pid
     finally:
         end(process)
+
+
+@contextmanager
+def serving(configuration: Mapping[str, Any], folder: Path, seconds: float) -> Iterator[tuple[str, int]]:
+    """Yield the address and the process id of a server of a configuration, on a port of its own, as `running` does.
+
+    Args:
+        folder: for its file, its log and, unless the configuration says where, its stores.
+        seconds: that it is given to be ready.
+    """
+    port, file = free_port(), folder / "waver.yaml"
+    content = {
+        "state": str(folder / "state"), **configuration,
+        "retrieval": {"path": str(folder / "collections"), **configuration.get("retrieval", {})},
+        "server": {**configuration.get("server", {}), "port": port},
+    }  # fmt: skip
+    file.write_text(yaml.safe_dump(content))
+    url = f"http://127.0.0.1:{port}"
+    with running(
+        [sys.executable, "-m", "waver", "serve", "--config", str(file)], folder / "log", f"{url}/ready", seconds
+    ) as process:
+        yield url, process
 
 
 def _answers(url: str) -> bool:

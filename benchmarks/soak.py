@@ -16,13 +16,12 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-import yaml
 from rich.progress import Progress
 
 from waver.benchmarks import report
-from waver.benchmarks.processes import quarters, resident, running
+from waver.benchmarks.processes import quarters, resident, serving
 from waver.benchmarks.replay_requests import CHAT, TEXT, Request, requests
-from waver.benchmarks.replay_server import HERE, START, config, python
+from waver.benchmarks.replay_server import HERE, START, config
 from waver.benchmarks.streams import rest
 
 LEAVE = 0.1
@@ -233,14 +232,9 @@ def main(
     """
     numbers: dict[str, Any] = report.conditions("soak", dict(context.params))
     with tempfile.TemporaryDirectory() as scratch, report.progress() as bar:
-        folder = Path(scratch)
-        settings = config(HERE, "transformers", folder / "collections")
-        settings["state"] = str(folder / "state")
+        settings = config(HERE, "transformers", Path(scratch) / "collections")
         del settings["server"]["api_keys_env"]
-        url = f"http://127.0.0.1:{settings['server']['port']}"
-        (folder / "waver.yaml").write_text(yaml.safe_dump(settings))
-        command = python(HERE, "serve", "--config", str(folder / "waver.yaml"))
-        with running(command, folder / "log", f"{url}/ready", START) as process:
+        with serving(settings, Path(scratch), START) as (url, process):
             numbers["soak"] = asyncio.run(soak(url, process, count, at_once, seed, bar))
     report.write(out, "soak", numbers, page(numbers))
     if not all(verdicts(numbers["soak"]).values()):

@@ -11,7 +11,6 @@ import json
 import random
 import socket
 import struct
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,10 +23,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import typer
-import yaml
 
 from waver.benchmarks import report
-from waver.benchmarks.processes import free_port, resident, running
+from waver.benchmarks.processes import resident, serving
 
 Way = Literal["whole", "closed", "reset", "slow", "unread", "half-closed", "left"]
 WAYS: tuple[Way, ...] = ("whole", "closed", "reset", "slow", "unread", "half-closed", "left")
@@ -189,22 +187,18 @@ def main(
     Writes streams.json and .md. Some two minutes on two cores. Ends with 1 where something is left.
     """
     numbers: dict[str, Any] = report.conditions("streams", dict(context.params)) | {"rounds": []}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder, port = Path(scratch), free_port()
-        url = f"http://127.0.0.1:{port}"
-        content = {
-            "engines": {name: {"model": f"models/{name}"} for name in ("small", "large")},
-            "retrieval": {"path": f"{folder}/collections"}, "state": f"{folder}/state", "server": {"port": port},
-        }  # fmt: skip
-        (folder / "waver.yaml").write_text(yaml.safe_dump(content))
-        command = [sys.executable, "-m", "waver", "serve", "--config", str(folder / "waver.yaml")]
-        with running(command, folder / "log", f"{url}/ready", 300) as process, report.progress() as bar:
-            task = bar.add_task("rounds", total=rounds)
-            for number in range(rounds):
-                seen = asyncio.run(mistreat(url, requests(count, seed + number)))
-                left, seconds = rest(url)
-                numbers["rounds"].append({"seen": seen, "left": left, "seconds": seconds, "memory": resident(process)})
-                bar.advance(task)
+    content = {"engines": {name: {"model": f"models/{name}"} for name in ("small", "large")}}
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        serving(content, Path(scratch), 300) as (url, process),
+        report.progress() as bar,
+    ):
+        task = bar.add_task("rounds", total=rounds)
+        for number in range(rounds):
+            seen = asyncio.run(mistreat(url, requests(count, seed + number)))
+            left, seconds = rest(url)
+            numbers["rounds"].append({"seen": seen, "left": left, "seconds": seconds, "memory": resident(process)})
+            bar.advance(task)
     report.write(out, "streams", numbers, page(numbers))
     if not _met(numbers):
         raise typer.Exit(1)

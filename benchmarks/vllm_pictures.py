@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import io
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +13,10 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-import yaml
 from PIL import Image
 
 from waver.benchmarks import random_idefics, report
-from waver.benchmarks.processes import free_port, running
+from waver.benchmarks.processes import serving
 from waver.training.vision.pictures import draw, questions
 
 NAME = "vllm-pictures"
@@ -47,7 +45,7 @@ def main(
     """
     report.need_vllm()
     settings = {"count": count, "seed": seed, "max_tokens": max_tokens}
-    with tempfile.TemporaryDirectory() as scratch, report.progress() as bar, serving(Path(scratch)) as url:
+    with tempfile.TemporaryDirectory() as scratch, report.progress() as bar, started(Path(scratch)) as url:
         asked = [conversation(seed, i) for i in range(count)]
         with httpx.Client(base_url=url, timeout=300) as http:
             pairs = [
@@ -59,16 +57,11 @@ def main(
 
 
 @contextmanager
-def serving(scratch: Path) -> Iterator[str]:
+def started(scratch: Path) -> Iterator[str]:
     """Yield the address of a server of the model under both backends."""
     random_idefics.save(scratch / "model")
-    port, file = free_port(), scratch / "waver.yaml"
     engines = {name: {**engine, "model": str(scratch / "model")} for name, engine in ENGINES.items()}
-    own = {"port": port}
-    file.write_text(yaml.safe_dump({"engines": engines, "server": own, "retrieval": {"path": str(scratch / "data")}}))
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "waver", "serve", "--config", str(file)]
-    with running(command, scratch / "log", f"{url}/ready", START):
+    with serving({"engines": engines}, scratch, START) as (url, _):
         yield url
 
 

@@ -304,7 +304,8 @@ def points() -> list[Point]:
 
 
 def test_forms_across_hand_overs(start: Callable[..., Running], pair: Path, tmp_path: Path) -> None:
-    server = start(config={**forms.configuration(pair, str(tmp_path / "collections")), "presets": {}})
+    stores = {"retrieval": {"path": str(tmp_path / "collections")}}
+    server = start(config={**forms.configuration(pair), "presets": {}, **stores})
     found = run(forms, tmp_path, "--url", server.url, "--count", 3, "--threshold", 3.0)
     outcomes = found["outcomes"]
     assert len(outcomes) == 6

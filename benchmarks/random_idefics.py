@@ -6,7 +6,6 @@ from __future__ import annotations
 from copy import deepcopy
 from pathlib import Path
 
-import torch
 from transformers import (
     Idefics3Config,
     Idefics3ForConditionalGeneration,
@@ -15,7 +14,7 @@ from transformers import (
     LlamaConfig,
 )
 
-from waver.training.vision.model import IMAGE, tokenizer
+from waver.training.vision.model import IMAGE, scattered, tokenizer
 
 TILE, PATCH, SCALE = 32, 4, 2
 """Pixels of a tile's side and of a patch's, and by how much the patches of a side become fewer tokens."""
@@ -58,12 +57,7 @@ def save(folder: Path, seed: int = 0) -> None:
         image_token_id=int(tokens.convert_tokens_to_ids(IMAGE)),  # type: ignore[arg-type]
         pad_token_id=tokens.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Idefics3ForConditionalGeneration(config)
-        for weights in model.parameters():
-            if weights.ndim > 1:
-                torch.nn.init.normal_(weights, std=0.2)
+    model = scattered(lambda: Idefics3ForConditionalGeneration(config), seed)
     model.generation_config.eos_token_id = tokens.eos_token_id
     model.save_pretrained(folder)
     half = [0.5, 0.5, 0.5]

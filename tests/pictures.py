@@ -8,23 +8,17 @@ import io
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from waver.engines.pictures import Picture
-from waver.training.vision.model import build, processor, tokenizer
+from waver.training.vision.model import build, processor, scattered, tokenizer
 from waver.training.vision.pictures import draw
 
 
 def save_seeing(folder: Path, seed: int = 0) -> Path:
     """Save the bundled vision model's untrained twin, as transformers loads it; an image has 64 tokens."""
     tokens = tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build(tokens)
-        for weights in model.parameters():
-            if weights.ndim > 1:
-                torch.nn.init.normal_(weights, std=0.2)
+    model = scattered(lambda: build(tokens), seed)
     model.generation_config.eos_token_id = tokens.eos_token_id
     model.save_pretrained(folder)
     processor(tokens).save_pretrained(folder)

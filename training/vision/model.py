@@ -3,9 +3,12 @@ joins them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from itertools import chain
+from typing import TypeVar
 
+import torch
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -18,6 +21,8 @@ from transformers import (
 
 from waver.training.pair.tokenizer import build_tokenizer
 from waver.training.vision.pictures import COLOURS, COUNTS, DIGITS, SHAPES, SIDE, draw, questions
+
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 CONTEXT_LENGTH = 1024
 PATCH = 4
@@ -97,3 +102,14 @@ def build(tokens: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
         tie_word_embeddings=True,
     )
     return LlavaForConditionalGeneration(config)
+
+
+def scattered(make: Callable[[], Model], seed: int) -> Model:
+    """Make a model whose matrices are drawn anew from a seed, so wide that every token and pixel tells."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = make()
+        for weights in model.parameters():
+            if weights.ndim > 1:
+                torch.nn.init.normal_(weights, std=0.2)
+    return model

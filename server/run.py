@@ -52,6 +52,8 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, runtime: Runtime) -> None:
         super().__init__(config)
         self._runtime = runtime
+        self.addresses: list[tuple[str, int]] = []
+        """Hosts and ports that it listens on, or did: known from when it listens, also after it has stopped."""
         self.owns_process = False
         """True if the process ends with the server, whatever still runs in it: threads cannot be stopped. It then says
         what it does when it is told to stop."""
@@ -64,6 +66,7 @@ class Server(uvicorn.Server):
         for server in self.servers:
             for socket in server.sockets:
                 host, port = socket.getsockname()[:2]
+                self.addresses.append((host, port))
                 say(f"Waver listens on http://{f'[{host}]' if ':' in host else host}:{port}")
 
     def _hang_up(self, had_terminal: bool) -> None:
@@ -203,7 +206,7 @@ def serving(config_path: str | Path | None = None) -> Iterator[tuple[str, str | 
             if runtime.failure or not thread.is_alive():
                 raise ValueError(runtime.failure or "The server could not start.")
             time.sleep(0.05)
-        port = server.servers[0].sockets[0].getsockname()[1]
+        port = server.addresses[0][1]
         keys = configured_keys(config.server)
         yield f"http://127.0.0.1:{port}/v1", keys[0].secret if keys else None
     finally:

@@ -279,8 +279,8 @@ def start(tiny_config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         running.append((server, thread))
-        until(lambda: server.started, "the server to listen")
-        port = server.servers[0].sockets[0].getsockname()[1]
+        until(lambda: bool(server.addresses), "the server to listen")
+        port = server.addresses[0][1]
         runtime = server.config.app.state.runtime  # type: ignore[union-attr]
         out = Running(f"http://127.0.0.1:{port}", server, runtime)
         if wait:

@@ -158,7 +158,7 @@ def few_files(config: dict[str, Any], folder: Path, files: int) -> Iterator[tupl
 
 
 def test_hundreds_of_idle_and_slow_connections_keep_nobody_out(tiny_config: dict[str, Any], tmp_path: Path) -> None:
-    config = {**tiny_config, "server": {"port": 0, "header_timeout": 3.0}}
+    config = {**tiny_config, "server": {"port": 0, "header_timeout": 10.0}}
     with few_files(config, tmp_path, files=256) as (url, log), ExitStack() as stack:
         attackers = []
         for i in range(600):
@@ -171,6 +171,6 @@ def test_hundreds_of_idle_and_slow_connections_keep_nobody_out(tiny_config: dict
                 assert httpx.post(f"{url}/v1/completions", json=body, timeout=60).status_code == 200
         assert "connections are at their limit" in log.read_text()
         for each in attackers:
-            answer = ended(each, within=30)
+            answer = ended(each, within=60)
             assert not answer or answer.startswith(b"HTTP/1.1 408")
         assert httpx.get(f"{url}/health").status_code == 200

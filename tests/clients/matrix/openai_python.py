@@ -50,8 +50,10 @@ def text() -> None:
 @check
 def stream() -> None:
     with client.chat.completions.stream(model=MODEL, messages=messages(), max_tokens=16) as events:
-        told = "".join(event.delta for event in events if event.type == "content.delta")
-        assert told == events.get_final_completion().choices[0].message.content
+        told = list(events)
+    pieces = [event.delta for event in told if event.type == "content.delta"]
+    # The final completion is not asked for: the client refuses to parse one that `max_tokens` ended.
+    assert ["".join(pieces)] == [event.content for event in told if event.type == "content.done"]
 
 
 @check

@@ -29,6 +29,9 @@ REMEMBERED = 4096
 BATCH_TOKENS = 2048
 """Tokens of a batch, padding included: a question waits for one batch of documents at most."""
 CHARACTERS_A_TOKEN = 64
+AT_ONCE = 2**17
+"""Characters that are tokenised at once: what the tokenizer made of them is freed under the interpreter's lock, which
+for 8 MB of short tokens is noticed in every stream."""
 Precision = Literal["float32", "bfloat16"]
 Role = Literal["query", "document"]
 PROMPTS: dict[Role | None, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage"), None: ()}
@@ -111,8 +114,11 @@ class Embedder:
     def offsets(self, texts: Sequence[str]) -> list[Offsets]:
         """Return the character ranges of each text's tokens, `[tokens, 2]`, for `waver.retrieval.chunking`."""
         assert self.model
-        found = self._plain.encode_batch(list(texts), add_special_tokens=False)
-        return [np.array(each.offsets, np.int64).reshape(-1, 2) for each in found]
+        return [
+            np.array(each.offsets, np.int64).reshape(-1, 2)
+            for some in portions(texts, AT_ONCE)
+            for each in self._plain.encode_batch(some, add_special_tokens=False)
+        ]
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text, without special tokens."""
@@ -199,6 +205,20 @@ class Embedder:
 def broken(text: str) -> str:
     """Return a text with very long words in parts: some tokenizers read each of them as one unknown word."""
     return _LONG.sub(r"\g<0> ", text)
+
+
+def portions(texts: Sequence[str], most: int) -> Iterator[list[str]]:
+    """Yield the texts in order, some at a time: of at most so many characters together, or a single longer one."""
+    some: list[str] = []
+    length = 0
+    for text in texts:
+        if some and length + len(text) > most:
+            yield some
+            some, length = [], 0
+        some.append(text)
+        length += len(text)
+    if some:
+        yield some
 
 
 def batches(lengths: Sequence[int], most: int, budget: int = BATCH_TOKENS) -> Iterator[list[int]]:

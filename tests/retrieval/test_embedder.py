@@ -12,9 +12,10 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+from waver.retrieval import embedder as embedding
 from waver.retrieval import weights
 from waver.retrieval.base import Unavailable
-from waver.retrieval.embedder import Embedder, batches, broken
+from waver.retrieval.embedder import Embedder, batches, broken, portions
 
 
 @pytest.fixture
@@ -169,3 +170,13 @@ def test_bfloat16_is_close(embedder: Embedder, folder: Path) -> None:
     exact = embedder.embed(text)[0]
     assert 0.995 < quick @ exact < 1.0
     assert not np.array_equal(quick, exact)
+
+
+def test_texts_are_tokenised_some_at_a_time(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(portions(["aaaaa", "bbbbb", "c" * 20, "d", ""], 10)) == [["aaaaa", "bbbbb"], ["c" * 20], ["d", ""]]
+    assert list(portions([], 10)) == []
+    texts = ["One text.", "", "Another - with dashes", "x" * 50]
+    together = embedder.offsets(texts)
+    monkeypatch.setattr(embedding, "AT_ONCE", 12)
+    for one, other in zip(embedder.offsets(texts), together, strict=True):
+        np.testing.assert_array_equal(one, other)

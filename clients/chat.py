@@ -25,10 +25,12 @@ HELP = """\
 /model NAME        another model or preset of the server
 /undo              take back the last question and its answer
 /reset             forget the conversation
-/help, /quit       this list; leave (so does ctrl-D)
+/help, /quit       this list; leave (so do ctrl-D, exit and quit)
 ctrl-C             stop the current answer
 up, ctrl-R, tab    earlier lines (kept in a file; WAVER_CHAT_HISTORY= for none), search them, complete a command
 \\ at a line's end  go on on the next line"""
+LEAVE = frozenset({"exit", "quit", "exit()", "quit()", ":q"})
+"""Words that leave other programs. Alone on a line they are nothing that one says to a model."""
 COMMANDS = ("/policy ", "/policy none", "/policy default", "/model ", "/undo", "/reset", "/help", "/quit")
 
 
@@ -232,6 +234,8 @@ class Chat:
                 self.note("\n/quit or ctrl-D to leave")
                 continue
             try:
+                if line in LEAVE:
+                    return
                 if line.startswith("/"):
                     if not self.command(line):
                         return
@@ -280,7 +284,7 @@ def chat(options: ChatOptions) -> int:
     client = Waver(base_url=options.base_url)
     try:
         chosen = parse_policy(options.policy)
-        models = [m.id for m in client.models.list()]
+        models = [m.id for m in client.models.list() if getattr(m, "kind", None) != "embedder"]
         engines = [m for m in models if not m.startswith("waver/")]
         model = options.model or choose_model(models)
         session = Chat(client, model, engines, chosen, options.sampling, out, notes, options.system, models)

@@ -14,8 +14,12 @@ router = APIRouter()
 
 @router.head("/health", include_in_schema=False)
 @router.get("/health", summary="The process is up")
-async def health() -> dict[str, str]:
-    return {"status": "ok"}
+async def health(request: Request) -> dict[str, str]:
+    """Tell that the process is up, always with status 200, and how its engines are: `starting`, `ready`, or `failed`
+    where one cannot serve."""
+    found = runtime(request)
+    engines = "failed" if found.failure or (found.loaded and found.dead) else "ready" if found.loaded else "starting"
+    return {"status": "ok", "engines": engines}
 
 
 @router.head("/ready", include_in_schema=False)

@@ -134,6 +134,14 @@ def test_examples_can_be_checked() -> None:
     assert len(answered) == len(asked) / 2
 
 
+def test_the_sums_of_the_examples_are_right() -> None:
+    asked = [json.loads(line) for line in (ROOT / "examples" / "sums.jsonl").read_text().splitlines()]
+    assert len({row["question"] for row in asked}) == len(asked) == 100
+    for row in asked:
+        terms = re.findall(r"[+-]? ?\d+", row["question"])
+        assert sum(int(term.replace(" ", "")) for term in terms) == int(row["answer"]), row
+
+
 def test_every_policy_is_in_the_table() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", README, re.M)) == set(policies())
 

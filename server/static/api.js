@@ -37,8 +37,12 @@ async function request(path, options = {}) {
   throw new ApiError(response.status, told ? sentence(told) : `The server answered ${response.status}.`, told?.param);
 }
 
-/** Throws, with the reason, until the engines are warm. */
-export const ready = () => request("ready");
+/** Whether the engines are warm. Throws the reason if they cannot serve. */
+export async function ready() {
+  const { engines } = await get("health");
+  if (engines === "failed") await request("ready");
+  return engines !== "starting";
+}
 
 export const get = async (path) => (await request(path)).json();
 export const list = async (path) => (await get(path)).data;

@@ -53,7 +53,11 @@ function askForKey() {
 /** Fill the page. While the server starts or wants a key, say so and try again. */
 async function load() {
   try {
-    await ready();
+    if (!(await ready())) {
+      say("The server is starting: its engines load their models. This page goes on by itself.", { calm: true });
+      setTimeout(load, AGAIN);
+      return;
+    }
     const [models, policies, setup, examples] = await Promise.all([list("v1/models"), list("v1/policies"), get("v1/setup"), get("static/examples.json")]);
     const collections = await list("v1/collections").catch(() => []);
     const keys = Object.assign({}, ...policies.map((policy) => policy.report_keys));
@@ -87,10 +91,11 @@ async function load() {
   }
 }
 
-/** One line over the page while something is wrong with the server. */
-function say(words) {
+/** One line over the page while something is wrong with the server, or, calmly, while it only starts. */
+function say(words, { calm = false } = {}) {
   $("trouble").textContent = words;
   $("trouble").hidden = !words;
+  $("trouble").classList.toggle("calm", calm);
 }
 
 function legend() {

@@ -2,7 +2,7 @@
 
 import { Answer } from "./answer.js";
 import { ApiError, post, savedKey } from "./api.js";
-import { $, announce, button, download, make, number, plural } from "./dom.js";
+import { $, announce, button, download, make, number, plural, sendByEnter } from "./dom.js";
 import * as history from "./history.js";
 import { code, copy, packed } from "./share.js";
 import { release } from "./tokens.js";
@@ -22,11 +22,7 @@ export class Chat {
       $("message").value = "";
       this.ask(text);
     });
-    $("message").addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-      event.preventDefault();
-      $("composer").requestSubmit();
-    });
+    sendByEnter($("message"), $("composer"));
     $("message").addEventListener("input", () => this.count());
     settings.listeners.push(() => this.count());
     $("stop").addEventListener("click", () => this.running?.abort());

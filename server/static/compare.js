@@ -4,7 +4,7 @@ import { Answer } from "./answer.js";
 import { ApiError, post } from "./api.js";
 import { open } from "./chat.js";
 import { curves } from "./chart.js";
-import { $, announce, button, make, number, seconds } from "./dom.js";
+import { $, announce, button, make, number, seconds, sendByEnter } from "./dom.js";
 import { PolicyForm } from "./policies.js";
 import { onlyBy } from "./report.js";
 import { brought, short } from "./settings.js";
@@ -32,6 +32,7 @@ export class Compare {
       event.preventDefault();
       this.run();
     });
+    sendByEnter($("compare-question"), $("compare-form"));
     $("compare-stop").addEventListener("click", () => this.running?.abort());
     this.suggest();
     this.recorded();
@@ -52,11 +53,13 @@ export class Compare {
       answer.show(column);
       return { name: column.name, answer, element: this.frame(i, make("h3", {}, column.name), answer, column.right ? "right" : "wrong") };
     });
-    const [, mixed, large] = example.columns;
+    const [, mixed, large] = example.columns, part = mixed.report.cost.full;
+    const work = part < 0.98 ? `, with ${number(part, 2)} of the computation` : ", with as much computation: what the small one writes, the large one still reads";
     $("compare-lead").replaceChildren(
       make("strong", {}, `“${example.question}” `), `The right answer is ${example.expected}. `,
-      `The small model alone gets it wrong. With Waver the large model writes ${mixed.report.tokens.large} of ${mixed.trace.length} tokens, where the small one is unsure, and the answer is right, in ${seconds(mixed.seconds)} instead of ${seconds(large.seconds)}. `,
+      `The small model alone gets it wrong. With Waver the large model writes ${mixed.report.tokens.large} of ${mixed.trace.length} tokens, where the small one is unsure, and the answer is right, in ${seconds(mixed.seconds)} instead of ${seconds(large.seconds)}${work}. `,
       make("span", { class: "note" }, `Recorded with the pair that comes with Waver (${example.recorded}); run a question to see your own models.`));
+    this.asked = JSON.stringify(this.columns);
     this.results(views);
   }
 
@@ -66,8 +69,17 @@ export class Compare {
     this.drawn();
   }
 
+  /** Whether the answers below are those of the ways above. */
+  compared() {
+    const stale = Boolean(this.views) && this.asked !== JSON.stringify(this.columns);
+    $("compare-stale").textContent = stale ? "These answers are from before the ways were changed. Run again to have theirs." : "";
+    $("compare-stale").hidden = !stale;
+    for (const id of ["compare-results", "compare-curves", "compare-summary"]) $(id).classList.toggle("stale", stale);
+  }
+
   /** The choosers of the ways to answer. */
   drawn() {
+    this.compared();
     const { setup } = this.known;
     $("compare-columns").replaceChildren(...this.columns.map((column, i) => {
       const select = make("select", { "aria-label": `Way ${i + 1}` },
@@ -129,16 +141,17 @@ export class Compare {
       messages: [{ role: "user", content: question }], temperature: Number($("compare-temperature").value), seed: Number($("compare-seed").value || 0),
       max_tokens: Number($("compare-tokens").value || 256),
     };
+    this.asked = JSON.stringify(this.columns);
     const views = this.columns.map((column, i) => {
       const answer = new Answer({ keys: this.known.keys, move: (policy, value) => this.move(column, policy, value) });
-      return { name: this.name(column), column, answer, element: this.frame(i, make("h3", {}, this.name(column)), answer) };
+      return { name: this.name(column), way: { ...column }, answer, element: this.frame(i, make("h3", {}, this.name(column)), answer) };
     });
     this.results(views);
     release();
     if ($("compare-results").getBoundingClientRect().top > innerHeight / 2) $("compare-results").scrollIntoView();
     try {
       for (const view of views) {
-        const { model, policy } = view.column;
+        const { model, policy } = view.way;
         try {
           await view.answer.run({ ...shared, model, ...(policy && { policy }) }, this.running.signal);
         } catch (error) {
@@ -176,6 +189,7 @@ export class Compare {
     if (done.length) curves($("compare-curves"), done.map((view) => ({ name: view.name, tokens: view.answer.tokens })));
     else $("compare-curves").replaceChildren();
     this.views = views;
+    this.compared();
   }
 }
 

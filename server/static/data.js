@@ -64,6 +64,9 @@ export class Data {
     await trying($("collections-place"), async () => {
       const found = await list("v1/collections");
       this.changed(found.map((each) => each.name));
+      const drawn = JSON.stringify([found, ...this.added]);
+      if (drawn === this.drawn) return; // what a person typed, opened or found there stays
+      this.drawn = drawn;
       $("collections").replaceChildren(...(found.length ? found.map((each) => this.collection(each)) : [make("li", { class: "note" }, "There are none yet. Make one, put documents into it, and answers can look things up.")]));
     });
   }

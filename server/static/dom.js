@@ -18,6 +18,15 @@ export const make = (tag, attributes = {}, ...children) => fill(document.createE
 export const draw = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 export const button = (label, onclick, attributes = {}) => make("button", { type: "button", onclick, ...attributes }, label);
 
+/** Send a form by Enter in one of its text fields; Shift and Enter begin a line. */
+export function sendByEnter(field, form) {
+  field.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    form.requestSubmit();
+  });
+}
+
 /** Text whose parts in backticks are code. */
 export const coded = (text) => text.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
 

@@ -132,7 +132,7 @@ def test_a_conversation(terminal: Terminal, engines: list[str]) -> None:
     assert "starts afresh" in say(terminal, "/reset", "afresh")
     assert "/policy NAME" in say(terminal, "/help", "ctrl-C")
     assert "no command /nonsense" in say(terminal, "/nonsense", "no command")
-    terminal.type("/quit\r")
+    terminal.type("exit\r")
     assert terminal.status() == 0
 
 

@@ -92,6 +92,12 @@ class Page:
         self.wait(lambda: len(self.all("#turns article[aria-busy=false]")) > before)
         return self.all("#turns article")[-1]
 
+    def sideways(self) -> int:
+        """Return by how many pixels the page is wider than its window."""
+        return int(
+            self.script("return document.documentElement.scrollWidth - visualViewport.width * visualViewport.scale")
+        )
+
     def accessible(self) -> None:
         """Check that axe finds no violation."""
         if not self.script("return 'axe' in window"):

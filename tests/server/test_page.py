@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -272,10 +273,11 @@ def test_side_by_side(opened: Callable[[str], Page]) -> None:
     assert [each.text for each in page.all(".verdict")] == ["✗ wrong", "✓ right", "✓ right"]
     page.accessible()
     page.set("#compare-tokens", 16)
-    page.set("#compare-question", ATTACK)
+    page.set("#compare-question", "")
+    page.one("#compare-question").send_keys(ATTACK)
     page.click("#add-column")
     page.set("#compare-columns li:nth-child(4) select", "waver/coin")
-    page.click("#compare-run")
+    page.one("#compare-question").send_keys(Keys.ENTER)
     page.wait(lambda: len(page.all("#compare-results .report")) == 4 and page.one("#compare-run").is_displayed())
     names = [text_of(each).strip() for each in page.all("#compare-summary thead th")]
     assert names == ["small alone", "frugal", "large alone", "coin"]
@@ -288,6 +290,13 @@ def test_side_by_side(opened: Callable[[str], Page]) -> None:
     assert len(page.all("#compare-curves path.curve")) == 4
     assert not page.all("#compare img, #compare-results script")
     page.accessible()
+    assert not page.one("#compare-stale").is_displayed()
+    page.set("#compare-columns li:nth-child(4) select", "large")
+    assert "before the ways were changed" in page.one("#compare-stale").text
+    page.set("#compare-columns li:nth-child(4) select", "waver/coin")
+    assert not page.one("#compare-stale").is_displayed()
+    with phone(page, 360):
+        assert page.sideways() <= 0
 
 
 @needs_chromium
@@ -305,6 +314,7 @@ def test_documents_are_kept_found_and_used(opened: Callable[[str], Page], http: 
     assert note.status_code == 200
     page.click("#to-chat")
     page.click("#to-data")
+    page.wait(lambda: "1 document," in page.one("#collections").text)
     page.click("#collections details summary")
     page.wait(lambda: ATTACK in text_of(page.one("#collections .documents")))
     page.accessible()
@@ -355,12 +365,21 @@ def test_the_dashboard_shows_the_last_hour(opened: Callable[[str], Page], http: 
     page.accessible()
 
 
+@contextmanager
+def phone(page: Page, width: int) -> Iterator[None]:
+    """Let the page's window be a phone's for the while."""
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        yield
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 @needs_chromium
 def test_on_a_phone(opened: Callable[[str], Page]) -> None:
     page = opened("chat")
-    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
+    with phone(page, 360):
         page.set("#model", "waver/frugal")
         page.set("#max-tokens", 24)
         page.say("hello")
@@ -375,12 +394,15 @@ def test_on_a_phone(opened: Callable[[str], Page]) -> None:
         for view in ("compare", "data", "dashboard", "chat"):
             page.click(f"#to-{view}")
             page.wait(lambda view=view: page.one(f"#{view}").is_displayed())
-            assert page.script("return document.documentElement.scrollWidth") <= 390, view
+            assert page.sideways() <= 0, view
         page.click("#open-settings")
         assert page.one("#model").is_displayed()
         page.accessible()
-    finally:
-        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        page.script(
+            "document.getElementById('trouble').textContent = 'A word. '.repeat(30); "
+            "document.getElementById('trouble').hidden = false"
+        )
+        assert page.sideways() <= 0
 
 
 @needs_chromium
@@ -463,9 +485,12 @@ def test_a_key_is_asked_for(chromium: Chrome, start: Callable[..., Running], mon
 def test_a_server_that_starts_freezes_or_dies_is_told(chromium: Chrome, start: Callable[..., Running]) -> None:
     running = start()
     running.runtime.loaded = False
+    chromium.get_log("browser")  # what earlier pages said
     chromium.get(running.url)
     trouble = chromium.find_element(By.ID, "trouble")
     WebDriverWait(chromium, 10).until(lambda _: "starting" in trouble.text)
+    assert trouble.get_attribute("class") == "calm"
+    assert not [line for line in chromium.get_log("browser") if line["level"] == "SEVERE"]
     running.runtime.loaded = True
     page = Page(chromium, running.url + "/")
     page.set("#max-tokens", 900)

@@ -55,7 +55,7 @@ app = typer.Typer(
     help="An OpenAI-compatible server that spends compute where a language model is uncertain.",
     epilog="Start with `waver serve`, then `waver chat` in a second terminal, or open the address in a browser. "
     "Completion in your shell: `waver --install-completion`. Exit status: 0 done, 1 not done, 2 wrong usage, 3 done in "
-    "part, 130 stopped by ctrl-C.",
+    "part, 130 stopped by ctrl-C before it was done.",
 )
 
 

@@ -1,0 +1,79 @@
+"""Rows are shared out among passes so that together they cost the least, and engines take turns."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waver.engines.passes import OWN_COST, share_out
+from waver.engines.turns import Turns, fills_cpu
+
+
+def cost(lengths: Sequence[int], passes: Sequence[Sequence[int]]) -> int:
+    return sum(OWN_COST["cpu"] + len(rows) * max(lengths[row] for row in rows) for rows in passes)
+
+
+def partitions(rows: Sequence[int]) -> list[list[list[int]]]:
+    """All ways to put rows into passes."""
+    if not rows:
+        return [[]]
+    first, *rest = rows
+    out = []
+    for size in range(len(rest) + 1):
+        for others in itertools.combinations(rest, size):
+            left = [row for row in rest if row not in others]
+            out += [[[first, *others], *more] for more in partitions(left)]
+    return out
+
+
+@given(st.lists(st.integers(1, 40), max_size=6))
+def test_no_other_passes_cost_less(lengths: list[int]) -> None:
+    passes = share_out(lengths, "cpu")
+    assert sorted(row for rows in passes for row in rows) == list(range(len(lengths)))
+    assert cost(lengths, passes) == min(cost(lengths, each) for each in partitions(range(len(lengths))))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "device", "passes"),
+    [
+        ([], "cpu", []),
+        ([1, 1, 1], "cpu", [[0, 1, 2]]),
+        ([1, 16, 1, 1, 1, 1, 1, 15], "cpu", [[0, 2, 3, 4, 5, 6], [1, 7]]),  # 8 * 16 tokens in one pass
+        ([1, 2, 1], "cpu", [[0, 1, 2]]),
+        ([1, 16, 1, 1, 1, 1, 1, 15], "cuda", [list(range(8))]),
+        ([1] * 20 + [200] * 5, "cuda", [list(range(20)), list(range(20, 25))]),
+    ],
+)
+def test_padding_is_weighed_against_a_pass(lengths: list[int], device: str, passes: list[list[int]]) -> None:
+    assert share_out(lengths, device) == passes
+
+
+def test_turns_are_taken_in_order_by_one_thread_at_a_time() -> None:
+    turns, order, inside = Turns(), list[int](), list[int]()
+
+    def work(number: int) -> None:
+        with turns.turn():
+            inside.append(number)
+            assert len(inside) == 1
+            order.append(number)
+            time.sleep(0.01)
+            inside.remove(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
+    with turns.turn():
+        for thread in threads:
+            thread.start()
+            time.sleep(0.02)  # it waits now
+    for thread in threads:
+        thread.join(10)
+    assert order == [0, 1, 2, 3, 4]
+    with pytest.raises(ZeroDivisionError), turns.turn():
+        1 / 0  # noqa: B018
+    with turns.turn():
+        assert fills_cpu(10_000)

@@ -37,8 +37,8 @@ class ForcedCalls:
 
     def finish(self, finish: Finish) -> list[Part]:
         out: list[Part] = []
-        cut = finish == "length"
-        if not (self._json.ended or self._json.broken or (cut and self._json.begun)):
+        cut = finish == "length" and (self._json.begun or self.complete)  # what began behind whole calls is no content
+        if not (self._json.ended or self._json.broken or cut):
             self._json.abandon(out)
         left = "".join([*self._json.raw, *self._behind])
         if self._json.broken and left.strip(" \t\r\n,]" if self.complete else None):

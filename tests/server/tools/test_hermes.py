@@ -180,6 +180,10 @@ def test_a_forced_call_that_breaks_is_content() -> None:
     assert read(ForcedCalls(numbered()), ['{"na'], "length") == ([Content('{"na')], 0)
     parts, complete = read(ForcedCalls(numbered()), ['[{"name": "f", "arguments": {"a": "b'], "length")
     assert (parts, complete) == ([CallStart(0, "call_0", "f"), Arguments(0, '{"a": "b')], 0)
+    whole = '[{"name": "f", "arguments": {}}'
+    for begun in ("", ",", ", {", ', {"na', ', {"name": "', "\n"):
+        parts, complete = read(ForcedCalls(numbered()), [whole + begun], "length")
+        assert ([type(part) for part in parts], complete) == ([CallStart, Arguments], 1), begun
 
 
 def test_long_arguments_are_read_in_linear_time() -> None:

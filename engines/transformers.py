@@ -39,7 +39,7 @@ from waver.engines.defaults import NONE, recommended_sampling
 from waver.engines.grammar import Grammar
 from waver.engines.inverse_cdf import warm_up
 from waver.engines.packed import pack
-from waver.engines.passes import share_out
+from waver.engines.passes import most_tokens, own_cost, share_out
 from waver.engines.picture_runner import PictureRunner, View
 from waver.engines.runner import Runner, make_runner
 from waver.engines.sampling import draw
@@ -57,9 +57,6 @@ from waver.entropy.geometry import whiten
 if TYPE_CHECKING:
     from waver.engines.tuners.routing import Decision, RoutedTuner
 
-PASS_TOKENS, PASS_TOKENS_CPU = 2048, 256
-"""Most prompt tokens in one forward pass, so that a long prompt does not hold up the others for long. On two cores, a
-model of 1.5 billion parameters reads 135 tokens a second."""
 CATCH_UP = 16
 """Most missing tokens of a row that joins the pass of the decoding rows."""
 
@@ -127,6 +124,8 @@ class TransformersEngine:
         self._slots = SlotAllocator(config.max_sequences, self._runner)
         self._sequences: list[SequenceState | HiddenStateRequest] = []
         threads = config.threads or (1 if self.parameters < SMALL else torch.get_num_threads())
+        self._own_cost = own_cost(device, self.parameters, text_config.num_hidden_layers)
+        self._pass_tokens = most_tokens(device, self.parameters)
         self._fills_cpu = self.model.device.type == "cpu" and fills_cpu(threads)
         self._thread = ThreadPoolExecutor(1, f"engine-{name}", torch.set_num_threads, (threads,))
         self._scheduler: asyncio.Task[None] | None = None
@@ -292,10 +291,6 @@ class TransformersEngine:
         with CPU.turn() if self._fills_cpu else nullcontext():
             return work()
 
-    @property
-    def _pass_tokens(self) -> int:
-        return min(PASS_TOKENS, PASS_TOKENS_CPU) if self.model.device.type == "cpu" else PASS_TOKENS
-
     def _fail(self, sequences: Sequence[SequenceState | HiddenStateRequest], error: Exception) -> None:
         """Report to sequences that their pass failed, and clear their slots."""
         failure = EngineError(f"engine {self.name!r} failed: {type(error).__name__}")
@@ -329,7 +324,7 @@ class TransformersEngine:
                 room -= missing
         produced: list[tuple[SequenceState, Step | EngineError]] = []
         for work in (near, far):
-            for rows in share_out([count for _, count in work], self.model.device.type):
+            for rows in share_out([count for _, count in work], self._own_cost):
                 # A client that left during an earlier pass does not pay for a later one.
                 produced += self._decode([work[row] for row in rows if work[row][0] in self._sequences])
         return produced

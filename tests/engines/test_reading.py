@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-import waver.engines.transformers
+import waver.engines.passes
 from tests.conftest import until
 from tests.engines.driving import generated, plain_state, prompts, steps, tokens
 from waver.engines.base import EngineError
@@ -49,7 +49,7 @@ async def test_more_than_there_are_slots_beside_answers(load: Callable[..., Tran
 async def test_long_prompts_are_read_in_parts(
     most: int, load: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waver.engines.transformers, "PASS_TOKENS", most)
+    monkeypatch.setattr(waver.engines.passes, "PASS_TOKENS", most)
     engine = load()
     asked = [(ids, DEPTHS[i]) for i, ids in enumerate(prompts(4, seed=23, longest=120))]
     agree(await asyncio.gather(*(engine.hidden_state(ids, depth) for ids, depth in asked)), engine, asked)
@@ -88,7 +88,7 @@ async def test_an_answer_that_another_engine_goes_on_with_keeps_its_slot(
 async def test_leaving_ends_the_reading(
     load: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waver.engines.transformers, "PASS_TOKENS", 4)
+    monkeypatch.setattr(waver.engines.passes, "PASS_TOKENS", 4)
     engine = load(max_sequences=2)
     readings = [asyncio.create_task(engine.hidden_state([5 + i, *range(6, 206)])) for i in range(6)]
     await asyncio.to_thread(until, lambda: engine.passes > 0, "the first pass")
@@ -124,7 +124,7 @@ async def test_a_reading_that_fails_fails_no_answer(
 async def test_closing_tells_who_waits(
     load: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waver.engines.transformers, "PASS_TOKENS", 1)
+    monkeypatch.setattr(waver.engines.passes, "PASS_TOKENS", 1)
     engine = load()
     reading = asyncio.create_task(engine.hidden_state(list(range(5, 205))))
     await asyncio.to_thread(until, lambda: engine.passes > 0, "the first pass")
@@ -138,7 +138,7 @@ async def test_a_state_in_passing(
     most: int, load: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a place within the prompt, with the answer's first step, in the passes that the answer takes anyway."""
-    monkeypatch.setattr(waver.engines.transformers, "PASS_TOKENS", most)
+    monkeypatch.setattr(waver.engines.passes, "PASS_TOKENS", most)
     engine, asked = load(), prompts(12, seed=26, longest=80)
     alone = load()
     whole = await asyncio.gather(*(steps(alone, ids, max_tokens=4, ignore_eos=True) for ids in asked))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-import waver.engines.transformers
+import waver.engines.passes
 from tests.engines.driving import generated, prompts, tokens
 from waver.engines.transformers import TransformersEngine
 
@@ -75,7 +75,7 @@ async def test_answers_that_have_begun_go_first(load: Callable[..., Transformers
 async def test_long_prompts_are_read_in_parts(
     most: int, load: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waver.engines.transformers, "PASS_TOKENS", most)
+    monkeypatch.setattr(waver.engines.passes, "PASS_TOKENS", most)
     engine, asked = load(), prompts(5, seed=14, longest=120)
     expected = [generated(engine, prompt, 12, ignore_eos=True) for prompt in asked]
     assert await asyncio.gather(*(greedy(engine, prompt) for prompt in asked)) == expected
@@ -84,7 +84,7 @@ async def test_long_prompts_are_read_in_parts(
 async def test_a_prompt_in_parts_does_not_hold_up_others(
     load: Callable[..., TransformersEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waver.engines.transformers, "PASS_TOKENS", 20)
+    monkeypatch.setattr(waver.engines.passes, "PASS_TOKENS", 20)
     engine, long = load(), [5 + i for i in range(200)]
     done: list[int] = []
 

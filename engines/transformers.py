@@ -48,7 +48,6 @@ from waver.engines.slot_allocator import SCRATCH, SlotAllocator
 from waver.engines.temperature import adapts
 from waver.engines.tokens import TokenText
 from waver.engines.transforms import needs_geometry
-from waver.engines.turns import CPU, fills_cpu
 from waver.engines.vision import Vision, model_class, takes_pictures
 from waver.engines.visual_pruning import check_pruning
 from waver.entropy import shannon_entropy
@@ -126,7 +125,6 @@ class TransformersEngine:
         threads = config.threads or (1 if self.parameters < SMALL else torch.get_num_threads())
         self._own_cost = own_cost(device, self.parameters, text_config.num_hidden_layers)
         self._pass_tokens = most_tokens(device, self.parameters)
-        self._fills_cpu = self.model.device.type == "cpu" and fills_cpu(threads)
         self._thread = ThreadPoolExecutor(1, f"engine-{name}", torch.set_num_threads, (threads,))
         self._scheduler: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -284,12 +282,7 @@ class TransformersEngine:
                 self._leave(reading)
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._in_turn, work)
-
-    def _in_turn(self, work: Callable[[], Result]) -> Result:
-        """Run work when no other engine needs the same cores."""
-        with CPU.turn() if self._fills_cpu else nullcontext():
-            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _fail(self, sequences: Sequence[SequenceState | HiddenStateRequest], error: Exception) -> None:
         """Report to sequences that their pass failed, and clear their slots."""

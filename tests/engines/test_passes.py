@@ -1,10 +1,8 @@
-"""Rows are shared out among passes so that together they cost the least, and engines take turns."""
+"""Rows are shared out among passes so that together they cost the least."""
 
 from __future__ import annotations
 
 import itertools
-import threading
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -12,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waver.engines.passes import most_tokens, own_cost, share_out
-from waver.engines.turns import Turns, fills_cpu
 
 OWN = 12
 QWEN = {"parameters": 1_540_000_000, "layers": 28}
@@ -64,28 +61,3 @@ def test_a_pass_costs_more_tokens_the_smaller_the_model() -> None:
     assert most_tokens("cpu", 1_540_000_000) == 155
     assert most_tokens("cpu", 2_016_960) == most_tokens("cuda", 1_540_000_000) == 2048
     assert most_tokens("cpu", 70_000_000_000) == 64
-
-
-def test_turns_are_taken_in_order_by_one_thread_at_a_time() -> None:
-    turns, order, inside = Turns(), list[int](), list[int]()
-
-    def work(number: int) -> None:
-        with turns.turn():
-            inside.append(number)
-            assert len(inside) == 1
-            order.append(number)
-            time.sleep(0.01)
-            inside.remove(number)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
-    with turns.turn():
-        for thread in threads:
-            thread.start()
-            time.sleep(0.02)  # it waits now
-    for thread in threads:
-        thread.join(10)
-    assert order == [0, 1, 2, 3, 4]
-    with pytest.raises(ZeroDivisionError), turns.turn():
-        1 / 0  # noqa: B018
-    with turns.turn():
-        assert fills_cpu(10_000)

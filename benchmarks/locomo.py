@@ -38,13 +38,15 @@ from waver.resources import MODELS
 from waver.retrieval.base import Vectors
 from waver.retrieval.config import DEFAULT_EMBEDDER
 from waver.retrieval.embedder import Embedder
-from waver.retrieval.fusion import fuse
+from waver.retrieval.fusion import blend
 from waver.retrieval.memory.config import MemoryConfig
 from waver.retrieval.memory.episode import GRAINS
 from waver.retrieval.memory.episodes import EpisodeIndex, Episodes
 from waver.retrieval.memory.lexical import BM25
 from waver.retrieval.words import search_terms, words
 
+WEIGHTS = (0.4, 0.6)
+"""Of a search by meaning and by words in a hybrid one: what collections take."""
 KS, SESSION_KS = (5, 10), (1, 3, 5)
 QUOTED = 3
 """Sessions whose turns are ranked for the table of turns: as many as `memgas` recalls."""
@@ -67,11 +69,13 @@ def rivals(conversation: Conversation, embedder: Embedder) -> dict[str, list[lis
     vectors, bm25 = embedder.embed(texts), BM25([words(text) for text in texts])
     out: dict[str, list[list[str]]] = {"dense": [], "BM25": [], "hybrid": []}
     for question in conversation.questions:
-        dense = [ids[i] for i in np.argsort(-(vectors @ embedder.question(question.text)), kind="stable")]
-        lexical = [ids[i] for i in np.argsort(-bm25.scores(search_terms(question.text)), kind="stable")]
-        out["dense"].append(dense)
-        out["BM25"].append(lexical)
-        out["hybrid"].append([each for each, _ in fuse([dense[:DEPTH], lexical[:DEPTH]])])
+        rankings = [
+            [(ids[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
+            for scores in (vectors @ embedder.question(question.text), bm25.scores(search_terms(question.text)))
+        ]
+        for name, ranking in zip(("dense", "BM25"), rankings, strict=True):
+            out[name].append([each for each, _ in ranking])
+        out["hybrid"].append([each for each, _ in blend([each[:DEPTH] for each in rankings], WEIGHTS)])
     return out
 
 

@@ -102,15 +102,19 @@ def search_terms(question: str) -> list[str]:
 def repeated_terms(question: str) -> list[str]:
     """Return the search terms of a question as often as it has them: first the different ones, then repetitions, all
     together at most `MOST`. BM25 adds up over all of them, as Lucene does: what a question repeats it is about."""
-    every = _terms(question)
-    counts = Counter(every)
+    counts = term_counts(question)
     kept = list(counts)[:MOST]
     return [*kept, *(word for word in kept for _ in range(counts[word] - 1))][:MOST]
 
 
+def term_counts(text: str) -> Counter[str]:
+    """Count the search terms of a text, in the order in which they first stand there."""
+    return Counter(_terms(text))
+
+
 def wanted(question: str) -> list[str]:
     """Return all distinct words of a question that are worth looking for."""
-    return list(dict.fromkeys(_terms(question)))
+    return list(term_counts(question))
 
 
 def _terms(question: str) -> list[str]:

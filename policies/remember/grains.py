@@ -5,7 +5,6 @@ An engine writes the summary and the keywords of each; without one, words of the
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
@@ -24,7 +23,7 @@ from waver.retrieval.memory.episode import MOST_NOTE, MOST_TURNS, Episode, Utter
 from waver.retrieval.memory.episodes import Linking
 from waver.retrieval.memory.turns import MOST_TEXT, Turn, Work
 from waver.retrieval.memory.unit import MOST_WORD
-from waver.retrieval.words import search_terms
+from waver.retrieval.words import term_counts
 
 NOTE_TOKENS = 500
 MOST_CHARACTERS = 2000
@@ -124,8 +123,9 @@ def with_own_words(episode: Episode) -> Episode:
     frequent words."""
     first = episode.turns[0].speaker
     summary = one_line(" ".join(each.text for each in episode.turns if each.speaker == first))[:OWN_SENTENCES]
-    frequent = [word for word, _ in Counter(search_terms(episode.text)).most_common(OWN_WORDS)]
-    names = entities("\n".join(each.text for each in episode.turns))[:OWN_WORDS]
+    said = "\n".join(each.text for each in episode.turns)
+    frequent = [word for word, _ in term_counts(said).most_common(OWN_WORDS)]
+    names = entities(said)[:OWN_WORDS]
     return episode.model_copy(
         update={"summary": summary, "keywords": one_line("; ".join(dict.fromkeys((*names, *frequent))))[:MOST_NOTE]}
     )

@@ -18,6 +18,7 @@ from waver.policies.remember import grains
 from waver.policies.remember.memgas import FILTER, INSTRUCTION, MemGAS
 from waver.retrieval.embedder import Embedder
 from waver.retrieval.memory.config import MemoryConfig
+from waver.retrieval.memory.episode import Episode, Utterance
 from waver.retrieval.memory.episodes import Episodes
 
 BOAT = ("My red boat lies in the harbour of Corton.", "What a nice boat.")
@@ -100,6 +101,14 @@ async def test_a_conversation_becomes_an_episode_once_it_is_idle(episodes: Episo
     assert await write_all(engine, episodes) == 1
     (kept,) = await episodes.of("key/anna").page()
     assert len(kept.episode.turns) == 6
+
+
+def test_keywords_without_an_engine_are_the_frequent_words() -> None:
+    many = " ".join(f"word{first}{second}" for first in "abcdefghij" for second in "abcdefghij")
+    turns = (Utterance(speaker="user", text=f"{many} violin orchestra violin"), Utterance(speaker="x", text="violin"))
+    keywords = grains.with_own_words(Episode(turns=turns, time=None, until=None)).keywords.split("; ")
+    assert keywords[:3] == ["violin", "wordaa", "wordab"]
+    assert len(keywords) == grains.OWN_WORDS
 
 
 async def test_a_question_recalls_the_conversation_that_it_is_about(episodes: Episodes, clock: Clock) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 
@@ -79,6 +80,33 @@ def frontier(numbers: Mapping[str, Any], out: Path) -> None:
             loc="left",
         )
         save(figure, out, "frontier")
+
+
+def switching(numbers: Mapping[str, Any], out: Path) -> None:
+    """Plot for each pair that was read which share of its tokens has more than an entropy: of those that only the large
+    model would write, and of the others."""
+    pairs = numbers["traces"]
+    with plt.rc_context(STYLE):
+        figure, rows = plt.subplots(
+            len(pairs), 2, figsize=(10, 3.4 * len(pairs)), layout="constrained", sharex=True, sharey=True, squeeze=False
+        )
+        for panels, (name, traces) in zip(rows, pairs.items(), strict=True):
+            critical = np.array([mark == "1" for trace in traces for mark in trace["critical"]])
+            for axes, side in zip(panels, ("small", "large"), strict=True):
+                values = np.array([float(value) for trace in traces for value in trace[side].split()])
+                for which, colour, label in (
+                    (critical, SHADES[1], f"only the large model would write it ({critical.sum()})"),
+                    (~critical, BLUE, f"the others ({(~critical).sum()})"),
+                ):
+                    some = np.sort(np.maximum(values[which], 1e-4))
+                    axes.step(some, 100 * (1 - np.arange(len(some)) / max(len(some), 1)), color=colour, label=label)
+                axes.set(xscale="log", xlim=(1e-4, 12), title=f"{name}: the {side} model")
+                axes.title.set_fontsize(9)
+            panels[0].set_ylabel("tokens with more entropy, %")
+            panels[0].legend(loc="lower left", frameon=False, fontsize=8)
+        for axes in rows[-1]:
+            axes.set_xlabel("entropy, nats")
+        save(figure, out, "switching")
 
 
 def _kind(row: Mapping[str, Any]) -> str:

@@ -29,13 +29,14 @@ import numpy as np
 import typer
 from rich.progress import Progress
 
-from waver.benchmarks import report
+from waver.benchmarks import figures, report
 from waver.benchmarks.answers import LARGE, SMALL, InProcess, Prompt, Setup
 from waver.engines import TransformersConfig, load_engine
 from waver.engines.base import Engine
 from waver.entropy import bits_to_nats
 from waver.policies.switch.ead import EntropyAdaptiveDecoding as Ead
 from waver.resources import MODELS
+from waver.stats import auroc
 from waver.training.pair.world import draw
 
 SETTINGS: dict[str, Ead] = {
@@ -228,6 +229,14 @@ def quantiles(traces: Sequence[Mapping[str, str]]) -> list[str]:
     return cells
 
 
+def told_apart(traces: Sequence[Mapping[str, str]]) -> str:
+    """Return how well the small model's entropy tells critical tokens of `stored` traces from others: the chance that
+    one of these has the higher entropy (AUROC)."""
+    values = [float(value) for trace in traces for value in trace[SMALL].split()]
+    found = auroc(values, [mark == "1" for trace in traces for mark in trace["critical"]])
+    return "–" if found is None else f"{found:.2f}"
+
+
 def page(found: Mapping[str, Any]) -> list[str]:
     """Write the report."""
     default = SETTINGS["default"]
@@ -271,12 +280,17 @@ def page(found: Mapping[str, Any]) -> list[str]:
             f"## {name[0].upper()}{name[1:]}",
             report.table(("setting", "share large", "critical", "hand-overs in 100 tokens", "time"), table),
         ]
-    head = ("pair", *(f"{side}, {what}" for side in (SMALL, LARGE) for what in ("median", "80 %", "95 %", "mean")))
+    sides = (f"{side}, {what}" for side in (SMALL, LARGE) for what in ("median", "80 %", "95 %", "mean"))
+    head = ("pair", *sides, "AUROC")
     return [
         *out,
         "## Entropies that were read",
-        report.table(head, [[name, *quantiles(traces)] for name, traces in found["traces"].items()]),
-        "Quantiles over all tokens of the texts, in nats. Worked answers are those of the data set, of which models "
+        report.table(
+            head, [[name, *quantiles(traces), told_apart(traces)] for name, traces in found["traces"].items()]
+        ),
+        "![Entropies of critical tokens and of others](switching.png)",
+        "Quantiles over all tokens of the texts, in nats. *AUROC*: how well the small model's entropy tells critical "
+        "tokens from others, 0.5 by chance. Worked answers are those of the data set, of which models "
         "are less sure than of their own words.",
     ]
 
@@ -296,14 +310,15 @@ def main(
 ) -> None:
     """Try settings of `ead` on stored and simulated entropies: tokens that matter, and time, without generating.
 
-    Writes switching.json and .md. Two minutes on a core for the bundled pair; a pair of 0.5 and 1.5 billion parameters
-    reads ten worked answers in some five.
+    Writes switching.json, .md and a figure. Two minutes on a core for the bundled pair; a pair of 0.5 and 1.5 billion
+    parameters reads ten worked answers in some five.
     """
     if (models is None) != (texts is None):
         raise typer.BadParameter("--models and --texts belong together")
     conditions = report.conditions("switching", dict(context.params))
     with report.progress() as bar:
         found = conditions | asyncio.run(measure(dict(context.params), bar))
+    figures.switching(found, out)
     report.write(out, "switching", found, page(json.loads(json.dumps(report.plain(found)))))
 
 

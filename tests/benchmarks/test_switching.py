@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.policies.scripted import play, writers
-from waver.benchmarks import switching
+from waver.benchmarks import figures, switching
 from waver.benchmarks.switching import SETTINGS, Trace, least_dwell, on_large, row, simulated, time
 from waver.policies.switch.ead import EntropyAdaptiveDecoding as Ead
 
@@ -54,3 +54,11 @@ def test_critical_tokens_are_found(tmp_path: Path) -> None:
     file = tmp_path / "worked.jsonl"
     file.write_text(json.dumps({"question": "2 and 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}) + "\n")
     assert switching.worked(file, 3) == [("2 and 3?", "2 + 3 = 5\nThe answer is 5")]
+
+
+def test_what_tells_critical_tokens_is_told(tmp_path: Path) -> None:
+    traces = [switching.stored(Trace([0.1, 0.2, 3.0], [0.1, 0.1, 0.1], [False, False, True]))]
+    assert switching.told_apart(traces) == "1.00"
+    assert switching.told_apart([{**traces[0], "critical": "000"}]) == "–"
+    figures.switching({"traces": {"a pair": traces}}, tmp_path)
+    assert {file.suffix for file in tmp_path.iterdir()} == {".png", ".svg"}

@@ -153,9 +153,16 @@ class EntropyAdaptiveDecoding(Policy):
                     return
 
     async def _watched(self, job: Job, proceed: Proceed, course: _Course, on_large: bool) -> AsyncGenerator[Step, None]:
-        """Decode a segment of the large engine, a token at a time, while the small one reads along and fills the
-        window."""
+        """Decode a segment of the large engine. Its first tokens, which cannot hand over and leave the window before
+        one can, are written in one go. Then the small engine reads along, a token at a time, and fills the window."""
         made = 0
+        unwatched = course.dwell - (self.timing == "lagged") - (self.window - 1)
+        if unwatched > 1:
+            async with aclosing(proceed(continuation(job, course.written, self.large, max_new=unwatched))) as steps:
+                async for step in steps:
+                    now, course.next = course.next, None
+                    yield step if now is None else replace(step, decisions=(*step.decisions, now))
+                    made += 1
         while True:
             watched = await _next(proceed(continuation(job, course.written, self.small, max_new=1)))
             value = course.window.peek(watched.entropy)

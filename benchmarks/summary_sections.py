@@ -86,9 +86,10 @@ def quality(found: Found, link: str) -> Section:
             for row in rows
         ],
     )
+    note = f", {found['note'].rstrip('.')}" if found["note"] else ""
     conditions = (
-        f"{rows[0]['questions']} questions, {found['settings']['at_once']} at a time"
-        f"{', ' + found['note'] if found['note'] else ''}; cost and wall clock against `{found['reference']}` ({link}):"
+        f"{rows[0]['questions']} questions, {found['settings']['at_once']} at a time{note}; "
+        f"cost and wall clock against `{found['reference']}` ({link}):"
     )
     return Section(", ".join(policies) or "baselines", " ".join(said), [f"{found['title']}: {conditions}", table])
 

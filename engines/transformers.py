@@ -123,7 +123,7 @@ class TransformersEngine:
         self._slots = SlotAllocator(config.max_sequences, self._runner)
         self._sequences: list[SequenceState | HiddenStateRequest] = []
         threads = config.threads or (1 if self.parameters < SMALL else torch.get_num_threads())
-        self._own_cost = own_cost(device, self.parameters, text_config.num_hidden_layers)
+        self._own_cost = own_cost(device, self.parameters, getattr(text_config, "num_hidden_layers", 1))
         self._pass_tokens = most_tokens(device, self.parameters)
         self._thread = ThreadPoolExecutor(1, f"engine-{name}", torch.set_num_threads, (threads,))
         self._scheduler: asyncio.Task[None] | None = None

@@ -293,6 +293,7 @@ def test_side_by_side(opened: Callable[[str], Page]) -> None:
     assert not page.one("#compare-stale").is_displayed()
     page.set("#compare-columns li:nth-child(4) select", "large")
     assert "before the ways were changed" in page.one("#compare-stale").text
+    page.accessible()
     page.set("#compare-columns li:nth-child(4) select", "waver/coin")
     assert not page.one("#compare-stale").is_displayed()
     with phone(page, 360):

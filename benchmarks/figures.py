@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -14,6 +14,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from waver.benchmarks.switching import Trace
 
 INK, GREY, PALE = "#1b1b1f", "#7a7a85", "#d9d9e0"
 SHADES = ("#5e1600", "#a83a00", "#de6a1b", "#f09a50", "#f2bd8c")
@@ -82,18 +85,17 @@ def frontier(numbers: Mapping[str, Any], out: Path) -> None:
         save(figure, out, "frontier")
 
 
-def switching(numbers: Mapping[str, Any], out: Path) -> None:
+def switching(pairs: Mapping[str, Trace], out: Path) -> None:
     """Plot for each pair that was read which share of its tokens has more than an entropy: of those that only the large
     model would write, and of the others."""
-    pairs = numbers["traces"]
     with plt.rc_context(STYLE):
         figure, rows = plt.subplots(
             len(pairs), 2, figsize=(10, 3.4 * len(pairs)), layout="constrained", sharex=True, sharey=True, squeeze=False
         )
-        for panels, (name, traces) in zip(rows, pairs.items(), strict=True):
-            critical = np.array([mark == "1" for trace in traces for mark in trace["critical"]])
-            for axes, side in zip(panels, ("small", "large"), strict=True):
-                values = np.array([float(value) for trace in traces for value in trace[side].split()])
+        for panels, (name, trace) in zip(rows, pairs.items(), strict=True):
+            critical = np.array(trace.critical)
+            for axes, (side, entropies) in zip(panels, (("small", trace.small), ("large", trace.large)), strict=True):
+                values = np.array(entropies)
                 for which, colour, label in (
                     (critical, SHADES[1], f"only the large model would write it ({critical.sum()})"),
                     (~critical, BLUE, f"the others ({(~critical).sum()})"),

@@ -36,7 +36,7 @@ from waver.policies.job import Caller
 from waver.policies.remember.memgas import MemGAS
 from waver.resources import MODELS
 from waver.retrieval.base import Vectors
-from waver.retrieval.config import DEFAULT_EMBEDDER
+from waver.retrieval.config import DEFAULT_EMBEDDER, RetrievalConfig
 from waver.retrieval.embedder import Embedder
 from waver.retrieval.fusion import blend
 from waver.retrieval.memory.config import MemoryConfig
@@ -45,8 +45,6 @@ from waver.retrieval.memory.episodes import EpisodeIndex, Episodes
 from waver.retrieval.memory.lexical import BM25
 from waver.retrieval.words import search_terms, words
 
-WEIGHTS = (0.4, 0.6)
-"""Of a search by meaning and by words in a hybrid one: what collections take."""
 KS, SESSION_KS = (5, 10), (1, 3, 5)
 QUOTED = 3
 """Sessions whose turns are ranked for the table of turns: as many as `memgas` recalls."""
@@ -67,6 +65,7 @@ def rivals(conversation: Conversation, embedder: Embedder) -> dict[str, list[lis
     ids = [turn.id for turn in conversation.turns]
     texts = [f"{turn.speaker}: {turn.text}" for turn in conversation.turns]
     vectors, bm25 = embedder.embed(texts), BM25([words(text) for text in texts])
+    weight = RetrievalConfig().dense_weight
     out: dict[str, list[list[str]]] = {"dense": [], "BM25": [], "hybrid": []}
     for question in conversation.questions:
         rankings = [
@@ -75,7 +74,7 @@ def rivals(conversation: Conversation, embedder: Embedder) -> dict[str, list[lis
         ]
         for name, ranking in zip(("dense", "BM25"), rankings, strict=True):
             out[name].append([each for each, _ in ranking])
-        out["hybrid"].append([each for each, _ in blend([each[:DEPTH] for each in rankings], WEIGHTS)])
+        out["hybrid"].append([each for each, _ in blend([each[:DEPTH] for each in rankings], (weight, 1 - weight))])
     return out
 
 

@@ -220,21 +220,20 @@ def stored(trace: Trace) -> dict[str, str]:
     return entropies | {"critical": "".join(str(int(each)) for each in trace.critical)}
 
 
-def quantiles(traces: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the entropies' quantiles of a pair's `stored` traces, for a table."""
+def restored(traces: Sequence[Mapping[str, str]]) -> Trace:
+    """Return the tokens of all `stored` traces of a pair, as of one text."""
+    small, large = ([float(value) for trace in traces for value in trace[side].split()] for side in (SMALL, LARGE))
+    return Trace(small, large, [mark == "1" for trace in traces for mark in trace["critical"]])
+
+
+def quantiles(trace: Trace) -> list[str]:
+    """Return the quantiles of a pair's entropies, and how well the small model's tells critical tokens from others: the
+    chance that one of these has the higher entropy (AUROC); for a table."""
     cells = []
-    for side in (SMALL, LARGE):
-        values = np.array([float(value) for trace in traces for value in trace[side].split()])
-        cells += [f"{each:.3g}" for each in (*np.quantile(values, (0.5, 0.8, 0.95)), values.mean())]
-    return cells
-
-
-def told_apart(traces: Sequence[Mapping[str, str]]) -> str:
-    """Return how well the small model's entropy tells critical tokens of `stored` traces from others: the chance that
-    one of these has the higher entropy (AUROC)."""
-    values = [float(value) for trace in traces for value in trace[SMALL].split()]
-    found = auroc(values, [mark == "1" for trace in traces for mark in trace["critical"]])
-    return "–" if found is None else f"{found:.2f}"
+    for values in (trace.small, trace.large):
+        cells += [f"{each:.3g}" for each in (*np.quantile(values, (0.5, 0.8, 0.95)), np.mean(values))]
+    apart = auroc(trace.small, trace.critical)
+    return [*cells, "–" if apart is None else f"{apart:.2f}"]
 
 
 def page(found: Mapping[str, Any]) -> list[str]:
@@ -285,9 +284,7 @@ def page(found: Mapping[str, Any]) -> list[str]:
     return [
         *out,
         "## Entropies that were read",
-        report.table(
-            head, [[name, *quantiles(traces), told_apart(traces)] for name, traces in found["traces"].items()]
-        ),
+        report.table(head, [[name, *quantiles(restored(traces))] for name, traces in found["traces"].items()]),
         "![Entropies of critical tokens and of others](switching.png)",
         "Quantiles over all tokens of the texts, in nats. *AUROC*: how well the small model's entropy tells critical "
         "tokens from others, 0.5 by chance. Worked answers are those of the data set, of which models "
@@ -318,7 +315,7 @@ def main(
     conditions = report.conditions("switching", dict(context.params))
     with report.progress() as bar:
         found = conditions | asyncio.run(measure(dict(context.params), bar))
-    figures.switching(found, out)
+    figures.switching({name: restored(traces) for name, traces in found["traces"].items()}, out)
     report.write(out, "switching", found, page(json.loads(json.dumps(report.plain(found)))))
 
 

@@ -7,7 +7,7 @@ Entropies, thresholds and log-probabilities are in nats.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
@@ -212,6 +212,11 @@ class Step:
     routing: float | None = None
     pruned: PrunedPrompt | None = field(default=None, compare=False)
     prompt_tokens: int | None = field(default=None, compare=False)
+
+    def decided(self, *decisions: Decision | None) -> Step:
+        """Return the step with decisions about it behind those that it has; None stands for no decision."""
+        made = tuple(each for each in decisions if each is not None)
+        return replace(self, decisions=(*self.decisions, *made)) if made else self
 
 
 @runtime_checkable

@@ -315,11 +315,15 @@ class TransformersEngine:
             elif room > 0:  # pictures are read in one pass, with all of their prompt
                 far.append((sequence, missing if sequence.view else min(missing, room)))
                 room -= missing
+        passes = [
+            [work[row] for row in rows]
+            for work in (near, far)
+            for rows in share_out([count for _, count in work], self._own_cost)
+        ]
         produced: list[tuple[SequenceState, Step | EngineError]] = []
-        for work in (near, far):
-            for rows in share_out([count for _, count in work], self._own_cost):
-                # A client that left during an earlier pass does not pay for a later one.
-                produced += self._decode([work[row] for row in rows if work[row][0] in self._sequences])
+        for number, taken in enumerate(passes):
+            # A client that left during an earlier pass does not pay for a later one.
+            produced += self._decode([each for each in taken if each[0] in self._sequences] if number else taken)
         return produced
 
     @torch.inference_mode()

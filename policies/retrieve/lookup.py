@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -132,9 +131,7 @@ class Lookup:
     def wrote(self, step: Step) -> Step:
         """Count the time until now as the answer's; the token that comes first after a decision carries it."""
         self._spent("generation")
-        if self._decision is None:
-            return step
-        step, self._decision = replace(step, decisions=(*step.decisions, self._decision)), None
+        step, self._decision = step.decided(self._decision), None
         return step
 
     def _spent(self, on: str) -> None:

@@ -54,13 +54,13 @@ class Cascade(Policy):
         decided: tuple[Decision, ...] = (Decision(self.name, then, value, self.threshold, self.small),)
         if not wavers:
             for step in steps:
-                yield replace(step, decisions=(*step.decisions, *decided))
+                yield step.decided(*decided)
                 decided = ()
             return
         job.report.discarded += len(steps)
         async with aclosing(proceed(replace(job, engine=self.large))) as again:
             async for step in again:
-                yield replace(step, decisions=(*step.decisions, *decided))
+                yield step.decided(*decided)
                 decided = ()
 
     def uncertainty(self, entropies: Sequence[float]) -> float:

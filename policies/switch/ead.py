@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -145,7 +145,7 @@ class EntropyAdaptiveDecoding(Policy):
                 mean, course.next = course.window.push(entropy), None
                 if self.timing == "lagged":
                     course.next = self._decision(mean, entropy, on_large, then)
-                yield step if now is None else replace(step, decisions=(*step.decisions, now))
+                yield step.decided(now)
                 if loops.push(step.token):
                     course.looping = True
                     course.next = self._decision(course.window.mean, entropy, on_large, "repetition")
@@ -161,7 +161,7 @@ class EntropyAdaptiveDecoding(Policy):
             async with aclosing(proceed(continuation(job, course.written, self.large, max_new=unwatched))) as steps:
                 async for step in steps:
                     now, course.next = course.next, None
-                    yield step if now is None else replace(step, decisions=(*step.decisions, now))
+                    yield step.decided(now)
                     made += 1
         while True:
             watched = await _next(proceed(continuation(job, course.written, self.small, max_new=1)))
@@ -177,7 +177,7 @@ class EntropyAdaptiveDecoding(Policy):
             step = await _next(proceed(continuation(job, course.written, self.large, max_new=1)))
             if self.timing == "lagged":
                 course.next = found
-            yield step if now is None else replace(step, decisions=(*step.decisions, now))
+            yield step.decided(now)
             made += 1
             if leaves:
                 return

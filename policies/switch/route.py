@@ -47,10 +47,10 @@ class Route(Policy):
             job.report.discarded += len(steps)
             async with aclosing(proceed(replace(job, engine=self.large))) as answer:
                 async for step in answer:
-                    yield replace(step, decisions=(*step.decisions, *decided))
+                    yield step.decided(*decided)
                     decided = ()
             return
-        steps[0] = replace(steps[0], decisions=(*steps[0].decisions, *decided))
+        steps[0] = steps[0].decided(*decided)
         written = [step.token for step in steps]
         steps[-1] = within_answer(steps[-1], job, written)
         for step in steps:

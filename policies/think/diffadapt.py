@@ -166,7 +166,7 @@ class DiffAdapt(Policy):
                     parts = TraceEntropy(job.writer.tokens, ways[job.report.extra["strategy"]].prompt_ids)
                     job.report.extra["trace_entropy"] = parts.record
                 parts.add(step.token, step.entropy)
-                yield replace(step, decisions=(*step.decisions, *decided)) if decided else step
+                yield step.decided(*decided)
                 decided = ()
 
     def _decisions(self, job: Job) -> tuple[Decision, ...]:

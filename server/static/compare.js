@@ -71,7 +71,7 @@ export class Compare {
 
   /** Whether the answers below are those of the ways above. */
   compared() {
-    const stale = Boolean(this.views) && this.asked !== JSON.stringify(this.columns);
+    const stale = this.asked !== undefined && this.asked !== JSON.stringify(this.columns);
     $("compare-stale").textContent = stale ? "These answers are from before the ways were changed. Run again to have theirs." : "";
     $("compare-stale").hidden = !stale;
     for (const id of ["compare-results", "compare-curves", "compare-summary"]) $(id).classList.toggle("stale", stale);
@@ -188,7 +188,6 @@ export class Compare {
     $("compare-summary").replaceChildren(...(done.length ? [table(done)] : []));
     if (done.length) curves($("compare-curves"), done.map((view) => ({ name: view.name, tokens: view.answer.tokens })));
     else $("compare-curves").replaceChildren();
-    this.views = views;
     this.compared();
   }
 }

@@ -58,7 +58,9 @@ def test_critical_tokens_are_found(tmp_path: Path) -> None:
 
 def test_what_tells_critical_tokens_is_told(tmp_path: Path) -> None:
     traces = [switching.stored(Trace([0.1, 0.2, 3.0], [0.1, 0.1, 0.1], [False, False, True]))]
-    assert switching.told_apart(traces) == "1.00"
-    assert switching.told_apart([{**traces[0], "critical": "000"}]) == "–"
-    figures.switching({"traces": {"a pair": traces}}, tmp_path)
+    read = switching.restored(traces)
+    assert read == Trace([0.1, 0.2, 3.0], [0.1, 0.1, 0.1], [False, False, True])
+    assert switching.quantiles(read)[-1] == "1.00"
+    assert switching.quantiles(switching.restored([{**traces[0], "critical": "000"}]))[-1] == "–"
+    figures.switching({"a pair": read}, tmp_path)
     assert {file.suffix for file in tmp_path.iterdir()} == {".png", ".svg"}

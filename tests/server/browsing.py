@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,16 @@ class Page:
         self.say(text)
         self.wait(lambda: len(self.all("#turns article[aria-busy=false]")) > before)
         return self.all("#turns article")[-1]
+
+    @contextmanager
+    def phone(self, width: int) -> Iterator[None]:
+        """Let the window be a phone's for the while, so many pixels wide."""
+        size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        try:
+            yield
+        finally:
+            self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
     def sideways(self) -> int:
         """Return by how many pixels the page is wider than its window."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -296,7 +295,7 @@ def test_side_by_side(opened: Callable[[str], Page]) -> None:
     page.accessible()
     page.set("#compare-columns li:nth-child(4) select", "waver/coin")
     assert not page.one("#compare-stale").is_displayed()
-    with phone(page, 360):
+    with page.phone(360):
         assert page.sideways() <= 0
 
 
@@ -366,21 +365,10 @@ def test_the_dashboard_shows_the_last_hour(opened: Callable[[str], Page], http: 
     page.accessible()
 
 
-@contextmanager
-def phone(page: Page, width: int) -> Iterator[None]:
-    """Let the page's window be a phone's for the while."""
-    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
-        yield
-    finally:
-        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
 @needs_chromium
 def test_on_a_phone(opened: Callable[[str], Page]) -> None:
     page = opened("chat")
-    with phone(page, 360):
+    with page.phone(360):
         page.set("#model", "waver/frugal")
         page.set("#max-tokens", 24)
         page.say("hello")

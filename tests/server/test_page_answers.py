@@ -240,9 +240,7 @@ def test_a_comparison_says_what_the_large_model_took(opened: Callable[[str], Pag
 
 def test_on_a_phone_the_answers_come_into_view(opened: Callable[[str], Page]) -> None:
     page = opened("compare")
-    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
+    with page.phone(390):
         page.set("#compare-tokens", 12)
         page.set("#compare-question", SUM)
         page.script("scrollTo(0, 0)")
@@ -252,5 +250,3 @@ def test_on_a_phone_the_answers_come_into_view(opened: Callable[[str], Page]) ->
         page.wait(lambda: len(page.all("#compare-results .report")) == 3 and page.one("#compare-run").is_displayed())
         assert page.script("return document.documentElement.scrollWidth") <= 390
         page.accessible()
-    finally:
-        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

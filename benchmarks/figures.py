@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from waver.benchmarks.switching import Trace
+    from waver.benchmarks.traces import Trace
 
 INK, GREY, PALE = "#1b1b1f", "#7a7a85", "#d9d9e0"
 SHADES = ("#5e1600", "#a83a00", "#de6a1b", "#f09a50", "#f2bd8c")

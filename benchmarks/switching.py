@@ -20,7 +20,6 @@ import json
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +30,7 @@ from rich.progress import Progress
 
 from waver.benchmarks import figures, report
 from waver.benchmarks.answers import LARGE, SMALL, InProcess, Prompt, Setup
+from waver.benchmarks.traces import Trace, restored, stored
 from waver.engines import TransformersConfig, load_engine
 from waver.engines.base import Engine
 from waver.entropy import bits_to_nats
@@ -62,15 +62,6 @@ ANNOTATIONS = re.compile(r"<<[^<>]*>>")
 """Intermediate results as GSM8K marks them."""
 
 app = report.command()
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A text as two models read it: the entropy of each of its tokens under either (nats), and which are critical."""
-
-    small: list[float]
-    large: list[float]
-    critical: list[bool]
 
 
 def simulated(scale: float, n: int, seed: int) -> list[Trace]:
@@ -212,18 +203,6 @@ async def measure(settings: Mapping[str, Any], bar: Progress) -> dict[str, Any]:
     pairs |= kept
     rows = {name: {label: row(traces, policy) for label, policy in SETTINGS.items()} for name, traces in pairs.items()}
     return {"pairs": rows, "traces": {name: [stored(each) for each in traces] for name, traces in kept.items()}}
-
-
-def stored(trace: Trace) -> dict[str, str]:
-    """Return a trace on few lines: entropies as numbers between spaces, and a digit for each token."""
-    entropies = {side: " ".join(f"{value:.4g}" for value in getattr(trace, side)) for side in (SMALL, LARGE)}
-    return entropies | {"critical": "".join(str(int(each)) for each in trace.critical)}
-
-
-def restored(traces: Sequence[Mapping[str, str]]) -> Trace:
-    """Return the tokens of all `stored` traces of a pair, as of one text."""
-    small, large = ([float(value) for trace in traces for value in trace[side].split()] for side in (SMALL, LARGE))
-    return Trace(small, large, [mark == "1" for trace in traces for mark in trace["critical"]])
 
 
 def quantiles(trace: Trace) -> list[str]:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import httpx
 import openai
 import pytest
+import structlog
 import torch
 import yaml
 from tokenizers import Tokenizer
@@ -43,6 +44,7 @@ from tests.engines.vllm_serving import Served, vllm_serving
 from tests.pictures import save_seeing
 from waver.retrieval.embedder import Embedder
 from waver.server.config import Config, load_config
+from waver.server.logs import configure_logs
 from waver.server.run import Server, freeze_garbage_collector, make_server
 from waver.server.runtime import Runtime
 
@@ -135,6 +137,24 @@ def _frozen() -> Iterator[None]:
     freeze_garbage_collector()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have the servers in this process log to a file: what a command prints beside them is the command's alone."""
+    with (tmp_path_factory.mktemp("logs") / "servers.log").open("w") as file:
+        configure_logs(form="json")
+        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(file))
+        yield
+        structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _log_restored() -> Iterator[None]:
+    """Take back what a test did to the log."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ import pytest
 
 from tests.policies.scripted import play, writers
 from waver.benchmarks import figures, switching
-from waver.benchmarks.switching import SETTINGS, Trace, least_dwell, on_large, row, simulated, time
+from waver.benchmarks.switching import SETTINGS, least_dwell, on_large, row, simulated, time
+from waver.benchmarks.traces import Trace, restored, stored
 from waver.policies.switch.ead import EntropyAdaptiveDecoding as Ead
 
 
@@ -57,10 +58,10 @@ def test_critical_tokens_are_found(tmp_path: Path) -> None:
 
 
 def test_what_tells_critical_tokens_is_told(tmp_path: Path) -> None:
-    traces = [switching.stored(Trace([0.1, 0.2, 3.0], [0.1, 0.1, 0.1], [False, False, True]))]
-    read = switching.restored(traces)
+    traces = [stored(Trace([0.1, 0.2, 3.0], [0.1, 0.1, 0.1], [False, False, True]))]
+    read = restored(traces)
     assert read == Trace([0.1, 0.2, 3.0], [0.1, 0.1, 0.1], [False, False, True])
     assert switching.quantiles(read)[-1] == "1.00"
-    assert switching.quantiles(switching.restored([{**traces[0], "critical": "000"}]))[-1] == "–"
+    assert switching.quantiles(restored([{**traces[0], "critical": "000"}]))[-1] == "–"
     figures.switching({"a pair": read}, tmp_path)
     assert {file.suffix for file in tmp_path.iterdir()} == {".png", ".svg"}

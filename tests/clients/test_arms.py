@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from tests.conftest import ROOT, Running
 from waver.cli import app
 from waver.clients import arms
 from waver.job import read_lines
-from waver.server.logs import configure_logs
 
 ARMS = ("--arm", "noise", "--arm", "good", "--arm", "good=[{name: min_p, p: 0.1}]")
 QUICK = (
@@ -36,19 +33,16 @@ QUICK = (
 
 
 @pytest.fixture(scope="module")
-def server(start: Callable[..., Running], tiny_pair: dict[str, Path]) -> Iterator[Running]:
+def server(start: Callable[..., Running], tiny_pair: dict[str, Path]) -> Running:
     """A model that can add, and one of random weights."""
-    before = structlog.get_config()
-    configure_logs(logging.WARNING)
     models = {"good": str(ROOT / "models" / "small"), "noise": str(tiny_pair["small"])}
-    yield start(
+    return start(
         config={
             "engines": {name: {"model": each} for name, each in models.items()},
             "presets": {},
             "default_preset": None,
         }
     )
-    structlog.configure(**before)
 
 
 @pytest.fixture

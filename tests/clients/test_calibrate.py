@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import yaml
 from typer.testing import CliRunner
 
@@ -22,7 +20,6 @@ from waver.cli import app
 from waver.clients.client import report
 from waver.clients.outcome import Answer, Pair, as_json, extreme, numbers, page
 from waver.clients.questions import Question, Refused, read
-from waver.server.logs import configure_logs
 from waver.training.pair.world import Item, documents, draw, score_text, towns
 
 CALIBRATION, FRESH = 901, 902
@@ -45,10 +42,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def world(start: Callable[..., Running], settings: dict[str, Any]) -> Iterator[Running]:
+def world(start: Callable[..., Running], settings: dict[str, Any]) -> Running:
     """A collection that tells of all towns that are asked about: of others, lookups would only mislead."""
-    before = structlog.get_config()
-    configure_logs(logging.WARNING)  # standard output belongs to the command
     running = start(config=settings)
     asked = {item.passage for seed in (CALIBRATION, FRESH) for item in draw("tail_facts", seed, 20)}
     chosen = [each for each in documents() if each.text in asked] + documents()[:10]
@@ -58,8 +53,7 @@ def world(start: Callable[..., Running], settings: dict[str, Any]) -> Iterator[R
         rows += [{"id": each.name, "text": each.description(random.Random(1))} for each in towns()["frequent"]]
         rows = list({row["id"]: row for row in rows}.values())
         assert http.post("/v1/collections/velmora/documents", json={"documents": rows}).status_code == 200
-    yield running
-    structlog.configure(**before)
+    return running
 
 
 @pytest.fixture(scope="module")

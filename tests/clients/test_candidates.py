@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import yaml
 from rich.console import Console
 from typer.testing import CliRunner
@@ -39,17 +37,13 @@ from waver.clients.searching import COURSES, rolling, settings_from, statistics
 from waver.engines.transforms import AdaptiveTemperature
 from waver.job import read_lines
 from waver.policies.switch.ead import EntropyAdaptiveDecoding
-from waver.server.logs import configure_logs
 
 
 @pytest.fixture(scope="module")
-def bundled(start: Callable[..., Running]) -> Iterator[str]:
+def bundled(start: Callable[..., Running]) -> str:
     """The address of a server of the bundled pair."""
-    before = structlog.get_config()
-    configure_logs(logging.WARNING)  # standard output belongs to the command
     models = {name: {"model": str(ROOT / "models" / name)} for name in ("small", "large")}
-    yield start(config={"engines": models, "presets": {}, "default_preset": None}).v1
-    structlog.configure(**before)
+    return start(config={"engines": models, "presets": {}, "default_preset": None}).v1
 
 
 def calibrate(*options: Any, code: int = 0) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,13 +23,6 @@ REQUEST = {
     "seconds": 0.4123,
     "request_id": "r1",
 }
-
-
-@pytest.fixture
-def _restored() -> Iterator[None]:
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
 
 
 def plain(**record: Any) -> str:
@@ -71,7 +63,6 @@ def test_what_a_client_sends_cannot_command_the_terminal() -> None:
     assert harmless("Grüße 桥") == "Grüße 桥"
 
 
-@pytest.mark.usefixtures("_restored")
 @pytest.mark.parametrize(
     ("form", "terminal", "text"),
     [("auto", False, False), ("auto", True, True), ("text", False, True), ("json", True, False)],

@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from tests.conftest import until
+from waver.server.logs import configure_logs
 
 HELLO = [{"role": "user", "content": "hello"}]
 KEY = "sk-life"
@@ -226,6 +227,7 @@ def test_content_filter_in_the_middle_of_a_text(watched: Any, seen: list[Any]) -
 def test_a_failure_is_logged_without_words_of_the_caller(
     watched: Any, seen: list[Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
+    configure_logs(form="json")
     assert ask(watched, {"fail": True}, user="bob").choices[0].finish_reason == "length"
     once(seen, "length")
     until(lambda: not watched.runtime.after_hooks._tasks, "the work after the answer")

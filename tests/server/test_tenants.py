@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from tests.conftest import Running, until
 from waver.retrieval.embedder import Embedder
+from waver.server.logs import configure_logs
 from waver.server.tenants.database import Database
 from waver.server.tenants.grant import Grant
 from waver.server.tenants.stored_keys import StoredKeys
@@ -249,6 +250,7 @@ def test_admin_routes_and_metrics_by_role(server: Running, http: dict[str, httpx
 def test_keys_come_change_and_go_without_a_restart(
     server: Running, http: dict[str, httpx.Client], stored: StoredKeys, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    configure_logs(form="json")
     root = http["root"]
 
     def status(key: str) -> int:
@@ -281,7 +283,9 @@ def test_keys_come_change_and_go_without_a_restart(
     assert root.post("/v1/admin/keys", json={"name": "erin"}).status_code == 409
     assert root.get("/v1/admin/audit", params={"before": 2**64}).status_code == 400
     assert root.get("/v1/admin/keys/erin").json()["revoked"]
-    written = root.get("/v1/admin/audit").text + root.get("/v1/admin/keys").text + capsys.readouterr().err
+    logged = capsys.readouterr().err
+    assert '"path": "/v1/admin/keys/erin/rotate"' in logged
+    written = root.get("/v1/admin/audit").text + root.get("/v1/admin/keys").text + logged
     assert "key.rotate" in written
     assert not any(secret in written for secret in (first, second, third, fourth))
     entry = next(each for each in root.get("/v1/admin/audit").json()["data"] if each["action"] == "key.add")

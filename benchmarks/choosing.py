@@ -1,15 +1,14 @@
 """Choose among answers and tell which are wrong: on the same questions, every rule and every measure of uncertainty.
 
 All questions are worked several times, as `entropy_judger` draws runs. Then they are answered without working, and
-answers to other wordings of them are drawn, as `inv_entropy` does, which costs more. Everything that rules and measures
-need is kept, so that a run that is stopped goes on, and tables are made of what is there.
+answers to other wordings of them are drawn, as `inv_entropy` does, which costs more; of some also at other
+temperatures, with which an uncertainty should rise. Everything that rules and measures need is kept, so that a run that
+is stopped goes on, and tables are made of what is there.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -20,9 +19,10 @@ from typing import Annotated, Any
 import typer
 
 from waver import job as folder
-from waver.answers import number
 from waver.benchmarks import report
-from waver.benchmarks.choosing_tables import page, summary
+from waver.benchmarks.choosing_tables import HEATS, OWN_HEAT, page, summary
+from waver.benchmarks.quality_tasks import PYTHON, Item, digest, draws, is_right, tasks
+from waver.clients.questions import Refused
 from waver.concurrency import together
 from waver.engines import TransformersConfig, load_engine
 from waver.engines.base import NO_TOKEN, Engine, Sampling
@@ -33,50 +33,36 @@ from waver.policies.report import Report
 from waver.policies.select.entropy_judger import EntropyJudger
 from waver.policies.services import Services
 from waver.policies.uncertainty.collect import Collector, Settings
+from waver.policies.uncertainty.evidence import Said
+from waver.python_tests import Runner
 from waver.resources import MODELS
-from waver.training.lines import json_lines
 
 NAME = "choosing"
 LINES = "answers.jsonl"
-WORKED = "\nWork it out in one or two short sentences, and end with the final answer, a number."
-SHORT = "Answer with the number only."
+SHORT = {
+    "numeric": "Answer with the number only.",
+    "number": "Answer with the number only.",
+    "choice": "Answer with the letter only.",
+}
+"""How questions are answered without working, by what tells right answers."""
+CONCISELY = "Answer in a few words only."
 SHORT_TOKENS = 12
 UNBOUNDED = 2**31
+PREPARES = {"answers": "runs", "heated": "variants"}
+"""What of a question must be there before a part of it can be drawn."""
 RUN = ("answer", "entropy", "tokens", "features")
 """Fields of a run that are kept."""
 
 app = report.command()
 
 
-def read(file: Path, n: int, seed: int) -> list[dict[str, str]]:
-    """Read questions and answers (`question` and `answer`, or `input` and `target`, as MultiArith has them), of which
-    `n` are drawn.
-
-    Raises:
-        ValueError: a line has neither, or an answer is no number.
-    """
-    rows = []
-    for where, line in json_lines(file):
-        own = line if isinstance(line, dict) else {}
-        question, answer = own.get("question", own.get("input")), own.get("answer", own.get("target"))
-        if not isinstance(question, str) or answer is None:
-            raise ValueError(f"{where}: there is no question with an answer")
-        known = str(answer).rsplit("####", 1)[-1].strip()  # GSM8K's answers end so
-        try:
-            number("0", known)
-        except (ArithmeticError, ValueError):
-            raise ValueError(f"{where}: the answer {known[:40]!r} is no number") from None
-        rows.append({"question": question, "answer": known})
-    random.Random(seed).shuffle(rows)
-    return rows[:n]
-
-
 class Asking:
     """Asks an engine one question after the other."""
 
-    def __init__(self, engine: Engine, settings: Mapping[str, Any]) -> None:
-        self.engine, self.settings = engine, settings
+    def __init__(self, engine: Engine, instruction: str, settings: Mapping[str, Any]) -> None:
+        self.engine, self.instruction, self.settings = engine, instruction, settings
         self.services = Services({engine.name: engine}, extra_tokens=UNBOUNDED)
+        self.runner = Runner()
 
     def job(self, words: str, max_tokens: int, temperature: float, seed: int) -> Job:
         tokens, message = self.engine.tokens, {"role": "user", "content": words}
@@ -86,54 +72,66 @@ class Asking:
         ids = tuple(tokens.chat([message]))
         return Job(ids, sampling, self.engine.name, self.services, found, turn, (message,))
 
-    async def worked(self, place: int, row: Mapping[str, str]) -> dict[str, Any]:
+    async def worked(self, place: int, item: Item) -> dict[str, Any]:
         """Work a question several times."""
-        return {"place": place, "runs": await self.runs(row["question"], row["answer"], self.settings["seed"] + place)}
-
-    async def measured(self, place: int, row: Mapping[str, str], worked: str) -> dict[str, Any]:
-        """Answer a question and other wordings of it without working, and ask whether both its answers are true."""
-        seed, question = self.settings["seed"] + place, row["question"]
-        short, entropies, evidence = await self.evidence(question, seed)
-        collector = self.collector(question, seed)
-        texts = {"worked": worked, "short": short}
-        verdicts = await together(*(self.verdict(collector, question, each) for each in texts.values()))
-        return {
-            "place": place,
-            "short": {"text": short, "entropies": entropies, "right": number(short, row["answer"])},
-            "true": dict(zip(texts, verdicts, strict=True)),
-            **evidence,
-        }
-
-    async def runs(self, question: str, answer: str, seed: int) -> list[dict[str, Any]]:
-        """Work a question several times."""
-        own = self.job(question + WORKED, self.settings["max_tokens"], 1.0, seed)
+        words, seed = item.asked(self.instruction), self.settings["seed"] + place
+        own = self.job(words, self.settings["max_tokens"], 1.0, seed)
         policy = EntropyJudger(samples=self.settings["samples"], select="vote", features=True)
         async for _ in Proceed((policy,))(own):
             pass
         told = own.report.extra["selection"]["runs"]
-        return [
-            {"right": number(each["text"], answer), "text": each["text"], **{name: each[name] for name in RUN}}
-            for each in told
-        ]
+        right = await together(*(is_right(item, each["text"], self.runner) for each in told))
+        return {
+            "place": place,
+            "runs": [
+                {"right": r, "text": each["text"], **{name: each[name] for name in RUN}}
+                for each, r in zip(told, right, strict=True)
+            ],
+        }
 
-    def collector(self, question: str, seed: int) -> Collector:
+    async def measured(self, place: int, item: Item, worked: str) -> dict[str, Any]:
+        """Answer a question and other wordings of it without working, and ask whether both its answers are true."""
+        seed = self.settings["seed"] + place
+        short, entropies, evidence = await self.evidence(item, seed)
+        collector = self.collector(item, seed)
+        texts = {"worked": worked, "short": short}
+        verdicts = await together(*(self.verdict(collector, item.prompt, each) for each in texts.values()))
+        right = await is_right(item, short, self.runner)
+        return {
+            "place": place,
+            "short": {"text": short, "entropies": entropies, "right": right},
+            "true": dict(zip(texts, verdicts, strict=True)),
+            **evidence,
+        }
+
+    async def heated(self, place: int, item: Item, variants: Sequence[str]) -> dict[str, Any]:
+        """Answer the wordings of a question at other temperatures as well."""
+        found = {}
+        for temperature in HEATS:
+            collector = self.collector(item, self.settings["seed"] + place, temperature)
+            found[f"{temperature:g}"] = _plain(await collector.answers(variants))
+        return {"place": place, "heated": found}
+
+    def collector(self, item: Item, seed: int, temperature: float = OWN_HEAT) -> Collector:
         given = self.settings
-        how = Settings(given["perturbations"], given["replications"], 0.7, SHORT_TOKENS, SHORT, similarity="words")
-        return Collector(self.job(question, 1, 1.0, seed), how, Ledger(), Budget(UNBOUNDED), seed)
+        how = Settings(
+            given["perturbations"], given["replications"], temperature, SHORT_TOKENS, _short(item), similarity="words"
+        )
+        return Collector(self.job(item.prompt, 1, 1.0, seed), how, Ledger(), Budget(UNBOUNDED), seed)
 
-    async def evidence(self, question: str, seed: int) -> tuple[str, list[float], dict[str, Any]]:
+    async def evidence(self, item: Item, seed: int) -> tuple[str, list[float], dict[str, Any]]:
         """Answer a question shortly, and draw answers to it and to other wordings of it. Returns the answer, its
         entropies, and the rest."""
         ledger = Ledger()
-        given = self.job(f"{question}\n{SHORT}", SHORT_TOKENS, 0.0, seed)
+        given = self.job(f"{item.prompt}\n{_short(item)}", SHORT_TOKENS, 0.0, seed)
         steps, _ = await metered(given, Proceed(), ledger, None)
         drawn = [step for step in steps if step.token != NO_TOKEN]
-        collector = self.collector(question, seed)
+        collector = self.collector(item, seed)
         found = await collector.collect({"variants"}, "", ())
         text = self.engine.tokens.decode([step.token for step in drawn]).strip()
         made = {
             "variants": list(found.variants),
-            "answers": [[asdict(said) for said in own] for own in found.answers],
+            "answers": _plain(found.answers),
             "tokens": {"variants": collector.ledger.total, "short": ledger.total},
         }
         return text, [step.entropy for step in drawn], made
@@ -144,6 +142,14 @@ class Asking:
         return found.true
 
 
+def _short(item: Item) -> str:
+    return SHORT.get(item.scorer, CONCISELY)
+
+
+def _plain(answers: Sequence[Sequence[Said]]) -> list[list[dict[str, Any]]]:
+    return [[asdict(said) for said in own] for own in answers]
+
+
 def known(work: Path) -> dict[int, dict[str, Any]]:
     """Return what is there of each question, by its place."""
     found: dict[int, dict[str, Any]] = {}
@@ -152,9 +158,10 @@ def known(work: Path) -> dict[int, dict[str, Any]]:
     return found
 
 
-async def draw(engine: Engine, rows: Sequence[Mapping[str, str]], settings: Mapping[str, Any], work: Path) -> None:
-    """Ask for so many minutes what is not there yet: first all runs, then answers to other wordings."""
-    asking, until = Asking(engine, settings), time.monotonic() + 60 * settings["minutes"]
+async def draw(asking: Asking, items: Sequence[Item], settings: Mapping[str, Any], work: Path) -> None:
+    """Ask for so many minutes what is not there yet: first all runs, then answers to other wordings, then those at
+    other temperatures."""
+    until = time.monotonic() + 60 * settings["minutes"]
     free = asyncio.Semaphore(settings["at_once"])
 
     async def one(make: Callable[[], Awaitable[dict[str, Any]]], advance: Callable[[], None]) -> None:
@@ -163,30 +170,44 @@ async def draw(engine: Engine, rows: Sequence[Mapping[str, str]], settings: Mapp
                 folder.append_line(work / LINES, await make())
                 advance()
 
+    def left(name: str, most: int) -> dict[int, dict[str, Any]]:
+        """Questions of the first `most` that were worked and have no `name` yet."""
+        done = known(work)
+        return {p: done.get(p, {}) for p in range(min(most, len(items))) if name not in done.get(p, {})}
+
     with report.progress() as bar:
-        done = known(work)
-        left = [place for place in range(len(rows)) if "runs" not in done.get(place, {})]
-        task = bar.add_task("working", total=len(rows), completed=len(rows) - len(left))
-        step = partial(bar.advance, task)
-        await together(*(one(partial(asking.worked, place, rows[place]), step) for place in left))
-        done = known(work)
-        wanted = [place for place in done if place < settings["evidence"]]
-        left = [place for place in wanted if "answers" not in done[place]]
-        task = bar.add_task("measuring", total=len(wanted), completed=len(wanted) - len(left))
-        step = partial(bar.advance, task)
-        texts = {place: done[place]["runs"][0]["text"] for place in left}
-        await together(*(one(partial(asking.measured, place, rows[place], texts[place]), step) for place in left))
+        for title, name, most, make in (
+            ("working", "runs", len(items), lambda p, _: asking.worked(p, items[p])),
+            ("measuring", "answers", settings["evidence"],
+             lambda p, own: asking.measured(p, items[p], own["runs"][0]["text"])),
+            ("heating", "heated", settings["heated"], lambda p, own: asking.heated(p, items[p], own["variants"])),
+        ):  # fmt: skip
+            missing = left(name, most)
+            task = bar.add_task(title, total=min(most, len(items)), completed=min(most, len(items)) - len(missing))
+            ready = {p: own for p, own in missing.items() if name == "runs" or PREPARES[name] in own}
+            step = partial(bar.advance, task)
+            await together(*(one(partial(make, p, own), step) for p, own in ready.items()))
 
 
 @app.command()
 def main(
     context: typer.Context,
-    questions: Annotated[Path, typer.Argument(exists=True, help="JSONL: `question` and `answer`, a number.")],
+    questions: Annotated[
+        Path,
+        typer.Argument(
+            help="JSONL: `prompt`, `answer`, `scorer`; a file of GSM8K, SVAMP, MultiArith, MMLU or HumanEval; or a "
+            "task of the bundled pair."
+        ),
+    ],
     model: Annotated[str, typer.Option(help="The model's folder.")] = str(MODELS / "large"),
+    dtype: Annotated[str, typer.Option(help="Weights: float32 or bfloat16.")] = "float32",
     n: Annotated[int, typer.Option(min=2, help="Questions, drawn from the file.")] = 100,
     evidence: Annotated[
         int, typer.Option(min=0, help="Questions of which answers to other wordings are drawn, the first ones.")
     ] = 100,
+    heated: Annotated[
+        int, typer.Option(min=0, help="Questions of these whose answers are drawn at other temperatures, too (TSU).")
+    ] = 0,
     samples: Annotated[int, typer.Option(min=1, help="Runs of each question.")] = 5,
     perturbations: Annotated[int, typer.Option(min=1, help="Other wordings of each question.")] = 5,
     replications: Annotated[int, typer.Option(min=1, help="Short answers to each wording.")] = 3,
@@ -196,34 +217,43 @@ def main(
     embedder: Annotated[
         str | None, typer.Option(help="A sentence-transformers model, to compare texts with it as well.")
     ] = None,
+    scorer: Annotated[str | None, typer.Option(help="When an answer is right, where no line says it.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the result.")] = NAME,
     work: Annotated[Path, typer.Option(help="Where the answers are kept.")] = Path("data/choosing"),
     seed: report.Seed = 0,
     out: report.Out = report.RESULTS,
 ) -> None:
-    """Compare ways to choose among answers, and measures of uncertainty, on questions with numbers for answers."""
-    settings = {name: value for name, value in context.params.items() if name not in ("work", "questions")}
+    """Compare ways to choose among answers, and measures of uncertainty, on the same questions.
+
+    Programs have no short answers: `--evidence 0` goes with Python tests. Writes NAME.json and .md.
+    """
+    settings = {key: value for key, value in context.params.items() if key not in ("work", "questions")}
     try:
-        rows = read(questions, n, seed)
+        items, instruction = tasks(questions, scorer)
+        drawn = draws(items, 0, n, seed)[1]
+        if evidence and any(each.scorer == PYTHON for each in drawn):
+            raise Refused("Programs have no short answers to compare: add --evidence 0.")
+        if heated > evidence:
+            raise Refused("--heated takes some of the questions of --evidence: raise that, or lower this.")
         kept = {each: settings[each] for each in ("samples", "perturbations", "replications", "max_tokens", "seed")}
-        digest = hashlib.sha256(questions.read_bytes()).hexdigest()
-        folder.claim(work, {**kept, "model": Path(model).name, "questions": digest, "n": n})
+        about = {"model": Path(model).name, "dtype": dtype, "questions": digest(drawn), "instruction": instruction}
+        folder.claim(work, {**kept, **about})
         if minutes > 0:
-            config = TransformersConfig(model=model, dtype="float32", max_sequences=at_once * samples)
-            engine = load_engine("model", config)
-            asyncio.run(_draw_and_close(engine, rows, settings, work))
+            config = TransformersConfig(model=model, dtype=dtype, max_sequences=at_once * samples)
+            asyncio.run(_draw_and_close(load_engine("model", config), instruction, drawn, settings, work))
         lines = list(known(work).values())
         here = report.conditions(NAME, {**settings, "model": Path(model).name})
         here["command"] = here["command"].replace(f"bench {NAME}", f"bench {NAME} {questions.name}", 1)
-        found = {**here, "model": Path(model).name, **summary(lines, embedder)}
-    except (ValueError, OSError) as error:
+        found = {**here, "model": Path(model).name, "task": questions.name, **summary(lines, embedder)}
+    except (Refused, ValueError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
-    report.write(out, NAME, found, page(found))
+    report.write(out, name, found, page(found))
 
 
-async def _draw_and_close(engine: Engine, *rest: Any) -> None:
+async def _draw_and_close(engine: Engine, instruction: str, items: Sequence[Item], settings: Any, work: Path) -> None:
     try:
-        await draw(engine, *rest)
+        await draw(Asking(engine, instruction, settings), items, settings, work)
     finally:
         await engine.aclose()
 

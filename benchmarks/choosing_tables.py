@@ -12,6 +12,7 @@ import numpy as np
 from waver.benchmarks import report
 from waver.benchmarks.stats import percentiles, resamples
 from waver.choice import Candidate, choose
+from waver.entropy.inverse import temperature_score
 from waver.policies.uncertainty.evidence import Evidence, Matrix, Said
 from waver.policies.uncertainty.measures import MEASURES, Reading
 from waver.policies.uncertainty.similarity import of_cosines, shared_words
@@ -20,6 +21,8 @@ from waver.training.judge.evaluate import RULES, Evaluation, evaluate
 from waver.training.judge.fit import Rows, held_out, matrix
 
 Line = Mapping[str, Any]
+HEATS, OWN_HEAT = (0.3, 1.0, 1.4), 0.7
+"""Temperatures at which answers are drawn besides the one that measures take."""
 SIZES = (1, 3, 5)
 """Numbers of runs that rules choose among."""
 
@@ -39,6 +42,7 @@ def summary(lines: Sequence[Line], embedder: str | None) -> dict[str, Any]:
     if embedder is not None:
         kinds["embedding"] = _embedding(embedder)
     measured = {kind: [_scores(line, alike) for line in full] for kind, alike in kinds.items()}
+    warmed = {kind: _heated(full, alike) for kind, alike in kinds.items()}
     return {
         "questions": len(ordered),
         "right": fmean(line["runs"][0]["right"] for line in ordered),
@@ -47,6 +51,7 @@ def summary(lines: Sequence[Line], embedder: str | None) -> dict[str, Any]:
         "of_runs": of_runs(ordered, probabilities),
         "run_tokens": fmean(run["tokens"] for line in ordered for run in line["runs"]),
         "evidence": _evidence(full, measured) if len(full) > 1 else None,
+        "heated": None if len(warmed["words"]) < 2 else {"questions": len(warmed["words"]), "tsu": _rises(warmed)},
     }
 
 
@@ -129,6 +134,38 @@ def _embedding(name: str) -> Callable[[Sequence[str]], Matrix]:
     return alike
 
 
+def _heated(lines: Sequence[Line], alike: Callable[[Sequence[str]], Matrix]) -> list[list[dict[str, float]]]:
+    """Return every measure of the questions that were answered at all temperatures, at rising ones."""
+    found = []
+    for line in (each for each in lines if "heated" in each):
+        by = {OWN_HEAT: line["answers"]} | {t: line["heated"][f"{t:g}"] for t in HEATS}
+        found.append([_scores({**line, "answers": by[t]}, alike) for t in sorted(by)])
+    return found
+
+
+def _rises(warmed: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> list[dict[str, Any]]:
+    """Compute TSU over the whole chain of temperatures and over its last step (arXiv 2506.09684), with Wilson's
+    interval: of measures that compare answers, for the others have nothing that could rise."""
+    rows = []
+    for kind, questions in warmed.items():
+        for name in (name for name in MEASURES if _compares(name) or (_samples(name) and kind == "words")):
+            table = [[at[name] for at in own] for own in questions]
+            found = {"chain": temperature_score(table), "last": temperature_score([own[-2:] for own in table])}
+            spans = {key: wilson(round(value * len(table)), len(table)) for key, value in found.items()}
+            rows.append({"measure": name, "similarity": kind if _compares(name) else None, **found, "intervals": spans})
+    return rows
+
+
+def _samples(name: str) -> bool:
+    """Tell whether a measure takes drawn answers."""
+    return bool(MEASURES[name].needs & {"samples", "variants"})
+
+
+def _compares(name: str) -> bool:
+    """Tell whether a measure compares texts."""
+    return _samples(name) and name != "predictive_entropy"
+
+
 def _scores(line: Line, alike: Callable[[Sequence[str]], Matrix]) -> dict[str, float]:
     """Compute every measure of the short answer's evidence; `mean_entropy` and `max_entropy` are of its own tokens."""
     answers = tuple(tuple(Said(**said) for said in own) for own in line["answers"])
@@ -159,10 +196,9 @@ def measures(
     rows: list[dict[str, Any]] = []
     first = next(iter(measured))
     for kind, scores in measured.items():
-        for name, measure in MEASURES.items():
-            compares = bool(measure.needs & {"samples", "variants"}) and name != "predictive_entropy"
-            if compares or kind == first:
-                found = {"measure": name, "similarity": kind if compares else None, "tokens": _cost(lines, name)}
+        for name in MEASURES:
+            if _compares(name) or kind == first:
+                found = {"measure": name, "similarity": kind if _compares(name) else None, "tokens": _cost(lines, name)}
                 rows.append(found | _aurocs([each[name] for each in scores], wrong))
     asked = [1 - line["true"]["worked"] for line in lines]
     return [
@@ -233,9 +269,10 @@ def page(found: Mapping[str, Any]) -> list[str]:
     runs = [(row["measure"], _area(row["worked"]), f"{row['tokens']:.0f}") for row in found["of_runs"]]
     return [
         "# Choosing among answers, and telling which are wrong",
-        f"{found['model']}, {found['questions']} questions, each worked {settings['samples']} times at temperature 0.6 "
-        f"and top_p 0.95 ({found['run_tokens']:.0f} tokens a run); {report.percent(found['right'])} of the first runs "
-        "are right. Intervals are 95 %: Wilson's for shares, a bootstrap over questions for the others.",
+        f"{found['model']}, {found['questions']} questions of {found['task']}, each worked {settings['samples']} times "
+        f"at temperature 0.6 and top_p 0.95 ({found['run_tokens']:.0f} tokens a run); "
+        f"{report.percent(found['right'])} of the first runs are right. Intervals are 95 %: Wilson's for shares, a "
+        "bootstrap over questions for the others.",
         "## Right answers by rule",
         report.table(("runs", *RULES), table),
         "The judge is fitted on the first runs of other questions (five folds). Points over a plain vote:",
@@ -252,6 +289,23 @@ def page(found: Mapping[str, Any]) -> list[str]:
         "AUROC for a wrong first run, of what the runs tell. Tokens are those drawn besides the answer.",
         report.table(("measure", "AUROC", "tokens"), runs),
         *([] if evidence is None else _evidence_page(evidence, settings)),
+        *([] if found["heated"] is None else _heated_page(found["heated"])),
+    ]
+
+
+def _heated_page(heated: Mapping[str, Any]) -> list[str]:
+    names = [row["measure"] + (f", {row['similarity']}" if row["similarity"] else "") for row in heated["tsu"]]
+    rows = [
+        (name, *(report.percent(row[key], row["intervals"][key]) for key in ("chain", "last")))
+        for name, row in zip(names, heated["tsu"], strict=True)
+    ]
+    *others, last = sorted((OWN_HEAT, *HEATS))
+    return [
+        "## What rises with the temperature",
+        f"TSU: of {heated['questions']} of these questions, the share on which a measure rises strictly with every "
+        f"step from {others[0]:g} over {', '.join(f'{t:g}' for t in others[1:])} to {last:g}, and with the last step "
+        "alone. By chance alone one chain of four rises in 1 of 24.",
+        report.table(("measure", "whole chain", f"{others[-1]:g} to {last:g}"), rows),
     ]
 
 

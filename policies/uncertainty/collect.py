@@ -73,7 +73,7 @@ class Collector:
         out = Evidence(entropies=tuple(entropies) or (0.0,))
         if "variants" in needs or "samples" in needs:
             variants = [question, *(await self.variants(question) if "variants" in needs else [])]
-            answers = await together(*(self._answers(i, each) for i, each in enumerate(variants)))
+            answers = await self.answers(variants)
             texts = [said.text for own in answers for said in own]
             kind, services = self.how.similarity, self.job.services
             out = replace(
@@ -87,6 +87,10 @@ class Collector:
         if "verdict" in needs:
             out = replace(out, true=await self._verdict(question, answer))
         return out
+
+    async def answers(self, variants: Sequence[str]) -> list[tuple[Said, ...]]:
+        """Answer each wording of a question several times."""
+        return list(await together(*(self._answers(i, each) for i, each in enumerate(variants))))
 
     async def variants(self, question: str) -> list[str]:
         """Make the other wordings of a question."""

@@ -21,17 +21,14 @@ import typer
 from waver import job as folder
 from waver.benchmarks import report
 from waver.benchmarks.choosing_tables import HEATS, OWN_HEAT, page, summary
+from waver.benchmarks.one_engine import UNBOUNDED, OneEngine, opened
 from waver.benchmarks.quality_tasks import PYTHON, Item, digest, draws, is_right, tasks
 from waver.clients.questions import Refused
 from waver.concurrency import together
-from waver.engines import TransformersConfig, load_engine
-from waver.engines.base import NO_TOKEN, Engine, Sampling
+from waver.engines.base import NO_TOKEN
 from waver.policies.base import Proceed
 from waver.policies.budget import Budget, Ledger, metered
-from waver.policies.job import Job, UserTurn
-from waver.policies.report import Report
 from waver.policies.select.entropy_judger import EntropyJudger
-from waver.policies.services import Services
 from waver.policies.uncertainty.collect import Collector, Settings
 from waver.policies.uncertainty.evidence import Said
 from waver.python_tests import Runner
@@ -47,9 +44,8 @@ SHORT = {
 """How questions are answered without working, by what tells right answers."""
 CONCISELY = "Answer in a few words only."
 SHORT_TOKENS = 12
-UNBOUNDED = 2**31
 PREPARES = {"answers": "runs", "heated": "variants"}
-"""What of a question must be there before a part of it can be drawn."""
+"""The part of a question that must be there before another can be drawn."""
 RUN = ("answer", "entropy", "tokens", "features")
 """Fields of a run that are kept."""
 
@@ -59,23 +55,14 @@ app = report.command()
 class Asking:
     """Asks an engine one question after the other."""
 
-    def __init__(self, engine: Engine, instruction: str, settings: Mapping[str, Any]) -> None:
-        self.engine, self.instruction, self.settings = engine, instruction, settings
-        self.services = Services({engine.name: engine}, extra_tokens=UNBOUNDED)
+    def __init__(self, on: OneEngine, instruction: str, settings: Mapping[str, Any]) -> None:
+        self.on, self.instruction, self.settings = on, instruction, settings
         self.runner = Runner()
-
-    def job(self, words: str, max_tokens: int, temperature: float, seed: int) -> Job:
-        tokens, message = self.engine.tokens, {"role": "user", "content": words}
-        turn = UserTurn(words, lambda more: tokens.chat([{"role": "user", "content": more + words}]))
-        sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed)
-        found = Report(parameters={self.engine.name: self.engine.parameters})
-        ids = tuple(tokens.chat([message]))
-        return Job(ids, sampling, self.engine.name, self.services, found, turn, (message,))
 
     async def worked(self, place: int, item: Item) -> dict[str, Any]:
         """Work a question several times."""
         words, seed = item.asked(self.instruction), self.settings["seed"] + place
-        own = self.job(words, self.settings["max_tokens"], 1.0, seed)
+        own = self.on.job(words, self.settings["max_tokens"], 1.0, seed)
         policy = EntropyJudger(samples=self.settings["samples"], select="vote", features=True)
         async for _ in Proceed((policy,))(own):
             pass
@@ -117,18 +104,18 @@ class Asking:
         how = Settings(
             given["perturbations"], given["replications"], temperature, SHORT_TOKENS, _short(item), similarity="words"
         )
-        return Collector(self.job(item.prompt, 1, 1.0, seed), how, Ledger(), Budget(UNBOUNDED), seed)
+        return Collector(self.on.job(item.prompt, 1, 1.0, seed), how, Ledger(), Budget(UNBOUNDED), seed)
 
     async def evidence(self, item: Item, seed: int) -> tuple[str, list[float], dict[str, Any]]:
         """Answer a question shortly, and draw answers to it and to other wordings of it. Returns the answer, its
         entropies, and the rest."""
         ledger = Ledger()
-        given = self.job(f"{item.prompt}\n{_short(item)}", SHORT_TOKENS, 0.0, seed)
+        given = self.on.job(f"{item.prompt}\n{_short(item)}", SHORT_TOKENS, 0.0, seed)
         steps, _ = await metered(given, Proceed(), ledger, None)
         drawn = [step for step in steps if step.token != NO_TOKEN]
         collector = self.collector(item, seed)
         found = await collector.collect({"variants"}, "", ())
-        text = self.engine.tokens.decode([step.token for step in drawn]).strip()
+        text = self.on.engine.tokens.decode([step.token for step in drawn]).strip()
         made = {
             "variants": list(found.variants),
             "answers": _plain(found.answers),
@@ -239,8 +226,7 @@ def main(
         about = {"model": Path(model).name, "dtype": dtype, "questions": digest(drawn), "instruction": instruction}
         folder.claim(work, {**kept, **about})
         if minutes > 0:
-            config = TransformersConfig(model=model, dtype=dtype, max_sequences=at_once * samples)
-            asyncio.run(_draw_and_close(load_engine("model", config), instruction, drawn, settings, work))
+            asyncio.run(_draw(instruction, drawn, settings, work))
         lines = list(known(work).values())
         here = report.conditions(NAME, {**settings, "model": Path(model).name})
         here["command"] = here["command"].replace(f"bench {NAME}", f"bench {NAME} {questions.name}", 1)
@@ -251,11 +237,10 @@ def main(
     report.write(out, name, found, page(found))
 
 
-async def _draw_and_close(engine: Engine, instruction: str, items: Sequence[Item], settings: Any, work: Path) -> None:
-    try:
-        await draw(Asking(engine, instruction, settings), items, settings, work)
-    finally:
-        await engine.aclose()
+async def _draw(instruction: str, items: Sequence[Item], settings: Mapping[str, Any], work: Path) -> None:
+    sequences = settings["at_once"] * settings["samples"]
+    async with opened(settings["model"], settings["dtype"], sequences) as on:
+        await draw(Asking(on, instruction, settings), items, settings, work)
 
 
 if __name__ == "__main__":

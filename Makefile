@@ -33,9 +33,9 @@ install: | $(BIN)/python  ## add what an extra needs (EXTRA=retrieval, train, qd
 # says comes last. With ARGS there is one after the other.
 test: .venv/.test  ## install what the tests need, check style, types and imports, run every test (ARGS="-k ...")
 ifeq ($(ARGS),)
-	@( $(LINT); lint=$$?; $(BIN)/pytest --part beside && exit $$lint ) >.venv/beside.log 2>&1 & beside=$$!; \
+	@( $(LINT); lint=$$?; tests/part.sh beside && exit $$lint ) >.venv/beside.log 2>&1 & beside=$$!; \
 	trap "kill $$beside" INT TERM; \
-	$(BIN)/pytest --part rest; rest=$$?; \
+	tests/part.sh rest; rest=$$?; \
 	wait $$beside; beside=$$?; cat .venv/beside.log; exit $$((rest | beside))
 else
 	$(LINT)

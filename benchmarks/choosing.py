@@ -41,7 +41,7 @@ SHORT = {
     "number": "Answer with the number only.",
     "choice": "Answer with the letter only.",
 }
-"""How questions are answered without working, by what tells right answers."""
+"""Instructions to answer without working, by scorer."""
 CONCISELY = "Answer in a few words only."
 SHORT_TOKENS = 12
 PREPARES = {"answers": "runs", "heated": "variants"}

@@ -55,6 +55,10 @@ THEIRS = "engines entropy policies retrieval server clients training benchmarks 
 T = TypeVar("T")
 ENGINES = """abort decoding families footprint gates grammar loading measures packed pictures reading sampling schema
 slots tokens transforms tuners upstream upstream_trouble visual_pruning"""
+SERVER = """adaptive_temperature addresses adte assembly checking closed_schema completions config_schema conversation
+entropy_judger entropy_prune facts fields forwarded_pictures generation_config learned_route memories messages origin
+page_answers plugins protocol_tools reasoning rerank responses safeharbor setup structured tools truncation
+uncertainty"""
 BESIDE = (
     *(f"tests/{folder}/" for folder in "cli clients entropy policies retrieval training".split()),
     *(
@@ -62,7 +66,7 @@ BESIDE = (
         for name in "bes choosing client_matrix consistency memories rl scripts search".split()
     ),
     *(f"tests/engines/test_{name}.py" for name in ENGINES.split()),
-    *(f"tests/server/test_{name}.py" for name in "entropy_judger memories page_answers tools uncertainty".split()),
+    *(f"tests/server/test_{name}.py" for name in SERVER.split()),
     *(f"tests/test_{name}.py" for name in "installs readme".split()),
 )
 """Tests that may run beside others: they do not look at the clock, nor at the machine's other processes."""

@@ -37,6 +37,7 @@ from waver.engines.base import (
 from waver.engines.config import TransformersConfig
 from waver.engines.defaults import NONE, recommended_sampling
 from waver.engines.grammar import Grammar
+from waver.engines.grouped import group
 from waver.engines.inverse_cdf import warm_up
 from waver.engines.packed import pack
 from waver.engines.passes import most_tokens, own_cost, share_out
@@ -95,6 +96,8 @@ class TransformersEngine:
             )
             self.model: PreTrainedModel = model.eval().to(torch.device(device))
             copy_weights(self.model)
+            if self.model.device.type == "cpu":
+                group(self.model)
             self._routed: RoutedTuner | None = None
             if config.adapter is not None:
                 self.model, self._routed = tuners.load_adapter(self.model, config.adapter)

@@ -53,8 +53,8 @@ CONTEXT = 1024
 THEIRS = "engines entropy policies retrieval server clients training benchmarks models configs".split()
 """Folders that a project of somebody else may have, too."""
 T = TypeVar("T")
-ENGINES = """abort decoding families footprint gates grammar loading measures packed pictures reading sampling schema
-slots tokens transforms tuners upstream upstream_trouble visual_pruning"""
+ENGINES = """abort decoding families footprint gates grammar grouped loading measures packed pictures reading sampling
+schema slots tokens transforms tuners upstream upstream_trouble visual_pruning"""
 SERVER = """adaptive_temperature addresses adte assembly checking closed_schema completions config_schema conversation
 entropy_judger entropy_prune facts fields forwarded_pictures generation_config learned_route memories messages origin
 page_answers plugins protocol_tools reasoning rerank responses safeharbor setup structured tools truncation

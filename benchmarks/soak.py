@@ -32,6 +32,8 @@ BYTES = 3000
 """Most bytes that a client reads before it leaves."""
 DRIFT = 0.05
 """Part by which memory may differ between the second quarter and the last."""
+SHOWN = 50
+"""Answers that were not the first one's of which the texts are kept."""
 
 app = report.command()
 
@@ -46,6 +48,8 @@ class Seen:
     sampled: int = 0
     greedy_others: Counter[str] = field(default_factory=Counter)
     sampled_others: Counter[str] = field(default_factory=Counter)
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    """Some of the first answers with the others, as texts of their choices."""
 
 
 def asked_for(seed: int) -> tuple[list[Request], list[Request]]:
@@ -111,8 +115,11 @@ class Clients:
         greedy = request.body.get("temperature") == 0
         self.seen.greedy += greedy
         self.seen.sampled += not greedy
-        if texts != self._answers[request.name]:
+        first = self._answers[request.name]
+        if texts != first:
             (self.seen.greedy_others if greedy else self.seen.sampled_others)[request.name] += 1
+            if len(self.seen.pairs) < SHOWN:
+                self.seen.pairs.append({"name": request.name, "first": first, "other": texts})
 
     async def _whole(self, request: Request) -> tuple[str, dict[int, str]]:
         answer = await self._http.post(request.path, json=request.body | {"stream": False, "stream_options": None})

@@ -21,6 +21,7 @@ class TokenText:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
+        self._plain = _plain_copy(tokenizer)
         own = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
         self.vocab_size = len(tokenizer)
         self.eos_ids = tuple(i for i in dict.fromkeys((*eos_ids, *own)) if 0 <= i < self.vocab_size)
@@ -51,7 +52,7 @@ class TokenText:
 
     def encode_plain(self, text: str) -> list[int]:
         """Encode a text in which nothing is a control token, whatever it looks like."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        return list(self._plain.encode(text, add_special_tokens=False, split_special_tokens=True))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids to text, without special tokens."""
@@ -280,6 +281,16 @@ class TokenText:
                 case 2 if piece:
                     plain = piece == "b"
         return ids
+
+
+def _plain_copy(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return a tokenizer of its own for texts without control tokens: whether these count is a state of transformers'
+    fast tokenizers, not of a call, and threads that encode both ways would take turns at setting it."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        return tokenizer
+    own = copy.deepcopy(tokenizer)
+    own.encode("", add_special_tokens=False, split_special_tokens=True)  # from here on it stays so
+    return own
 
 
 def _as_parts(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -217,7 +217,7 @@ def main(
         here["command"] = (
             here["command"].replace(f"--task {task} ", "").replace(f"bench {NAME}", f"bench {NAME} {task}")
         )
-        found = {**here, "model": Path(model).name, **summary(lines, tokens)}
+        found = {**here, "model": Path(model).name, "toy": Path(model).parent == MODELS, **summary(lines, tokens)}
     except (ValueError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None

@@ -227,10 +227,16 @@ def main(
         folder.claim(work, {**kept, **about})
         if minutes > 0:
             asyncio.run(_draw(instruction, drawn, settings, work))
-        lines = list(known(work).values())
+        lines, label = list(known(work).values()), "/".join(questions.parts[-2:])
         here = report.conditions(NAME, {**settings, "model": Path(model).name})
-        here["command"] = here["command"].replace(f"bench {NAME}", f"bench {NAME} {questions.name}", 1)
-        found = {**here, "model": Path(model).name, "task": questions.name, **summary(lines, embedder)}
+        here["command"] = here["command"].replace(f"bench {NAME}", f"bench {NAME} {label}", 1)
+        found = {
+            **here,
+            "model": Path(model).name,
+            "toy": Path(model).parent == MODELS,
+            "task": label,
+            **summary(lines, embedder),
+        }
     except (Refused, ValueError, OSError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None

@@ -211,6 +211,55 @@ def _some(rows: Sequence[Found]) -> list[Found]:
     return [rows[round(i * (len(rows) - 1) / (SHOWN - 1))] for i in range(SHOWN)]
 
 
+def choosing(found: Found, link: str) -> Section:
+    """Sum up `waver bench choosing`: every rule on the same runs, and the measures that find wrong answers best."""
+    runs, rules = max(found["rules"].items(), key=lambda each: int(each[0]))
+    vote = rules["vote"]
+    own = max(("judge", "auto", "min_entropy"), key=lambda rule: rules[rule]["accuracy"])
+    best, over = rules[own], report.points(rules[own]["accuracy"] - vote["accuracy"], rules[own]["over_vote"])
+    low = best["over_vote"][0]
+    told = "**It is better than a plain vote.**" if low > 0 else "**It is not shown to beat a plain vote.**"
+    verdict = (
+        f"of {runs} runs, `{own}` picks a right one for {report.percent(best['accuracy'], best['interval'])}, a vote "
+        f"for {report.percent(vote['accuracy'], vote['interval'])} ({over} points); an oracle has "
+        f"{report.percent(rules['oracle']['accuracy'])}, the first run {report.percent(found['right'])}. {told}"
+    )
+    evidence = found["evidence"]
+    rows = [(row["measure"], row["worked"]["auroc"], row["tokens"]) for row in found["of_runs"]]
+    rows += [(_measure(row), row["worked"]["auroc"], row["tokens"]) for row in (evidence or {}).get("measures", [])]
+    known = sorted((row for row in rows if row[1] is not None), key=lambda row: -row[1])[:SHOWN]
+    table = report.table(("measure", "AUROC for a wrong answer", "tokens"),
+                         [(name, f"{area:.2f}", f"{tokens:.0f}") for name, area, tokens in known])  # fmt: skip
+    return Section(
+        "entropy_judger, inv_entropy",
+        verdict,
+        [f"{found['model']}, {found['task']}; the best measures ({link}):", table],
+    )
+
+
+def _measure(row: Mapping[str, Any]) -> str:
+    return row["measure"] + (f", {row['similarity']}" if row["similarity"] else "")
+
+
+def bes(found: Found, link: str) -> Section:
+    """Sum up `waver bench bes` at the most tokens."""
+    row = found["rows"][-1]
+    shares = {name: report.percent(each["share"], each["interval"]) for name, each in row["solved"].items()}
+    rivals = {name: report.points(each["mean"], each["interval"]) for name, each in row["over"].items()}
+    lost = [f"`{name}`" for name, each in row["over"].items() if each["interval"][0] <= 0]
+    verdict = (
+        f"{shares['bes']} of {found['puzzles']} solved with {row['tokens']} tokens; "
+        + ", ".join(f"`{name}` {shares[name]} ({over} points)" for name, over in rivals.items())
+        + (f". **It is not shown to beat {' and '.join(lost)}.**" if lost else ". **It beats both.**")
+    )
+    table = report.table(
+        ("tokens", *row["solved"]),
+        [(str(each["tokens"]), *(report.percent(own["share"]) for own in each["solved"].values()))
+         for each in found["rows"]],
+    )  # fmt: skip
+    return Section("bes", verdict, [f"{found['model']}, {found['settings']['task']} ({link}):", table])
+
+
 READERS: Mapping[str, Callable[[Found, str], Section]] = {
     "quality": quality,
     "speed": speed,
@@ -218,5 +267,7 @@ READERS: Mapping[str, Callable[[Found, str], Section]] = {
     "l-rag": l_rag,
     "diffadapt": diffadapt,
     "truncation": truncation,
+    "choosing": choosing,
+    "bes": bes,
 }
 """Readers by the benchmark that a result's command names."""

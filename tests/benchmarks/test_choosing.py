@@ -83,7 +83,7 @@ def test_programs_are_run_and_do_not_vote(tmp_path: Path) -> None:
     few = ("--n", 2, "--evidence", 0, "--samples", 3, "--max-tokens", 30)
     call(programs, "--model", MODELS / "small", *few, "--work", tmp_path / "work", "--out", tmp_path, "--name", "code")
     made = json.loads((tmp_path / "code.json").read_text())
-    assert (made["evidence"], made["heated"], made["task"]) == (None, None, "programs.jsonl")
+    assert (made["evidence"], made["heated"], made["task"]) == (None, None, f"{tmp_path.name}/programs.jsonl")
     lines = read_lines(tmp_path / "work" / LINES)
     assert {run["right"] for line in lines for run in line["runs"]} == {False}, "what the model writes is no Python"
 

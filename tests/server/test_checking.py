@@ -192,6 +192,22 @@ def test_the_command_prints_lines_or_an_object(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["check", str(file), "--wrong"]).exit_code == 2
 
 
+def test_the_file_is_an_argument_or_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("good.yaml").write_text(HEAD)
+    Path("bad.yaml").write_text("no: 1\n")
+
+    def status(*arguments: str) -> int:
+        return CliRunner().invoke(app, ["check", *arguments]).exit_code
+
+    assert status("--config", "good.yaml") == status("good.yaml", "-c", "good.yaml") == 0
+    assert status("--config", "bad.yaml") == 1
+    assert status("good.yaml", "--config", "bad.yaml") == 2
+    monkeypatch.setenv("WAVER_CONFIG", "bad.yaml")
+    assert status() == 1
+    assert status("good.yaml") == 0
+
+
 def test_shipped_configurations_are_sound(monkeypatch: pytest.MonkeyPatch) -> None:
     for file in sorted(CONFIGS.glob("*.yaml")):
         assert [str(problem) for problem in check_config(file, {"server": {"port": 0}})] == []

@@ -294,7 +294,7 @@ def _order(rows: Mapping[int, Mapping[str, Any]], wanted: Tuning, search: Search
 
 
 def page(found: Mapping[str, Any], wanted: Tuning, questions: int) -> str:
-    """Write the report for the terminal; the last line goes into a preset."""
+    """Write the report for the terminal; its last lines go into a configuration."""
     lines = [f"compared on {found['compared'][0]['questions']} questions, cost and seconds against {wanted.against}:"]
     lines += [f"  {snippet(row['policy'])}: {_told(row)}" for row in found["compared"]]
     lines += ["", f"tested on {found['reference']['questions']} others:"]
@@ -321,8 +321,8 @@ def page(found: Mapping[str, Any], wanted: Tuning, questions: int) -> str:
         f"It takes {chosen['seconds']:.2f} of the seconds of {wanted.against} alone, {load}: {gain}.",
         *_extreme(found, wanted.against),
         "",
-        "For a preset:",
-        snippet(found["preset"]),
+        "For a configuration:",
+        *presets(found),
     ]
     return "\n".join(lines)
 
@@ -343,6 +343,11 @@ def _told(row: Mapping[str, Any]) -> str:
     return f"{quality}, cost {row['cost']:.2f}, seconds {row['seconds']:.2f}, {row['share']:.1%} of the tokens"
 
 
+def presets(found: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a configuration with the chosen setting as a preset."""
+    return ["presets:", f"  calibrated: [{snippet(found['preset'])}]"]
+
+
 def preset(found: Mapping[str, Any], wanted: Tuning, run: Mapping[str, Any], questions: int) -> str:
     """Write the chosen setting as a configuration has it, with what it was made from and what to expect of it."""
     tested = found["reference"]
@@ -358,8 +363,7 @@ def preset(found: Mapping[str, Any], wanted: Tuning, run: Mapping[str, Any], que
             f"# {_told(found['chosen'])} on {wanted.against}",
             f"# ({wanted.against} alone: {_told(tested)})",
             *(f"# {line}" for line in _extreme(found, wanted.against)),
-            "presets:",
-            f"  calibrated: [{snippet(found['preset'])}]",
+            *presets(found),
             "",
         ]
     )

@@ -80,13 +80,21 @@ def error_message(error: openai.OpenAIError) -> str:
 
 
 def summary(report: WaverReport) -> str:
-    """Return one line: tokens by engine, switches, relative cost, mean entropy."""
+    """Return one line: tokens by engine, switches, cost, mean entropy."""
     tokens = ", ".join(f"{name} {n}" for name, n in report.tokens.items())
     about = "" if report.entropy.kind == "exact" else "about "
     return (
-        f"tokens: {tokens} · switches: {report.switches} · relative cost: {report.relative_cost:.2f} · "
+        f"tokens: {tokens} · switches: {report.switches} · {cost(report)} · "
         f"entropy: mean {about}{report.entropy.mean:.3f}, max {about}{report.entropy.max:.3f} nats"
     )
+
+
+def cost(report: WaverReport) -> str:
+    """Say what an answer cost in full, as the page does, and what its written tokens alone did."""
+    written = f"relative cost of the written tokens: {report.relative_cost:.2f}"
+    if report.cost is None:
+        return written
+    return f"cost: {report.cost.full:.2f} × what {report.cost.against} alone computes ({written})"
 
 
 @dataclass

@@ -167,6 +167,9 @@ def _engine_problems(name: str, engine: EngineConfig) -> Iterator[Problem]:
         # `name` and `owner/name` may be a hub's; whoever loads it says whether it is.
         if not may_be_hub_id(engine.model):
             yield Problem(f"Engine '{name}': there is no model at {engine.model}.", place)
+        else:
+            message = f"Engine '{name}': {no_folder(engine.model)}; it will be looked for on a hub."
+            yield Problem(message, place, "warning")
     elif isinstance(engine, TransformersConfig) and not (folder / "config.json").exists():
         yield Problem(f"Engine '{name}': {engine.model} is no model: it has no config.json.", place)
 
@@ -174,6 +177,12 @@ def _engine_problems(name: str, engine: EngineConfig) -> Iterator[Problem]:
 def may_be_hub_id(model: str) -> bool:
     """Return whether a name that is no folder can be that of a model at a hub: `name` or `owner/name`."""
     return not model.startswith(("/", ".", "~")) and model.count("/") <= 1
+
+
+def no_folder(model: str) -> str:
+    """Say that a name that may be a hub's is no folder here, and that it is likely misspelt if its parent is one."""
+    said, parent = f"there is no folder {model} here", Path(model).parent
+    return f"{said} (but {parent}/, so it is likely misspelt)" if parent.name and parent.is_dir() else said
 
 
 def _retrieval_problems(config: Config) -> Iterator[Problem]:

@@ -61,6 +61,7 @@ from waver.server.message.parsers import parser_problems
 from waver.server.metrics import Metrics
 from waver.server.permissions import check_route
 from waver.server.pictures import Pictures
+from waver.server.preflight import no_folder
 from waver.server.response_store import ResponseStore
 from waver.server.routing import Route, Router, declared_writers, model_names
 from waver.server.schema_checks import SchemaChecks
@@ -396,7 +397,13 @@ async def load_engines(configs: Mapping[str, EngineConfig], there: Mapping[str, 
         async with turn if isinstance(config, TransformersConfig) else nullcontext():
             began = time.perf_counter()
             log.info("loading an engine", engine=name, **origin(config))
-            engine = await asyncio.to_thread(load_engine, name, config)
+            try:
+                engine = await asyncio.to_thread(load_engine, name, config)
+            except (OSError, ValueError) as error:
+                if is_here(config):
+                    raise
+                said = f"Engine '{name}': {no_folder(config.model)}, and it cannot be loaded from a hub: {error}"
+                raise ValueError(said) from error
             log.info("an engine is loaded", engine=name, seconds=round(time.perf_counter() - began, 2))
             return engine
 
@@ -418,8 +425,12 @@ async def load_engines(configs: Mapping[str, EngineConfig], there: Mapping[str, 
 def origin(config: ModelConfig) -> dict[str, str]:
     """Return what a log line says of where a model comes from."""
     said = {"backend": config.backend, "model": config.model}
-    here = isinstance(config, UpstreamConfig) or Path(config.model).expanduser().exists()
-    return said if here else {**said, "source": "a hub, as there is no such folder here"}
+    return said if is_here(config) else {**said, "source": "a hub, as there is no such folder here"}
+
+
+def is_here(config: ModelConfig) -> bool:
+    """Return whether a model is another server's or a folder of this machine, and so no hub's."""
+    return isinstance(config, UpstreamConfig) or Path(config.model).expanduser().exists()
 
 
 async def warm_up(engine: Engine, guided: bool) -> None:

@@ -72,6 +72,7 @@ def test_a_shell_completes_commands() -> None:
 def test_exit_statuses_are_documented() -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
     assert all(f"| {status} |" in page for status in (0, 1, 2, 3, 130, 143))
+    assert "while it still loads its libraries, before it listens, with 130" in page
     assert "130 stopped by ctrl-C" in " ".join(waver("--help").stdout.replace("│", " ").split())
 
 

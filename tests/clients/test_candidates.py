@@ -190,6 +190,7 @@ def test_a_setting_that_means_never_or_always_says_so(share: float, said: str) -
     wanted = Tuning(budget=0.5)
     told, written = page(found, wanted, 20), preset(found, wanted, {"sha256": "0" * 64}, 20)
     assert f"On those 15 questions {said}" in told
+    assert yaml.safe_load(told.partition("For a configuration:")[2]) == yaml.safe_load(written)
     assert f"# On those 15 questions {said}" in written
     found |= {"chosen": other, "tested": [other]}
     assert "On those" not in page(found, wanted, 20), "it hands over now and then"

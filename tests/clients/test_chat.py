@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from waver.clients.chat import Refused, piped
-from waver.clients.client import TracedToken
+from waver.clients.chat import Refused, cost, piped
+from waver.clients.client import TracedToken, WaverReport
 from waver.clients.line_editor import history_file
 from waver.clients.palette import COLOURS, legend, printable, spans, style
 
@@ -120,7 +120,8 @@ def test_a_conversation(terminal: Terminal, engines: list[str]) -> None:
     shown = {tuple(map(int, rgb)) for rgb in re.findall(r"38;2;(\d+);(\d+);(\d+)", answer)}
     assert shown <= {tuple(bytes.fromhex(colour[1:])) for colour in COLOURS}
     assert shown
-    assert re.search(r"tokens: \w+ \d+, \w+ \d+ · switches: \d+ · relative cost: [\d.]+", answer)
+    said = r"cost: [\d.]+ × what large alone computes \(relative cost of the written tokens: [\d.]+\)"
+    assert re.search(rf"tokens: \w+ \d+, \w+ \d+ · switches: \d+ · {said} · entropy", answer)
     say(terminal, f"/policy {only(engines[1])}", "policy:")
     second = say(terminal, "hi", "nats")
     assert re.search(rf"{engines[0]} 0\b", second)
@@ -134,6 +135,16 @@ def test_a_conversation(terminal: Terminal, engines: list[str]) -> None:
     assert "no command /nonsense" in say(terminal, "/nonsense", "no command")
     terminal.type("exit\r")
     assert terminal.status() == 0
+
+
+def test_the_cost_is_that_of_all_work() -> None:
+    used = {"large": {"parameters": 100, "decoded": 11, "read": 0, "seconds": 0.1}}
+    full = {"full": 1.1, "decode": 0.4, "read": 0.7, "against": "large", "engines": used}
+    entropy = {"mean": 0.1, "max": 0.2, "kind": "exact"}
+    shown = {"policy": [], "tokens": {"large": 10}, "switches": 0, "relative_cost": 0.28}
+    made = WaverReport.model_validate({**shown, "entropy": entropy, "cost": full})
+    assert cost(made) == "cost: 1.10 × what large alone computes (relative cost of the written tokens: 0.28)"
+    assert cost(made.model_copy(update={"cost": None})) == "relative cost of the written tokens: 0.28"
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(base_url: str) -> None:

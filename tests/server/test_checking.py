@@ -77,7 +77,7 @@ def test_a_problem_has_its_line(tmp_path: Path, text: str, line: str) -> None:
     [
         ("{model: /no/model}", "T/w.yaml:2: Engine 'a': there is no model at /no/model."),
         (
-            "\n    model: x/y\n    chat_template: /no/file\n",
+            f"\n    model: {MODELS / 'small'}\n    chat_template: /no/file\n",
             "T/w.yaml:4: Engine 'a': chat_template: /no/file cannot be",
         ),
         ("{backend: openai, model: m, base_url: 'http://u/v1', api_key_env: NOPE}", "T/w.yaml:2: Engine 'a': set the"),
@@ -88,6 +88,34 @@ def test_a_problem_has_its_line(tmp_path: Path, text: str, line: str) -> None:
 def test_engines_are_checked(tmp_path: Path, engine: str, line: str) -> None:
     (problem,) = said(tmp_path, "", f"engines:\n  a: {engine}\nserver: {{port: 0}}\n")
     assert problem.startswith(f"error: {line.replace('w.yaml', 'waver.yaml')}")
+
+
+def test_a_folder_that_is_not_here_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    head = "engines:\n  a: {model: models/lerge}\nserver: {port: 0}\n"
+    said_of = "warning: T/waver.yaml:2: Engine 'a': there is no folder models/lerge here"
+    assert said(tmp_path, "", head) == [f"{said_of}; it will be looked for on a hub."]
+    (tmp_path / "models").mkdir()
+    likely = " (but models/, so it is likely misspelt)"
+    assert said(tmp_path, "", head) == [f"{said_of}{likely}; it will be looked for on a hub."]
+    assert CliRunner().invoke(app, ["check", "waver.yaml"]).exit_code == 0
+
+
+async def test_a_server_says_that_a_folder_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_hub(*_: object) -> None:
+        raise OSError("We couldn't connect to a hub.")
+
+    monkeypatch.setattr("waver.server.runtime.load_engine", no_hub)
+    file = tmp_path / "waver.yaml"
+    file.write_text("engines: {a: {model: models/lerge}}\nserver: {port: 0}\n")
+    monkeypatch.chdir(tmp_path)
+    runtime = Runtime(load_config(file))
+    await runtime.start()
+    await runtime.stop()
+    assert runtime.failure == (
+        "Engine 'a': there is no folder models/lerge here, and it cannot be loaded from a hub: "
+        "We couldn't connect to a hub."
+    )
 
 
 def test_every_unknown_and_wrong_field_is_told_at_once(tmp_path: Path) -> None:
@@ -162,6 +190,22 @@ def test_the_command_prints_lines_or_an_object(tmp_path: Path) -> None:
     assert json.loads(told.stdout) == {"valid": False, "problems": [{"message": sentence, **place}]}
     assert told.exit_code == 1
     assert CliRunner().invoke(app, ["check", str(file), "--wrong"]).exit_code == 2
+
+
+def test_the_file_is_an_argument_or_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("good.yaml").write_text(HEAD)
+    Path("bad.yaml").write_text("no: 1\n")
+
+    def status(*arguments: str) -> int:
+        return CliRunner().invoke(app, ["check", *arguments]).exit_code
+
+    assert status("--config", "good.yaml") == status("good.yaml", "-c", "good.yaml") == 0
+    assert status("--config", "bad.yaml") == 1
+    assert status("good.yaml", "--config", "bad.yaml") == 2
+    monkeypatch.setenv("WAVER_CONFIG", "bad.yaml")
+    assert status() == 1
+    assert status("good.yaml") == 0
 
 
 def test_shipped_configurations_are_sound(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from waver.cli.fill import config_option
+
 Shown = Annotated[
     bool,
     typer.Option(
@@ -17,11 +19,23 @@ Shown = Annotated[
 ]
 
 
+def one_file(context: typer.Context, file: Path | None, config: Path | None) -> Path | None:
+    """Return the configuration that was named as an argument or an option; either goes over the variable.
+
+    Raises:
+        typer.BadParameter: two different ones were named.
+    """
+    source = context.get_parameter_source("config")
+    named = source is not None and source.name == "COMMANDLINE"
+    if file is not None and named and config != file:
+        raise typer.BadParameter(f"{file} and {config} are two files: name one.", param_hint="--config")
+    return file or config
+
+
 def check(
-    config: Annotated[
-        Path | None,
-        typer.Argument(envvar="WAVER_CONFIG", help="A YAML file.", show_default="the bundled pair"),
-    ] = None,
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(help="A YAML file, as --config.", show_default=False)] = None,
+    config: Annotated[Path | None, config_option("A YAML file.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
     schema: Shown = False,
@@ -31,6 +45,7 @@ def check(
     Every problem is a line with its file and line, or the variable that it came from. Exits with 0 where a server would
     start as far as this can be told, with 1 where it would not, and with 2 where the command itself is wrong.
     """
+    config = one_file(context, file, config)
     if schema:
         from waver.engines import plugins
         from waver.server.config import load_config

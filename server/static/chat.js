@@ -97,7 +97,7 @@ export class Chat {
       article.querySelector(".actions").hidden = false;
       this.running = null;
       showRunning(false);
-      if (conversation.turns.some((each) => each.answer)) history.keep(conversation);
+      history.keep(conversation);
       this.count();
     }
   }

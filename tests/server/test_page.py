@@ -408,6 +408,19 @@ def test_stop_edit_again_and_new(page: Page, running: Running) -> None:
             break
     else:
         pytest.fail("no answer could be stopped")
+    page.driver.refresh()
+    page.wait(lambda: page.all("body[data-ready]"))
+    page.script("localStorage.setItem('waver-conversations', '[]')")
+    page.set("#max-tokens", -5)
+    page.ask("a first answer that fails")
+    page.driver.refresh()
+    page.wait(lambda: page.all("body[data-ready]"))
+    page.click("#history")
+    page.click("#dialog .title")
+    page.set("#max-tokens", 8)
+    page.click("#turns .note button, #turns .error button")
+    page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
+    assert [each.text for each in page.all(".question")] == ["a first answer that fails"]
     assert running.idle(within=30)
     assert page.one("#send").is_displayed()
     page.click("#new")

@@ -1,7 +1,7 @@
 // The conversation: ask, stop, ask again, edit, attach documents, keep, export.
 
 import { Answer } from "./answer.js";
-import { ApiError, post, savedKey } from "./api.js";
+import { ApiError, list, post, savedKey } from "./api.js";
 import { $, announce, button, download, make, number, plural, sendByEnter } from "./dom.js";
 import * as history from "./history.js";
 import { code, copy, packed } from "./share.js";
@@ -163,6 +163,7 @@ export class Chat {
       const name = this.conversation.collection ?? `chat-${this.conversation.id.slice(0, 8).toLowerCase()}`;
       if (!this.conversation.collection) await post("v1/collections", { name });
       this.conversation.collection = name;
+      this.settings.collections((await list("v1/collections")).map((each) => each.name));
       const { documents } = await post(`v1/collections/${name}/documents`, form);
       this.conversation.documents.push(...documents.map(({ id, chunks, warnings = [] }) => ({ id, chunks, warnings })));
       this.showDocuments();
@@ -202,12 +203,12 @@ export class Chat {
   }
 
   showHistory() {
-    const list = history.all();
-    const items = list.map((each) => make("li", {},
+    const kept = history.all();
+    const items = kept.map((each) => make("li", {},
       button(each.title || "(no question)", () => { $("dialog").close(); this.begin(each); }, { class: "quiet title" }),
       button("Delete", () => { history.forget(each.id); this.showHistory(); }, { class: "quiet", "aria-label": `Delete ${each.title}` })));
-    open("History", list.length ? make("ul", { class: "chosen" }, ...items) : make("p", { class: "note" }, "Nothing yet. Conversations are kept in this browser only."),
-      ...(list.length ? [button("Delete all", () => { history.forgetAll(); this.showHistory(); })] : []));
+    open("History", kept.length ? make("ul", { class: "chosen" }, ...items) : make("p", { class: "note" }, "Nothing yet. Conversations are kept in this browser only."),
+      ...(kept.length ? [button("Delete all", () => { history.forgetAll(); this.showHistory(); })] : []));
   }
 
   showExport() {

@@ -33,6 +33,7 @@ export class Compare {
       this.run();
     });
     sendByEnter($("compare-question"), $("compare-form"));
+    $("compare-question").addEventListener("input", () => $("compare-question").setCustomValidity(""));
     $("compare-stop").addEventListener("click", () => this.running?.abort());
     this.suggest();
     this.recorded();
@@ -129,10 +130,16 @@ export class Compare {
     return make("section", { class: "column", "data-column": i }, title, mark ? make("p", { class: `verdict ${mark}` }, mark === "right" ? "✓ right" : "✗ wrong") : null, answer.element);
   }
 
+  /** Whether there is a question; the browser says at the field that one is needed. */
+  asks(question) {
+    $("compare-question").setCustomValidity(question ? "" : "A question is needed.");
+    return $("compare-question").reportValidity();
+  }
+
   /** Ask all of them, one after the other, so that seconds can be compared. */
   async run() {
     const question = $("compare-question").value.trim();
-    if (!question || this.running) return;
+    if (this.running || !this.asks(question)) return;
     this.running = new AbortController();
     $("compare-run").hidden = true;
     $("compare-stop").hidden = false;

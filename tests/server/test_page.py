@@ -273,6 +273,9 @@ def test_side_by_side(opened: Callable[[str], Page]) -> None:
     page.accessible()
     page.set("#compare-tokens", 16)
     page.set("#compare-question", "")
+    page.click("#compare-run")
+    assert page.one("#compare-question") == page.driver.switch_to.active_element
+    assert page.one("#compare-question").get_property("validationMessage") == "A question is needed."
     page.one("#compare-question").send_keys(ATTACK)
     page.click("#add-column")
     page.set("#compare-columns li:nth-child(4) select", "waver/coin")

@@ -71,7 +71,7 @@ export class Chat {
     release();
     Object.assign(turn, { answer: null, error: null });
     const article = this.show(turn);
-    const shown = new Answer({ keys: this.known.keys, move: (policy, value) => this.again(turn, () => this.settings.setParameter(policy, "threshold", value)) });
+    const shown = new Answer({ keys: this.known.keys, move: (policy, value) => this.again(turn, () => this.settings.setThreshold(policy, value)) });
     article.querySelector(".place").replaceChildren(shown.element);
     article.setAttribute("aria-busy", "true");
     article.scrollIntoView({ block: "end" });
@@ -130,7 +130,7 @@ export class Chat {
     const article = make("article", {}, question, make("div", { class: "place" }), actions);
     $("turns").append(article);
     if (turn.answer?.report) {
-      const shown = new Answer({ keys: this.known.keys, move: (policy, value) => this.again(turn, () => this.settings.setParameter(policy, "threshold", value)) });
+      const shown = new Answer({ keys: this.known.keys, move: (policy, value) => this.again(turn, () => this.settings.setThreshold(policy, value)) });
       article.querySelector(".place").append(shown.element);
       shown.show(turn.answer);
     }

@@ -7,7 +7,7 @@ import { curves } from "./chart.js";
 import { $, announce, button, make, number, seconds, sendByEnter } from "./dom.js";
 import { PolicyForm } from "./policies.js";
 import { onlyBy } from "./report.js";
-import { brought, short } from "./settings.js";
+import { brought, short, withThreshold } from "./settings.js";
 import { release } from "./tokens.js";
 
 const MOST = 4, LEAST = 2;
@@ -180,8 +180,9 @@ export class Compare {
 
   /** A threshold was dragged: the column has policies of its own from now on, and all run again. */
   move(column, policy, value) {
-    const list = short(column.policy ?? brought(column.model, this.known.setup), this.known.policies);
-    column.policy = list.map((each) => (each.name === policy ? { ...each, threshold: value, ...(each.threshold_down > value && { threshold_down: value }) } : each));
+    const { setup, policies } = this.known;
+    const list = short(column.policy ?? brought(column.model, setup), policies);
+    column.policy = list.map((each) => (each.name === policy ? withThreshold(each, value, policies) : each));
     this.drawn();
     this.run();
   }

@@ -2,7 +2,7 @@
 
 import { Answer } from "./answer.js";
 import { ApiError, list, post, savedKey } from "./api.js";
-import { $, announce, button, download, make, number, plural, sendByEnter } from "./dom.js";
+import { $, announce, asking, button, download, make, number, plural, sendByEnter } from "./dom.js";
 import * as history from "./history.js";
 import { code, copy, packed } from "./share.js";
 import { release } from "./tokens.js";
@@ -105,7 +105,7 @@ export class Chat {
   /** Say what went wrong where the answer would stand. */
   failed(article, turn, stopped) {
     article.querySelector(".again").hidden = true;
-    article.querySelector(".actions").before(make("p", { class: stopped ? "note" : "error", role: "alert" }, `${turn.error} `, button("Ask again", () => this.again(turn))));
+    article.querySelector(".actions").before(make("p", { class: stopped ? "note" : "error", role: "alert" }, `${turn.error} `, this.askAgain(turn)));
   }
 
   /** Ask a question again, which ends the conversation behind it. */
@@ -120,10 +120,20 @@ export class Chat {
     await this.answer(turn);
   }
 
+  askAgain(turn, attributes = {}) {
+    return asking("Ask again", () => this.dropping("Ask again", turn), () => this.again(turn), attributes);
+  }
+
+  /** The words of a button that asks a turn again: they tell how many later turns go. */
+  dropping(words, turn) {
+    const { turns } = this.conversation, later = turns.length - 1 - turns.indexOf(turn);
+    return later ? `${words} and drop ${plural(later, "later turn")}` : words;
+  }
+
   show(turn) {
     const question = make("p", { class: "question" }, turn.question);
     const actions = make("div", { class: "actions", hidden: turn.answer === null && turn.error === null },
-      button("Ask again", () => this.again(turn), { class: "quiet again" }),
+      this.askAgain(turn, { class: "quiet again" }),
       button("Edit", () => this.edit(turn, article), { class: "quiet edit" }),
       button("Compare", () => this.compare(turn.question), { class: "quiet" }),
       button("Code", () => this.showCode(turn), { class: "quiet code" }));
@@ -142,12 +152,15 @@ export class Chat {
     if (this.running) return;
     const box = make("textarea", { "aria-label": "Question" });
     box.value = turn.question;
-    const form = make("form", { class: "editing" }, box, make("div", {}, make("button", { type: "submit" }, "Ask"), button("Cancel", () => form.replaceWith(question))));
+    const send = make("button", { type: "submit" }, this.dropping("Ask", turn));
+    const form = make("form", { class: "editing" }, box, make("div", {}, send, button("Cancel", () => form.replaceWith(question))));
     const question = article.querySelector(".question");
     question.replaceWith(form);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (box.value.trim()) this.again(turn, () => {}, box.value.trim());
+      const words = this.dropping("Ask", turn);
+      if (send.textContent !== words) send.textContent = words; // turns came while it was edited
+      else if (box.value.trim()) this.again(turn, () => {}, box.value.trim());
     });
     box.focus();
   }
@@ -208,7 +221,7 @@ export class Chat {
       button(each.title || "(no question)", () => { $("dialog").close(); this.begin(each); }, { class: "quiet title" }),
       button("Delete", () => { history.forget(each.id); this.showHistory(); }, { class: "quiet", "aria-label": `Delete ${each.title}` })));
     open("History", kept.length ? make("ul", { class: "chosen" }, ...items) : make("p", { class: "note" }, "Nothing yet. Conversations are kept in this browser only."),
-      ...(kept.length ? [button("Delete all", () => { history.forgetAll(); this.showHistory(); })] : []));
+      ...(kept.length ? [asking("Delete all", () => `Delete ${kept.length > 1 ? `all ${plural(kept.length, "conversation")}` : "the only conversation"}?`, () => { history.forgetAll(); this.showHistory(); }, { class: "all" })] : []));
   }
 
   showExport() {

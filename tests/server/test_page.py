@@ -436,7 +436,14 @@ def test_stop_edit_again_and_new(page: Page, running: Running) -> None:
     page.click("#examples button")
     page.wait(lambda: page.all("#turns article .report"))
     page.ask("second")
+    again = page.one("#turns article .again")
+    page.click("#turns article .again")
+    assert again.text == "Ask again and drop 1 later turn"
+    page.one("#message").click()
+    assert again.text == "Ask again"
+    assert len(page.all("#turns article")) == 2
     page.click("#turns article .edit")
+    assert page.one(".editing button[type=submit]").text == "Ask and drop 1 later turn"
     page.one(".editing textarea").send_keys(Keys.CONTROL + "a" + Keys.NULL + "something else")
     page.click(".editing button[type=submit]")
     page.wait(lambda: [each.text for each in page.all(".question")] == ["something else"])
@@ -461,6 +468,12 @@ def test_a_conversation_comes_back(page: Page, running: Running) -> None:
     assert again.one("#policy-random_switch").is_selected()
     again.click("#history")
     page.accessible()
+    kept = len(again.all("#dialog .title"))
+    again.one("#dialog .all").click()
+    assert re.search(r"Delete (all \d+ conversations|the only conversation)\?", again.one("#dialog .all").text)
+    again.script("document.getElementById('dialog-close').focus()")
+    assert again.one("#dialog .all").text == "Delete all"
+    assert len(again.all("#dialog .title")) == kept
     again.click("#dialog .title")
     assert again.one(".question").text == "Remember me"
     assert again.all("#turns .report")

@@ -71,7 +71,7 @@ export class Chat {
     release();
     Object.assign(turn, { answer: null, error: null });
     const article = this.show(turn);
-    const shown = new Answer({ keys: this.known.keys, move: (policy, value) => this.again(turn, () => this.settings.setThreshold(policy, value)) });
+    const shown = this.blank(turn);
     article.querySelector(".place").replaceChildren(shown.element);
     article.setAttribute("aria-busy", "true");
     article.scrollIntoView({ block: "end" });
@@ -100,6 +100,19 @@ export class Chat {
       history.keep(conversation);
       this.count();
     }
+  }
+
+  /** An answer that is not there yet. */
+  blank(turn) {
+    return new Answer({
+      keys: this.known.keys, room: this.room, renew: () => $("new").click(),
+      move: (policy, value) => this.again(turn, () => this.settings.setThreshold(policy, value)),
+    });
+  }
+
+  /** The tokens that a conversation with this model may have; null where it is not known. */
+  get room() {
+    return this.known.models.find((each) => each.id === $("model").value)?.max_model_len ?? null;
   }
 
   /** Say what went wrong where the answer would stand. */
@@ -140,7 +153,7 @@ export class Chat {
     const article = make("article", {}, question, make("div", { class: "place" }), actions);
     $("turns").append(article);
     if (turn.answer?.report) {
-      const shown = new Answer({ keys: this.known.keys, move: (policy, value) => this.again(turn, () => this.settings.setThreshold(policy, value)) });
+      const shown = this.blank(turn);
       article.querySelector(".place").append(shown.element);
       shown.show(turn.answer);
     }
@@ -201,8 +214,7 @@ export class Chat {
       const draft = $("message").value.trim();
       const said = [...this.messages(this.conversation.turns), ...(draft ? [{ role: "user", content: draft }] : [])];
       try {
-        const model = $("model").value;
-        const limit = this.known.models.find((each) => each.id === model)?.max_model_len;
+        const model = $("model").value, limit = this.room;
         const count = said.length ? (await post("v1/tokenize", { model, messages: said })).count : 0;
         $("context").max = limit ?? 1;
         $("context").high = 0.9 * (limit ?? 1);

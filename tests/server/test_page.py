@@ -487,6 +487,20 @@ def test_a_conversation_comes_back(page: Page, running: Running) -> None:
 
 
 @needs_chromium
+def test_a_full_conversation_is_called_full(page: Page) -> None:
+    page.set("#mode", "none")
+    page.set("#model", "small")
+    page.set("#extra", '{"ignore_eos": true}')
+    page.set("#max-tokens", 4)
+    assert "limit of tokens" in page.ask("hello").text
+    page.set("#max-tokens", 99999)
+    assert "The conversation is full" in page.ask("hello").text
+    page.accessible()
+    page.click("#turns .full button")
+    assert not page.all("#turns article")
+
+
+@needs_chromium
 def test_a_key_is_asked_for(chromium: Chrome, start: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WAVER_TEST_KEYS", "sk-wave")
     page = Page(chromium, start(api_keys_env="WAVER_TEST_KEYS").url + "/")

@@ -2,16 +2,19 @@
 
 import { complete } from "./api.js";
 import { Chart } from "./chart.js";
-import { $, make } from "./dom.js";
+import { $, button, make } from "./dom.js";
 import { costView, reportView, shownValue } from "./report.js";
 import { EVENTS, details, listen, spans, tokenSpan } from "./tokens.js";
 
 const ALTERNATIVES = 5;
+const NEARLY = 0.95; // the part of its context from which on a model that ran out of tokens is called full
 
 export class Answer {
-  /** `move(policy, value)`: the threshold was dragged. `facts`: what /v1/policies says about report keys. */
-  constructor({ move = null, keys = {} } = {}) {
-    this.keys = keys;
+  /** `move(policy, value)`: the threshold was dragged. `facts`: what /v1/policies says about report keys. `renew()`: begin
+   * a new conversation; `room`: the tokens that one may have. */
+  constructor({ move = null, keys = {}, renew = null, room = null } = {}) {
+    Object.assign(this, { keys, renew, room });
+    this.full = false; // whether the conversation left no room for more
     this.tokens = [];
     this.text = "";
     this.thoughts = "";
@@ -69,7 +72,14 @@ export class Answer {
       this.element.setAttribute("aria-busy", "false");
       this.chart.show(this.tokens);
     }
+    this.full = this.fills(body.max_tokens);
     if (this.report) this.finish();
+  }
+
+  /** Whether the answer ended before the tokens that were asked for because the context of the model was full. */
+  fills(asked = Infinity) {
+    const { prompt_tokens: read = 0, completion_tokens: written = 0 } = this.usage ?? {};
+    return this.reason === "length" && this.room !== null && written < asked && read + written >= NEARLY * this.room;
   }
 
   async read(body, signal) {
@@ -136,7 +146,8 @@ export class Answer {
 
   finish() {
     this.called(this.pending.splice(0));
-    if (this.reason === "length") this.below.append(make("p", { class: "note" }, "The answer reached its limit of tokens."));
+    if (this.full) this.below.append(make("p", { class: "note full" }, "The conversation is full: it takes all of the model's context. ", this.renew && button("New chat", this.renew)));
+    else if (this.reason === "length") this.below.append(make("p", { class: "note" }, "The answer reached its limit of tokens."));
     if (this.reason === "content_filter") this.below.append(make("p", { class: "note" }, "A guard withheld the answer."));
     for (const { name, arguments: given } of this.tools) this.below.append(make("div", { class: "call" }, make("strong", {}, `${EVENTS.tool[0]} ${name}`), shownValue(parsed(given))));
     if (this.tools.length) this.below.append(make("p", { class: "note" }, "The model asks for this tool. The page runs none: send the result as the next message, or use the API."));
@@ -152,9 +163,9 @@ export class Answer {
   }
 
   /** Show an answer that was recorded. */
-  show({ trace, report, seconds, text, reason, tools = [] }) {
+  show({ trace, report, seconds, text, reason, tools = [], full = false }) {
     this.tokens.push(...trace.map((token, index) => ({ ...token, index })));
-    Object.assign(this, { report, seconds, text, reason, tools });
+    Object.assign(this, { report, seconds, text, reason, tools, full });
     for (const [part, token] of spans(text, this.tokens.filter((token) => token.call === undefined))) this.words.append(tokenSpan(part, token));
     tools.forEach(({ name }, i) => {
       const place = callPlace(name);
@@ -167,7 +178,7 @@ export class Answer {
 
   /** What can be kept of it. */
   kept() {
-    return { text: this.text, thoughts: this.thoughts, trace: this.tokens.map(({ index, ...token }) => token), report: this.report, seconds: this.seconds, reason: this.reason, tools: this.tools };
+    return { text: this.text, thoughts: this.thoughts, trace: this.tokens.map(({ index, ...token }) => token), report: this.report, seconds: this.seconds, reason: this.reason, tools: this.tools, full: this.full };
   }
 }
 

@@ -1,8 +1,8 @@
 // The conversation: ask, stop, ask again, edit, attach documents, keep, export.
 
 import { Answer } from "./answer.js";
-import { ApiError, post, savedKey } from "./api.js";
-import { $, announce, button, download, make, number, plural, sendByEnter } from "./dom.js";
+import { ApiError, list, post, savedKey } from "./api.js";
+import { $, announce, asking, button, download, make, number, plural, sendByEnter } from "./dom.js";
 import * as history from "./history.js";
 import { code, copy, packed } from "./share.js";
 import { release } from "./tokens.js";
@@ -71,7 +71,7 @@ export class Chat {
     release();
     Object.assign(turn, { answer: null, error: null });
     const article = this.show(turn);
-    const shown = new Answer({ keys: this.known.keys, move: (policy, value) => this.again(turn, () => this.settings.setParameter(policy, "threshold", value)) });
+    const shown = this.blank(turn);
     article.querySelector(".place").replaceChildren(shown.element);
     article.setAttribute("aria-busy", "true");
     article.scrollIntoView({ block: "end" });
@@ -97,15 +97,28 @@ export class Chat {
       article.querySelector(".actions").hidden = false;
       this.running = null;
       showRunning(false);
-      if (conversation.turns.some((each) => each.answer)) history.keep(conversation);
+      history.keep(conversation);
       this.count();
     }
+  }
+
+  /** An answer that is not there yet. */
+  blank(turn) {
+    return new Answer({
+      keys: this.known.keys, room: this.room, renew: () => $("new").click(),
+      move: (policy, value) => this.again(turn, () => this.settings.setThreshold(policy, value)),
+    });
+  }
+
+  /** The tokens that a conversation with this model may have; null where it is not known. */
+  get room() {
+    return this.known.models.find((each) => each.id === $("model").value)?.max_model_len ?? null;
   }
 
   /** Say what went wrong where the answer would stand. */
   failed(article, turn, stopped) {
     article.querySelector(".again").hidden = true;
-    article.querySelector(".actions").before(make("p", { class: stopped ? "note" : "error", role: "alert" }, `${turn.error} `, button("Ask again", () => this.again(turn))));
+    article.querySelector(".actions").before(make("p", { class: stopped ? "note" : "error", role: "alert" }, `${turn.error} `, this.askAgain(turn)));
   }
 
   /** Ask a question again, which ends the conversation behind it. */
@@ -120,17 +133,27 @@ export class Chat {
     await this.answer(turn);
   }
 
+  askAgain(turn, attributes = {}) {
+    return asking("Ask again", () => this.dropping("Ask again", turn), () => this.again(turn), attributes);
+  }
+
+  /** The words of a button that asks a turn again: they tell how many later turns go. */
+  dropping(words, turn) {
+    const { turns } = this.conversation, later = turns.length - 1 - turns.indexOf(turn);
+    return later ? `${words} and drop ${plural(later, "later turn")}` : words;
+  }
+
   show(turn) {
     const question = make("p", { class: "question" }, turn.question);
     const actions = make("div", { class: "actions", hidden: turn.answer === null && turn.error === null },
-      button("Ask again", () => this.again(turn), { class: "quiet again" }),
+      this.askAgain(turn, { class: "quiet again" }),
       button("Edit", () => this.edit(turn, article), { class: "quiet edit" }),
       button("Compare", () => this.compare(turn.question), { class: "quiet" }),
       button("Code", () => this.showCode(turn), { class: "quiet code" }));
     const article = make("article", {}, question, make("div", { class: "place" }), actions);
     $("turns").append(article);
     if (turn.answer?.report) {
-      const shown = new Answer({ keys: this.known.keys, move: (policy, value) => this.again(turn, () => this.settings.setParameter(policy, "threshold", value)) });
+      const shown = this.blank(turn);
       article.querySelector(".place").append(shown.element);
       shown.show(turn.answer);
     }
@@ -142,12 +165,15 @@ export class Chat {
     if (this.running) return;
     const box = make("textarea", { "aria-label": "Question" });
     box.value = turn.question;
-    const form = make("form", { class: "editing" }, box, make("div", {}, make("button", { type: "submit" }, "Ask"), button("Cancel", () => form.replaceWith(question))));
+    const send = make("button", { type: "submit" }, this.dropping("Ask", turn));
+    const form = make("form", { class: "editing" }, box, make("div", {}, send, button("Cancel", () => form.replaceWith(question))));
     const question = article.querySelector(".question");
     question.replaceWith(form);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (box.value.trim()) this.again(turn, () => {}, box.value.trim());
+      const words = this.dropping("Ask", turn);
+      if (send.textContent !== words) send.textContent = words; // turns came while it was edited
+      else if (box.value.trim()) this.again(turn, () => {}, box.value.trim());
     });
     box.focus();
   }
@@ -163,6 +189,7 @@ export class Chat {
       const name = this.conversation.collection ?? `chat-${this.conversation.id.slice(0, 8).toLowerCase()}`;
       if (!this.conversation.collection) await post("v1/collections", { name });
       this.conversation.collection = name;
+      this.settings.collections((await list("v1/collections")).map((each) => each.name));
       const { documents } = await post(`v1/collections/${name}/documents`, form);
       this.conversation.documents.push(...documents.map(({ id, chunks, warnings = [] }) => ({ id, chunks, warnings })));
       this.showDocuments();
@@ -187,8 +214,7 @@ export class Chat {
       const draft = $("message").value.trim();
       const said = [...this.messages(this.conversation.turns), ...(draft ? [{ role: "user", content: draft }] : [])];
       try {
-        const model = $("model").value;
-        const limit = this.known.models.find((each) => each.id === model)?.max_model_len;
+        const model = $("model").value, limit = this.room;
         const count = said.length ? (await post("v1/tokenize", { model, messages: said })).count : 0;
         $("context").max = limit ?? 1;
         $("context").high = 0.9 * (limit ?? 1);
@@ -202,12 +228,12 @@ export class Chat {
   }
 
   showHistory() {
-    const list = history.all();
-    const items = list.map((each) => make("li", {},
+    const kept = history.all();
+    const items = kept.map((each) => make("li", {},
       button(each.title || "(no question)", () => { $("dialog").close(); this.begin(each); }, { class: "quiet title" }),
       button("Delete", () => { history.forget(each.id); this.showHistory(); }, { class: "quiet", "aria-label": `Delete ${each.title}` })));
-    open("History", list.length ? make("ul", { class: "chosen" }, ...items) : make("p", { class: "note" }, "Nothing yet. Conversations are kept in this browser only."),
-      ...(list.length ? [button("Delete all", () => { history.forgetAll(); this.showHistory(); })] : []));
+    open("History", kept.length ? make("ul", { class: "chosen" }, ...items) : make("p", { class: "note" }, "Nothing yet. Conversations are kept in this browser only."),
+      ...(kept.length ? [asking("Delete all", () => `Delete ${kept.length > 1 ? `all ${plural(kept.length, "conversation")}` : "the only conversation"}?`, () => { history.forgetAll(); this.showHistory(); }, { class: "all" })] : []));
   }
 
   showExport() {

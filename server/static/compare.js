@@ -7,7 +7,7 @@ import { curves } from "./chart.js";
 import { $, announce, button, make, number, seconds, sendByEnter } from "./dom.js";
 import { PolicyForm } from "./policies.js";
 import { onlyBy } from "./report.js";
-import { brought, short } from "./settings.js";
+import { brought, short, withThreshold } from "./settings.js";
 import { release } from "./tokens.js";
 
 const MOST = 4, LEAST = 2;
@@ -33,6 +33,7 @@ export class Compare {
       this.run();
     });
     sendByEnter($("compare-question"), $("compare-form"));
+    $("compare-question").addEventListener("input", () => $("compare-question").setCustomValidity(""));
     $("compare-stop").addEventListener("click", () => this.running?.abort());
     this.suggest();
     this.recorded();
@@ -129,10 +130,16 @@ export class Compare {
     return make("section", { class: "column", "data-column": i }, title, mark ? make("p", { class: `verdict ${mark}` }, mark === "right" ? "✓ right" : "✗ wrong") : null, answer.element);
   }
 
+  /** Whether there is a question; the browser says at the field that one is needed. */
+  asks(question) {
+    $("compare-question").setCustomValidity(question ? "" : "A question is needed.");
+    return $("compare-question").reportValidity();
+  }
+
   /** Ask all of them, one after the other, so that seconds can be compared. */
   async run() {
     const question = $("compare-question").value.trim();
-    if (!question || this.running) return;
+    if (this.running || !this.asks(question)) return;
     this.running = new AbortController();
     $("compare-run").hidden = true;
     $("compare-stop").hidden = false;
@@ -173,8 +180,9 @@ export class Compare {
 
   /** A threshold was dragged: the column has policies of its own from now on, and all run again. */
   move(column, policy, value) {
-    const list = short(column.policy ?? brought(column.model, this.known.setup), this.known.policies);
-    column.policy = list.map((each) => (each.name === policy ? { ...each, threshold: value, ...(each.threshold_down > value && { threshold_down: value }) } : each));
+    const { setup, policies } = this.known;
+    const list = short(column.policy ?? brought(column.model, setup), policies);
+    column.policy = list.map((each) => (each.name === policy ? withThreshold(each, value, policies) : each));
     this.drawn();
     this.run();
   }

@@ -18,6 +18,20 @@ export const make = (tag, attributes = {}, ...children) => fill(document.createE
 export const draw = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 export const button = (label, onclick, attributes = {}) => make("button", { type: "button", onclick, ...attributes }, label);
 
+/** A button that asks before it does what cannot be undone: a second click does it, and it turns back when it is left.
+ * `question()`: what it asks; equal to the label where nothing is lost. */
+export function asking(label, question, done, attributes = {}) {
+  const turnBack = () => { ask.textContent = label; };
+  const ask = button(label, () => {
+    const words = question();
+    if (ask.textContent === words) return done();
+    ask.textContent = words;
+    ask.focus();
+    announce(words);
+  }, { onblur: turnBack, ...attributes });
+  return ask;
+}
+
 /** Send a form by Enter in one of its text fields; Shift and Enter begin a line. */
 export function sendByEnter(field, form) {
   field.addEventListener("keydown", (event) => {

@@ -25,6 +25,13 @@ export function short(list, policies) {
   });
 }
 
+/** A policy with another threshold. One that hands back at its threshold has a single one, which moves both ways. */
+export function withThreshold(policy, threshold, policies) {
+  const now = { ...policies.find((each) => each.name === policy.name)?.defaults, ...policy };
+  if (typeof now.threshold_down !== "number") return { ...policy, threshold };
+  return { ...policy, threshold, threshold_down: now.threshold_down >= now.threshold ? null : Math.min(now.threshold_down, threshold) };
+}
+
 export class Settings {
   constructor(known) {
     this.known = known;
@@ -164,14 +171,10 @@ export class Settings {
     this.change();
   }
 
-  /** Set one parameter of one policy, and ask with one's own list from now on. */
-  setParameter(policy, field, value) {
-    const list = short(this.effective, this.known.policies).map((each) => {
-      if (each.name !== policy) return each;
-      const changed = { ...each, [field]: value };
-      if (typeof changed.threshold_down === "number" && changed.threshold_down > value) changed.threshold_down = value;
-      return changed;
-    });
+  /** Set the threshold of one policy, and ask with one's own list from now on. */
+  setThreshold(policy, value) {
+    const { policies } = this.known;
+    const list = short(this.effective, policies).map((each) => (each.name === policy ? withThreshold(each, value, policies) : each));
     this.own = list;
     $("mode").value = "own";
     this.form.set(list);

@@ -273,6 +273,9 @@ def test_side_by_side(opened: Callable[[str], Page]) -> None:
     page.accessible()
     page.set("#compare-tokens", 16)
     page.set("#compare-question", "")
+    page.click("#compare-run")
+    assert page.one("#compare-question") == page.driver.switch_to.active_element
+    assert page.one("#compare-question").get_property("validationMessage") == "A question is needed."
     page.one("#compare-question").send_keys(ATTACK)
     page.click("#add-column")
     page.set("#compare-columns li:nth-child(4) select", "waver/coin")
@@ -344,6 +347,10 @@ def test_a_file_is_attached(page: Page, tmp_path: Path, http: httpx.Client) -> N
     page.set("#max-tokens", 8)
     page.one("#attach").send_keys(str(file))
     page.wait(lambda: "osk.txt" in page.one("#documents").text)
+    page.set("#mode", "own")
+    assert page.one("#policy-l_rag").is_enabled()
+    assert "chat-" in text_of(page.one("#l_rag-collection"))
+    page.set("#mode", "default")
     article = page.ask("Which river flows through Darpass?")
     assert "The Osk flows" in text_of(article.find_element(By.CSS_SELECTOR, "[data-report=retrieval]"))
     page.accessible()
@@ -408,6 +415,19 @@ def test_stop_edit_again_and_new(page: Page, running: Running) -> None:
             break
     else:
         pytest.fail("no answer could be stopped")
+    page.driver.refresh()
+    page.wait(lambda: page.all("body[data-ready]"))
+    page.script("localStorage.setItem('waver-conversations', '[]')")
+    page.set("#max-tokens", -5)
+    page.ask("a first answer that fails")
+    page.driver.refresh()
+    page.wait(lambda: page.all("body[data-ready]"))
+    page.click("#history")
+    page.click("#dialog .title")
+    page.set("#max-tokens", 8)
+    page.click("#turns .note button, #turns .error button")
+    page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
+    assert [each.text for each in page.all(".question")] == ["a first answer that fails"]
     assert running.idle(within=30)
     assert page.one("#send").is_displayed()
     page.click("#new")
@@ -416,7 +436,14 @@ def test_stop_edit_again_and_new(page: Page, running: Running) -> None:
     page.click("#examples button")
     page.wait(lambda: page.all("#turns article .report"))
     page.ask("second")
+    again = page.one("#turns article .again")
+    page.click("#turns article .again")
+    assert again.text == "Ask again and drop 1 later turn"
+    page.one("#message").click()
+    assert again.text == "Ask again"
+    assert len(page.all("#turns article")) == 2
     page.click("#turns article .edit")
+    assert page.one(".editing button[type=submit]").text == "Ask and drop 1 later turn"
     page.one(".editing textarea").send_keys(Keys.CONTROL + "a" + Keys.NULL + "something else")
     page.click(".editing button[type=submit]")
     page.wait(lambda: [each.text for each in page.all(".question")] == ["something else"])
@@ -441,6 +468,12 @@ def test_a_conversation_comes_back(page: Page, running: Running) -> None:
     assert again.one("#policy-random_switch").is_selected()
     again.click("#history")
     page.accessible()
+    kept = len(again.all("#dialog .title"))
+    again.one("#dialog .all").click()
+    assert re.search(r"Delete (all \d+ conversations|the only conversation)\?", again.one("#dialog .all").text)
+    again.script("document.getElementById('dialog-close').focus()")
+    assert again.one("#dialog .all").text == "Delete all"
+    assert len(again.all("#dialog .title")) == kept
     again.click("#dialog .title")
     assert again.one(".question").text == "Remember me"
     assert again.all("#turns .report")
@@ -451,6 +484,20 @@ def test_a_conversation_comes_back(page: Page, running: Running) -> None:
         part for part in ("curl ", "openai.OpenAI(", "new OpenAI(") if not any(part in each for each in shown)
     ] == []
     assert "random_switch" in shown[1]
+
+
+@needs_chromium
+def test_a_full_conversation_is_called_full(page: Page) -> None:
+    page.set("#mode", "none")
+    page.set("#model", "small")
+    page.set("#extra", '{"ignore_eos": true}')
+    page.set("#max-tokens", 4)
+    assert "limit of tokens" in page.ask("hello").text
+    page.set("#max-tokens", 99999)
+    assert "The conversation is full" in page.ask("hello").text
+    page.accessible()
+    page.click("#turns .full button")
+    assert not page.all("#turns article")
 
 
 @needs_chromium

@@ -250,3 +250,17 @@ def test_on_a_phone_the_answers_come_into_view(opened: Callable[[str], Page]) ->
         page.wait(lambda: len(page.all("#compare-results .report")) == 3 and page.one("#compare-run").is_displayed())
         assert page.script("return document.documentElement.scrollWidth") <= 390
         page.accessible()
+
+
+def test_a_single_threshold_moves_both_ways(page: Page) -> None:
+    page.set("#model", "waver/frugal")
+    page.set("#mode", "default")
+    page.set("#max-tokens", 24)
+    page.ask(SUM)
+    for key in (Keys.PAGE_UP, Keys.PAGE_DOWN):
+        before = page.one("#turns [role=slider]").get_attribute("aria-valuenow")
+        page.one("#turns [role=slider]").send_keys(key, Keys.ENTER)
+        page.wait(lambda before=before: page.one("#turns [role=slider]").get_attribute("aria-valuenow") != before)
+        page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
+        assert not page.one("#ead-threshold_down-on").is_selected()
+    assert page.one("#send").is_enabled()

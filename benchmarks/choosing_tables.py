@@ -42,7 +42,7 @@ def summary(lines: Sequence[Line], embedder: str | None) -> dict[str, Any]:
     if embedder is not None:
         kinds["embedding"] = _embedding(embedder)
     measured = {kind: [_scores(line, alike) for line in full] for kind, alike in kinds.items()}
-    warmed = {kind: _heated(full, alike) for kind, alike in kinds.items()}
+    warmed = {kind: _heated(full, measured[kind], alike) for kind, alike in kinds.items()}
     return {
         "questions": len(ordered),
         "right": fmean(line["runs"][0]["right"] for line in ordered),
@@ -134,12 +134,16 @@ def _embedding(name: str) -> Callable[[Sequence[str]], Matrix]:
     return alike
 
 
-def _heated(lines: Sequence[Line], alike: Callable[[Sequence[str]], Matrix]) -> list[list[dict[str, float]]]:
-    """Return every measure of the questions that were answered at all temperatures, at rising ones."""
+def _heated(
+    lines: Sequence[Line], scores: Sequence[dict[str, float]], alike: Callable[[Sequence[str]], Matrix]
+) -> list[list[dict[str, float]]]:
+    """Return every measure of the questions that were answered at all temperatures, at rising ones; `scores` are those
+    at the temperature that measures take."""
     found = []
-    for line in (each for each in lines if "heated" in each):
-        by = {OWN_HEAT: line["answers"]} | {t: line["heated"][f"{t:g}"] for t in HEATS}
-        found.append([_scores({**line, "answers": by[t]}, alike) for t in sorted(by)])
+    for line, own in zip(lines, scores, strict=True):
+        if "heated" in line:
+            by = {OWN_HEAT: own} | {t: _scores({**line, "answers": line["heated"][f"{t:g}"]}, alike) for t in HEATS}
+            found.append([by[t] for t in sorted(by)])
     return found
 
 
@@ -294,10 +298,9 @@ def page(found: Mapping[str, Any]) -> list[str]:
 
 
 def _heated_page(heated: Mapping[str, Any]) -> list[str]:
-    names = [row["measure"] + (f", {row['similarity']}" if row["similarity"] else "") for row in heated["tsu"]]
     rows = [
-        (name, *(report.percent(row[key], row["intervals"][key]) for key in ("chain", "last")))
-        for name, row in zip(names, heated["tsu"], strict=True)
+        (named(row), *(report.percent(row[key], row["intervals"][key]) for key in ("chain", "last")))
+        for row in heated["tsu"]
     ]
     *others, last = sorted((OWN_HEAT, *HEATS))
     return [
@@ -312,7 +315,7 @@ def _heated_page(heated: Mapping[str, Any]) -> list[str]:
 def _evidence_page(evidence: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     rows = [
         (
-            row["measure"] + (f", {row['similarity']}" if row["similarity"] else ""),
+            named(row),
             *(_area(row[label]) for label in ("worked", "short")),
             f"{row['tokens']:.0f}",
         )
@@ -327,6 +330,11 @@ def _evidence_page(evidence: Mapping[str, Any], settings: Mapping[str, Any]) -> 
         "both:",
         report.table(("measure", "worked answer wrong", "short answer wrong", "tokens"), rows),
     ]
+
+
+def named(row: Mapping[str, Any]) -> str:
+    """Return a measure's name, with how it compares texts, if it does."""
+    return row["measure"] + (f", {row['similarity']}" if row["similarity"] else "")
 
 
 def _area(value: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from waver.benchmarks import quality_tables, report
+from waver.benchmarks import choosing_tables, quality_tables, report
 
 Found = Mapping[str, Any]
 FIXED = ("plain", "easy", "normal", "hard")
@@ -226,7 +226,10 @@ def choosing(found: Found, link: str) -> Section:
     )
     evidence = found["evidence"]
     rows = [(row["measure"], row["worked"]["auroc"], row["tokens"]) for row in found["of_runs"]]
-    rows += [(_measure(row), row["worked"]["auroc"], row["tokens"]) for row in (evidence or {}).get("measures", [])]
+    rows += [
+        (choosing_tables.named(row), row["worked"]["auroc"], row["tokens"])
+        for row in (evidence or {}).get("measures", [])
+    ]
     known = sorted((row for row in rows if row[1] is not None), key=lambda row: -row[1])[:SHOWN]
     table = report.table(("measure", "AUROC for a wrong answer", "tokens"),
                          [(name, f"{area:.2f}", f"{tokens:.0f}") for name, area, tokens in known])  # fmt: skip
@@ -235,10 +238,6 @@ def choosing(found: Found, link: str) -> Section:
         verdict,
         [f"{found['model']}, {found['task']}; the best measures ({link}):", table],
     )
-
-
-def _measure(row: Mapping[str, Any]) -> str:
-    return row["measure"] + (f", {row['similarity']}" if row["similarity"] else "")
 
 
 def bes(found: Found, link: str) -> Section:

@@ -16,6 +16,7 @@ export class Answer {
     Object.assign(this, { keys, renew, room });
     this.full = false; // whether the conversation left no room for more
     this.tokens = [];
+    this.pieces = []; // the words as they are shown: a text, its token's index or null, and whether it is a thought
     this.text = "";
     this.thoughts = "";
     this.tools = [];
@@ -107,14 +108,18 @@ export class Answer {
     for (const call of calls ?? []) this.call(call);
     if (!thought && !content) return this.called();
     this.calling = null;
-    if (content && !this.text && this.thoughts) this.words.append("\n\n");
+    if (content && !this.text && this.thoughts) this.write("\n\n");
     this.thoughts += thought ?? "";
     this.text += content ?? "";
-    for (const [part, token] of spans((thought ?? "") + (content ?? ""), this.pending.splice(0))) {
-      const span = tokenSpan(part, token);
-      if (thought) span.classList?.add("thought");
-      this.words.append(span);
-    }
+    for (const [part, token] of spans((thought ?? "") + (content ?? ""), this.pending.splice(0))) this.write(part, token?.index, Boolean(thought));
+  }
+
+  /** Append a text to the words, as a token's where it has one. */
+  write(part, index = null, thought = false) {
+    this.pieces.push([part, index, ...(thought ? [true] : [])]);
+    const span = tokenSpan(part, this.tokens[index]);
+    if (thought) span.classList?.add("thought");
+    this.words.append(span);
   }
 
   call({ index, id, function: called }) {
@@ -145,7 +150,8 @@ export class Answer {
   }
 
   finish() {
-    this.called(this.pending.splice(0));
+    if (this.calling) this.called(this.pending.splice(0));
+    for (const [part, token] of spans("", this.pending.splice(0))) this.write(part, token.index);
     if (this.full) this.below.append(make("p", { class: "note full" }, "The conversation is full: it takes all of the model's context. ", this.renew && button("New chat", this.renew)));
     else if (this.reason === "length") this.below.append(make("p", { class: "note" }, "The answer reached its limit of tokens."));
     if (this.reason === "content_filter") this.below.append(make("p", { class: "note" }, "A guard withheld the answer."));
@@ -163,10 +169,11 @@ export class Answer {
   }
 
   /** Show an answer that was recorded. */
-  show({ trace, report, seconds, text, reason, tools = [], full = false }) {
+  show({ trace, report, seconds, text, thoughts = "", reason, tools = [], full = false, pieces = null }) {
     this.tokens.push(...trace.map((token, index) => ({ ...token, index })));
-    Object.assign(this, { report, seconds, text, reason, tools, full });
-    for (const [part, token] of spans(text, this.tokens.filter((token) => token.call === undefined))) this.words.append(tokenSpan(part, token));
+    Object.assign(this, { report, seconds, text, thoughts, reason, tools, full });
+    const shared = () => [...spans(text, this.tokens.filter((token) => token.call === undefined))].map(([part, token]) => [part, token?.index]);
+    for (const piece of pieces ?? shared()) this.write(...piece);
     tools.forEach(({ name }, i) => {
       const place = callPlace(name);
       place.append(...this.tokens.filter((token) => token.call === i).map((token) => tokenSpan(token.token, token)));
@@ -178,7 +185,7 @@ export class Answer {
 
   /** What can be kept of it. */
   kept() {
-    return { text: this.text, thoughts: this.thoughts, trace: this.tokens.map(({ index, ...token }) => token), report: this.report, seconds: this.seconds, reason: this.reason, tools: this.tools, full: this.full };
+    return { text: this.text, thoughts: this.thoughts, pieces: this.pieces, trace: this.tokens.map(({ index, ...token }) => token), report: this.report, seconds: this.seconds, reason: this.reason, tools: this.tools, full: this.full };
   }
 }
 

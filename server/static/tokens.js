@@ -57,18 +57,20 @@ export function events(token, before) {
   return found;
 }
 
-/** Share text out among the tokens that made it. Where a token's own text is not what stands there (half a code point,
- * the start of a stop string), what is left belongs to the most uncertain of the tokens left. */
+/** Share text out among the tokens that made it; control tokens have none. Where a token's own text is not what stands
+ * there (half a code point, the start of a stop string), what is left belongs to the most uncertain of the tokens left. */
 export function* spans(content, tokens) {
+  const silent = (token) => token.token === "";
   const left = [...tokens];
-  while (content && left.length) {
+  while (left.length) {
     const [first] = left;
-    if (left.length > 1 && first.token && content.startsWith(first.token)) {
+    if (silent(first) || (content && left.length > 1 && content.startsWith(first.token))) {
       left.shift();
       yield [first.token, first];
       content = content.slice(first.token.length);
     } else {
-      yield [content, left.reduce((a, b) => (b.entropy > a.entropy ? b : a))];
+      const spoken = left.filter((token) => !silent(token));
+      if (content) yield [content, spoken.reduce((a, b) => (b.entropy > a.entropy ? b : a))];
       return;
     }
   }
@@ -84,10 +86,12 @@ export function tokenSpan(text, token) {
 const percent = (logprob) => (logprob < Math.log(0.0005) ? "under 0.1 %" : `${(100 * Math.exp(logprob)).toFixed(1)} %`);
 const words = { stay: "so the engine stayed", switch: "so the other engine took over", hold: "but it may not switch yet" };
 
+const named = ({ token }) => (token === "" ? "a control token, without text" : JSON.stringify(token));
+
 /** One sentence about a token, for those who hear it. */
 export function sentence(token, before) {
   const decision = compared(token);
-  const parts = [`${JSON.stringify(token.token)}, by ${token.engine}, entropy ${number(token.entropy)}`];
+  const parts = [`${named(token)}, by ${token.engine}, entropy ${number(token.entropy)}`];
   if (decision) parts.push(`compared ${number(decision.value)} with ${number(decision.threshold)}, ${words[decision.then] ?? decision.then}`);
   parts.push(...events(token, before).filter(([kind]) => kind !== "switch").map(([, said]) => said));
   if (token.alternatives?.length) parts.push(`alternatives ${token.alternatives.map((a) => `${JSON.stringify(a.token)} ${percent(a.logprob)}`).join(", ")}`);
@@ -111,7 +115,7 @@ export function details(token, before) {
   if (token.kept !== undefined) rows.push(["drawn from", plural(token.kept, "token")]);
   for (const [, said] of events(token, before)) rows.push(["event", said]);
   const list = make("dl", {}, ...rows.flatMap(([k, v]) => [make("dt", {}, k), make("dd", {}, v)]));
-  return [make("p", { class: "name" }, JSON.stringify(token.token)), list, ...alternatives(token)];
+  return [make("p", { class: "name" }, named(token)), list, ...alternatives(token)];
 }
 
 function alternatives(token) {

@@ -1,0 +1,114 @@
+"""The conversation on the page while an answer is streamed, and after a reload."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from selenium.webdriver.common.by import By
+
+from tests.server.browsing import Page, needs_chromium, text_of
+from tests.server.test_page import chromium as chromium
+from tests.server.test_page import opened as opened
+from tests.server.test_page import page as page
+from tests.server.test_page import running as running
+
+pytestmark = needs_chromium
+STREAM = """
+const asked = window.fetch;
+window.fetch = (path, options) => {
+  if (!String(path).includes("chat/completions")) return asked(path, options);
+  return Promise.resolve(new Response(new ReadableStream({start: (stream) => { window.stream = stream; }})));
+};
+window.push = (text) => window.stream.enqueue(new TextEncoder().encode(text));
+"""
+REPORT: dict[str, Any] = {
+    "policy": [],
+    "tokens": {"small": 3},
+    "switches": 0,
+    "entropy": {"mean": 1, "max": 1, "kind": "exact"},
+}
+
+
+class Streamed:
+    """An answer of which the test sends the pieces."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        page.script(STREAM)
+        page.say("hello")
+        page.wait(lambda: page.script("return Boolean(window.stream)"))
+
+    def _push(self, choice: dict[str, Any], **more: Any) -> None:
+        chunk = {"choices": [{"index": 0, "finish_reason": None, **choice}], **more}
+        self.page.script("window.push(arguments[0])", f"data: {json.dumps(chunk)}\n\n")
+
+    def send(self, text: str, *tokens: str, **decision: Any) -> None:
+        """Send a text, made by these tokens."""
+        made = {"id": 1, "engine": "small", "entropy": 0.1, "logprob": -0.1}
+        trace = [{"token": token, **made, **decision} for token in tokens or (text,)]
+        self._push({"delta": {"content": text}, "waver": {"trace": trace}})
+
+    def end(self) -> None:
+        self._push({"delta": {}, "finish_reason": "length"}, waver=REPORT)
+        self.page.script("window.push('data: [DONE]\\n\\n')")
+        self.page.wait(lambda: self.page.all("#turns article[aria-busy=false] .report"))
+
+
+def reload(page: Page) -> None:
+    page.driver.refresh()
+    page.wait(lambda: page.all("body[data-ready]"))
+
+
+def shown(page: Page) -> list[tuple[str, str | None]]:
+    """The tokens of the answer, with their texts."""
+    return [(text_of(each), each.get_attribute("data-index")) for each in page.all("#turns .token")]
+
+
+def restore(page: Page) -> None:
+    """Reload the page and open the last conversation."""
+    reload(page)
+    page.click("#history")
+    page.click("#dialog .title")
+
+
+def test_tokens_without_text_of_their_own_come_back(page: Page) -> None:
+    """Control tokens have no text, and half a code point has not its own: the others keep theirs."""
+    answer = Streamed(page)
+    answer.send("", "")
+    answer.send(" one", " one")
+    answer.send("", "\ufffd")
+    answer.send("\u00e9", "\ufffd")
+    answer.send(" two", " two")
+    answer.send("", "")
+    answer.end()
+    assert shown(page) == [("", "0"), (" one", "1"), ("\u00e9", "2"), (" two", "4"), ("", "5")]
+    page.click("#turns .token")
+    assert "a control token" in page.one("#tip").text
+    page.accessible()
+    before = shown(page)
+    restore(page)
+    assert shown(page) == before
+
+
+def test_an_answer_of_control_tokens_only_comes_back(page: Page) -> None:
+    answer = Streamed(page)
+    for _ in range(3):
+        answer.send("", "")
+    answer.end()
+    assert shown(page) == [("", "0"), ("", "1"), ("", "2")]
+    assert all(each.size["width"] > 2 for each in page.all("#turns .token")), "they can be seen and chosen"
+    restore(page)
+    assert shown(page) == [("", "0"), ("", "1"), ("", "2")]
+
+
+def test_thoughts_come_back(page: Page) -> None:
+    answer = Streamed(page)
+    trace = {"id": 1, "engine": "small", "entropy": 0.1, "logprob": -0.1}
+    answer._push({"delta": {"reasoning_content": "hm"}, "waver": {"trace": [{"token": "hm", **trace}]}})
+    answer.send(" one", " one")
+    answer.end()
+    restore(page)
+    assert shown(page) == [("hm", "0"), (" one", "1")]
+    assert text_of(page.one("#turns .tokens")) == "hm\n\n one"
+    assert len(page.one("#turns article").find_elements(By.CSS_SELECTOR, ".thought")) == 1

@@ -2,7 +2,7 @@
 
 import { Answer } from "./answer.js";
 import { ApiError, list, post, savedKey } from "./api.js";
-import { $, announce, asking, button, download, make, number, plural, sendByEnter } from "./dom.js";
+import { $, announce, asking, button, download, follow, make, number, plural, sendByEnter } from "./dom.js";
 import * as history from "./history.js";
 import { code, copy, packed } from "./share.js";
 import { release } from "./tokens.js";
@@ -74,12 +74,10 @@ export class Chat {
     const shown = this.blank(turn);
     article.querySelector(".place").replaceChildren(shown.element);
     article.setAttribute("aria-busy", "true");
-    article.scrollIntoView({ block: "end" });
+    article.scrollIntoView({ block: "nearest" });
+    const followed = follow(article);
     this.running = new AbortController();
     showRunning(true);
-    const follow = setInterval(() => {
-      if (innerHeight + scrollY > document.documentElement.scrollHeight - 120) article.scrollIntoView({ block: "end" });
-    }, 200);
     try {
       await shown.run(this.body(before, turn.question), this.running.signal);
       turn.answer = shown.kept();
@@ -92,9 +90,10 @@ export class Chat {
       this.failed(article, turn, stopped);
       if (error.status === 401) this.askForKey();
     } finally {
-      clearInterval(follow);
+      const there = followed();
       article.setAttribute("aria-busy", "false");
       article.querySelector(".actions").hidden = false;
+      if (there) scrollBy(0, innerHeight / 2); // to the report, and what was read last stays in sight
       this.running = null;
       showRunning(false);
       history.keep(conversation);

@@ -32,6 +32,26 @@ export function asking(label, question, done, attributes = {}) {
   return ask;
 }
 
+/** Keep the end of the page in sight while an element at its end grows, as long as the reader is there: who scrolls up
+ * is left alone until they are back. Returns a function that ends it and tells whether the reader was there. */
+export function follow(element) {
+  const seen = () => element.offsetHeight > 0; // another view may be shown meanwhile
+  const atEnd = () => innerHeight + scrollY >= document.documentElement.scrollHeight - 2; // positions are rounded
+  let there = atEnd(), last = scrollY;
+  const scrolled = () => {
+    if (seen()) there = atEnd() || (there && scrollY >= last); // what grew since then moves the end away, not the reader
+    last = scrollY;
+  };
+  const growth = new ResizeObserver(() => there && seen() && scrollTo(0, document.documentElement.scrollHeight));
+  growth.observe(document.body); // what stands below the element may grow too
+  addEventListener("scroll", scrolled);
+  return () => {
+    growth.disconnect();
+    removeEventListener("scroll", scrolled);
+    return there && seen();
+  };
+}
+
 /** Send a form by Enter in one of its text fields; Shift and Enter begin a line. */
 export function sendByEnter(field, form) {
   field.addEventListener("keydown", (event) => {

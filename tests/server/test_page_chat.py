@@ -112,3 +112,46 @@ def test_thoughts_come_back(page: Page) -> None:
     assert shown(page) == [("hm", "0"), (" one", "1")]
     assert text_of(page.one("#turns .tokens")) == "hm\n\n one"
     assert len(page.one("#turns article").find_elements(By.CSS_SELECTOR, ".thought")) == 1
+
+
+def below(page: Page) -> float:
+    """Return how many pixels of the page are below the window, once the page has been drawn."""
+    drawn = "const done = arguments[arguments.length - 1]; requestAnimationFrame(() => setTimeout(done, 50));"
+    page.driver.execute_async_script(drawn)
+    return float(page.script("return document.documentElement.scrollHeight - innerHeight - scrollY"))
+
+
+def test_a_growing_answer_is_followed_until_the_reader_scrolls_up(page: Page) -> None:
+    answer = Streamed(page)
+    lines = "a line\n" * 60
+    for _ in range(3):
+        answer.send(lines)
+        assert below(page) < 3
+    page.script("document.getElementById('context-words').style.lineHeight = '4'")
+    assert below(page) < 3, "what stands below the answer grows too"
+    page.script("scrollBy(0, -30)")
+    where = page.script("return scrollY")
+    answer.send(lines)
+    assert below(page) > 1000
+    assert page.script("return scrollY") == where
+    page.script("scrollTo(0, document.documentElement.scrollHeight)")
+    below(page)
+    answer.send(lines)
+    assert below(page) < 3
+    page.script("scrollBy(0, -500)")
+    below(page)
+    where = page.script("return scrollY")
+    answer.end()
+    below(page)
+    assert page.script("return scrollY") == where
+
+
+def test_a_growing_answer_leaves_other_views_alone(page: Page) -> None:
+    answer = Streamed(page)
+    answer.send("a line\n" * 60)
+    below(page)
+    page.click("#to-compare")
+    page.script("scrollTo(0, 0)")
+    answer.send("a line\n" * 60)
+    below(page)
+    assert page.script("return scrollY") == 0

@@ -56,6 +56,11 @@ export class Answer {
     tip.style.top = `${top}px`;
   }
 
+  /** Take the focus: the words have it until the threshold's control is there. */
+  focusThreshold() {
+    this.chart.focus(this.words);
+  }
+
   /** Stream it. Throws what the server says, or AbortError; what has come until then stays. */
   async run(body, signal) {
     const began = performance.now();

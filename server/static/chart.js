@@ -21,6 +21,7 @@ export class Chart {
     this.tokens = [];
     this.choose = choose;
     this.move = move;
+    this.awaited = null; // what has the focus until there is a control of the threshold
     this.plot = make("div", { class: "plot" });
     this.key = make("p", { class: "key" });
     this.element = make("figure", { class: "chart", hidden: true }, this.plot, this.key);
@@ -47,10 +48,17 @@ export class Chart {
     svg.append(...this.axes(width), this.bars(), this.strip(), ...this.line(), ...this.marks());
     this.cursor = draw("rect", { class: "cursor", y: TOP, height: PLOT + STRIP, width: Math.max(2, this.x(1) - this.x(0)), visibility: "hidden" });
     svg.append(this.cursor);
-    const focus = this.plot.contains(document.activeElement);
+    const focus = this.plot.contains(document.activeElement) || this.awaited?.contains(document.activeElement);
     this.plot.replaceChildren(svg, ...(threshold ? [this.handle(threshold, width)] : []));
-    if (focus) this.plot.querySelector("[role=slider]")?.focus();
+    if (focus) this.focus();
     this.key.replaceChildren(...this.legend(threshold));
+  }
+
+  /** Give the focus to the threshold's control. `from`: what has it until that is drawn. */
+  focus(from = null) {
+    const control = this.plot.querySelector("[role=slider]");
+    this.awaited = control ? null : (from ?? this.awaited);
+    (control ?? from)?.focus({ preventScroll: true });
   }
 
   label(threshold) {

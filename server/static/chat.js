@@ -65,7 +65,7 @@ export class Chat {
     await this.answer(turn);
   }
 
-  async answer(turn) {
+  async answer(turn, moved = false) {
     const { turns } = this.conversation, conversation = this.conversation;
     const before = turns.slice(0, turns.indexOf(turn));
     release();
@@ -76,6 +76,7 @@ export class Chat {
     article.setAttribute("aria-busy", "true");
     article.scrollIntoView({ block: "nearest" });
     const followed = follow(article);
+    if (moved) shown.focusThreshold();
     this.running = new AbortController();
     showRunning(true);
     try {
@@ -105,7 +106,7 @@ export class Chat {
   blank(turn) {
     return new Answer({
       keys: this.known.keys, room: this.room, renew: () => $("new").click(),
-      move: (policy, value) => this.again(turn, () => this.settings.setThreshold(policy, value)),
+      move: (policy, value) => this.again(turn, { threshold: [policy, value] }),
     });
   }
 
@@ -120,16 +121,17 @@ export class Chat {
     article.querySelector(".actions").before(make("p", { class: stopped ? "note" : "error", role: "alert" }, `${turn.error} `, this.askAgain(turn)));
   }
 
-  /** Ask a question again, which ends the conversation behind it. */
-  async again(turn, prepare = () => {}, question = turn.question) {
+  /** Ask a question again, or another one in its place, which ends the conversation behind it. `threshold`: that of a
+   * policy from now on. */
+  async again(turn, { question = turn.question, threshold = null } = {}) {
     if (this.running) return;
-    prepare();
+    if (threshold) this.settings.setThreshold(...threshold);
     const { turns } = this.conversation, at = turns.indexOf(turn);
     if (at < 0) return;
     turn.question = question;
     for (const article of [...$("turns").children].slice(at)) article.remove();
     turns.splice(at + 1);
-    await this.answer(turn);
+    await this.answer(turn, threshold !== null);
   }
 
   askAgain(turn, attributes = {}) {
@@ -172,7 +174,7 @@ export class Chat {
       event.preventDefault();
       const words = this.dropping("Ask", turn);
       if (send.textContent !== words) send.textContent = words; // turns came while it was edited
-      else if (box.value.trim()) this.again(turn, () => {}, box.value.trim());
+      else if (box.value.trim()) this.again(turn, { question: box.value.trim() });
     });
     box.focus();
   }

@@ -136,8 +136,8 @@ export class Compare {
     return $("compare-question").reportValidity();
   }
 
-  /** Ask all of them, one after the other, so that seconds can be compared. */
-  async run() {
+  /** Ask all of them, one after the other, so that seconds can be compared. `moved`: the way whose threshold was set. */
+  async run(moved = null) {
     const question = $("compare-question").value.trim();
     if (this.running || !this.asks(question)) return;
     this.running = new AbortController();
@@ -151,10 +151,11 @@ export class Compare {
     this.asked = JSON.stringify(this.columns);
     const views = this.columns.map((column, i) => {
       const answer = new Answer({ keys: this.known.keys, move: (policy, value) => this.move(column, policy, value) });
-      return { name: this.name(column), way: { ...column }, answer, element: this.frame(i, make("h3", {}, this.name(column)), answer) };
+      return { name: this.name(column), column, way: { ...column }, answer, element: this.frame(i, make("h3", {}, this.name(column)), answer) };
     });
     this.results(views);
     release();
+    views.find((view) => view.column === moved)?.answer.focusThreshold();
     if ($("compare-results").getBoundingClientRect().top > innerHeight / 2) $("compare-results").scrollIntoView();
     try {
       for (const view of views) {
@@ -184,7 +185,7 @@ export class Compare {
     const list = short(column.policy ?? brought(column.model, setup), policies);
     column.policy = list.map((each) => (each.name === policy ? withThreshold(each, value, policies) : each));
     this.drawn();
-    this.run();
+    this.run(column);
   }
 
   results(views) {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+from selenium.webdriver import Keys
 from selenium.webdriver.common.by import By
 
 from tests.server.browsing import Page, needs_chromium, text_of
@@ -155,3 +157,34 @@ def test_a_growing_answer_leaves_other_views_alone(page: Page) -> None:
     answer.send("a line\n" * 60)
     below(page)
     assert page.script("return scrollY") == 0
+
+
+def threshold(page: Page, where: str) -> str:
+    """Return the value of the threshold's control, which has the focus."""
+    control = page.driver.switch_to.active_element
+    assert control == page.one(f"{where} [role=slider]")
+    return control.get_attribute("aria-valuenow") or ""
+
+
+def test_the_focus_stays_on_a_threshold_that_was_set(page: Page) -> None:
+    page.set("#model", "waver/frugal")
+    page.set("#max-tokens", 24)
+    page.ask("hello")
+    page.one("#turns [role=slider]").send_keys(Keys.ARROW_DOWN, Keys.ENTER)
+    page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
+    before = threshold(page, "#turns")
+    page.driver.switch_to.active_element.send_keys(Keys.ARROW_DOWN, Keys.ENTER)
+    page.wait(lambda: page.one("#ead-threshold").get_property("value") != before)
+    page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
+    assert threshold(page, "#turns") != before
+
+
+def test_the_focus_stays_on_a_threshold_of_a_comparison(opened: Callable[[str], Page]) -> None:
+    page = opened("compare")
+    page.set("#compare-tokens", 12)
+    page.set("#compare-question", "hello")
+    page.click("#compare-run")
+    page.wait(lambda: len(page.all("#compare-results .report")) == 3 and page.one("#compare-run").is_displayed())
+    page.one("[data-column='1'] [role=slider]").send_keys(Keys.ARROW_DOWN, Keys.ENTER)
+    page.wait(lambda: len(page.all("#compare-results .report")) == 3 and page.one("#compare-run").is_displayed())
+    assert threshold(page, "#compare-results [data-column='1']")

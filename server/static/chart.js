@@ -1,6 +1,6 @@
 // The curve of an answer: each token's entropy, what was compared with the threshold, who wrote, and what happened.
 
-import { draw, make, number } from "./dom.js";
+import { announce, button, draw, make, number } from "./dom.js";
 import { LARGE, TICKS, nats, share } from "./scale.js";
 import { EVENTS, compared, events, place } from "./tokens.js";
 
@@ -24,6 +24,7 @@ export class Chart {
     this.awaited = null; // what has the focus until there is a control of the threshold
     this.plot = make("div", { class: "plot" });
     this.key = make("p", { class: "key" });
+    this.question = make("p", {}); // part of the chart while it is open
     this.element = make("figure", { class: "chart", hidden: true }, this.plot, this.key);
     this.plot.addEventListener("pointermove", (event) => this.point(event));
     this.plot.addEventListener("pointerdown", (event) => this.point(event));
@@ -59,6 +60,20 @@ export class Chart {
     const control = this.plot.querySelector("[role=slider]");
     this.awaited = control ? null : (from ?? this.awaited);
     (control ?? from)?.focus({ preventScroll: true });
+  }
+
+  /** Ask before a threshold that was set is used: `yes` is the button that uses it; Escape and *Keep* put it back. */
+  confirm(yes) {
+    const back = () => {
+      this.question.remove();
+      this.render();
+      this.focus();
+    };
+    this.question.replaceChildren(yes, button("Keep this answer", back, { class: "quiet" }));
+    this.question.onkeydown = (event) => { if (event.key === "Escape") back(); };
+    this.element.append(this.question);
+    yes.focus();
+    announce(yes.textContent);
   }
 
   label(threshold) {
@@ -144,6 +159,7 @@ export class Chart {
     if (!this.move) return line;
     const done = () => {
       this.dragging = false;
+      this.question.remove();
       if (now !== Number(value.toPrecision(2))) this.move(policy, now);
     };
     line.addEventListener("pointerdown", (event) => {
@@ -162,10 +178,10 @@ export class Chart {
     line.addEventListener("pointercancel", () => { this.dragging = false; set(value); });
     line.addEventListener("keydown", (event) => {
       const step = { ArrowUp: 0.02, ArrowRight: 0.02, ArrowDown: -0.02, ArrowLeft: -0.02, PageUp: 0.1, PageDown: -0.1 }[event.key];
-      if (event.key === "Enter") return done();
       if (event.key === "Escape") return set(value);
-      if (!step) return;
-      event.preventDefault();
+      if (!step && event.key !== "Enter") return;
+      event.preventDefault(); // Enter would press the button that a question gives the focus to
+      if (!step) return done();
       const next = nats(Math.max(0, Math.min(1, share(now, this.most) + step)), this.most);
       set(Number(next.toPrecision(2)) === now ? next * (step > 0 ? 1.1 : 0.9) : next);
     });

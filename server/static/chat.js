@@ -104,10 +104,15 @@ export class Chat {
 
   /** An answer that is not there yet. */
   blank(turn) {
-    return new Answer({
+    const shown = new Answer({
       keys: this.known.keys, room: this.room, renew: () => $("new").click(),
-      move: (policy, value) => this.again(turn, { threshold: [policy, value] }),
+      move: (...threshold) => {
+        const run = () => this.again(turn, { threshold }), words = () => this.dropping("Ask again", turn);
+        if (turn === this.conversation.turns.at(-1)) run();
+        else shown.chart.confirm(asking(words(), words, run));
+      },
     });
+    return shown;
   }
 
   /** The tokens that a conversation with this model may have; null where it is not known. */

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from selenium.webdriver import Keys
+from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 
 from tests.server.browsing import Page, needs_chromium, text_of
@@ -188,3 +188,33 @@ def test_the_focus_stays_on_a_threshold_of_a_comparison(opened: Callable[[str], 
     page.one("[data-column='1'] [role=slider]").send_keys(Keys.ARROW_DOWN, Keys.ENTER)
     page.wait(lambda: len(page.all("#compare-results .report")) == 3 and page.one("#compare-run").is_displayed())
     assert threshold(page, "#compare-results [data-column='1']")
+
+
+def test_a_threshold_of_an_earlier_turn_asks_before_later_ones_go(page: Page) -> None:
+    page.set("#model", "waver/frugal")
+    page.set("#max-tokens", 24)
+    page.ask("hello")
+    page.ask("second")
+    page.ask("third")
+    slider = "#turns article:first-child [role=slider]"
+    was = page.one(slider).get_attribute("aria-valuenow")
+    page.one(slider).send_keys(Keys.ARROW_DOWN, Keys.ENTER)
+    question = page.driver.switch_to.active_element
+    assert question.text == "Ask again and drop 2 later turns"
+    page.accessible()
+    question.send_keys(Keys.ESCAPE)
+    assert threshold(page, "#turns article:first-child") == was
+    assert question not in page.all("#turns button")
+    handle = page.one(slider)
+    ActionChains(page.driver).click_and_hold(handle).move_by_offset(0, 60).release().perform()
+    assert page.driver.switch_to.active_element.text == "Ask again and drop 2 later turns"
+    ActionChains(page.driver).send_keys(Keys.TAB).perform()
+    assert page.driver.switch_to.active_element.text == "Keep this answer"
+    ActionChains(page.driver).send_keys(Keys.ENTER).perform()
+    assert threshold(page, "#turns article:first-child") == was
+    assert [each.text for each in page.all(".question")] == ["hello", "second", "third"]
+    page.one(slider).send_keys(Keys.ARROW_DOWN, Keys.ENTER)
+    page.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    page.wait(lambda: [each.text for each in page.all(".question")] == ["hello"])
+    page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
+    assert threshold(page, "#turns") != was

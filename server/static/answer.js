@@ -185,7 +185,7 @@ export class Answer {
       this.words.append(place);
     });
     this.chart.show(this.tokens);
-    this.finish();
+    if (report) this.finish();
   }
 
   /** What can be kept of it. */

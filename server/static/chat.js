@@ -7,6 +7,7 @@ import * as history from "./history.js";
 import { code, copy, packed } from "./share.js";
 import { release } from "./tokens.js";
 
+const STOPPED = "Stopped. What has come stays here; the model will not be told of it.";
 const COUNT = 500; // milliseconds after the last letter until the tokens of the draft are counted
 
 export class Chat {
@@ -14,6 +15,9 @@ export class Chat {
   constructor(known, settings, { compare, askForKey }) {
     Object.assign(this, { known, settings, compare, askForKey });
     this.running = null;
+    this.leave = () => {}; // keep what has come of an answer that is being written
+    addEventListener("pagehide", () => this.leave());
+    document.addEventListener("visibilitychange", () => this.leave()); // a phone tells no more when it ends a page
     this.begin();
     $("composer").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -69,7 +73,8 @@ export class Chat {
     const { turns } = this.conversation, conversation = this.conversation;
     const before = turns.slice(0, turns.indexOf(turn));
     release();
-    Object.assign(turn, { answer: null, error: null });
+    Object.assign(turn, { answer: null, partial: null, error: null, stopped: false });
+    conversation.at = new Date().toISOString();
     const article = this.show(turn);
     const shown = this.blank(turn);
     article.querySelector(".place").replaceChildren(shown.element);
@@ -77,6 +82,9 @@ export class Chat {
     article.scrollIntoView({ block: "nearest" });
     const followed = follow(article);
     if (moved) shown.focusThreshold();
+    const cut = () => ({ partial: shown.kept(), error: STOPPED, stopped: true });
+    this.leave = () => history.keep({ ...conversation, turns: turns.map((each) => (each === turn ? { ...turn, ...cut() } : each)) });
+    this.leave();
     this.running = new AbortController();
     showRunning(true);
     try {
@@ -87,8 +95,8 @@ export class Chat {
     } catch (error) {
       const stopped = error.name === "AbortError";
       if (!stopped && !(error instanceof ApiError)) throw error;
-      turn.error = stopped ? "Stopped. This answer will not be remembered." : error.message;
-      this.failed(article, turn, stopped);
+      Object.assign(turn, cut(), !stopped && { error: error.message, stopped });
+      this.failed(article, turn);
       if (error.status === 401) this.askForKey();
     } finally {
       const there = followed();
@@ -96,6 +104,7 @@ export class Chat {
       article.querySelector(".actions").hidden = false;
       if (there) scrollBy(0, innerHeight / 2); // to the report, and what was read last stays in sight
       this.running = null;
+      this.leave = () => {};
       showRunning(false);
       history.keep(conversation);
       this.count();
@@ -121,9 +130,9 @@ export class Chat {
   }
 
   /** Say what went wrong where the answer would stand. */
-  failed(article, turn, stopped) {
+  failed(article, turn) {
     article.querySelector(".again").hidden = true;
-    article.querySelector(".actions").before(make("p", { class: stopped ? "note" : "error", role: "alert" }, `${turn.error} `, this.askAgain(turn)));
+    article.querySelector(".actions").before(make("p", { class: turn.stopped ? "note" : "error", role: "alert" }, `${turn.error} `, this.askAgain(turn)));
   }
 
   /** Ask a question again, or another one in its place, which ends the conversation behind it. `threshold`: that of a
@@ -158,12 +167,13 @@ export class Chat {
       button("Code", () => this.showCode(turn), { class: "quiet code" }));
     const article = make("article", {}, question, make("div", { class: "place" }), actions);
     $("turns").append(article);
-    if (turn.answer?.report) {
+    const came = turn.answer ?? turn.partial;
+    if (came?.report || came?.pieces?.length) {
       const shown = this.blank(turn);
       article.querySelector(".place").append(shown.element);
-      shown.show(turn.answer);
+      shown.show(came);
     }
-    if (turn.error) this.failed(article, turn, false);
+    if (turn.error) this.failed(article, turn);
     return article;
   }
 
@@ -237,6 +247,7 @@ export class Chat {
     const kept = history.all();
     const items = kept.map((each) => make("li", {},
       button(each.title || "(no question)", () => { $("dialog").close(); this.begin(each); }, { class: "quiet title" }),
+      each.at && make("time", { datetime: each.at, class: "note" }, new Date(each.at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })),
       button("Delete", () => { history.forget(each.id); this.showHistory(); }, { class: "quiet", "aria-label": `Delete ${each.title}` })));
     open("History", kept.length ? make("ul", { class: "chosen" }, ...items) : make("p", { class: "note" }, "Nothing yet. Conversations are kept in this browser only."),
       ...(kept.length ? [asking("Delete all", () => `Delete ${kept.length > 1 ? `all ${plural(kept.length, "conversation")}` : "the only conversation"}?`, () => { history.forgetAll(); this.showHistory(); }, { class: "all" })] : []));

@@ -24,8 +24,9 @@ export function keep(conversation) {
 export const forget = (id) => write(all().filter((each) => each.id !== id));
 export const forgetAll = () => localStorage.removeItem(KEY);
 
+const untraced = (answer) => answer && { ...answer, trace: [] };
 const withoutTraces = (conversation) => ({
-  ...conversation, turns: conversation.turns.map((turn) => ({ ...turn, answer: turn.answer && { ...turn.answer, trace: [] } })),
+  ...conversation, turns: conversation.turns.map((turn) => ({ ...turn, answer: untraced(turn.answer), partial: untraced(turn.partial) })),
 });
 
 function write(list) {
@@ -39,6 +40,6 @@ function write(list) {
 
 /** A conversation as Markdown. */
 export function markdown({ title, turns }) {
-  const parts = turns.map(({ question, answer }) => `**Question**\n\n${question}\n\n**Answer**\n\n${answer?.text ?? "(none)"}\n`);
+  const parts = turns.map(({ question, answer, partial }) => `**Question**\n\n${question}\n\n**Answer**\n\n${(answer ?? partial)?.text || "(none)"}\n`);
   return `# ${title}\n\n${parts.join("\n")}`;
 }

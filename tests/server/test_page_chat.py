@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from selenium.webdriver import ActionChains, Keys
@@ -218,3 +219,31 @@ def test_a_threshold_of_an_earlier_turn_asks_before_later_ones_go(page: Page) ->
     page.wait(lambda: [each.text for each in page.all(".question")] == ["hello"])
     page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
     assert threshold(page, "#turns") != was
+
+
+def test_a_reload_keeps_what_has_come_of_a_first_answer(page: Page) -> None:
+    answer = Streamed(page)
+    answer.send("one ", "one ")
+    answer.send("two", "two")
+    page.wait(lambda: len(page.all("#turns .token")) == 2)
+    restore(page)
+    assert page.one(".question").text == "hello"
+    assert shown(page) == [("one ", "0"), ("two", "1")]
+    assert page.one("#turns .note[role=alert]").text.startswith("Stopped.")
+    page.accessible()
+    page.set("#max-tokens", 8)
+    page.click("#turns .note button")
+    page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
+    assert "Stopped." not in page.one("#turns").text
+
+
+def test_the_history_has_dates(page: Page) -> None:
+    page.script("localStorage.setItem('waver-conversations', '[]')")
+    page.set("#max-tokens", 4)
+    page.ask("hello")
+    page.click("#history")
+    (when,) = page.all("#dialog .chosen time")
+    asked = datetime.fromisoformat(when.get_attribute("datetime") or "")
+    assert abs(datetime.now(UTC) - asked).total_seconds() < 300
+    assert str(asked.year) in when.text
+    page.accessible()

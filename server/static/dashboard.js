@@ -152,13 +152,16 @@ function histogram(name, counts, bounds) {
   return svg;
 }
 
+const WORK = "in billions of parameters × tokens";
+const UNITS = { waver_cost_total: `cost, ${WORK}`, waver_cost_alone_total: `cost of the largest engine alone, ${WORK}` };
+
 /** Everything that is counted for each key. */
 function keys(series) {
   const own = series.filter((each) => each.labels.key !== undefined && !/_(bucket|sum)$/.test(each.name));
   const names = [...new Set(own.map((each) => each.labels.key))].sort();
   if (!names.length) return ["nothing is counted for single keys", null];
   const counters = [...new Set(own.map((each) => each.name))];
-  const head = make("tr", {}, make("th", { scope: "col" }, "key"), ...counters.map((name) => make("th", { scope: "col" }, name.replace(/^waver_(key_)?|_total$/g, "").replaceAll("_", " "))));
+  const head = make("tr", {}, make("th", { scope: "col" }, "key"), ...counters.map((name) => make("th", { scope: "col" }, UNITS[name] ?? name.replace(/^waver_(key_)?|_total$/g, "").replaceAll("_", " "))));
   const rows = names.map((key) => make("tr", {}, make("th", { scope: "row" }, key || "(none)"), ...counters.map((name) => make("td", {}, number(sum(own.filter((each) => each.name === name && each.labels.key === key)), 5)))));
   return [plural(names.length, "key"), make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Per key" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)))];
 }

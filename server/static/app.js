@@ -13,6 +13,7 @@ import { place } from "./tokens.js";
 
 const VIEWS = ["compare", "chat", "data", "dashboard"];
 const AGAIN = 2000; // milliseconds until a server that starts, or wants a key, is asked again
+const TOY = "are toys that come with Waver: they were trained on sums and on the facts of a small invented world, and know nothing else.";
 let loaded = false;
 
 /** Show the view that the address names: `#chat`, with `?settings` behind it where a link carries them. */
@@ -81,6 +82,8 @@ async function load() {
     parts.data = new Data((names) => parts.settings.collections(names));
     const welcome = parts.compare.bundled ? examples.questions : parts.compare.general;
     $("examples").replaceChildren(...(welcome ?? []).map((text) => make("li", {}, make("button", { type: "button", onclick: () => parts.chat.ask(text) }, text))));
+    const toys = setup.engines.filter((engine) => engine.bundled).map((engine) => engine.id).join(" and ");
+    if (parts.compare.bundled) for (const id of ["examples", "compare-examples"]) $(id).after(make("p", { class: "note toy" }, `The models ${toys} ${TOY}`));
     document.body.dataset.ready = "true";
     route();
   } catch (error) {

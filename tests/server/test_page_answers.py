@@ -264,3 +264,12 @@ def test_a_single_threshold_moves_both_ways(page: Page) -> None:
         page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
         assert not page.one("#ead-threshold_down-on").is_selected()
     assert page.one("#send").is_enabled()
+
+
+def test_the_bundled_pair_is_called_a_toy(opened: Callable[[str], Page]) -> None:
+    for view in ("compare", "chat"):
+        page = opened(view)
+        (said,) = [each.text for each in page.all(".toy") if each.is_displayed()]
+        assert said.startswith("The models small and large are toys")
+        assert "small invented world" in said
+        page.accessible()

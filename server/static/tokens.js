@@ -84,7 +84,11 @@ export function tokenSpan(text, token) {
 }
 
 const percent = (logprob) => (logprob < Math.log(0.0005) ? "under 0.1 %" : `${(100 * Math.exp(logprob)).toFixed(1)} %`);
-const words = { stay: "so the engine stayed", switch: "so the other engine took over", hold: "but it may not switch yet" };
+const words = {
+  stay: "so the same engine goes on",
+  switch: "so the other engine takes over",
+  hold: "which asks for the other engine, but the one that writes has to make its first tokens before it may hand over",
+};
 
 const named = ({ token }) => (token === "" ? "a control token, without text" : JSON.stringify(token));
 
@@ -109,7 +113,7 @@ export function details(token, before) {
   ];
   if (decision) {
     const of = decision.of ? ` of ${decision.of}` : "";
-    rows.push(["compared", `${number(decision.value, 4)}${of}, threshold ${number(decision.threshold, 4)}: ${decision.then.replace("_", " ")}`]);
+    rows.push(["compared", `${number(decision.value, 4)}${of} with the threshold ${number(decision.threshold, 4)}, ${words[decision.then] ?? decision.then.replace("_", " ")}`]);
     if (decision.entropy !== undefined && decision.entropy !== decision.value) rows.push(["here alone", `${number(decision.entropy, 4)} nats`]);
   }
   if (token.kept !== undefined) rows.push(["drawn from", plural(token.kept, "token")]);

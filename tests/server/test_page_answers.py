@@ -273,3 +273,17 @@ def test_the_bundled_pair_is_called_a_toy(opened: Callable[[str], Page]) -> None
         assert said.startswith("The models small and large are toys")
         assert "small invented world" in said
         page.accessible()
+
+
+def test_decisions_are_told_in_plain_words(page: Page) -> None:
+    page.set("#model", "waver/frugal")
+    page.set("#mode", "default")
+    page.ask(SUM)
+    told = {}
+    for token in page.all("#turns .token[data-then]"):
+        page.script("arguments[0].click()", token)
+        told[token.get_attribute("data-then")] = page.one("#tip").text
+    assert "so the same engine goes on" in told["stay"]
+    assert "so the other engine takes over" in told["switch"]
+    page.one("#turns .tokens").send_keys(Keys.HOME)
+    assert "so the same engine goes on" in text_of(page.one("#status"))

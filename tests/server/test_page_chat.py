@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 
@@ -36,13 +37,17 @@ REPORT: dict[str, Any] = {
 class Streamed:
     """An answer of which the test sends the pieces."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, begin: Callable[[Page], object] = lambda page: page.say("hello")) -> None:
         self.page = page
         page.script(STREAM)
-        page.say("hello")
-        page.wait(lambda: page.script("return Boolean(window.stream)"))
+        begin(page)
+        self.wait()
 
-    def _push(self, choice: dict[str, Any], **more: Any) -> None:
+    def wait(self) -> None:
+        """Wait until the page asks for an answer."""
+        self.page.wait(lambda: self.page.script("return Boolean(window.stream)"))
+
+    def push(self, choice: dict[str, Any], **more: Any) -> None:
         chunk = {"choices": [{"index": 0, "finish_reason": None, **choice}], **more}
         self.page.script("window.push(arguments[0])", f"data: {json.dumps(chunk)}\n\n")
 
@@ -50,11 +55,16 @@ class Streamed:
         """Send a text, made by these tokens."""
         made = {"id": 1, "engine": "small", "entropy": 0.1, "logprob": -0.1}
         trace = [{"token": token, **made, **decision} for token in tokens or (text,)]
-        self._push({"delta": {"content": text}, "waver": {"trace": trace}})
+        self.push({"delta": {"content": text}, "waver": {"trace": trace}})
+
+    def finish(self, **more: Any) -> None:
+        """End the answer, with these keys of a chunk."""
+        self.push({"delta": {}, "finish_reason": "length"}, **{"waver": REPORT, **more})
+        self.page.script("window.push('data: [DONE]\\n\\n'); window.stream = null")
 
     def end(self) -> None:
-        self._push({"delta": {}, "finish_reason": "length"}, waver=REPORT)
-        self.page.script("window.push('data: [DONE]\\n\\n')")
+        """End the answer of a conversation."""
+        self.finish()
         self.page.wait(lambda: self.page.all("#turns article[aria-busy=false] .report"))
 
 
@@ -108,7 +118,7 @@ def test_an_answer_of_control_tokens_only_comes_back(page: Page) -> None:
 def test_thoughts_come_back(page: Page) -> None:
     answer = Streamed(page)
     trace = {"id": 1, "engine": "small", "entropy": 0.1, "logprob": -0.1}
-    answer._push({"delta": {"reasoning_content": "hm"}, "waver": {"trace": [{"token": "hm", **trace}]}})
+    answer.push({"delta": {"reasoning_content": "hm"}, "waver": {"trace": [{"token": "hm", **trace}]}})
     answer.send(" one", " one")
     answer.end()
     restore(page)
@@ -247,3 +257,15 @@ def test_the_history_has_dates(page: Page) -> None:
     assert abs(datetime.now(UTC) - asked).total_seconds() < 300
     assert str(asked.year) in when.text
     page.accessible()
+
+
+def test_a_threshold_that_may_not_act_yet_is_told_in_plain_words(page: Page) -> None:
+    answer = Streamed(page)
+    held = {"then": "hold", "value": 2, "threshold": 1, "of": "small", "entropy": 2}
+    answer.send("one ", "one ", decision={"ead": held})
+    answer.send("two", "two")
+    answer.end()
+    page.one("#turns .tokens").send_keys(Keys.HOME)
+    for said in (page.one("#tip").text, text_of(page.one("#status"))):
+        assert "the one that writes has to make its first tokens" in said
+        assert " hold" not in said

@@ -166,9 +166,9 @@ export class Answer {
     this.below.append(this.cost, ...reportView(this.report, this.keys));
   }
 
-  /** Say what the largest engine's own answer took, where it was asked as well. */
-  beside(alone) {
-    const cost = costView(this.report, this.seconds, alone);
+  /** Say what the largest engine alone took or would have taken, as `costView` does. */
+  beside(reference) {
+    const cost = costView(this.report, this.seconds, reference);
     this.cost.replaceWith(cost);
     this.cost = cost;
   }

@@ -233,5 +233,10 @@ export function curves(container, answers) {
     const points = tokens.map((token, i) => `${i ? "L" : "M"}${x(i + 0.5).toFixed(1)} ${y(value(token)).toFixed(1)}`).join("");
     svg.append(draw("path", { class: "curve", "data-column": which, d: points }));
   });
-  container.replaceChildren(svg);
+  const key = answers.map(({ name, tokens }, which) => {
+    const over = tokens.map(compared), some = over.find(Boolean), own = "entropy of the engine that wrote";
+    const what = some ? `what ${some.policy} compared with its threshold${over.every(Boolean) ? "" : `, elsewhere ${own}`}` : own;
+    return make("span", {}, make("i", { class: "swatch column", "data-column": which }), ` ${name}: ${what}`);
+  });
+  container.replaceChildren(svg, make("p", { class: "key" }, ...key));
 }

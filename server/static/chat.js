@@ -4,6 +4,7 @@ import { Answer } from "./answer.js";
 import { ApiError, list, post, savedKey } from "./api.js";
 import { $, announce, asking, button, download, follow, make, number, plural, sendByEnter } from "./dom.js";
 import * as history from "./history.js";
+import { roomOf } from "./settings.js";
 import { code, copy, packed } from "./share.js";
 import { release } from "./tokens.js";
 
@@ -124,9 +125,9 @@ export class Chat {
     return shown;
   }
 
-  /** The tokens that a conversation with this model may have; null where it is not known. */
+  /** The tokens that this conversation may have. */
   get room() {
-    return this.known.models.find((each) => each.id === $("model").value)?.max_model_len ?? null;
+    return roomOf($("model").value, this.known.models);
   }
 
   /** Say what went wrong where the answer would stand. */

@@ -6,8 +6,8 @@ import { open } from "./chat.js";
 import { curves } from "./chart.js";
 import { $, announce, button, make, number, seconds, sendByEnter } from "./dom.js";
 import { PolicyForm } from "./policies.js";
-import { onlyBy } from "./report.js";
-import { brought, short, withThreshold } from "./settings.js";
+import { onlyBy, stepAlone } from "./report.js";
+import { brought, roomOf, short, withThreshold } from "./settings.js";
 import { release } from "./tokens.js";
 
 const MOST = 4, LEAST = 2;
@@ -150,7 +150,7 @@ export class Compare {
     };
     this.asked = JSON.stringify(this.columns);
     const views = this.columns.map((column, i) => {
-      const answer = new Answer({ keys: this.known.keys, move: (policy, value) => this.move(column, policy, value) });
+      const answer = new Answer({ keys: this.known.keys, room: roomOf(column.model, this.known.models), move: (policy, value) => this.move(column, policy, value) });
       return { name: this.name(column), column, way: { ...column }, answer, element: this.frame(i, make("h3", {}, this.name(column)), answer) };
     });
     this.results(views);
@@ -192,7 +192,8 @@ export class Compare {
     const done = views.filter((view) => view.answer.report);
     for (const view of done.slice(1)) differences(done[0].answer, view.answer);
     const alone = done.find(({ answer: { report } }) => onlyBy(report.cost?.against, report));
-    if (alone) for (const view of done) if (view !== alone) view.answer.beside(alone.answer.seconds);
+    const [step] = done.map(({ answer }) => stepAlone(answer.report)).filter(Boolean).slice(-1); // the latest: one for all
+    for (const view of done) view.answer.beside({ alone: alone?.answer.seconds, step });
     if ($("compare-results").firstChild !== views[0].element) $("compare-results").replaceChildren(...views.map((view) => view.element));
     $("compare-summary").replaceChildren(...(done.length ? [table(done)] : []));
     if (done.length) curves($("compare-curves"), done.map((view) => ({ name: view.name, tokens: view.answer.tokens })));
@@ -208,7 +209,7 @@ function table(views) {
     "hand-overs": (view) => String(view.answer.report.switches),
     cost: (view) => view.answer.report.cost?.full.toFixed(2) ?? "",
     seconds: (view) => seconds(view.answer.seconds),
-    "mean entropy": (view) => number(view.answer.report.entropy.mean),
+    "mean entropy of the engine that wrote": (view) => number(view.answer.report.entropy.mean),
   };
   const head = make("tr", {}, make("td", {}), ...views.map((view, i) => make("th", { scope: "col" }, make("i", { class: "swatch column", "data-column": i }), ` ${view.name}`)));
   const body = Object.entries(rows).map(([name, read]) => make("tr", {}, make("th", { scope: "row" }, name), ...views.map((view) => make("td", {}, read(view)))));

@@ -8,27 +8,33 @@ const PARTS = { writing: "writing", aside: "watching and drafts", reading: "read
 const BASIC = new Set(["policy", "tokens", "switches", "relative_cost", "cost", "entropy", "trace", "discarded_tokens", "catch_up_tokens", "ignored", "truncation", "content_filter"]);
 const MOST = 40;
 
-/** Cost and time, beside what the largest engine alone would have cost and taken. `alone`: its own answer, where it ran. */
-export function costView(report, took, alone = null) {
-  const total = Object.values(report.tokens).reduce((a, b) => a + b, 0) || 1;
-  const written = Object.entries(report.tokens).filter(([, n]) => n > 0);
+const written = (report) => Object.values(report.tokens).reduce((a, b) => a + b, 0) || 1;
+
+/** Seconds of one step of the largest engine, as it had been measured when an answer ended; undefined before. */
+export const stepAlone = (report) => report.cost?.seconds_alone && report.cost.seconds_alone / written(report);
+
+/** Cost and time, beside what the largest engine alone would have cost and taken. `alone`: seconds of its own answer,
+ * where it ran; `step`: seconds of its steps, where other answers have measured them too. */
+export function costView(report, took, { alone, step = stepAlone(report) } = {}) {
+  const total = written(report);
+  const writers = Object.entries(report.tokens).filter(([, n]) => n > 0);
   const rows = [];
   const cost = report.cost?.engines && parts(report);
   if (cost) {
     rows.push(make("div", { class: "headline" },
       figure(cost.full.toFixed(2), `× what ${cost.against} alone computes`, costTitle(cost)),
-      time(cost, took, alone, onlyBy(cost.against, report)), costBar(cost)));
+      time(cost.against, took, alone, onlyBy(cost.against, report), step && [step, total]), costBar(cost)));
   }
-  const said = written.map(([name, n]) => `${name} ${n}`).join(", ");
+  const said = writers.map(([name, n]) => `${name} ${n}`).join(", ");
   const bar = make("div", { class: "bar", role: "img", "aria-label": `Tokens by engine: ${said}` });
-  for (const [name, n] of written) {
+  for (const [name, n] of writers) {
     const part = make("span", { "data-engine": place(name), title: `${name}: ${n} of ${total} tokens` });
     part.style.flexGrow = n;
     bar.append(part);
   }
   const { mean, max, kind } = report.entropy;
   const figures = [
-    ...written.map(([name, n]) => [name, `${plural(n, "token")} (${Math.round((100 * n) / total)} %)`]),
+    ...writers.map(([name, n]) => [name, `${plural(n, "token")} (${Math.round((100 * n) / total)} %)`]),
     ["hand-overs", report.switches],
     ["entropy", `${kind === "bounded" ? "about " : ""}${number(mean)} mean, ${number(max)} most`],
   ];
@@ -63,10 +69,10 @@ function costTitle(cost) {
 /** Whether an answer is one engine's own, without a policy. */
 export const onlyBy = (engine, { policy, tokens }) => policy?.length === 0 && Object.entries(tokens).every(([name, n]) => name === engine || !n);
 
-function time({ against, seconds_alone: estimated }, took, measured, itself) {
-  const words = itself ? `by ${against} alone` : measured !== null ? `${against} alone took ${seconds(measured)} for its own answer`
-    : estimated !== undefined ? `${against} alone: about ${seconds(estimated)}, estimated from its measured steps`
-      : `${against} alone: not measured yet`;
+function time(against, took, measured, itself, steps) {
+  const estimated = ([step, count]) => `about ${seconds(step * count)} for ${plural(count, "token")}, estimated from its measured steps of ${seconds(step)}`;
+  const words = itself ? `by ${against} alone` : measured !== undefined ? `${against} alone took ${seconds(measured)} for its own answer`
+    : steps ? `${against} alone: ${estimated(steps)}` : `${against} alone: not measured yet`;
   return figure(seconds(took), words, "From the question to the last token, as this page saw it.");
 }
 

@@ -17,6 +17,9 @@ export function policyOf(mode, own, setup) {
 /** The policies that a model brings: those of a preset, and none of an engine. */
 export const brought = (model, setup) => (model?.startsWith("waver/") ? setup.presets[model.slice(6)] ?? [] : []);
 
+/** The tokens that a conversation with a model may have; null where it is not known. */
+export const roomOf = (model, models) => models.find((each) => each.id === model)?.max_model_len ?? null;
+
 /** What differs from the defaults of each policy, so that a list stays short. */
 export function short(list, policies) {
   return list.map(({ name, ...given }) => {

@@ -287,3 +287,15 @@ def test_decisions_are_told_in_plain_words(page: Page) -> None:
     assert "so the other engine takes over" in told["switch"]
     page.one("#turns .tokens").send_keys(Keys.HOME)
     assert "so the same engine goes on" in text_of(page.one("#status"))
+
+
+def test_a_comparison_says_what_its_curves_and_means_are(opened: Callable[[str], Page]) -> None:
+    page = opened("compare")  # the recorded comparison
+    key = [text_of(each).strip() for each in page.all("#compare-curves .key span")]
+    assert key == [
+        "small alone: entropy of the engine that wrote",
+        "frugal: what ead compared with its threshold",
+        "large alone: entropy of the engine that wrote",
+    ]
+    assert text_of(page.one("#compare-summary tbody tr:last-child th")) == "mean entropy of the engine that wrote"
+    page.accessible()

@@ -269,3 +269,31 @@ def test_a_threshold_that_may_not_act_yet_is_told_in_plain_words(page: Page) -> 
     for said in (page.one("#tip").text, text_of(page.one("#status"))):
         assert "the one that writes has to make its first tokens" in said
         assert " hold" not in said
+
+
+def test_a_comparison_has_one_estimate_and_knows_a_full_context(
+    opened: Callable[[str], Page], http: httpx.Client
+) -> None:
+    page = opened("compare")
+    page.set("#compare-question", "hello")
+    page.set("#compare-tokens", 99999)
+    room = next(each["max_model_len"] for each in http.get("/v1/models").json()["data"] if each["id"] == "small")
+    engine = {"parameters": 1, "decoded": 3, "read": 0, "seconds": 1}
+    cost = {"full": 1, "against": "large", "engines": {"small": engine}}
+    answer = Streamed(page, lambda page: page.click("#compare-run"))
+    for seconds in (3, 6):
+        answer.wait()
+        answer.send("one", "one")
+        usage = {"prompt_tokens": room - 10, "completion_tokens": 10}
+        answer.finish(usage=usage, waver={**REPORT, "cost": {**cost, "seconds_alone": seconds}})
+    page.wait(lambda: len(page.all("#compare-results .report")) == 2)
+    said = [text_of(each) for each in page.all("#compare-results .figure:nth-child(2)")]
+    estimate = "large alone: about 6.00 s for 3 tokens, estimated from its measured steps of 2.00 s"
+    assert [estimate in each for each in said] == [True, True]
+    assert ["The conversation is full" in text_of(each) for each in page.all("#compare-results .column")] == [
+        True,
+        True,
+        False,
+    ]
+    assert "limit of tokens" not in page.one("#compare-results").text
+    page.click("#compare-stop")

@@ -363,13 +363,13 @@ export interface LRag {
   instruction?: string;
   /** what tells whether to look things up */
   gate?: "dragin" | "entropy" | "flare" | "margin" | "seakr" | "self_rag" | "targ" | "always" | "never" | "random";
-  /** score above which the gate fires (entropies in nats; flare: a probability, at or below which); default: dragin 1, entropy 0.5, flare 0.8, margin 0.5, seakr -6, self_rag 0.2, targ 0.5 */
+  /** score above which the gate fires (entropies in nats; flare: a probability, at or below which); null: the gate's own, dragin 1, entropy 0.5, flare 0.8, margin 0.5, seakr -6, self_rag 0.2, targ 0.5 */
   threshold?: number | null;
   /** how the entropies of a draft become one number */
   pooling?: "mean" | "first" | "max" | "prefix_k";
   /** tokens that the pooling prefix_k looks at */
   prefix?: number;
-  /** most tokens of a draft; default: 32, dragin 64, flare 64, seakr 100, self_rag 1 */
+  /** most tokens of a draft; null: the gate's own, 32, dragin 64, flare 64, seakr 100, self_rag 1 */
   draft_tokens?: number | null;
   /** whether a draft ends with its first line, or only with its most tokens */
   draft_end?: "line" | "length";

@@ -75,12 +75,12 @@ def _gate_names(schema: dict[str, Any]) -> None:
 
 def _default_thresholds(schema: dict[str, Any]) -> None:
     known = ", ".join(f"{name} {gate.threshold:g}" for name, gate in gates().items() if gate.threshold is not None)
-    schema["description"] += f"; default: {known}"
+    schema["description"] += f"; null: the gate's own, {known}"
 
 
 def _default_drafts(schema: dict[str, Any]) -> None:
     longer = [f"{name} {each.draft_tokens}" for name, each in gates().items() if each.draft_tokens != Gate.draft_tokens]
-    schema["description"] += f"; default: {', '.join([str(Gate.draft_tokens), *longer])}"
+    schema["description"] += f"; null: the gate's own, {', '.join([str(Gate.draft_tokens), *longer])}"
 
 
 class LRAG(LookupParameters, Policy):

@@ -37,6 +37,7 @@ def running(start: Callable[..., Running], tmp_path_factory: pytest.TempPathFact
     frugal = {"name": "ead", "small": "small", "large": "large", "threshold": 0.01, "window": 1, "min_tokens": 1,
               "monitor": "small"}  # fmt: skip
     stores = {"retrieval": {"path": str(folder / "collections")}, "state": str(folder / "state")}
+    stores["policies"] = {"l_rag": {"threshold": 0.18}}
     return start(config={"engines": engines, "presets": {"frugal": [frugal]}, **stores})
 
 
@@ -299,3 +300,10 @@ def test_a_comparison_says_what_its_curves_and_means_are(opened: Callable[[str],
     ]
     assert text_of(page.one("#compare-summary tbody tr:last-child th")) == "mean entropy of the engine that wrote"
     page.accessible()
+
+
+def test_a_threshold_has_one_default(page: Page) -> None:
+    said = text_of(page.one("#l_rag-threshold-help"))
+    assert said.count("default") == 1
+    assert "(default 0.18)" in said
+    assert "null: the gate's own, " in said

@@ -75,7 +75,7 @@ async def measure_all(
                     question.line,
                     not right(first["answer"], question, wanted.scorer),
                     [each["scores"] for each in found],
-                    sum(first["tokens"].values()),
+                    sum(first["waver"]["uncertainty"]["tokens"].values()),
                     first["seconds"],
                     first["settings"],
                     first["fingerprint"],

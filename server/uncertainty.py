@@ -61,11 +61,13 @@ class UncertaintyAnswer(Answer):
     def _written(self, choices: list[FinishedChoice]) -> Iterator[bytes]:
         report = total(self.decoding.reports)
         found = report.extra["uncertainty"]
+        made = {engine: usage.decoded for engine, usage in report.meter.usage.items() if usage.decoded}
         shown = {
             **self.head,
             "answer": choices[0].text,
             "finish_reason": choices[0].finish,
             **found,
+            "tokens": made,
             "usage": self._usage(),
             "waver": self._report(report),
         }

@@ -58,6 +58,9 @@ def test_measures_of_one_answer(tiny: Running) -> None:
     assert len(told["variants"]) == 3
     assert [len(own) for own in told["answers"]] == [2, 2, 2]
     assert told["usage"]["completion_tokens"] == told["waver"]["tokens"]["large"]
+    measuring = told["waver"]["uncertainty"]["tokens"]["large"]
+    assert told["tokens"] == {"large": told["usage"]["completion_tokens"] + measuring}, "all that the engines made"
+    assert measuring == told["waver"]["discarded_tokens"]
     with tiny.openai() as client:
         plain = client.chat.completions.create(model="large", messages=HELLO, max_tokens=8, seed=1)  # type: ignore[arg-type]
     assert told["answer"] == plain.choices[0].message.content

@@ -41,8 +41,11 @@ def members(f: ArrayLike, tau: float) -> NDArray[np.bool_]:
 
 
 def sizes(f: ArrayLike, tau: float) -> Array:
-    """Return the size of each set, `[...]`; an empty one counts 1."""
-    return np.asarray(np.maximum(members(f, tau).sum(-1), 1), np.float64)
+    """Return the size of each set, `[...]`. An empty one counts as all classes: it says that none is as probable as true
+    ones are, so that it tells nothing, and a question must not be chosen for emptying the set."""
+    inside = members(f, tau)
+    counts = inside.sum(-1)
+    return np.asarray(np.where(counts > 0, counts, inside.shape[-1]), np.float64)
 
 
 def expected_size(f: ArrayLike, tau: float) -> float:
@@ -72,7 +75,7 @@ def bound(f: ArrayLike, tau: float, labels: Sequence[int], alpha: float, alpha_n
     table = np.asarray(f, np.float64)
     inside = members(table, tau)
     held = inside[np.arange(len(table)), np.asarray(labels)]
-    size, classes = sizes(table, tau), table.shape[-1]
+    size, classes = inside.sum(-1), table.shape[-1]
     covered = float(np.log2(size[held]).mean()) if held.any() else 0.0
     missed = float(np.log2(np.maximum(classes - size[~held], 1)).mean()) if (~held).any() else 0.0
     return binary_entropy(alpha) + (1 - alpha_n) * covered + alpha * missed

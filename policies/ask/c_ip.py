@@ -20,6 +20,8 @@ Details:
 - `select: ip` minimises the expected entropy instead, `bound` the released code's finer score, `random` asks anything.
 - The paper stops where the scores of all questions are level. They are so, too, where all are equally good, as often at
   the beginning: here no question may promise to lower the entropy by `epsilon` either.
+- A set that is empty, which a large alpha makes after few questions, tells nothing: it counts as all hypotheses in a
+  score, and does not end the conversation.
 - Ties of C-IP go to the least expected entropy, then to the first. Where tau is so low that all sets are full, every
   question has the same score, and IP decides, too.
 """
@@ -168,7 +170,7 @@ class ConformalPursuit(Policy):
         inside = self._set(f, tau, k)
         record["set"] = [name for name, held in zip(task.hypotheses, inside, strict=True) if held]
         left = [q for q in range(len(task.questions)) if q not in {each.question for each in history.asked}]
-        reason = "set" if inside.sum() <= 1 else "length" if k >= self.length else None if left else "questions"
+        reason = "set" if inside.sum() == 1 else "length" if k >= self.length else None if left else "questions"
         question = None
         if reason is None:
             question, reason = await self._choose(

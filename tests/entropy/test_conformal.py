@@ -44,7 +44,8 @@ def test_sets() -> None:
     assert [bool(members(P, 0.2)[i, y]) for i, y in enumerate(LABELS)] == [True, True, True, False]
     assert expected_size(P, 0.2) == pytest.approx(1.169925, abs=1e-6)
     assert float(np.log2(sizes(P, 0.2)).mean()) == 1.0
-    assert sizes(P, 0.9).tolist() == [1, 1, 1, 1], "an empty set counts 1"
+    assert sizes(P, 0.9).tolist() == [4, 4, 4, 4], "an empty set tells nothing"
+    assert bound(P, 0.9, [0, 1, 3, 0], 0.2, 0.2) == pytest.approx(0.721928 + 0.2 * 2, abs=1e-6)
 
 
 def test_entropies_in_bits() -> None:

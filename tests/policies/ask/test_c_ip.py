@@ -167,6 +167,15 @@ async def test_it_asks_few_questions_and_guesses_right(tokens: TokenText) -> Non
     assert engine.asked == 0, "the table needs no model"
 
 
+@pytest.mark.parametrize("alpha", [0.2, 0.3])
+async def test_an_empty_set_is_no_answer(tokens: TokenText, alpha: float) -> None:
+    engine = Guesser(tokens, ANIMALS)
+    for truth in (0, 7, 15):
+        asked, guess, told = await play(engine, ANIMALS, truth, "animals", alpha=alpha)
+        assert (asked >= 3, guess, told["stopped"]) == (True, ANIMALS.hypotheses[truth], "set")
+        assert told["set"] == [guess]
+
+
 async def test_reports_and_stops(tokens: TokenText) -> None:
     engine = Guesser(tokens, SMALL)
     said, told = await turn(job_of(engine, conversation(SMALL, [])), task="small", predictor="table")

@@ -70,11 +70,11 @@ def _evidence(full: Sequence[Line], measured: Mapping[str, Sequence[Mapping[str,
 
 
 def judged(lines: Sequence[Line]) -> Rows:
-    """Return `[questions, runs]`: what a judge that was fitted on the first runs of other questions says of each run;
-    NaN where none could be fitted."""
+    """Return `[questions, runs]`: what a judge that was fitted on other questions says of each run; NaN where none
+    could be fitted."""
     names = tuple(lines[0]["runs"][0]["features"])
     table = matrix([run["features"] for line in lines for run in line["runs"]], names)
-    right = [bool(line["runs"][0]["right"]) for line in lines]
+    right = [[bool(run["right"]) for run in line["runs"]] for line in lines]
     return held_out(table.reshape(len(lines), -1, len(names)), right, names)
 
 
@@ -279,7 +279,7 @@ def page(found: Mapping[str, Any]) -> list[str]:
         "bootstrap over questions for the others.",
         "## Right answers by rule",
         report.table(("runs", *RULES), table),
-        "The judge is fitted on the first runs of other questions (five folds). Points over a plain vote:",
+        "The judge is fitted on the runs of other questions (five folds). Points over a plain vote:",
         report.table(("runs", *others), against),
         *(
             [
@@ -334,7 +334,7 @@ def _evidence_page(evidence: Mapping[str, Any], settings: Mapping[str, Any]) -> 
 
 def named(row: Mapping[str, Any]) -> str:
     """Return a measure's name, with how it compares texts, if it does."""
-    return row["measure"] + (f", {row['similarity']}" if row["similarity"] else "")
+    return f"{row['measure']}, {row['similarity']}" if row["similarity"] else str(row["measure"])
 
 
 def _area(value: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Fit a judge: boosted trees over the features of runs (Entropy Judger, arXiv 2602.04234).
 
 The paper averages XGBoost and LightGBM with 100 trees, learning rate 0.1 and depth 6 each; this is scikit-learn's
-histogram gradient boosting with the same numbers.
+histogram gradient boosting with the same numbers. The paper fits on one run of each question; here every run that was
+drawn counts, as runs of one question tell what sets a right one apart from a wrong one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from waver.engines.boosting import Trees
 
@@ -104,23 +105,24 @@ def as_arrays(model: Any, width: int) -> Trees:
     return Trees.of({**arrays, "roots": np.asarray(roots), "base": base}, width)
 
 
-def held_out(rows: Rows, right: Sequence[bool], names: Sequence[str], recipe: Recipe = PAPER) -> Rows:
-    """Predict each of `[questions, runs, features]` by a judge that was fitted on the first runs of other questions.
+def held_out(rows: Rows, right: ArrayLike, names: Sequence[str], recipe: Recipe = PAPER) -> Rows:
+    """Predict each of `[questions, runs, features]` by a judge that was fitted on the runs of other questions.
 
     Returns:
         `[questions, runs]` probabilities; NaN in a fold whose training runs are all right or all wrong.
 
     Args:
-        right: for each question whether its first run is right.
+        right: `[questions, runs]`, whether each run is right.
     """
     order = np.random.default_rng(recipe.seed).permutation(len(rows))
     out = np.full(rows.shape[:2], np.nan)
     truth = np.asarray(right, bool)
     for part in np.array_split(order, min(FOLDS, len(rows))):
         rest = np.setdiff1d(order, part)
-        if len(set(truth[rest])) < 2:
+        taught = truth[rest].ravel()
+        if len(set(taught)) < 2:
             continue
-        made = fit(rows[rest, 0], list(truth[rest]), names, recipe)
+        made = fit(rows[rest].reshape(-1, rows.shape[-1]), list(taught), names, recipe)
         places = [list(names).index(name) for name in made.names]
         out[part] = made.probability(rows[part][..., places].reshape(-1, len(places))).reshape(len(part), -1)
     return out

@@ -30,10 +30,10 @@ def write(out: Path, record: Record, found: Evaluation) -> None:
         "`{name: entropy_judger, judge: …}` ([arXiv 2602.04234](https://arxiv.org/abs/2602.04234)). It fits this model "
         "and this convention alone.",
         "## What it was trained on",
-        f"{about['questions']:,} questions ({about['asked']}, scored by {about['scorer']}), the first run of each: "
-        f"topology {how.topology}, {how.rounds} round(s), temperature {how.temperature:g}, top_p {how.top_p:g}, "
-        f"entropies {how.entropy}{beside}. {about['right']:.1%} of all runs are right. "
-        f"{len(record.features)} features.",
+        f"{about['questions']:,} questions ({about['asked']}, scored by {about['scorer']}), "
+        f"{max(found.accuracy)} run(s) of each: topology {how.topology}, {how.rounds} round(s), temperature "
+        f"{how.temperature:g}, top_p {how.top_p:g}, entropies {how.entropy}{beside}. "
+        f"{about['right']:.1%} of all runs are right. {len(record.features)} features.",
         "## What it is worth",
         "Every question was judged by trees that were fitted on other questions (five folds). The area under the ROC "
         f"curve for right runs is {_number(found.auroc)}; that of low mean entropy is {_number(found.entropy_auroc)}. "

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from waver import job
@@ -51,7 +52,7 @@ class JudgeRun:
 def train(
     ask: Ask, rows: Sequence[Row], reward: Reward, run: JudgeRun, at_once: int, out: Path, notes: Console = console
 ) -> None:
-    """Draw runs, or go on drawing; fit on the first run of each question and write everything into `out`.
+    """Draw runs, or go on drawing; fit on them and write everything into `out`.
 
     Raises:
         ValueError: this cannot be done, or `out` holds another run; the message is for the user.
@@ -65,8 +66,8 @@ def train(
     names = tuple(lines[0]["runs"][0]["features"])
     table = matrix([one["features"] for line in lines for one in line["runs"]], names)
     table = table.reshape(len(lines), -1, len(names))
-    right = [bool(line["runs"][0]["right"]) for line in lines]
-    fitted = fit(table[:, 0], right, names)
+    right = np.array([[one["right"] for one in line["runs"]] for line in lines], bool)
+    fitted = fit(table.reshape(-1, len(names)), right.ravel().tolist(), names)
     found = evaluate(lines, held_out(table, right, names))
     about = {
         "questions": len(rows),

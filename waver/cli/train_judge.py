@@ -26,9 +26,9 @@ def train_judge(
 ) -> None:
     """Train a judge for `entropy_judger`: it tells right answers from wrong ones by the entropies of their tokens.
 
-    The server answers every question several times and tells the features of each run. The judge learns from the first
-    run of each question; the others, and questions that were held out, show what it is worth beside a plain vote, the
-    least entropy and chance. Bring some hundred questions of the kind that users ask, of which some are answered
+    The server answers every question several times and tells the features of each run. The judge learns from all
+    of them; questions that are held out in turn show what it is worth beside a plain vote, the least entropy and
+    chance. Bring some hundred questions of the kind that users ask, of which some are answered
     wrongly: a judge fits one model, one way of drawing and one kind of question.
 
     OUT gets the judge and README.md with tables and plots. A configuration names it: `judges: {mine: OUT}`.

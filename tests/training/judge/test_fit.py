@@ -98,11 +98,29 @@ def test_a_judge_picks_better_runs_than_chance_and_stops_early() -> None:
 def test_held_out_questions_are_judged_by_others() -> None:
     rng = np.random.default_rng(1)
     rows, right, _ = synthetic(rng, 200, 2)
-    p = held_out(rows, right[:, 0].tolist(), tuple(map(str, range(rows.shape[-1]))))
+    p = held_out(rows, right, tuple(map(str, range(rows.shape[-1]))))
     assert p.shape == (200, 2)
     assert not np.isnan(p).any()
     assert 0.55 < auroc(p.ravel().tolist(), right.ravel().tolist()) < 0.9
     leak = rng.normal(size=(40, 1, 3))  # nothing to learn: questions are never judged by themselves
     chance = rng.random(40) < 0.5
-    judged = held_out(leak, chance.tolist(), ("a", "b", "c"))
+    judged = held_out(leak, chance[:, None], ("a", "b", "c"))
     assert auroc(judged.ravel().tolist(), chance.tolist()) < 0.85
+
+
+def test_more_runs_of_the_same_questions_make_a_better_judge() -> None:
+    rng = np.random.default_rng(2)
+    rows, right, _ = synthetic(rng, 150, 5)
+    names = tuple(map(str, range(rows.shape[-1])))
+    fresh, truth, _ = synthetic(rng, 400, 1)
+
+    def worth(runs: int) -> float:
+        taught = rows[:, :runs].reshape(-1, rows.shape[-1])
+        made = fit(taught, right[:, :runs].ravel().tolist(), names)
+        return auroc(made.probability(fresh[:, 0]).tolist(), truth[:, 0].tolist())
+
+    assert worth(5) > worth(1) + 0.02
+    p = held_out(rows, right, names)
+    assert auroc(p[:, 0].tolist(), right[:, 0].tolist()) > auroc(
+        held_out(rows[:, :1], right[:, :1], names)[:, 0].tolist(), right[:, 0].tolist()
+    )

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,9 +19,8 @@ import typer
 
 from waver import job as folder
 from waver.benchmarks import report
-from waver.benchmarks.one_engine import OneEngine, opened
+from waver.benchmarks.one_engine import OneEngine, keep, opened
 from waver.benchmarks.stats import percentiles, resamples
-from waver.concurrency import together
 from waver.evolution import Method
 from waver.knights import make
 from waver.policies.base import Proceed
@@ -64,7 +64,7 @@ async def search(on: OneEngine, puzzle: Puzzle, method: Method, settings: Mappin
         iterations=1000,
         tokens=settings["tokens"],
         temperature=settings["temperature"],
-        delimiter=settings["delimiter"].encode().decode("unicode_escape"),
+        delimiter=settings["delimiter"].replace("\\n", "\n"),
     )
     began = time.monotonic()
     async for _ in Proceed((policy,))(job):
@@ -88,19 +88,12 @@ def known(work: Path) -> dict[tuple[str, int], dict[str, Any]]:
 
 async def run(on: OneEngine, wanted: Sequence[Puzzle], settings: Mapping[str, Any], work: Path) -> None:
     """Search for what is not there yet, for so many minutes."""
-    until, free = time.monotonic() + 60 * settings["minutes"], asyncio.Semaphore(settings["at_once"])
-    done = known(work)
+    until, done = time.monotonic() + 60 * settings["minutes"], known(work)
     left = [(method, puzzle) for puzzle in wanted for method in METHODS if (method, puzzle.place) not in done]
     with report.progress() as bar:
         task = bar.add_task("searching", total=len(METHODS) * len(wanted), completed=len(done))
-
-        async def one(method: Method, puzzle: Puzzle) -> None:
-            async with free:
-                if time.monotonic() < until:
-                    folder.append_line(work / LINES, await search(on, puzzle, method, settings))
-                    bar.advance(task)
-
-        await together(*(one(method, puzzle) for method, puzzle in left))
+        makers = [partial(search, on, puzzle, method, settings) for method, puzzle in left]
+        await keep(work / LINES, makers, partial(bar.advance, task), settings["at_once"], until)
 
 
 def summary(lines: Mapping[tuple[str, int], Mapping[str, Any]], tokens: int) -> dict[str, Any]:

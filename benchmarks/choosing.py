@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import typer
 from waver import job as folder
 from waver.benchmarks import report
 from waver.benchmarks.choosing_tables import HEATS, OWN_HEAT, page, summary
-from waver.benchmarks.one_engine import UNBOUNDED, OneEngine, opened
+from waver.benchmarks.one_engine import UNBOUNDED, OneEngine, keep, opened
 from waver.benchmarks.quality_tasks import PYTHON, Item, digest, draws, is_right, tasks
 from waver.clients.questions import Refused
 from waver.concurrency import together
@@ -149,13 +149,6 @@ async def draw(asking: Asking, items: Sequence[Item], settings: Mapping[str, Any
     """Ask for so many minutes what is not there yet: first all runs, then answers to other wordings, then those at
     other temperatures."""
     until = time.monotonic() + 60 * settings["minutes"]
-    free = asyncio.Semaphore(settings["at_once"])
-
-    async def one(make: Callable[[], Awaitable[dict[str, Any]]], advance: Callable[[], None]) -> None:
-        async with free:
-            if time.monotonic() < until:
-                folder.append_line(work / LINES, await make())
-                advance()
 
     def left(name: str, most: int) -> dict[int, dict[str, Any]]:
         """Questions of the first `most` that were worked and have no `name` yet."""
@@ -172,8 +165,8 @@ async def draw(asking: Asking, items: Sequence[Item], settings: Mapping[str, Any
             missing = left(name, most)
             task = bar.add_task(title, total=min(most, len(items)), completed=min(most, len(items)) - len(missing))
             ready = {p: own for p, own in missing.items() if name == "runs" or PREPARES[name] in own}
-            step = partial(bar.advance, task)
-            await together(*(one(partial(make, p, own), step) for p, own in ready.items()))
+            makers = [partial(make, p, own) for p, own in ready.items()]
+            await keep(work / LINES, makers, partial(bar.advance, task), settings["at_once"], until)
 
 
 @app.command()

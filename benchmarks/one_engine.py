@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
+from waver import job as folder
+from waver.concurrency import together
 from waver.engines import TransformersConfig, load_engine
 from waver.engines.base import Engine, Sampling
 from waver.policies.job import Job, UserTurn
@@ -29,6 +36,31 @@ class OneEngine:
         found = Report(parameters={self.engine.name: self.engine.parameters})
         ids = tuple(tokens.chat([message]))
         return Job(ids, sampling, self.engine.name, self.services, found, turn, (message,))
+
+
+async def keep(
+    file: Path,
+    makers: Iterable[Callable[[], Awaitable[Mapping[str, Any]]]],
+    advance: Callable[[], None],
+    at_once: int,
+    until: float = math.inf,
+) -> None:
+    """Append a line for each maker to a file, so that a stopped run goes on.
+
+    Args:
+        advance: called after each line.
+        at_once: how many are made at a time.
+        until: of `time.monotonic` (seconds), after which none is begun.
+    """
+    free = asyncio.Semaphore(at_once)
+
+    async def one(make: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+        async with free:
+            if time.monotonic() < until:
+                folder.append_line(file, await make())
+                advance()
+
+    await together(*map(one, makers))
 
 
 @asynccontextmanager

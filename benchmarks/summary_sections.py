@@ -259,6 +259,34 @@ def bes(found: Found, link: str) -> Section:
     return Section("bes", verdict, [f"{found['model']}, {found['settings']['task']} ({link}):", table])
 
 
+def asking(found: Found, link: str) -> Section:
+    """Sum up `waver bench asking`: questions for the most right guesses that C-IP and IP both reach, by task."""
+    told, rows = list[str](), list[tuple[str, ...]]()
+    for name, each in found["tasks"].items():
+        for level in each["levels"][::-1]:
+            if "ip" in level["over"]:
+                told.append(f"{name}, {level['right']:.0%} right: {_fewer(level)}")
+                break
+        else:
+            told.append(f"{name}: `c_ip` and `ip` reach none of the shares of right guesses that were looked at")
+        rows += [
+            (name, f"{level['right']:.0%}", *("" if n is None else f"{n:.1f}" for n in level["questions"].values()))
+            for level in each["levels"]
+        ]
+    ways = [f"`{way}`" for way in next(iter(found["tasks"].values()))["levels"][0]["questions"]]
+    by = "the task's own table" if found["settings"]["predictor"] == "table" else found["model"]
+    said = f"Questions at equal shares of right guesses, weighed by {by} ({link}):"
+    return Section("c_ip", "; ".join(told) + ".", [said, report.table(("task", "right", *ways), rows)])
+
+
+def _fewer(level: Found) -> str:
+    questions, over = level["questions"], level["over"]["ip"]
+    low, high = over["interval"]
+    told = "**fewer**" if high < 0 else "**more**" if low > 0 else "not told apart"
+    difference = f"{over['mean']:+.1f}, {low:+.1f} to {high:+.1f}"
+    return f"`c_ip` asks {questions['c_ip']:.1f} questions, `ip` {questions['ip']:.1f} ({difference}: {told})"
+
+
 READERS: Mapping[str, Callable[[Found, str], Section]] = {
     "quality": quality,
     "speed": speed,
@@ -268,5 +296,6 @@ READERS: Mapping[str, Callable[[Found, str], Section]] = {
     "truncation": truncation,
     "choosing": choosing,
     "bes": bes,
+    "asking": asking,
 }
 """Readers by the benchmark that a result's command names."""

@@ -41,8 +41,8 @@ def members(f: ArrayLike, tau: float) -> NDArray[np.bool_]:
 
 
 def sizes(f: ArrayLike, tau: float) -> Array:
-    """Return the size of each set, `[...]`. An empty one counts as all classes: it says that none is as probable as true
-    ones are, so that it tells nothing, and a question must not be chosen for emptying the set."""
+    """Return the size of each set, `[...]`. An empty one counts as all classes: no class is as probable as true ones
+    are, so that it tells nothing, and a question must not be chosen for emptying the set."""
     inside = members(f, tau)
     counts = inside.sum(-1)
     return np.asarray(np.where(counts > 0, counts, inside.shape[-1]), np.float64)

@@ -63,7 +63,7 @@ BESIDE = (
     *(f"tests/{folder}/" for folder in "cli clients entropy policies retrieval training".split()),
     *(
         f"tests/benchmarks/test_{name}.py"
-        for name in "bes choosing client_matrix consistency memories rl scripts search".split()
+        for name in "asking bes choosing client_matrix consistency memories rl scripts search".split()
     ),
     *(f"tests/engines/test_{name}.py" for name in ENGINES.split()),
     *(f"tests/server/test_{name}.py" for name in SERVER.split()),

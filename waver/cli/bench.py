@@ -36,6 +36,7 @@ BENCHMARKS = {
     "l-rag": "Retrieval only at high uncertainty: accuracy, lookups and time of `l_rag`, against its rivals.",
     "diffadapt": "Thinking by difficulty: accuracy, tokens, time of `diffadapt`, against fixed strategies and chance.",
     "bes": "Search for answers that meet goals: BES, tree search and best-of-N at equal tokens.",
+    "asking": "Asking back: questions that `c_ip` and its rivals need, and how often its sets hold the truth.",
     "choosing": "Rules that choose among answers, and measures of uncertainty, on the same questions of a real model.",
     "guard": "The gate of `safeharbor`: which labelled requests pass at once, against single thresholds.",
     "guard-engine": "Refusals and over-refusals of `safeharbor` with a language model behind it.",

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from waver.benchmarks import report
-from waver.benchmarks.stats import percentiles, resamples
-from waver.choice import Candidate, choose
+from waver.benchmarks.stats import holm, mcnemar, percentiles, resamples
+from waver.choice import Candidate, Rule, choose
 from waver.entropy.inverse import temperature_score
 from waver.policies.uncertainty.evidence import Evidence, Matrix, Said
 from waver.policies.uncertainty.measures import MEASURES, Reading
@@ -25,6 +25,8 @@ HEATS, OWN_HEAT = (0.3, 1.0, 1.4), 0.7
 """Temperatures at which answers are drawn besides the one that measures take."""
 SIZES = (1, 3, 5)
 """Numbers of runs that rules choose among."""
+INSTEAD: tuple[Rule, ...] = ("min_entropy", "judge", "auto")
+"""Rules that can be used instead of a vote."""
 
 
 def summary(lines: Sequence[Line], embedder: str | None) -> dict[str, Any]:
@@ -80,7 +82,8 @@ def judged(lines: Sequence[Line]) -> Rows:
 
 def rules(lines: Sequence[Line], probabilities: Rows) -> dict[str, dict[str, Any]]:
     """Compute the accuracy of each rule by the number of runs, with Wilson's interval, and its difference to a vote in
-    a paired bootstrap over questions. `random` is its expectation."""
+    a paired bootstrap over questions. `random` is its expectation. `p` of the rules that a user would try instead of a
+    vote is McNemar's, after Holm's correction for their number."""
     rows = [[_candidate(run, p) for run, p in zip(line["runs"], own, strict=True)]
             for line, own in zip(lines, probabilities.tolist(), strict=True)]  # fmt: skip
     weights = resamples(len(rows))
@@ -97,6 +100,9 @@ def rules(lines: Sequence[Line], probabilities: Rows) -> dict[str, dict[str, Any
             }
             for rule, each in hits.items()
         }
+        against = holm([mcnemar((hits[rule] > 0).tolist(), (hits["vote"] > 0).tolist()) for rule in INSTEAD])
+        for rule, p in zip(INSTEAD, against, strict=True):
+            found[str(k)][rule]["p"] = p
     return found
 
 
@@ -266,7 +272,7 @@ def page(found: Mapping[str, Any]) -> list[str]:
     others = [rule for rule in RULES if rule != "vote"]
     against = [
         (k, *(report.points(row[rule]["accuracy"] - row["vote"]["accuracy"], row[rule]["over_vote"])
-              for rule in others))
+              + (f", p {row[rule]['p']:.3f}" if rule in INSTEAD else "") for rule in others))
         for k, row in found["rules"].items()
     ]  # fmt: skip
     stops = [(t, report.percent(each["accuracy"]), f"{each['runs']:.2f}") for t, each in found["stopping"].items()]
@@ -279,7 +285,8 @@ def page(found: Mapping[str, Any]) -> list[str]:
         "bootstrap over questions for the others.",
         "## Right answers by rule",
         report.table(("runs", *RULES), table),
-        "The judge is fitted on the runs of other questions (five folds). Points over a plain vote:",
+        "The judge is fitted on the runs of other questions (five folds). Points over a plain vote; p: McNemar's "
+        f"exact test, after Holm's correction for {len(INSTEAD)} rules:",
         report.table(("runs", *others), against),
         *(
             [

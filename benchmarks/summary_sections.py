@@ -215,13 +215,14 @@ def choosing(found: Found, link: str) -> Section:
     """Sum up `waver bench choosing`: every rule on the same runs, and the measures that find wrong answers best."""
     runs, rules = max(found["rules"].items(), key=lambda each: int(each[0]))
     vote = rules["vote"]
-    own = max(("judge", "auto", "min_entropy"), key=lambda rule: rules[rule]["accuracy"])
+    own = max(choosing_tables.INSTEAD, key=lambda rule: rules[rule]["accuracy"])
     best, over = rules[own], report.points(rules[own]["accuracy"] - vote["accuracy"], rules[own]["over_vote"])
-    low = best["over_vote"][0]
-    told = "**It is better than a plain vote.**" if low > 0 else "**It is not shown to beat a plain vote.**"
+    better = best["accuracy"] > vote["accuracy"] and best["p"] < 0.05
+    told = "**It is better than a plain vote.**" if better else "**It is not shown to beat a plain vote.**"
     verdict = (
         f"of {runs} runs, `{own}` picks a right one for {report.percent(best['accuracy'], best['interval'])}, a vote "
-        f"for {report.percent(vote['accuracy'], vote['interval'])} ({over} points); an oracle has "
+        f"for {report.percent(vote['accuracy'], vote['interval'])} ({over} points, p {best['p']:.3f} after a "
+        f"correction for {len(choosing_tables.INSTEAD)} rules); an oracle has "
         f"{report.percent(rules['oracle']['accuracy'])}, the first run {report.percent(found['right'])}. {told}"
     )
     evidence = found["evidence"]

@@ -110,6 +110,8 @@ def test_figures_of_runs_that_are_made_up() -> None:
     assert five["vote"]["accuracy"] == 0.75
     assert five["min_entropy"]["accuracy"] == five["oracle"]["accuracy"] == 1.0
     assert five["random"]["accuracy"] == pytest.approx((30 * 0.6 + 10 * 0.2) / 40)
+    assert five["min_entropy"]["p"] < 0.01
+    assert "p" not in five["oracle"]
     low, high = five["min_entropy"]["over_vote"]
     assert 0.1 < low < 0.25 < high < 0.4
     by = {row["measure"]: row["worked"]["auroc"] for row in found["of_runs"]}

@@ -9,7 +9,7 @@ import { $, make } from "./dom.js";
 import { TICKS, tint } from "./scale.js";
 import { Settings } from "./settings.js";
 import { unpacked } from "./share.js";
-import { place } from "./tokens.js";
+import { order } from "./tokens.js";
 
 const VIEWS = ["compare", "chat", "data", "dashboard"];
 const AGAIN = 2000; // milliseconds until a server that starts, or wants a key, is asked again
@@ -51,23 +51,30 @@ function askForKey() {
   $("api-key").focus();
 }
 
+/** What the page shows before the engines are ready: a comparison that was recorded. */
+async function land() {
+  const [policies, examples] = await Promise.all([list("v1/policies"), get("static/examples.json")]);
+  parts.compare ??= new Compare(Object.assign({}, ...policies.map((policy) => policy.report_keys)), examples);
+  return { policies, examples, keys: parts.compare.keys };
+}
+
 /** Fill the page. While the server starts or wants a key, say so and try again. */
 async function load() {
   try {
+    const { policies, examples, keys } = await land();
     if (!(await ready())) {
       say("The server is starting: its engines load their models. This page goes on by itself.", { calm: true });
       setTimeout(load, AGAIN);
       return;
     }
-    const [models, policies, setup, examples] = await Promise.all([list("v1/models"), list("v1/policies"), get("v1/setup"), get("static/examples.json")]);
+    const [models, setup] = await Promise.all([list("v1/models"), get("v1/setup")]);
     const collections = await list("v1/collections").catch(() => []);
-    const keys = Object.assign({}, ...policies.map((policy) => policy.report_keys));
     const known = { models, policies, setup, keys, names: { ...setup.names, collections: collections.map((each) => each.name) } };
-    setup.engines.forEach((engine) => place(engine.id));
     say("");
     $("key").hidden = true;
     if (loaded) return;
     loaded = true;
+    const redraw = order(setup.engines.map((engine) => engine.id));
     parts.settings = new Settings(known);
     parts.chat = new Chat(known, parts.settings, {
       askForKey,
@@ -77,13 +84,15 @@ async function load() {
         parts.compare.run();
       },
     });
-    parts.compare = new Compare(known, examples);
+    parts.compare.begin(known, redraw);
     parts.dashboard = new Dashboard();
     parts.data = new Data((names) => parts.settings.collections(names));
     const welcome = parts.compare.bundled ? examples.questions : parts.compare.general;
     $("examples").replaceChildren(...(welcome ?? []).map((text) => make("li", {}, make("button", { type: "button", onclick: () => parts.chat.ask(text) }, text))));
     const toys = setup.engines.filter((engine) => engine.bundled).map((engine) => engine.id).join(" and ");
     if (parts.compare.bundled) for (const id of ["examples", "compare-examples"]) $(id).after(make("p", { class: "note toy" }, `The models ${toys} ${TOY}`));
+    $("send").disabled = false;
+    $("send").title = "";
     document.body.dataset.ready = "true";
     route();
   } catch (error) {

@@ -19,9 +19,15 @@ const GENERAL = [
 ];
 
 export class Compare {
-  constructor(known, examples) {
-    Object.assign(this, { known, examples, columns: [], running: null });
-    this.general = GENERAL;
+  /** `keys`: what /v1/policies says about report keys. The landing view needs no engine. */
+  constructor(keys, examples) {
+    Object.assign(this, { keys, examples, columns: [], running: null, general: GENERAL });
+    this.recorded();
+  }
+
+  /** The engines are ready. `redraw`: the landing view has to be drawn anew. */
+  begin(known, redraw) {
+    this.known = known;
     this.bundled = known.setup.engines.filter((engine) => engine.bundled).length > 1;
     const engines = [...known.setup.engines].sort((a, b) => a.parameters - b.parameters);
     const preset = known.setup.default_preset ?? Object.keys(known.setup.presets)[0];
@@ -36,7 +42,12 @@ export class Compare {
     $("compare-question").addEventListener("input", () => $("compare-question").setCustomValidity(""));
     $("compare-stop").addEventListener("click", () => this.running?.abort());
     this.suggest();
-    this.recorded();
+    $("compare-question").value ||= this.bundled ? this.examples.example.question : GENERAL[0];
+    if (redraw) this.recorded();
+    this.asked = JSON.stringify(this.columns);
+    this.compared();
+    $("compare-run").disabled = false;
+    $("compare-run").title = "";
   }
 
   /** Questions that suit the models that are configured here. */
@@ -48,9 +59,8 @@ export class Compare {
   /** The landing view: a comparison that was recorded with the pair that comes with Waver. */
   recorded() {
     const { example } = this.examples;
-    $("compare-question").value = this.bundled ? example.question : GENERAL[0];
     const views = example.columns.map((column, i) => {
-      const answer = new Answer({ keys: this.known.keys });
+      const answer = new Answer({ keys: this.keys });
       answer.show(column);
       return { name: column.name, answer, element: this.frame(i, make("h3", {}, column.name), answer, column.right ? "right" : "wrong") };
     });
@@ -60,7 +70,6 @@ export class Compare {
       make("strong", {}, `“${example.question}” `), `The right answer is ${example.expected}. `,
       `The small model alone gets it wrong. With Waver the large model writes ${mixed.report.tokens.large} of ${mixed.trace.length} tokens, where the small one is unsure, and the answer is right, in ${seconds(mixed.seconds)} instead of ${seconds(large.seconds)}${work}. `,
       make("span", { class: "note" }, `Recorded with the pair that comes with Waver (${example.recorded}); run a question to see your own models.`));
-    this.asked = JSON.stringify(this.columns);
     this.results(views);
   }
 
@@ -150,7 +159,7 @@ export class Compare {
     };
     this.asked = JSON.stringify(this.columns);
     const views = this.columns.map((column, i) => {
-      const answer = new Answer({ keys: this.known.keys, room: roomOf(column.model, this.known.models), move: (policy, value) => this.move(column, policy, value) });
+      const answer = new Answer({ keys: this.keys, room: roomOf(column.model, this.known.models), move: (policy, value) => this.move(column, policy, value) });
       return { name: this.name(column), column, way: { ...column }, answer, element: this.frame(i, make("h3", {}, this.name(column)), answer) };
     });
     this.results(views);

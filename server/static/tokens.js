@@ -14,6 +14,15 @@ export function place(engine) {
   return engines.indexOf(engine);
 }
 
+/** The server's engines are these. Returns whether what is there already has other underlines now. */
+export function order(ids) {
+  if (ids.every((id, at) => engines[at] === id)) return false;
+  const others = engines.splice(0).length > 0;
+  $("engines").replaceChildren();
+  ids.forEach(place);
+  return others;
+}
+
 /** The decision that was made about a token by comparing a number with a threshold: that of a switch, if there is one. */
 export function compared(token) {
   const all = Object.entries(token.decision ?? {}).map(([policy, decision]) => ({ policy, ...decision }));

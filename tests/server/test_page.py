@@ -529,8 +529,14 @@ def test_a_server_that_starts_freezes_or_dies_is_told(chromium: Chrome, start: C
     trouble = chromium.find_element(By.ID, "trouble")
     WebDriverWait(chromium, 10).until(lambda _: "starting" in trouble.text)
     assert trouble.get_attribute("class") == "calm"
+    WebDriverWait(chromium, 10).until(lambda _: len(chromium.find_elements(By.CSS_SELECTOR, ".column .report")) == 3)
+    assert "Recorded with the pair" in chromium.find_element(By.ID, "compare-lead").text
+    run = chromium.find_element(By.ID, "compare-run")
+    assert not run.is_enabled()
     assert not [line for line in chromium.get_log("browser") if line["level"] == "SEVERE"]
     running.runtime.loaded = True
+    WebDriverWait(chromium, 10).until(lambda _: run.is_enabled())
+    assert len(chromium.find_elements(By.CSS_SELECTOR, ".column .report")) == 3
     page = Page(chromium, running.url + "/")
     page.set("#max-tokens", 900)
     page.set("#extra", '{"ignore_eos": true}')

@@ -9,6 +9,9 @@ import { EVENTS, details, listen, spans, tokenSpan } from "./tokens.js";
 const ALTERNATIVES = 5;
 const NEARLY = 0.95; // the part of its context from which on a model that ran out of tokens is called full
 
+/** That a conversation has no room left. `renew()`: begin a new one. */
+export const fullNote = (renew, attributes = {}) => make("p", { class: "note full", ...attributes }, "The conversation is full: it takes all of the model's context. ", renew && button("New chat", renew));
+
 export class Answer {
   /** `move(policy, value)`: the threshold was dragged. `facts`: what /v1/policies says about report keys. `renew()`: begin
    * a new conversation; `room`: the tokens that one may have. */
@@ -157,7 +160,7 @@ export class Answer {
   finish() {
     if (this.calling) this.called(this.pending.splice(0));
     for (const [part, token] of spans("", this.pending.splice(0))) this.write(part, token.index);
-    if (this.full) this.below.append(make("p", { class: "note full" }, "The conversation is full: it takes all of the model's context. ", this.renew && button("New chat", this.renew)));
+    if (this.full) this.below.append(fullNote(this.renew));
     else if (this.reason === "length") this.below.append(make("p", { class: "note" }, "The answer reached its limit of tokens."));
     if (this.reason === "content_filter") this.below.append(make("p", { class: "note" }, "A guard withheld the answer."));
     for (const { name, arguments: given } of this.tools) this.below.append(make("div", { class: "call" }, make("strong", {}, `${EVENTS.tool[0]} ${name}`), shownValue(parsed(given))));

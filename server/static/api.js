@@ -7,10 +7,9 @@ export const savedKey = () => sessionStorage.getItem(KEY) ?? "";
 export const saveKey = (key) => sessionStorage.setItem(KEY, key);
 
 export class ApiError extends Error {
-  constructor(status, message, param = null) {
+  constructor(status, message, { param = null, code = null } = {}) {
     super(message);
-    this.status = status;
-    this.param = param;
+    Object.assign(this, { status, param, code });
   }
 }
 
@@ -34,7 +33,7 @@ async function request(path, options = {}) {
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
   const told = body?.error;
-  throw new ApiError(response.status, told ? sentence(told) : `The server answered ${response.status}.`, told?.param);
+  throw new ApiError(response.status, told ? sentence(told) : `The server answered ${response.status}.`, told);
 }
 
 /** Whether the engines are warm. Throws the reason if they cannot serve. */
@@ -74,7 +73,7 @@ export async function* complete(body, signal) {
         const data = line.slice(5).trim();
         if (data === "[DONE]") return;
         const chunk = JSON.parse(data);
-        if (chunk.error) throw new ApiError(0, sentence(chunk.error));
+        if (chunk.error) throw new ApiError(0, sentence(chunk.error), chunk.error);
         yield chunk;
       }
     }

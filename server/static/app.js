@@ -91,8 +91,7 @@ async function load() {
     $("examples").replaceChildren(...(welcome ?? []).map((text) => make("li", {}, make("button", { type: "button", onclick: () => parts.chat.ask(text) }, text))));
     const toys = setup.engines.filter((engine) => engine.bundled).map((engine) => engine.id).join(" and ");
     if (parts.compare.bundled) for (const id of ["examples", "compare-examples"]) $(id).after(make("p", { class: "note toy" }, `The models ${toys} ${TOY}`));
-    $("send").disabled = false;
-    $("send").title = "";
+    parts.settings.allow();
     document.body.dataset.ready = "true";
     route();
   } catch (error) {

@@ -1,6 +1,6 @@
 // The conversation: ask, stop, ask again, edit, attach documents, keep, export.
 
-import { Answer } from "./answer.js";
+import { Answer, fullNote } from "./answer.js";
 import { ApiError, list, post, savedKey } from "./api.js";
 import { $, announce, asking, button, download, follow, make, number, plural, sendByEnter } from "./dom.js";
 import * as history from "./history.js";
@@ -9,6 +9,7 @@ import { code, copy, packed } from "./share.js";
 import { release } from "./tokens.js";
 
 const STOPPED = "Stopped. What has come stays here; the model will not be told of it.";
+const FULL = "context_length_exceeded"; // the code of a prompt that has no room
 const COUNT = 500; // milliseconds after the last letter until the tokens of the draft are counted
 
 export class Chat {
@@ -16,6 +17,7 @@ export class Chat {
   constructor(known, settings, { compare, askForKey }) {
     Object.assign(this, { known, settings, compare, askForKey });
     this.running = null;
+    this.renew = () => $("new").click();
     this.leave = () => {}; // keep what has come of an answer that is being written
     addEventListener("pagehide", () => this.leave());
     document.addEventListener("visibilitychange", () => this.leave()); // a phone tells no more when it ends a page
@@ -23,7 +25,7 @@ export class Chat {
     $("composer").addEventListener("submit", (event) => {
       event.preventDefault();
       const text = $("message").value.trim();
-      if (!text || this.running || settings.problem) return;
+      if (!text || this.running || settings.problem || settings.tooLong) return;
       $("message").value = "";
       this.ask(text);
     });
@@ -74,7 +76,7 @@ export class Chat {
     const { turns } = this.conversation, conversation = this.conversation;
     const before = turns.slice(0, turns.indexOf(turn));
     release();
-    Object.assign(turn, { answer: null, partial: null, error: null, stopped: false });
+    Object.assign(turn, { answer: null, partial: null, error: null, stopped: false, full: false });
     conversation.at = new Date().toISOString();
     const article = this.show(turn);
     const shown = this.blank(turn);
@@ -96,7 +98,7 @@ export class Chat {
     } catch (error) {
       const stopped = error.name === "AbortError";
       if (!stopped && !(error instanceof ApiError)) throw error;
-      Object.assign(turn, cut(), !stopped && { error: error.message, stopped });
+      Object.assign(turn, cut(), !stopped && { error: error.message, stopped, full: error.code === FULL });
       this.failed(article, turn);
       if (error.status === 401) this.askForKey();
     } finally {
@@ -115,7 +117,7 @@ export class Chat {
   /** An answer that is not there yet. */
   blank(turn) {
     const shown = new Answer({
-      keys: this.known.keys, room: this.room, renew: () => $("new").click(),
+      keys: this.known.keys, room: this.room, renew: this.renew,
       move: (...threshold) => {
         const run = () => this.again(turn, { threshold }), words = () => this.dropping("Ask again", turn);
         if (turn === this.conversation.turns.at(-1)) run();
@@ -133,7 +135,7 @@ export class Chat {
   /** Say what went wrong where the answer would stand. */
   failed(article, turn) {
     article.querySelector(".again").hidden = true;
-    article.querySelector(".actions").before(make("p", { class: turn.stopped ? "note" : "error", role: "alert" }, `${turn.error} `, this.askAgain(turn)));
+    article.querySelector(".actions").before(turn.full ? fullNote(this.renew, { role: "alert" }) : make("p", { class: turn.stopped ? "note" : "error", role: "alert" }, `${turn.error} `, this.askAgain(turn)));
   }
 
   /** Ask a question again, or another one in its place, which ends the conversation behind it. `threshold`: that of a
@@ -236,10 +238,16 @@ export class Chat {
         $("context").max = limit ?? 1;
         $("context").high = 0.9 * (limit ?? 1);
         $("context").value = Math.min(count, limit ?? 1);
-        $("context-words").textContent = limit ? `${count} of ${number(limit, 6)} tokens` : "";
+        const over = limit !== null && count >= limit && !$("extra").value.includes("truncate_prompt_tokens");
+        const words = limit ? `${count} of ${number(limit, 6)} tokens` : "";
+        $("context-line").classList.toggle("over", over);
+        $("context-words").textContent = over ? `${words}: ${draft ? "too long to be sent" : "full"}` : words;
+        this.settings.allow(over && draft ? `With the conversation before it, the question is too long: ${words}.` : "");
       } catch (error) {
         if (!(error instanceof ApiError)) throw error;
         $("context-words").textContent = "";
+        $("context-line").classList.remove("over");
+        this.settings.allow("");
       }
     }, COUNT);
   }

@@ -39,6 +39,7 @@ export class Settings {
   constructor(known) {
     this.known = known;
     this.problem = "";
+    this.tooLong = ""; // why what would be sent has no room
     this.listeners = [];
     this.form = new PolicyForm("", known, () => this.change());
     $("policies").replaceChildren(this.form.element);
@@ -109,8 +110,14 @@ export class Settings {
   tell(message, param) {
     this.problem = message;
     this.form.tell(message, param);
-    $("send").disabled = Boolean(message);
-    $("send").title = message;
+    this.allow();
+  }
+
+  /** Offer to send, or say why nothing can be sent. */
+  allow(tooLong = this.tooLong) {
+    this.tooLong = tooLong;
+    $("send").title = this.problem || tooLong;
+    $("send").disabled = Boolean($("send").title);
   }
 
   /** The list of policies to send; undefined: the model's own. */

@@ -501,6 +501,26 @@ def test_a_full_conversation_is_called_full(page: Page) -> None:
     page.accessible()
     page.click("#turns .full button")
     assert not page.all("#turns article")
+    page.set("#message", "word " * 3000)
+    page.wait(lambda: "too long to be sent" in page.one("#context-words").text)
+    assert not page.one("#send").is_enabled()
+    assert "too long" in (page.one("#send").get_attribute("title") or "")
+    page.accessible()
+    page.set("#message", "hello")
+    page.wait(lambda: page.one("#send").is_enabled())
+    page.set("#system", "word " * 3000)
+    page.set("#extra", "")
+    page.one("#message").send_keys(Keys.ENTER)  # before it is counted
+    note = page.wait(lambda: page.one("#turns .full"))
+    assert "The conversation is full" in note.text
+    assert [each.text for each in page.all("#turns article button") if each.is_displayed()] == [
+        "New chat",
+        "Edit",
+        "Compare",
+        "Code",
+    ]
+    page.click("#turns .full button")
+    page.set("#system", "")
 
 
 @needs_chromium

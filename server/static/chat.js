@@ -19,9 +19,10 @@ export class Chat {
     this.running = null;
     this.renew = () => $("new").click();
     this.leave = () => {}; // keep what has come of an answer that is being written
-    addEventListener("pagehide", () => this.leave());
+    for (const kind of ["beforeunload", "pagehide"]) addEventListener(kind, () => { this.leaving = true; this.leave(); });
     document.addEventListener("visibilitychange", () => this.leave()); // a phone tells no more when it ends a page
     this.begin();
+    this.offerLeft();
     $("composer").addEventListener("submit", (event) => {
       event.preventDefault();
       const text = $("message").value.trim();
@@ -45,10 +46,18 @@ export class Chat {
     this.running?.abort();
     this.conversation = conversation ?? { id: crypto.randomUUID?.() ?? String(Date.now()), title: "", turns: [], collection: null, documents: [] };
     $("turns").replaceChildren();
+    $("left").hidden = true;
     $("welcome").hidden = this.conversation.turns.length > 0;
     for (const turn of this.conversation.turns) this.show(turn);
     this.showDocuments();
     this.count();
+  }
+
+  /** After a reload in the middle of an answer, offer the conversation. */
+  offerLeft() {
+    const left = history.left();
+    $("left").hidden = !left;
+    if (left) $("left").replaceChildren("An answer was being written when this page was left. ", button("Open it", () => { history.writing(null); this.begin(left); }));
   }
 
   messages(turns) {
@@ -88,6 +97,8 @@ export class Chat {
     const cut = () => ({ partial: shown.kept(), error: STOPPED, stopped: true });
     this.leave = () => history.keep({ ...conversation, turns: turns.map((each) => (each === turn ? { ...turn, ...cut() } : each)) });
     this.leave();
+    this.leaving = false; // whether the reader leaves the page, which breaks the connection
+    history.writing(conversation.id);
     this.running = new AbortController();
     showRunning(true);
     try {
@@ -96,7 +107,7 @@ export class Chat {
       turn.usage = shown.usage;
       announce(`Answer: ${shown.text}`);
     } catch (error) {
-      const stopped = error.name === "AbortError";
+      const stopped = error.name === "AbortError" || this.leaving;
       if (!stopped && !(error instanceof ApiError)) throw error;
       Object.assign(turn, cut(), !stopped && { error: error.message, stopped, full: error.code === FULL });
       this.failed(article, turn);
@@ -108,6 +119,7 @@ export class Chat {
       if (there) scrollBy(0, innerHeight / 2); // to the report, and what was read last stays in sight
       this.running = null;
       this.leave = () => {};
+      if (!this.leaving) history.writing(null);
       showRunning(false);
       history.keep(conversation);
       this.count();

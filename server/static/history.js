@@ -1,6 +1,6 @@
 // Conversations, kept in this browser only. The oldest go when there is no room, and traces before words.
 
-const KEY = "waver-conversations", MOST = 50;
+const KEY = "waver-conversations", WRITING = "waver-writing", MOST = 50;
 
 export function all() {
   try {
@@ -23,6 +23,12 @@ export function keep(conversation) {
 
 export const forget = (id) => write(all().filter((each) => each.id !== id));
 export const forgetAll = () => localStorage.removeItem(KEY);
+
+/** The conversation in which this tab is writing an answer; null where it is not. */
+export const writing = (id) => (id ? sessionStorage.setItem(WRITING, id) : sessionStorage.removeItem(WRITING));
+
+/** The conversation in which an answer was being written when this tab left the page. */
+export const left = () => all().find((each) => each.id === sessionStorage.getItem(WRITING));
 
 const untraced = (answer) => answer && { ...answer, trace: [] };
 const withoutTraces = (conversation) => ({

@@ -247,6 +247,23 @@ def test_a_reload_keeps_what_has_come_of_a_first_answer(page: Page) -> None:
     assert "Stopped." not in page.one("#turns").text
 
 
+def test_a_reload_that_breaks_the_connection_is_no_error(page: Page) -> None:
+    answer = Streamed(page)
+    answer.send("one ", "one ")
+    page.wait(lambda: page.all("#turns .token"))
+    page.script("dispatchEvent(new Event('beforeunload')); window.stream.error(new TypeError('network error'))")
+    page.wait(lambda: page.all("#turns article[aria-busy=false]"))
+    reload(page)
+    assert "An answer was being written" in page.one("#left").text
+    page.accessible()
+    page.click("#left button")
+    assert page.one("#turns .note[role=alert]").text.startswith("Stopped.")
+    assert not page.all("#turns .error")
+    assert shown(page) == [("one ", "0")]
+    reload(page)
+    assert not page.one("#left").is_displayed()
+
+
 def test_the_history_has_dates(page: Page) -> None:
     page.script("localStorage.setItem('waver-conversations', '[]')")
     page.set("#max-tokens", 4)

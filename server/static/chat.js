@@ -91,7 +91,7 @@ export class Chat {
     const shown = this.blank(turn);
     article.querySelector(".place").replaceChildren(shown.element);
     article.setAttribute("aria-busy", "true");
-    article.scrollIntoView({ block: "nearest" });
+    scrollTo(0, document.documentElement.scrollHeight); // the box below may hide the end of what is only in the window
     const followed = follow(article);
     if (moved) shown.focusThreshold();
     const cut = () => ({ partial: shown.kept(), error: STOPPED, stopped: true });

@@ -159,6 +159,21 @@ def test_a_growing_answer_is_followed_until_the_reader_scrolls_up(page: Page) ->
     assert page.script("return scrollY") == where
 
 
+def test_the_end_of_the_newest_turn_is_not_behind_the_box(page: Page) -> None:
+    page.script("document.getElementById('documents').style.height = '8rem'")
+    answer = Streamed(page)
+    answer.send("a line\n" * 60)
+    answer.end()
+    page.script("scrollTo(0, document.documentElement.scrollHeight)")
+    page.script("window.fetch = () => Promise.reject(new TypeError())")
+    page.say("again")
+    button = page.wait(lambda: page.one("#turns .error button"))
+    below(page)
+    ends = "return arguments[0].getBoundingClientRect()"
+    edges = page.script(f"{ends}.bottom", button), page.script(f"{ends}.top", page.one("#composer"))
+    assert edges[0] <= edges[1]
+
+
 def test_a_growing_answer_leaves_other_views_alone(page: Page) -> None:
     answer = Streamed(page)
     answer.send("a line\n" * 60)

@@ -200,6 +200,7 @@ export class Chat {
     const form = make("form", { class: "editing" }, box, make("div", {}, send, button("Cancel", () => form.replaceWith(question))));
     const question = article.querySelector(".question");
     question.replaceWith(form);
+    sendByEnter(box, form);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       const words = this.dropping("Ask", turn);

@@ -454,6 +454,10 @@ def test_stop_edit_again_and_new(page: Page, running: Running) -> None:
     page.click("#turns article .again")
     page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
     assert len(page.all("#turns article")) == 1
+    page.click("#turns .edit")
+    page.one(".editing textarea").send_keys(Keys.SHIFT + Keys.ENTER + Keys.NULL + "and more" + Keys.ENTER)
+    page.wait(lambda: [each.text for each in page.all(".question")] == ["something else\nand more"])
+    page.wait(lambda: page.all("#turns article[aria-busy=false] .report"))
 
 
 @needs_chromium

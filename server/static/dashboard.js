@@ -155,6 +155,8 @@ function histogram(name, counts, bounds) {
 const WORK = "in billions of parameters × tokens";
 const UNITS = { waver_cost_total: `cost, ${WORK}`, waver_cost_alone_total: `cost of the largest engine alone, ${WORK}` };
 
+const COST = "Cost is work, not money: each token that an engine read or decoded, times the billions of parameters of the engine. 1000 is a thousand tokens of a model with a billion parameters.";
+
 /** Everything that is counted for each key. */
 function keys(series) {
   const own = series.filter((each) => each.labels.key !== undefined && !/_(bucket|sum)$/.test(each.name));
@@ -163,5 +165,5 @@ function keys(series) {
   const counters = [...new Set(own.map((each) => each.name))];
   const head = make("tr", {}, make("th", { scope: "col" }, "key"), ...counters.map((name) => make("th", { scope: "col" }, UNITS[name] ?? name.replace(/^waver_(key_)?|_total$/g, "").replaceAll("_", " "))));
   const rows = names.map((key) => make("tr", {}, make("th", { scope: "row" }, key || "(none)"), ...counters.map((name) => make("td", {}, number(sum(own.filter((each) => each.name === name && each.labels.key === key)), 5)))));
-  return [plural(names.length, "key"), make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Per key" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)))];
+  return [plural(names.length, "key"), make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Per key" }, make("table", {}, make("caption", {}, COST), make("thead", {}, head), make("tbody", {}, ...rows)))];
 }

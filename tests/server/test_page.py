@@ -372,6 +372,11 @@ def test_the_dashboard_shows_the_last_hour(opened: Callable[[str], Page], http: 
     heads = [text_of(each) for each in cards["Per key"].find_elements(By.CSS_SELECTOR, "thead th")]
     assert "cost, in billions of parameters × tokens" in heads
     assert "cost of the largest engine alone, in billions of parameters × tokens" in heads
+    assert "Cost is work" in text_of(cards["Per key"].find_element(By.CSS_SELECTOR, "caption"))
+    row = cards["Per key"].find_element(By.CSS_SELECTOR, "th[scope=row]")
+    page.script("arguments[0].textContent = 'a-key-with-a-long-name'", row)
+    assert row.size["height"] < 40, "in one line"
+    assert page.sideways() <= 0
     page.accessible()
 
 

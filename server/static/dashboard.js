@@ -40,7 +40,7 @@ export class Dashboard {
     const gates = of("waver_retrieval_gates_total");
     const looked = sum(gates.filter((each) => each.labels.outcome === "retrieved"));
     const tiles = [
-      card("Cost saved", saved(series)),
+      card("Cost saved by all answers", saved(series), make("p", { class: "note" }, SAVED)),
       card("Time of an answer", latency(of("waver_request_seconds_bucket", ({ route }) => /completions|responses|messages/.test(route)), "half within", "nine of ten within")),
       card("Time to the first token", latency(of("waver_first_token_seconds_bucket"), "half within", "nine of ten within")),
       card("Hand-overs and drafts", `${plural(sum(of("waver_switches_total")), "hand-over")}, ${plural(sum(of("waver_discarded_tokens_total")), "token")} thrown away`),
@@ -152,6 +152,7 @@ function histogram(name, counts, bounds) {
   return svg;
 }
 
+const SAVED = "Compared: the work of all answers, those that a small engine wrote alone included, with that of the largest engine writing the same tokens alone.";
 const WORK = "in billions of parameters × tokens";
 const UNITS = { waver_cost_total: `cost, ${WORK}`, waver_cost_alone_total: `cost of the largest engine alone, ${WORK}` };
 

@@ -368,6 +368,7 @@ def test_the_dashboard_shows_the_last_hour(opened: Callable[[str], Page], http: 
     )
     assert "large" in text_of(cards["Tokens by engine"])
     assert "half within" in text_of(cards["Time of an answer"])
+    assert "small engine wrote alone included" in text_of(cards["Cost saved by all answers"])
     assert cards["Requests"].find_elements(By.CSS_SELECTOR, "svg rect")
     heads = [text_of(each) for each in cards["Per key"].find_elements(By.CSS_SELECTOR, "thead th")]
     assert "cost, in billions of parameters × tokens" in heads

@@ -118,8 +118,16 @@ $("key").addEventListener("submit", (event) => {
   saveKey($("api-key").value.trim());
   load();
 });
+// What stays in sight below the header has to know how tall that is.
+const tall = { "--header": document.querySelector("header"), "--trouble": $("trouble") };
+const fit = new ResizeObserver(() => {
+  for (const [name, each] of Object.entries(tall)) document.documentElement.style.setProperty(name, `${each.offsetHeight}px`);
+});
+Object.values(tall).forEach((each) => fit.observe(each));
 $("dialog-close").addEventListener("click", () => $("dialog").close());
-$("open-settings").addEventListener("click", () => document.body.classList.toggle("settings-open"));
+$("open-settings").addEventListener("click", () => {
+  if (document.body.classList.toggle("settings-open")) $("settings").scrollIntoView();
+});
 $("api-key").value = savedKey();
 addEventListener("hashchange", route);
 legend();

@@ -159,6 +159,30 @@ def test_a_growing_answer_is_followed_until_the_reader_scrolls_up(page: Page) ->
     assert page.script("return scrollY") == where
 
 
+def test_the_tools_of_a_long_conversation_stay_in_sight(page: Page) -> None:
+    answer = Streamed(page)
+    answer.send("a line\n" * 90)
+    answer.end()
+    edges = "const at = document.querySelector(arguments[0]).getBoundingClientRect(); return [at.top, at.bottom]"
+    for width in (1280, 360):
+        with page.phone(width):
+            page.script("scrollTo(0, document.documentElement.scrollHeight)")
+            below(page)
+            page.script("scrollBy(0, -300)")
+            below(page)
+            assert page.sideways() <= 0
+            top, bottom = page.script(edges, "#tools")
+            assert abs(top - page.script(edges, "header")[1]) < 2
+            assert bottom - top < 50, "one line"
+            page.accessible()
+            if width == 1280:
+                continue
+            page.one("#open-settings").click()
+            below(page)
+            assert page.script(edges, "#settings")[0] >= page.script(edges, "header")[1] - 2
+            page.one("#open-settings").click()
+
+
 def test_the_end_of_the_newest_turn_is_not_behind_the_box(page: Page) -> None:
     page.script("document.getElementById('documents').style.height = '8rem'")
     answer = Streamed(page)

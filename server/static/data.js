@@ -2,6 +2,7 @@
 
 import { ApiError, get, list, post, remove, text } from "./api.js";
 import { $, announce, button, download, make, number, plural } from "./dom.js";
+import * as history from "./history.js";
 import { shownValue } from "./report.js";
 
 const SHOWN = 50; // memories at a time
@@ -23,6 +24,12 @@ function sure(name, what, done, label = "Delete") {
     ask.replaceWith(make("span", {}, `Delete ${what}? `, button("Yes, delete it", done, { class: "danger" }), button("No", (event) => event.target.parentElement.replaceWith(ask), { class: "quiet" })));
   }, { class: "quiet", "aria-label": `Delete ${name}` });
   return ask;
+}
+
+/** Which chat of this browser made a collection by what was attached to it; null where none did. */
+function origin(name) {
+  const chat = history.all().find((each) => each.collection === name);
+  return chat ? `attached in a chat: ${chat.documents.map((each) => each.id).join(", ")} (“${chat.title}”)` : null;
 }
 
 export class Data {
@@ -64,7 +71,7 @@ export class Data {
     await trying($("collections-place"), async () => {
       const found = await list("v1/collections");
       this.changed(found.map((each) => each.name));
-      const drawn = JSON.stringify([found, ...this.added]);
+      const drawn = JSON.stringify([found, found.map((each) => origin(each.name)), ...this.added]);
       if (drawn === this.drawn) return; // what a person typed, opened or found there stays
       this.drawn = drawn;
       $("collections").replaceChildren(...(found.length ? found.map((each) => this.collection(each)) : [make("li", { class: "note" }, "There are none yet. Make one, put documents into it, and answers can look things up.")]));
@@ -75,11 +82,13 @@ export class Data {
     const found = make("div", {});
     const query = make("input", { type: "search", "aria-label": `Search ${name}`, placeholder: "search it" });
     const files = make("input", { type: "file", multiple: true, "aria-label": `Add documents to ${name}` });
+    const from = origin(name);
     const item = make("li", { class: "card" },
       make("div", { class: "pair" }, make("h3", {}, name), sure(name, `${name} and all that is in it`, () => trying(item, async () => {
         await remove(`v1/collections/${encodeURIComponent(name)}`);
         await this.collections();
       }))),
+      from && make("p", { class: "note" }, from),
       make("p", { class: "note" }, error ?? `${plural(documents, "document")}, ${plural(chunks, "part")}, ${number(bytes / 1024)} KiB, ${embedder}`),
       make("label", { class: "upload" }, "Add documents ", files), ...this.outcome(name), documents ? this.documents(name, documents) : null,
       make("form", { class: "searching", onsubmit: (event) => {

@@ -354,6 +354,9 @@ def test_a_file_is_attached(page: Page, tmp_path: Path, http: httpx.Client) -> N
     article = page.ask("Which river flows through Darpass?")
     assert "The Osk flows" in text_of(article.find_element(By.CSS_SELECTOR, "[data-report=retrieval]"))
     page.accessible()
+    page.click("#to-data")
+    page.wait(lambda: "attached in a chat: osk.txt (“Which river" in page.one("#collections").text)
+    page.accessible()
     for each in http.get("/v1/collections").json()["data"]:
         http.delete(f"/v1/collections/{each['name']}")
 

@@ -61,6 +61,8 @@ def main(
         waver bench client-matrix --model qwen2.5-0.5b-instruct
     """
     clients = chosen(only)
+    for client in clients:
+        client.model = Path(model).name
     settings: dict[str, Any] = {"model": Path(model).name, "only": only or []}
     settings |= {"large": Path(large).name, "policy": policy} if large else {}
     settings |= {"beside": beside} if beside else {}
@@ -68,9 +70,11 @@ def main(
     stem = "client_matrix_pair" if large else "client_matrix"
     known = earlier(out / f"{stem}.json") if only or beside else {}
     if beside is not None:
-        ours = [known[client.name] for client in clients if client.name in known]
+        ours = [known[each.name] for each in clients if each.name in known and known[each.name].model == each.model]
         if len(ours) < len(clients):
-            raise typer.BadParameter(f"run this without --beside first: {out} has no results of all of these clients")
+            raise typer.BadParameter(
+                f"run this without --beside first: {out} has no results of all of these clients with {Path(model).name}"
+            )
         with tempfile.TemporaryDirectory() as scratch, serving_beside(beside, Path(scratch)) as url:
             listed = httpx.get(f"{url}/v1/models").json()["data"][0]
             name = server_name(url, listed)
@@ -121,7 +125,8 @@ def earlier(file: Path) -> dict[str, Client]:
     if not file.exists():
         return {}
     now = {client.name: client.version for client in find()}
-    found = [Client(**each, command=[]) for each in json.loads(file.read_text(encoding="utf-8"))["clients"]]
+    written = json.loads(file.read_text(encoding="utf-8"))
+    found = [Client(**{"model": written["settings"]["model"], **each}, command=[]) for each in written["clients"]]
     return {client.name: client for client in found if now.get(client.name) == client.version}
 
 
@@ -171,8 +176,11 @@ def page(clients: Sequence[Client], written: dict[str, int]) -> Iterator[str]:
     """Write the table: a row for each client, and what failed or was said below."""
     yield "# Clients with a pair of models" if written else "# Clients: what works with each"
     checks = list(dict.fromkeys(check for client in clients for check in client.failed))
-    rows = [[client.name, client.version, *(_cell(client.failed.get(check)) for check in checks)] for client in clients]
-    yield report.table(["client", "version", *(check.replace("_", " ") for check in checks)], rows)
+    rows = [
+        [client.name, client.version, client.model, *(_cell(client.failed.get(check)) for check in checks)]
+        for client in clients
+    ]
+    yield report.table(["client", "version", "model", *(check.replace("_", " ") for check in checks)], rows)
     passed = sum(not said for client in clients for said in client.failed.values())
     asked = sum(len(client.failed) for client in clients)
     wrote = "".join(f" {count} tokens were written by `{engine}`." for engine, count in written.items())
@@ -193,7 +201,8 @@ def page_beside(clients: Sequence[Client], others: Sequence[Client], name: str) 
         tests = list(dict.fromkeys([*ours, *theirs]))
         counts = [sum(of.get(test) == "" for test in tests) for of in (ours, theirs)]
         yield (
-            f"{client.name} ({client.version}): Waver passes {counts[0]} and {name} {counts[1]} of {len(tests)} tests."
+            f"{client.name} ({client.version}) with {client.model}: Waver passes {counts[0]} and {name} {counts[1]} of "
+            f"{len(tests)} tests."
         )
         rows = [[test.replace("_", " "), _cell(ours.get(test)), _cell(theirs.get(test))] for test in tests]
         yield report.table(["test", "Waver", name], rows)

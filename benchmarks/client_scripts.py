@@ -30,8 +30,8 @@ NODE = {
 
 @dataclass
 class Client:
-    """A client, and what came of its checks and of their parts: an empty text where one passed, and else what went
-    wrong."""
+    """A client, the model that it was run with, and what came of its checks and of their parts: an empty text where one
+    passed, and else what went wrong."""
 
     name: str
     version: str
@@ -39,6 +39,7 @@ class Client:
     failed: dict[str, str] = field(default_factory=dict)
     said: dict[str, str] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
+    model: str = ""
 
 
 def find() -> list[Client]:

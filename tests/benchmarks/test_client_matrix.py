@@ -65,7 +65,11 @@ def test_a_client_of_the_matrix_works(model: Path, running: Running, tmp_path: P
     assert theirs["failed"]["text"] == ""
     assert "chat template" in theirs["failed"]["tools"]
     assert "| tools | yes | no |" in written.with_suffix(".md").read_text()
+    another = Path(shutil.copytree(model, tmp_path / "another"))
+    other_model = [str(another) if word == str(model) else word for word in compared]
+    assert "with another" in CliRunner().invoke(client_matrix.app, other_model).output.replace("\n", " ")
     known = client_matrix.earlier(written.with_name("client_matrix.json"))
+    assert {each.model for each in known.values()} == {"model"}
     assert [each.version for each in known.values()] == [ours["version"]]
 
 

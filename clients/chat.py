@@ -258,7 +258,7 @@ class Chat:
 
 
 def choose_model(models: list[str]) -> str:
-    """Return the first preset of the server, else its first engine.
+    """Return the first preset that the server lists, which is its default one, else its first engine.
 
     Raises:
         Refused: there is no model at all.

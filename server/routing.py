@@ -204,5 +204,7 @@ def _over(items: Sequence[dict[str, Any]], pinned: Sequence[dict[str, Any]]) -> 
 
 
 def model_names(config: Config) -> list[str]:
-    """List the valid values of a request's `model`: every engine, and every preset as `waver/<preset>`."""
-    return [*config.engines, *(PREFIX + name for name in config.presets)]
+    """List the valid values of a request's `model`: every engine, and every preset as `waver/<preset>`, the default one
+    first, as clients take the first that they find."""
+    presets = sorted(config.presets, key=lambda name: name != config.default_preset)
+    return [*config.engines, *(PREFIX + name for name in presets)]

@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from waver.clients.chat import choose_model
+
 ASK = {"model": "small", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "temperature": 0}
 
 
@@ -100,3 +102,12 @@ def test_template_variables_cannot_reach_the_tokenizer(http: httpx.Client, name:
     plain = post(http).json()["usage"]["prompt_tokens"]
     answer = post(http, chat_template_kwargs={name: 1})
     assert answer.status_code == 400 or answer.json()["usage"]["prompt_tokens"] == plain
+
+
+def test_the_default_preset_is_the_first_that_is_listed(start: Callable[..., Any]) -> None:
+    presets = {"calibrated": [{"name": "ead", "threshold": 0.5}], "frugal": [{"name": "ead"}]}
+    server = start(config={"presets": presets, "default_preset": "frugal"})
+    with server.http() as http:
+        listed = [each["id"] for each in http.get("/v1/models").json()["data"]]
+    assert listed.index("waver/frugal") < listed.index("waver/calibrated")
+    assert choose_model(listed) == "waver/frugal"

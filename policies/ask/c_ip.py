@@ -17,7 +17,8 @@ Details:
   probability 1 - alpha; for questions that were chosen nothing is promised, so what users say of a guess is counted
   (`waver_asking_outcomes`), and whether the last set held what they say is right (`waver_asking_coverage`). Where that
   share falls below the promise, calibrate anew.
-- `select: ip` minimises the expected entropy instead, `bound` the released code's finer score, `random` asks anything.
+- `select: ip` minimises the expected entropy instead, `bound` the released code's finer score, `random` asks anything;
+  `ip` and `random` need no thresholds, and guess at a set of one hypothesis where there are some.
 - The paper stops where the scores of all questions are level. They are so, too, where all are equally good, as often at
   the beginning: here no question may promise to lower the entropy by `epsilon` either.
 - A set that is empty, which a large alpha makes after few questions, tells nothing: it counts as all hypotheses in a
@@ -129,7 +130,7 @@ class ConformalPursuit(Policy):
         if self.thresholds is not None and self.thresholds not in job.services.thresholds:
             there = ", ".join(job.services.thresholds) or "none"
             raise Unsupported(f"unknown thresholds {self.thresholds[:64]!r}; there are {there}", "thresholds")
-        if self.predictor == "model" and self.select in ("c_ip", "bound") and not self.predict:
+        if self.predictor == "model" and self._needs_sets and not self.predict:
             await self._fitting(job, self._task(job))
 
     def possible_jobs(self, job: Job) -> list[Job]:
@@ -189,25 +190,27 @@ class ConformalPursuit(Policy):
         right = history.truth == history.guess
         record["outcome"] = "right" if right else "wrong"
         record["truth"] = None if history.truth is None else task.hypotheses[history.truth]
-        if history.truth is not None and history.known and self._has_sets:
+        tau = await self._tau(job, task)
+        if history.truth is not None and history.known and tau is not None:
             with suppress(OutOfTokens):  # then it is not counted
                 (f,) = await self._predict(job, task, [history.known], ledger)
-                inside = self._set(f, await self._tau(job, task), len(history.known))
+                inside = self._set(f, tau, len(history.known))
                 record["covered"] = bool(inside[history.truth])
                 record["promised"] = 1 - self.alpha
         return "Good." if right else "Thank you, I did not know."
 
     @property
-    def _has_sets(self) -> bool:
-        """Tell whether there are thresholds to make sets by."""
-        return self.predictor == "table" or self.select in ("c_ip", "bound")
+    def _needs_sets(self) -> bool:
+        """Tell whether a model's thresholds have to be there."""
+        return self.select in ("c_ip", "bound") or self.thresholds is not None
 
-    def _set(self, f: Array, tau: Sequence[float], k: int) -> NDArray[np.bool_]:
-        """Return which hypotheses `[hypotheses]` the set of a history of `k` answers holds; all before the first."""
-        return members(f, tau[min(k, len(tau)) - 1]) if k else np.ones(len(f), bool)
+    def _set(self, f: Array, tau: Sequence[float] | None, k: int) -> NDArray[np.bool_]:
+        """Return which hypotheses `[hypotheses]` the set of a history of `k` answers holds; all before the first, and
+        where there are no thresholds."""
+        return np.ones(len(f), bool) if tau is None or not k else members(f, tau[min(k, len(tau)) - 1])
 
     async def _choose(
-        self, job: Job, task: AskTask, known: Sequence[Asked], left: Sequence[int], tau: Sequence[float],
+        self, job: Job, task: AskTask, known: Sequence[Asked], left: Sequence[int], tau: Sequence[float] | None,
         now: float, ledger: Ledger, record: dict[str, Any],
     ) -> tuple[int | None, str | None]:  # fmt: skip
         """Choose a question; None and the reason where it is time to guess. `now` is the entropy before it (bits)."""
@@ -221,7 +224,7 @@ class ConformalPursuit(Policy):
         except OutOfTokens:
             record["ended"] = "extra_tokens"
             return None, "extra_tokens"
-        scores = [self._score(each, tau[len(known)]) for each in found]
+        scores = [self._score(each, 0.0 if tau is None else tau[len(known)]) for each in found]
         record["scores"] = {"least": min(scores), "spread": float(np.std(scores))}
         entropies = [float(entropy(each.f) @ each.weights) for each in found]
         level = nothing_to_gain(scores, self.epsilon) and nothing_to_gain(entropies, self.epsilon)
@@ -255,14 +258,18 @@ class ConformalPursuit(Policy):
             return np.stack([by_table(task, asked, self.error) for asked in histories])
         return await by_model(job, task, histories, ledger, budget_of(job))
 
-    async def _tau(self, job: Job, task: AskTask) -> list[float]:
-        """Return the thresholds by length; beyond what was calibrated the last one holds."""
+    async def _tau(self, job: Job, task: AskTask) -> list[float] | None:
+        """Return the thresholds by length; beyond what was calibrated the last one holds. None: there are none, and
+        the way of choosing needs none."""
         if self.predictor == "table":
             true = await asyncio.to_thread(table_calibration, task.model_dump_json(), self.error, self.length)
-        elif self.select in ("c_ip", "bound"):
-            true = (await self._fitting(job, task)).true
         else:
-            return [0.0] * (self.length + 1)  # no set is asked for
+            try:
+                true = (await self._fitting(job, task)).true
+            except Unsupported:
+                if self._needs_sets:
+                    raise
+                return None
         found = taus(true, self.alpha)
         return [*found, *[found[-1]] * (self.length + 1 - len(found))]
 

@@ -236,6 +236,21 @@ async def test_a_model_is_asked_once_for_each_answer(tokens: TokenText, select: 
     assert ConformalPursuit(consider=10).extra_sequences == 21
 
 
+@pytest.mark.parametrize("select", ["ip", "random"])
+async def test_rivals_guess_at_a_set_of_one_where_there_are_thresholds(tokens: TokenText, select: str) -> None:
+    engine = Guesser(tokens, ANIMALS)
+    fitted = {"mine": await thresholds_of(engine, ANIMALS)}
+    known = [Asked(place, ANIMALS.answer(0, place)) for place in range(len(ANIMALS.questions) - 1)]
+    options: dict[str, Any] = {"select": select, "length": 40, "epsilon": 0.0}
+    _, told = await turn(job_of(engine, conversation(ANIMALS, known), thresholds=fitted), **options)
+    assert (told["set"], told["stopped"], told["guess"]) == (["dog"], "set", "dog")
+    _, told = await turn(job_of(engine, conversation(ANIMALS, known)), **options)
+    assert (len(told["set"]), told.get("guess")) == (20, None), "without any, all are in the set"
+    other = {"mine": await thresholds_of(engine, SMALL)}
+    with pytest.raises(Unsupported, match="another task"):
+        await turn(job_of(engine, conversation(ANIMALS, known), thresholds=other), thresholds="mine", **options)
+
+
 async def test_thresholds_must_fit(tokens: TokenText) -> None:
     engine = Guesser(tokens, ANIMALS)
     fitted = await thresholds_of(engine, SMALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,8 +23,11 @@ from waver.policies.ask.history import Asked
 from waver.policies.ask.task import AskTask
 from waver.policies.ask.thresholds import Thresholds, random_history, taus
 from waver.progress import counted
+from waver.stats import wilson
 
 HISTORIES = "histories.jsonl"
+KNOWING = 4
+"""Answers that a history has at least, where it is asked whether the model makes anything of them."""
 HELLO = {"role": "user", "content": "Hello."}
 
 
@@ -54,12 +57,22 @@ async def ask(client: AsyncWaver, model: str, name: str, messages: list[dict[str
     return told
 
 
-async def measure(
-    name: str, wanted: Pursuit, base_url: str, key: str | None, out: Path, notes: Console
-) -> tuple[Thresholds, list[list[float]]]:
-    """Show the model every history, or go on showing. Returns the thresholds, and the truths' probabilities on the
-    fresh histories by length."""
-    done = {(line["length"], line["number"]): float(line["true"]) for line in begin(out, _run(name, wanted), HISTORIES)}
+@dataclass(frozen=True)
+class Measured:
+    """Thresholds; the truths' probabilities on the fresh histories, by length; and of the histories of at least
+    `least` answers how many there are and in how many the likeliest hypothesis is the truth, of so many hypotheses."""
+
+    thresholds: Thresholds
+    fresh: list[list[float]]
+    least: int
+    known: int
+    right: int
+    hypotheses: int
+
+
+async def measure(name: str, wanted: Pursuit, base_url: str, key: str | None, out: Path, notes: Console) -> Measured:
+    """Show the model every history, or go on showing."""
+    done = {(line["length"], line["number"]): line for line in begin(out, _run(name, wanted), HISTORIES)}
     free = asyncio.Semaphore(wanted.at_once)
     async with AsyncWaver(base_url=base_url, api_key=key, max_retries=5) as client:
         first = await ask(client, wanted.model, name, [HELLO])
@@ -75,15 +88,41 @@ async def measure(
                 asked = random_history(task, truth, k, rng)
                 async with free:
                     told = await ask(client, wanted.model, name, conversation(task, asked))
-                done[k, number] = float(told["probabilities"][task.hypotheses[truth]])
-                append_line(out / HISTORIES, {"length": k, "number": number, "true": done[k, number]})
+                found, own = told["probabilities"], task.hypotheses[truth]
+                best = max(found, key=lambda each: float(found[each])) == own
+                line = {"length": k, "number": number, "true": float(found[own]), "best": best}
+                append_line(out / HISTORIES, line)
+                done[k, number] = line
                 bar.advance(shown)
 
             await together(*(one(*place) for place in places if place not in done))
-    true = [[done[k, i] for i in range(wanted.count)] for k in range(1, length + 1)]
-    fresh = [[done[k, i] for i in range(wanted.count, wanted.count + wanted.fresh)] for k in range(1, length + 1)]
-    made = {"task": first["digest"], "model": wanted.model, "fingerprint": first["model"], "true": true}
-    return Thresholds.model_validate(made), fresh
+    true = [[float(done[k, i]["true"]) for i in range(wanted.count + wanted.fresh)] for k in range(1, length + 1)]
+    made = {"task": first["digest"], "model": wanted.model, "fingerprint": first["model"]}
+    least = min(KNOWING, length)
+    known = [done[place]["best"] for place in places if place[0] >= least and "best" in done[place]]
+    return Measured(
+        Thresholds.model_validate({**made, "true": [own[: wanted.count] for own in true]}),
+        [own[wanted.count :] for own in true],
+        least,
+        len(known),
+        sum(known),
+        len(task.hypotheses),
+    )
+
+
+def _worth(measured: Measured, model: str) -> str:
+    """Say how often the model's likeliest hypothesis is right, and whether that is more than chance."""
+    share, chance = measured.right / measured.known, 1 / measured.hypotheses
+    told = (
+        f"After {measured.least} and more random questions the model's likeliest hypothesis is right in {share:.1%} of "
+        f"{measured.known} histories; by chance it would be in {chance:.1%}."
+    )
+    if wilson(measured.right, measured.known)[0] > chance:
+        return told
+    return (
+        f"{told} {model} makes nothing of the answers: its sets keep their promise by holding nearly everything, and "
+        "c_ip cannot choose by them. Take a larger model, or predictor: table."
+    )
 
 
 def _run(name: str, wanted: Pursuit) -> dict[str, Any]:
@@ -102,9 +141,12 @@ def calibrate(
     notes = Console(stderr=True)
 
     def work() -> int:
-        made, fresh = asyncio.run(measure(name, wanted, base_url, key, out, notes))
+        measured = asyncio.run(measure(name, wanted, base_url, key, out, notes))
+        made, fresh = measured.thresholds, measured.fresh
         (out / "thresholds.json").write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
         found = taus(made.true, wanted.alpha)
+        if measured.known:
+            show(_worth(measured, wanted.model))
         full = sum(tau == float("-inf") for tau in found)
         if full:
             show(f"{full} lengths have too few histories for alpha {wanted.alpha:g}: their sets hold everything.")

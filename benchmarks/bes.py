@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ import typer
 from waver import job as folder
 from waver.benchmarks import report
 from waver.benchmarks.one_engine import OneEngine, keep, opened
-from waver.benchmarks.stats import percentiles, resamples
+from waver.benchmarks.stats import paired_difference
 from waver.evolution import Method
 from waver.knights import make
 from waver.policies.base import Proceed
@@ -98,7 +99,7 @@ async def run(on: OneEngine, wanted: Sequence[Puzzle], settings: Mapping[str, An
 
 def summary(lines: Mapping[tuple[str, int], Mapping[str, Any]], tokens: int) -> dict[str, Any]:
     """Compute which share of the puzzles each method has solved after how many tokens, with Wilson's intervals, and the
-    difference of BES to the others in a paired bootstrap over puzzles. Only puzzles that all methods searched count.
+    difference of BES to the others, with Newcombe's for paired answers. Only puzzles that all methods searched count.
 
     Raises:
         ValueError: there are too few of them to say anything.
@@ -106,23 +107,20 @@ def summary(lines: Mapping[tuple[str, int], Mapping[str, Any]], tokens: int) -> 
     places = sorted(set.intersection(*({p for m, p in lines if m == method} for method in METHODS)))
     if len(places) < 2:
         raise ValueError(f"all methods searched {len(places)} puzzles, which says nothing: let it run longer")
-    weights, rows = resamples(len(places)), []
+    rows = []
     for part in PARTS:
         most = round(part * tokens)
-        solved = {
-            method: np.array([_solved(lines[method, place], most) for place in places], np.float64)
-            for method in METHODS
-        }
+        solved = {method: [_solved(lines[method, place], most) for place in places] for method in METHODS}
         rows.append(
             {
                 "tokens": most,
                 "solved": {
-                    method: {"share": float(own.mean()), "interval": wilson(round(float(own.sum())), len(own))}
+                    method: {"share": fmean(own), "interval": wilson(sum(own), len(own))}
                     for method, own in solved.items()
                 },
                 "over": {
-                    method: {"mean": float((solved["bes"] - own).mean()),
-                             "interval": percentiles(weights @ (solved["bes"] - own))}
+                    method: {"mean": fmean(solved["bes"]) - fmean(own),
+                             "interval": paired_difference(solved["bes"], own)}
                     for method, own in solved.items() if method != "bes"
                 },
             }
@@ -165,7 +163,7 @@ def page(found: Mapping[str, Any]) -> list[str]:
         "three methods read the same goals and stop at the first answer that meets all of them. Solved within so many "
         "drawn tokens (95 %, Wilson):",
         report.table(("tokens", *METHODS), shares),
-        "Points of BES over the others (paired bootstrap over puzzles, 95 %):",
+        "Points of BES over the others (95 %, Newcombe's interval for the same puzzles):",
         report.table(("tokens", *rows[0]["over"]), over),
         f"What a search took on average, of at most {settings['tokens']} tokens. Seconds are of "
         f"{settings['at_once']} searches at a time, which share the engine:",

@@ -21,13 +21,12 @@ import typer
 from waver import job as folder
 from waver.benchmarks import report
 from waver.benchmarks.one_engine import OneEngine, keep, opened
-from waver.benchmarks.stats import paired_difference
 from waver.evolution import Method
 from waver.knights import make
 from waver.policies.base import Proceed
 from waver.policies.select.bes import BES
 from waver.resources import MODELS
-from waver.stats import wilson
+from waver.stats import paired_difference, wilson
 from waver.training.pair.world import draw
 
 NAME = "bes"

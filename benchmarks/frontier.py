@@ -30,10 +30,10 @@ from waver.benchmarks.answers import (
     reach,
 )
 from waver.benchmarks.answers import ask_all as ask_everyone
-from waver.benchmarks.stats import Array, interpolate, paired_difference, percentiles, resamples
+from waver.benchmarks.stats import Array, interpolate, percentiles, resamples
 from waver.policies.switch.ead import EntropyAdaptiveDecoding
 from waver.policies.switch.route import Route
-from waver.stats import wilson
+from waver.stats import paired_difference, wilson
 from waver.training.pair.world import Item, draw, score_text
 
 TASK = "arithmetic"

@@ -10,8 +10,8 @@ import numpy as np
 
 from waver.benchmarks import report
 from waver.benchmarks.quality_asking import Line, busy
-from waver.benchmarks.stats import Array, holm, mcnemar, paired_difference, percentiles, resamples
-from waver.stats import wilson
+from waver.benchmarks.stats import Array, holm, mcnemar, percentiles, resamples
+from waver.stats import paired_difference, wilson
 
 LEVEL = 0.05
 TURN = 60.0

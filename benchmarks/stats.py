@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from waver.stats import wilson
-
 LEVEL = 0.95
 RESAMPLES = 2000
 
@@ -77,30 +75,6 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     lost = sum(b and not a for a, b in zip(first, second, strict=True))
     n, fewer = gained + lost, min(gained, lost)
     return min(1.0, 2 * sum(math.comb(n, i) for i in range(fewer + 1)) / 2**n)
-
-
-def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float]:
-    """Return the interval of the difference of two shares of right answers to the same questions: Newcombe's score
-    interval for paired data (Statistics in Medicine 17, 2635, method 10), which has a width at 0 and 1 too."""
-    n = len(first)
-    both = sum(a and b for a, b in zip(first, second, strict=True))
-    one, other = sum(first), sum(second)
-    neither = n - one - other + both
-    lost, gained = other - both, one - both
-    scale = math.sqrt(one * (n - one) * other * (n - other))
-    product = float(both * neither - gained * lost)
-    if product > n / 2:
-        product -= n / 2  # the method's continuity correction
-    elif product > 0:
-        product = 0.0
-    correlation = product / scale if scale else 0.0
-    (low, high), (below, above) = wilson(one, n), wilson(other, n)
-    p, q = one / n, other / n
-
-    def reach(a: float, b: float) -> float:
-        return math.sqrt(max(a * a - 2 * correlation * a * b + b * b, 0.0))
-
-    return p - q - reach(p - low, above - q), p - q + reach(high - p, q - below)
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -21,11 +21,12 @@ from waver.benchmarks.quality_peers import BASELINES, Names, families, read
 from waver.benchmarks.quality_tables import Told, numbers, verdicts
 from waver.benchmarks.quality_tasks import CODE, Item, draws, instruction_for, is_right
 from waver.benchmarks.quality_tasks import read as read_tasks
-from waver.benchmarks.stats import holm, mcnemar, paired_difference
+from waver.benchmarks.stats import holm, mcnemar
 from waver.clients.questions import Refused
 from waver.job import read_lines
 from waver.policies.registry import parse
 from waver.python_tests import Runner
+from waver.stats import paired_difference
 
 SETS = {
     "MultiArith": ({"input": "2 and 3?", "target": 5}, ("2 and 3?", ("5",), "numeric")),

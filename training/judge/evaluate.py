@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from waver.choice import Candidate, Rule, choose, early_stop
-from waver.stats import auroc
+from waver.stats import auroc, paired_difference
 from waver.training.judge.fit import Rows
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -27,6 +27,8 @@ class Evaluation:
     stopping: dict[float, tuple[float, float]]
     probabilities: list[float]
     right: list[bool]
+    over_vote: tuple[float, float]
+    """Newcombe's 95 % interval of the judge's share of right answers over a vote's, with all runs."""
     auroc: float | None
     entropy_auroc: float | None
 
@@ -66,6 +68,7 @@ def evaluate(lines: Sequence[Mapping[str, Any]], held_out: Rows) -> Evaluation:
         },
         probabilities,
         right,
+        paired_difference(_right(runs, "judge", most), _right(runs, "vote", most)),
         auroc([-p for p in probabilities], [not each for each in right]),
         auroc([each.entropy for each in everyone], [not each for each in right]),
     )
@@ -78,4 +81,8 @@ def _sizes(most: int) -> list[int]:
 def _accuracy(runs: Sequence[Sequence[Candidate]], rule: Rule, k: int) -> float:
     if rule == "random":  # its expectation
         return fmean(each.right for own in runs for each in own[:k])
-    return fmean(own[choose(own[:k], rule).place].right for own in runs)
+    return fmean(_right(runs, rule, k))
+
+
+def _right(runs: Sequence[Sequence[Candidate]], rule: Rule, k: int) -> list[bool]:
+    return [bool(own[choose(own[:k], rule).place].right) for own in runs]

@@ -55,9 +55,12 @@ def _said(found: Evaluation) -> str:
     gain = last["judge"] - last["vote"]
     if max(found.accuracy) == 1:
         return "There is one run of each question, so that there was nothing to choose: draw more with --samples."
-    if gain > 0:
-        return f"The judge is {100 * gain:.1f} points above a plain vote."
-    return f"A plain vote is {-100 * gain:.1f} points above the judge, and needs no training: use `select: vote`."
+    low, high = found.over_vote
+    told = f"The judge is {100 * gain:+.1f} points from a plain vote (95 %: {100 * low:+.1f} to {100 * high:+.1f})."
+    if low > 0:
+        return told
+    better = "which is better" if high < 0 else "which it is not shown to beat"
+    return f"{told} A vote, {better}, needs no training: use `select: vote`."
 
 
 def bins(found: Evaluation) -> list[tuple[float, float, int]]:

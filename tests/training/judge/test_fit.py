@@ -8,7 +8,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from waver.choice import Candidate, choose, early_stop
 from waver.stats import auroc as auroc_of_wrong
+from waver.training.judge.evaluate import evaluate
 from waver.training.judge.fit import PAPER, fit, held_out, matrix
+from waver.training.judge.report import _said
 
 
 def test_the_arrays_predict_what_scikit_learn_does() -> None:
@@ -124,3 +126,15 @@ def test_more_runs_of_the_same_questions_make_a_better_judge() -> None:
     assert auroc(p[:, 0].tolist(), right[:, 0].tolist()) > auroc(
         held_out(rows[:, :1], right[:, :1], names)[:, 0].tolist(), right[:, 0].tolist()
     )
+
+
+@pytest.mark.parametrize(
+    ("votes", "words"),
+    [(("a", "b", "b"), "+100.0 points from a plain vote (95 %: +77.2 to "), (("a", "a", "a"), "is not shown to beat")],
+)
+def test_a_judge_is_told_beside_a_vote_with_an_interval(votes: tuple[str, ...], words: str) -> None:
+    runs = [{"answer": answer, "entropy": 0.5, "right": i == 0} for i, answer in enumerate(votes)]
+    said = np.tile([0.9, 0.2, 0.1], (20, 1))
+    found = evaluate([{"runs": runs}] * 20, said)
+    assert words in _said(found)
+    assert ("select: vote" in _said(found)) == (len(set(votes)) == 1)

@@ -52,11 +52,18 @@ function askForKey() {
 }
 
 /** What the page shows before the engines are ready: a comparison that was recorded. */
-async function land() {
+async function landing() {
   const [policies, examples] = await Promise.all([list("v1/policies"), get("static/examples.json")]);
-  parts.compare ??= new Compare(Object.assign({}, ...policies.map((policy) => policy.report_keys)), examples);
-  return { policies, examples, keys: parts.compare.keys };
+  const keys = Object.assign({}, ...policies.map((policy) => policy.report_keys));
+  parts.compare = new Compare(keys, examples);
+  return { policies, examples, keys };
 }
+
+/** Show it once, however often the page looks whether the server is ready. */
+const land = () => (parts.landed ??= landing().catch((error) => {
+  parts.landed = null;
+  throw error;
+}));
 
 /** Fill the page. While the server starts or wants a key, say so and try again. */
 async function load() {

@@ -101,19 +101,22 @@ def answer(task: AskTask, game: Game, question: int, wrong: float, seed: int) ->
     return task.answer(game.truth, question) != slip
 
 
+def expected_error(settings: Mapping[str, Any]) -> float:
+    """Return the share of wrong answers that the table expects; it cannot be 0."""
+    return max(float(settings["wrong"]), 0.01)
+
+
 class Asking:
     """Conversations of the policy about tasks, on one engine."""
 
     def __init__(self, on: OneEngine, tasks: Mapping[str, AskTask], settings: Mapping[str, Any]) -> None:
         self.tasks, self._on, self._settings = tasks, on, settings
-        self._thresholds: dict[str, Thresholds] = {}
         self._told: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._services = replace(on.services, tasks=tasks)
 
     def calibrate(self, made: Mapping[str, Thresholds]) -> None:
         """Take thresholds of a model's sets, by task."""
-        self._thresholds = dict(made)
-        self._services = replace(self._services, thresholds=self._thresholds)
+        self._services = replace(self._services, thresholds=made)
 
     def job(self, messages: Sequence[Mapping[str, str]], seed: int = 0) -> Job:
         made = self._on.job("Hello.", 256, 0.0, seed)
@@ -128,11 +131,11 @@ class Asking:
                 task=game.task,
                 select=game.way,
                 predictor=settings["predictor"],
-                error=max(settings["wrong"], 0.01),
+                error=expected_error(settings),
                 alpha=game.alpha,
                 length=settings["length"],
                 consider=settings["consider"],
-                thresholds=game.task if game.task in self._thresholds else None,
+                thresholds=game.task if game.task in self._services.thresholds else None,
             )
             job = self.job(conversation(self.tasks[game.task], asked), settings["seed"] + game.repeat)
             await policy.check(job)
@@ -214,7 +217,7 @@ async def calibrated(asking: Asking, settings: Mapping[str, Any], work: Path) ->
 
 def table_histories(tasks: Mapping[str, AskTask], settings: Mapping[str, Any]) -> dict[str, list[list[float]]]:
     """Draw the same for the table: the thresholds that the policy makes, and 100 fresh histories of each length."""
-    error, out = max(settings["wrong"], 0.01), {}
+    error, out = expected_error(settings), {}
     for name, task in tasks.items():
         length = min(settings["length"], len(task.questions))
         own, fresh = (from_table(task, error, length, seed) for seed in (0, 1000 + settings["seed"]))

@@ -18,7 +18,7 @@ from waver.policies.uncertainty.measures import MEASURES, Reading
 from waver.policies.uncertainty.similarity import of_cosines, shared_words
 from waver.stats import auroc, wilson
 from waver.training.judge.evaluate import RULES, Evaluation, evaluate
-from waver.training.judge.fit import Rows, held_out, matrix
+from waver.training.judge.fit import Rows, held_out, tabulate
 
 Line = Mapping[str, Any]
 HEATS, OWN_HEAT = (0.3, 1.0, 1.4), 0.7
@@ -74,10 +74,7 @@ def _evidence(full: Sequence[Line], measured: Mapping[str, Sequence[Mapping[str,
 def judged(lines: Sequence[Line]) -> Rows:
     """Return `[questions, runs]`: what a judge that was fitted on other questions says of each run; NaN where none
     could be fitted."""
-    names = tuple(lines[0]["runs"][0]["features"])
-    table = matrix([run["features"] for line in lines for run in line["runs"]], names)
-    right = [[bool(run["right"]) for run in line["runs"]] for line in lines]
-    return held_out(table.reshape(len(lines), -1, len(names)), right, names)
+    return held_out(*tabulate(lines))
 
 
 def rules(lines: Sequence[Line], probabilities: Rows) -> dict[str, dict[str, Any]]:

@@ -51,6 +51,15 @@ def matrix(features: Sequence[Mapping[str, float | None]], names: Sequence[str])
     return np.array([[np.nan if (v := each.get(n)) is None else v for n in names] for each in features], np.float64)
 
 
+def tabulate(lines: Sequence[Mapping[str, Any]]) -> tuple[Rows, NDArray[np.bool_], tuple[str, ...]]:
+    """Return the features `[questions, runs, features]` of the runs of questions, whether each run is right
+    `[questions, runs]`, and the names of the features."""
+    names = tuple(lines[0]["runs"][0]["features"])
+    table = matrix([run["features"] for line in lines for run in line["runs"]], names)
+    right = np.array([[run["right"] for run in line["runs"]] for line in lines], bool)
+    return table.reshape(*right.shape, len(names)), right, names
+
+
 def told(rows: Rows) -> NDArray[np.bool_]:
     """Tell which features, `[features]`, have any value at all."""
     return np.asarray(~np.isnan(rows).all(0))

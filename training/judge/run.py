@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from waver import job
@@ -24,7 +23,7 @@ from waver.engines.judge import Convention, Judge, Record
 from waver.progress import counted
 from waver.training.judge import report
 from waver.training.judge.evaluate import evaluate
-from waver.training.judge.fit import PAPER, fit, held_out, matrix
+from waver.training.judge.fit import PAPER, fit, held_out, tabulate
 from waver.training.probe.sampling import judge as right_ones
 from waver.training.tasks.rewards import Reward
 
@@ -63,10 +62,7 @@ def train(
     job.claim(out, asdict(run) | {"rows": len(rows), "sha256": digest})
     lines = asyncio.run(_draw(ask, rows, reward, run.seed, at_once, out / "runs.jsonl", notes))
     origin = _origin(lines)
-    names = tuple(lines[0]["runs"][0]["features"])
-    table = matrix([one["features"] for line in lines for one in line["runs"]], names)
-    table = table.reshape(len(lines), -1, len(names))
-    right = np.array([[one["right"] for one in line["runs"]] for line in lines], bool)
+    table, right, names = tabulate(lines)
     fitted = fit(table.reshape(-1, len(names)), right.ravel().tolist(), names)
     found = evaluate(lines, held_out(table, right, names))
     about = {
